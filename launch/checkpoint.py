@@ -1,0 +1,194 @@
+"""Checkpoints that verify or are not used: one immutable folder each, tensors as safetensors, the rest as JSON, no pickle.
+
+    checkpoints/step-00000157/model.safetensors       parameters and buffers by name, without wrappers' prefixes
+                              optimizer.safetensors   its state by parameter name, and the open sums of the log
+                              state.json              step and what else the loop must know
+                              manifest.json           sha256 and size of the three files; written last
+
+A folder is written as `.tmp-…`, every file is synced, the manifest last, then it is renamed and the parent synced; only then are
+older ones removed. Whatever ends the process, `latest` finds the newest folder whose manifest agrees with its files.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from .errors import Refused
+
+FORMAT = 1
+KEEP = 2  # checkpoints
+
+
+def weights(net: nn.Module) -> dict[str, Tensor]:
+    """The net's parameters and persistent buffers by name; a tensor that has several names appears under its first."""
+    seen: set[int] = set()
+    return {
+        name: tensor
+        for name, tensor in net.state_dict(keep_vars=True).items()
+        if not (id(tensor) in seen or seen.add(id(tensor)))
+    }
+
+
+def load_weights(net: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Copy `tensors`, as `weights` names them, into the net. Raises Refused, naming them, if names or shapes differ."""
+    own = weights(net)
+    wrong = sorted(own.keys() ^ tensors.keys())
+    wrong = wrong or [name for name in own if own[name].shape != tensors[name].shape]
+    if wrong:
+        raise Refused(f"the saved weights are not those of {type(net).__name__}: {', '.join(wrong[:4])} differ", 4)
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+
+
+def weights_sha256(tensors: dict[str, Tensor]) -> str:
+    """One digest over the tensors, sorted by name: name, dtype, shape and bytes of each."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer, net: nn.Module) -> dict[str, Tensor]:
+    """The optimizer's tensors as "<parameter name>/<entry>", so that order and groups may change between save and load."""
+    return {
+        f"{name}/{entry}": value
+        for name, parameter in net.named_parameters()
+        for entry, value in optimizer.state.get(parameter, {}).items()
+        if isinstance(value, Tensor)
+    }
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, net: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Give the optimizer back what `optimizer_state` returned, on the devices that it uses. Its groups stay as they are."""
+    entries: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        name, _, entry = key.rpartition("/")
+        entries.setdefault(name, {})[entry] = value
+    names = {parameter: name for name, parameter in net.named_parameters()}
+    described = optimizer.state_dict()
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    described["state"] = {
+        index: entries[names[parameter]] for index, parameter in enumerate(parameters) if names[parameter] in entries
+    }
+    optimizer.load_state_dict(described)  # moves each entry to where the optimizer wants it
+
+
+# -------------------------------------------------------------------------------------------------------------------- files
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace the file `path`: readers, and a crash at any moment, see the old content or the new."""
+    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+    try:
+        _write(temporary, content)
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Replace the safetensors file `path` atomically."""
+    write_atomically(path, _packed(tensors, metadata))
+
+
+def _packed(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    # Host-device sync: the tensors are copied to main memory.
+    return safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # Windows cannot open a folder, and needs no sync of one
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# -------------------------------------------------------------------------------------------------------------- checkpoints
+
+
+def save(folder: Path, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict) -> None:
+    """Publish a checkpoint of `state["step"]` in `folder`, then remove all but the newest KEEP. Raises OSError."""
+    final = folder / f"step-{state['step']:08d}"
+    temporary = folder / f".tmp-{final.name}-{os.getpid()}"
+    contents = {
+        "model.safetensors": _packed(model),
+        "optimizer.safetensors": _packed(optimizer),
+        "state.json": json.dumps(state).encode(),
+    }
+    files = {name: {"sha256": hashlib.sha256(raw).hexdigest(), "size": len(raw)} for name, raw in contents.items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+        for name, content in contents.items():
+            _write(temporary / name, content)
+        _write(temporary / "manifest.json", json.dumps({"format": FORMAT, "files": files}, indent=1).encode())
+        _sync_folder(temporary)
+        if final.exists():  # an unusable one: `latest` would have returned it otherwise
+            shutil.rmtree(final)
+        temporary.rename(final)
+        _sync_folder(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for stale in folder.glob(".tmp-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    for older in _newest_first(folder)[KEEP:]:
+        shutil.rmtree(older, ignore_errors=True)
+
+
+def latest(folder: Path) -> tuple[dict | None, list[str]]:
+    """The newest checkpoint in `folder` that verifies, and a line for each newer one that does not.
+
+    The checkpoint is {"model": tensors, "optimizer": tensors, "state": dict}, or None where there is none.
+    """
+    complaints = []
+    for path in _newest_first(folder):
+        try:
+            return _verified(path), complaints
+        except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+            complaints.append(f"checkpoint {path} is not used: {error}")
+    return None, complaints
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"), reverse=True)
+
+
+def _verified(path: Path) -> dict:
+    manifest = json.loads((path / "manifest.json").read_bytes())
+    if manifest["format"] != FORMAT:
+        raise ValueError(f"its format is {manifest['format']}, this version reads {FORMAT}")
+    contents = dict(_verified_files(path, manifest["files"]))
+    return {
+        "model": safetensors.torch.load(contents["model.safetensors"]),
+        "optimizer": safetensors.torch.load(contents["optimizer.safetensors"]),
+        "state": json.loads(contents["state.json"]),
+    }
+
+
+def _verified_files(path: Path, files: dict) -> Iterator[tuple[str, bytes]]:
+    for name, expected in files.items():
+        content = (path / Path(name).name).read_bytes()
+        if len(content) != expected["size"] or hashlib.sha256(content).hexdigest() != expected["sha256"]:
+            raise ValueError(f"{name} has {len(content)} bytes and is not the file that was saved")
+        yield name, content

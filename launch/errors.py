@@ -1,0 +1,16 @@
+"""How a run ends when it does not end well: one clear line and an exit code.
+
+Exit codes  0 done, 1 data or disk cannot be had, 2 wrong usage, 3 non-finite loss, 4 configuration, data or checkpoint
+            mismatch, 5 run folder in use, 130 / 143 stopped by SIGINT / SIGTERM after saving
+"""
+
+
+class Refused(Exception):
+    """The run cannot go on; `str(error)` is one line that says why and the way out, `code` the exit code."""
+
+    def __init__(self, message: str, code: int = 1):
+        super().__init__(message, code)
+        self.code = code
+
+    def __str__(self) -> str:
+        return self.args[0]

@@ -1,0 +1,421 @@
+"""The only loop: the document's own training_loop and validate (document 000, sections 4 and 4.1), made to hold anywhere.
+
+`batch` is the global batch. It is cut into `run.shards` contiguous slices; of W processes each takes its block of slices, one
+after the other, and adds up their gradients. So 8 slices on 1 process and 1 slice on each of 8 are the same step, and what is
+called gradient accumulation or per-device batch elsewhere are two placements of one computation.
+
+All that a step depends on is a function of (seed, step): the samples, the learning rate, and the random numbers that a net draws.
+Hence a checkpoint is parameters, buffers, optimizer and step, and a run goes on from it as if nothing had happened.
+"""
+
+import contextlib
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+
+import torch
+import torch.distributed
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from . import checkpoint
+from .cli import Run
+from .data import Feed, Images, bounds, order, slice_seed
+from .errors import Refused
+from .track import Track
+
+EVALUATION_BATCH = 500  # images; fixed, so that the result does not depend on the number of processes
+POLL_STEPS = 16  # how often a GPU is asked for a broken loss or a stop; a CPU is asked at every step
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def train(
+    run: Run,
+    model: nn.Module,
+    images: Images,
+    optimizer: torch.optim.Optimizer,
+    loss: Loss = F.cross_entropy,
+    *,
+    epochs: int,
+    batch: int,
+    schedule: Callable[[float], float] | None = None,
+) -> dict:
+    """Train `model` on `images.train`, evaluate it on `images.test`, leave everything in the run folder.
+
+    `loss` maps logits (n, classes) and labels int64 (n,) to the mean over those n; a step minimises its mean over the global
+    batch of `batch` images, also when the last one is shorter. `schedule` maps the epochs done, a float from 0, to a factor for
+    the optimizer's learning rates; without it they are constant.
+
+    Returns what result.json holds. Collective: every process calls it with the same arguments and ends with the same weights.
+    Raises Refused: wrong numbers (2), non-finite loss (3), mismatch (4), folder in use (5), stopped by a signal (130, 143).
+    """
+    if epochs < 1 or batch < 1:
+        raise Refused(f"--epochs and --batch must be at least 1, they are {epochs} and {batch}", 2)
+    samples, steps = len(images.train), math.ceil(len(images.train) / batch)  # of an epoch
+    net = model.to(run.accelerator.device, memory_format=torch.channels_last)
+    facts = {
+        "model": type(net).__name__,
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "trainable": sum(p.numel() for p in net.parameters() if p.requires_grad),
+    }
+    run.open(images, facts)
+    feeds = {name: Feed(getattr(images, name), images, run.accelerator.device) for name in ("train", "test")}
+    rates = [group["lr"] for group in optimizer.param_groups]
+    state, meter, complaints = _restore(run, net, optimizer)
+    step = Step(run, net, feeds["train"], optimizer, loss)
+    began = time.perf_counter() - state.seconds
+
+    def event(kind: str) -> dict:
+        """The head of a line of metrics.jsonl; `images` counts from the start of the run."""
+        done = min((state.step - state.epochs * steps) * batch, samples)
+        return {"event": kind, "step": state.step, "epoch": epoch + 1, "images": state.epochs * samples + done}
+
+    def train_line(mean: float, speed: float) -> dict:
+        lr, seconds = optimizer.param_groups[0]["lr"], time.perf_counter() - began
+        return event("train") | {"loss": mean, "lr": lr, "images_per_second": speed, "seconds": seconds}
+
+    def save() -> None:
+        meter.stop()
+        state.seconds = time.perf_counter() - began
+        _save(run, net, optimizer, state, meter)
+
+    with Track(run, images, facts, state.step, total=epochs * steps) as track, Stop() as stop:
+        for complaint in complaints:
+            track.say(complaint)
+        while state.epochs < epochs:
+            epoch, last, stopping = state.epochs, state.epochs + 1 == epochs, False
+            ids = feeds["train"].order(order(samples, run.seed, epoch))
+            net.train()
+            for start in range((state.step - epoch * steps) * batch, samples, batch):
+                if schedule:
+                    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                        group["lr"] = rate * schedule(state.step / steps)
+                meter.start()
+                these = ids[start : start + batch]
+                batch_loss, stopping = step(these, state.step, stop.requested())
+                meter.add(batch_loss, len(these))
+                state.step += 1
+                track.progress(state.step, f"epoch {epoch + 1}/{epochs}")
+                if start + batch >= samples:
+                    break  # the end of the epoch has its own lines and its own checkpoint
+                if run.log_every and state.step % run.log_every == 0:
+                    track.write(train_line(*meter.read()))
+                    meter.reset()
+                if stopping or (run.save_every and state.step % run.save_every == 0):
+                    save()
+                if stopping:
+                    raise stop.refusal(run.folder, state.step)
+
+            mean, speed = meter.read()
+            results: dict[str, dict | None] = {}
+            if not stopping and (last or (epoch + 1) % run.eval_every == 0):
+                for split in ("test", "train") if last else ("test",):
+                    results[split] = _evaluate(run, net, feeds[split], stop)
+            if stopping or None in results.values():  # the epoch stays open: the next launch begins with its evaluation
+                save()
+                raise stop.refusal(run.folder, state.step)
+            track.write(
+                train_line(mean, speed),
+                *(event("eval") | {"split": split} | result for split, result in results.items()),
+            )
+            track.epoch(f"epoch {epoch + 1:>{len(str(epochs))}}/{epochs}", mean, speed, results)
+            meter.reset()
+            state.epochs += 1
+            if results and results["test"]["accuracy"] > state.best["accuracy"]:
+                state.best = {"accuracy": results["test"]["accuracy"], "epoch": state.epochs}
+                run.on_main(lambda: _publish(run, net, images, "best.safetensors"))
+            if last or not run.save_every or state.step % run.save_every == 0:
+                save()
+        state.seconds = time.perf_counter() - began
+        result = _finish(run, net, images, facts, state, meter, results)
+        track.finish(result)
+    return result
+
+
+def evaluate(run: Run, model: nn.Module, images: Images, split: str = "test") -> dict:
+    """Loss (cross-entropy) and accuracy of `model` on a split of `images`, every sample once, in eval mode.
+
+    Returns {"loss": float, "accuracy": float, "count": int}, the same on every process and for any number of them.
+    Collective: every process calls it.
+    """
+    device = run.accelerator.device
+    return _evaluate(run, model.to(device), Feed(getattr(images, split), images, device), stop=None)
+
+
+# ----------------------------------------------------------------------------------------------------------------- one step
+
+
+class Step:
+    """One update of the net, the same whatever the number of processes: call it with the samples of the global batch."""
+
+    def __init__(self, run: Run, net: nn.Module, feed: Feed, optimizer: torch.optim.Optimizer, loss: Loss):
+        self.accelerator, self.net, self.feed, self.optimizer, self.loss = run.accelerator, net, feed, optimizer, loss
+        self.seed, self.shards, self.world = run.seed, run.shards, run.accelerator.num_processes
+        rank, device = run.accelerator.process_index, run.accelerator.device
+        self.mine = range(rank * self.shards // self.world, (rank + 1) * self.shards // self.world)
+        # Checkpoints take the net itself, under its own names, never this wrapping of it by torch.compile and DDP.
+        self.wrapped = run.accelerator.prepare_model(torch.compile(net) if run.compile else net)
+        self.statistics = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+        self.reseed = (
+            torch.cuda.default_generators[device.index].manual_seed
+            if device.type == "cuda"
+            else torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
+        )  # fmt: skip
+        # A fused optimizer skips an update whose `found_inf` is 1 by itself, on the device; for others the host has to look.
+        self.skips = self.accelerator.scaler is None and all(group.get("fused") for group in optimizer.param_groups)
+        self.poll = 1 if device.type == "cpu" or not (self.skips or self.accelerator.scaler) else POLL_STEPS
+        self.broken = torch.zeros((), device=device)  # steps since the first loss that was not finite
+        self.no, self.yes = torch.zeros((), device=device), torch.ones((), device=device)
+
+    def __call__(self, ids: Tensor, step: int, stop: bool) -> tuple[Tensor, bool]:
+        """Update the net with the samples `ids` (n,). Returns their mean loss, on the device, and whether to stop.
+
+        Any process may ask to `stop`; all learn of it at the same step. Raises Refused (3), before the update, on all processes.
+        """
+        share = self._gradients(ids, step)
+        shared = torch.stack((share, self.yes if stop else self.no))
+        if self.world > 1:
+            torch.distributed.all_reduce(shared)  # collective: loss and wish to stop
+        self.broken += ~torch.isfinite(shared[0]) | (self.broken > 0)
+        asked = step % self.poll == 0
+        if asked and (broken := int(self.broken.item())):  # host-device sync, every `poll` steps
+            first = step + 1 - broken
+            raise Refused(
+                f"the loss is not finite at step {first + 1}; the weights are those after step {first}. "
+                "A smaller --lr is the usual cure; the last checkpoint is sound",
+                3,
+            )
+        self._update()
+        return shared[0], asked and bool(shared[1].item())  # host-device sync, as above
+
+    def _update(self) -> None:
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.step(self.optimizer)  # skips the update on overflow, on all processes alike
+            self.accelerator.scaler.update()
+            return
+        if self.skips:
+            self.optimizer.found_inf = (self.broken > 0).float()
+        self.optimizer.step()
+
+    def _gradients(self, ids: Tensor, step: int) -> Tensor:
+        """The gradients of the global batch, in every process; returns this process's share of its loss."""
+        cuts = bounds(len(ids), self.shards)
+        busy = [index for index in self.mine if cuts[index] < cuts[index + 1]]
+        if not busy:  # a last batch with fewer images than slices: join the reduction with a gradient of zero
+            return self._slice(ids[:2], 0.0, step, self.mine[0], first=True, last=True)
+        # Two processes add up their halves of the slices and then the two sums; one process does the same, to round the same.
+        half = self.mine[self.shards // 2] if self.world == 1 and self.shards % 2 == 0 else None
+        shares, first_half = [], []
+        for index in busy:
+            if index == half and shares:
+                first_half = [p.grad for p in self.net.parameters()]
+            these = ids[cuts[index] : cuts[index + 1]]
+            first = not shares or index == half
+            shares.append(self._slice(these, len(these) / len(ids), step, index, first, last=index == busy[-1]))
+        for parameter, gradient in zip(self.net.parameters(), first_half, strict=False):
+            if gradient is not None:
+                parameter.grad += gradient
+        return torch.stack(shares).sum() if len(shares) > 1 else shares[0]
+
+    def _slice(self, ids: Tensor, weight: float, step: int, index: int, first: bool, last: bool) -> Tensor:
+        """Forward, loss, zero the gradients (for the first), backward: one slice, weighted by its part of the batch."""
+        self.reseed(slice_seed(self.seed, step, index))
+        for module in self.statistics:  # running statistics follow slice 0: one update a step, wherever the slices lie
+            if module.track_running_stats != (index == 0):
+                module.track_running_stats = index == 0
+        pixels, labels = self.feed.batch(ids)
+        with contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+            logits = self.wrapped(pixels)
+            share = self.loss(logits, labels) * weight
+            if first:
+                self.optimizer.zero_grad()
+            # DDP divides by the number of processes; with the last slice it reduces the gradients (collective).
+            self.accelerator.backward(share * self.world)
+        return share.detach()
+
+
+# --------------------------------------------------------------------------------------------------------------- evaluation
+
+
+@torch.no_grad()
+def _evaluate(run: Run, net: nn.Module, feed: Feed, stop: "Stop | None") -> dict | None:
+    """As `evaluate`; None, on all processes, if any of them was asked to stop meanwhile."""
+    world, rank = run.accelerator.num_processes, run.accelerator.process_index
+    count = len(feed.labels)
+    cuts = range(0, count, EVALUATION_BATCH)
+    _share_buffers(run, net)
+    sums = torch.zeros(len(cuts) + 1, 2, device=run.accelerator.device)  # (loss, correct) of each batch; the wish to stop
+    ids = feed.order(torch.arange(count))
+    was_training = net.training
+    net.eval()
+    try:
+        for number in range(rank, len(cuts), world):
+            pixels, labels = feed.batch(ids[cuts[number] : cuts[number] + EVALUATION_BATCH])
+            with run.accelerator.autocast():
+                logits = net(pixels).float()
+            sums[number, 0] = F.cross_entropy(logits, labels, reduction="sum")
+            sums[number, 1] = (logits.argmax(dim=1) == labels).sum()
+            if stop and stop.requested():
+                sums[-1, 0] = 1
+                break
+    finally:
+        net.train(was_training)
+    if world > 1:
+        torch.distributed.all_reduce(sums)  # collective: each batch has one process's numbers, plus zeros, so no rounding
+    *batches, (stopped, _) = sums.tolist()  # host-device sync
+    if stopped:
+        return None
+    correct = round(sum(correct for _, correct in batches))
+    return {"loss": math.fsum(loss for loss, _ in batches) / count, "accuracy": correct / count, "count": count}
+
+
+def _share_buffers(run: Run, net: nn.Module) -> None:
+    """Running statistics are those of slice 0, which lies with the main process: hand them to the others."""
+    if run.accelerator.num_processes > 1:
+        for buffer in net.buffers():
+            torch.distributed.broadcast(buffer, 0)  # collective
+
+
+# --------------------------------------------------------------------------------------------------------- state, stop, end
+
+
+@dataclass
+class State:
+    """Where a run stands, besides its tensors and its sums."""
+
+    step: int = 0  # updates made
+    epochs: int = 0  # epochs closed: trained, evaluated and logged
+    seconds: float = 0.0  # since the start of the run, over all launches
+    best: dict = field(default_factory=lambda: {"accuracy": -1.0, "epoch": 0})
+
+
+class Meter:
+    """The sums since the last train line, and the clock that runs during training steps only."""
+
+    def __init__(self, device: torch.device):
+        self.loss = torch.zeros((), device=device)  # sum over images; read when a line is logged
+        self.images, self.seconds, self.train_seconds = 0, 0.0, 0.0
+        self.started: float | None = None
+
+    def start(self) -> None:
+        if self.started is None:
+            self.started = time.perf_counter()
+
+    def stop(self) -> None:
+        if self.started is not None:
+            passed = time.perf_counter() - self.started
+            self.seconds, self.train_seconds, self.started = self.seconds + passed, self.train_seconds + passed, None
+
+    def add(self, mean_loss: Tensor, images: int) -> None:
+        self.loss += mean_loss * images
+        self.images += images
+
+    def read(self) -> tuple[float, float]:
+        """Mean loss and images per second. Host-device sync; stops the clock."""
+        mean = self.loss.item() / self.images
+        self.stop()
+        return mean, self.images / max(self.seconds, 1e-9)
+
+    def reset(self) -> None:
+        self.loss.zero_()
+        self.images, self.seconds = 0, 0.0
+
+
+class Stop:
+    """Notices SIGINT, SIGTERM and the death of the launcher; the loop asks, between steps and between evaluation batches."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        # accelerate's launcher for one process does not pass signals on: its death is the signal.
+        launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
+        self.parent = os.getppid() if launched else None
+
+    def __enter__(self) -> "Stop":
+        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame) -> None:
+        self.signal = number
+
+    def requested(self) -> bool:
+        if self.parent not in (None, os.getppid()):
+            self.signal = self.signal or signal.SIGTERM
+        return self.signal is not None
+
+    def refusal(self, folder, step: int) -> Refused:
+        number = signal.Signals(self.signal or signal.SIGTERM)  # another process may have got it
+        return Refused(f"stopped by {number.name} at step {step:,}, saved in {folder}; the same command goes on", 128 + number)
+
+
+def _restore(run: Run, net: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[State, Meter, list[str]]:
+    """Continue from the newest sound checkpoint, if there is one; also a line for each unsound one."""
+    state, meter = State(), Meter(run.accelerator.device)
+    found, complaints = run.on_main(lambda: checkpoint.latest(run.folder / "checkpoints"))
+    if found:
+        meter.loss += found["optimizer"].pop("log/loss").to(meter.loss.device)
+        checkpoint.load_weights(net, found["model"])
+        checkpoint.load_optimizer_state(optimizer, net, found["optimizer"])
+        described = found["state"]
+        for name in ("images", "seconds", "train_seconds"):
+            setattr(meter, name, described["meter"][name])
+        if run.accelerator.scaler is not None:
+            run.accelerator.scaler.load_state_dict(described["scaler"])
+        state = State(**{name: described[name] for name in State.__dataclass_fields__})
+    return state, meter, complaints
+
+
+def _save(run: Run, net: nn.Module, optimizer: torch.optim.Optimizer, state: State, meter: Meter) -> None:
+    described = asdict(state) | {
+        "meter": {name: getattr(meter, name) for name in ("images", "seconds", "train_seconds")},
+        "scaler": run.accelerator.scaler.state_dict() if run.accelerator.scaler is not None else {},
+    }
+
+    def write() -> None:
+        tensors = checkpoint.optimizer_state(optimizer, net) | {"log/loss": meter.loss}
+        checkpoint.save(run.folder / "checkpoints", checkpoint.weights(net), tensors, described)
+
+    run.on_main(write)
+
+
+def _publish(run: Run, net: nn.Module, images: Images, name: str) -> None:
+    """Write the net's weights into the run folder, with what their user needs to know."""
+    about = {"recipe": run.recipe, "classes": images.classes, "mean": images.mean, "std": images.std}
+    metadata = {"oneloop": json.dumps(about | {"net": run.config.get("net", type(net).__name__)})}
+    checkpoint.write_tensors(run.folder / name, checkpoint.weights(net), metadata)
+
+
+def _finish(run: Run, net: nn.Module, images: Images, facts: dict, state: State, meter: Meter, results: dict) -> dict:
+    """Write model.safetensors and then, as the mark of a finished run, result.json."""
+    result = {
+        "recipe": run.recipe,
+        "net": run.config.get("net", facts["model"]),
+        "parameters": facts["parameters"],
+        "trainable": facts["trainable"],
+        "epochs": state.epochs,
+        "steps": state.step,
+        "test": results["test"],
+        "train": results["train"],
+        "best": state.best,
+        "images_per_second": state.epochs * len(images.train) / max(meter.train_seconds, 1e-9),
+        "seconds": state.seconds,
+        "world_size": run.accelerator.num_processes,
+        "precision": run.accelerator.mixed_precision,
+        "weights_sha256": checkpoint.weights_sha256(checkpoint.weights(net)),
+    }
+
+    def write() -> None:
+        _publish(run, net, images, "model.safetensors")
+        checkpoint.write_atomically(run.folder / "result.json", json.dumps(result, indent=1).encode())
+
+    run.on_main(write)
+    return result

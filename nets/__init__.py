@@ -1,0 +1,1 @@
+"""What is trained: one file per chapter or family of networks. Imports torch and torchvision only."""

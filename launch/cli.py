@@ -219,11 +219,12 @@ class Run:
         return outcome[0]
 
     def end(self) -> None:
-        """Leave the other processes and the run folder."""
+        """Leave the run folder and the other processes."""
         if self.lock and self.lock.is_locked:
             (self.folder / "lock.pid").unlink(missing_ok=True)
             self.lock.release()
         if self.accelerator:
+            self.accelerator.free_memory()  # its reference to DDP, which holds the process group
             self.accelerator.end_training()
 
 
@@ -272,6 +273,13 @@ def _accelerator() -> Accelerator:
             "use accelerate launch --config_file launch/cpus.yaml",
             2,
         )
+    world = int(env.get("WORLD_SIZE", 1))
+    if world > 1 and (missing := [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in env]):
+        raise Refused(
+            f"WORLD_SIZE is {world} but {', '.join(missing)} is not set: each process would believe to be alone; "
+            "use accelerate launch --config_file launch/cpus.yaml (or launch/gpus.yaml)",
+            2,
+        )
     if env.get("ACCELERATE_DYNAMO_BACKEND", "NO") != "NO":
         raise Refused("accelerate's dynamo_backend is not recorded with the run; use the recipe's --compile", 2)
     on_cpu = not torch.accelerator.is_available() or env.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
@@ -283,9 +291,9 @@ def _accelerator() -> Accelerator:
         # Buffers: batch norm's statistics follow slice 0, see loop.py; DDP's own broadcast would depend on the placement.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
     )
-    if int(env.get("WORLD_SIZE", 1)) != accelerator.num_processes:
+    if world != accelerator.num_processes:
         raise Refused(
-            f"{env['WORLD_SIZE']} processes were started and each believes to be alone; "
+            f"{world} processes were started and each believes to be one of {accelerator.num_processes}; "
             "use accelerate launch --config_file launch/cpus.yaml (or launch/gpus.yaml)",
             2,
         )

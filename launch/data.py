@@ -50,8 +50,8 @@ def order(n: int, seed: int, epoch: int) -> Tensor:
 
 def slice_seed(seed: int, step: int, index: int) -> int:
     """The seed for what a net draws (dropout) in slice `index` of `step`: 63 bits, by the mixer of splitmix64."""
-    mixed = seed
-    for number in (step, index):
+    mixed = 0
+    for number in (seed, step, index):
         mixed = (mixed ^ number) + 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
         mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
         mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF

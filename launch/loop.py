@@ -14,6 +14,7 @@ import math
 import os
 import signal
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
@@ -158,9 +159,14 @@ class Step:
         self.accelerator, self.net, self.feed, self.optimizer, self.loss = run.accelerator, net, feed, optimizer, loss
         self.seed, self.shards, self.world = run.seed, run.shards, run.accelerator.num_processes
         rank, device = run.accelerator.process_index, run.accelerator.device
-        self.mine = range(rank * self.shards // self.world, (rank + 1) * self.shards // self.world)
+        mine = range(rank * self.shards // self.world, (rank + 1) * self.shards // self.world)
+        # Two processes sum up their halves of the slices and then add the two sums. One process does so too, to round the same.
+        half = len(mine) // 2 if self.world == 1 and self.shards % 2 == 0 else 0
+        self.blocks = [mine[:half], mine[half:]] if half else [mine]
         # Checkpoints take the net itself, under its own names, never this wrapping of it by torch.compile and DDP.
-        self.wrapped = run.accelerator.prepare_model(torch.compile(net) if run.compile else net)
+        with warnings.catch_warnings():  # torch 2.15 renames an option that accelerate 1.15 still passes by its old name
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            self.wrapped = run.accelerator.prepare_model(torch.compile(net) if run.compile else net)
         self.statistics = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
         self.reseed = (
             torch.cuda.default_generators[device.index].manual_seed
@@ -206,22 +212,24 @@ class Step:
     def _gradients(self, ids: Tensor, step: int) -> Tensor:
         """The gradients of the global batch, in every process; returns this process's share of its loss."""
         cuts = bounds(len(ids), self.shards)
-        busy = [index for index in self.mine if cuts[index] < cuts[index + 1]]
-        if not busy:  # a last batch with fewer images than slices: join the reduction with a gradient of zero
-            return self._slice(ids[:2], 0.0, step, self.mine[0], first=True, last=True)
-        # Two processes add up their halves of the slices and then the two sums; one process does the same, to round the same.
-        half = self.mine[self.shards // 2] if self.world == 1 and self.shards % 2 == 0 else None
-        shares, first_half = [], []
-        for index in busy:
-            if index == half and shares:
-                first_half = [p.grad for p in self.net.parameters()]
-            these = ids[cuts[index] : cuts[index + 1]]
-            first = not shares or index == half
-            shares.append(self._slice(these, len(these) / len(ids), step, index, first, last=index == busy[-1]))
-        for parameter, gradient in zip(self.net.parameters(), first_half, strict=False):
+        total, kept = None, []
+        for block in self.blocks:
+            busy = [index for index in block if cuts[index] < cuts[index + 1]]
+            if not busy and total is None:  # a last batch with fewer images than slices: join the reduction with a gradient of 0
+                return self._slice(ids[:2], 0.0, step, block[0], first=True, last=True)
+            if busy and total is not None:
+                kept = [p.grad for p in self.net.parameters()]
+            block_total = None
+            for index in busy:
+                these = ids[cuts[index] : cuts[index + 1]]
+                share = self._slice(these, len(these) / len(ids), step, index, first=index == busy[0], last=index == busy[-1])
+                block_total = share if block_total is None else block_total + share
+            if busy:
+                total = block_total if total is None else total + block_total
+        for parameter, gradient in zip(self.net.parameters(), kept, strict=False):
             if gradient is not None:
                 parameter.grad += gradient
-        return torch.stack(shares).sum() if len(shares) > 1 else shares[0]
+        return total
 
     def _slice(self, ids: Tensor, weight: float, step: int, index: int, first: bool, last: bool) -> Tensor:
         """Forward, loss, zero the gradients (for the first), backward: one slice, weighted by its part of the batch."""

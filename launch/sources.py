@@ -67,13 +67,13 @@ def _select(found: dict, keep: tuple[str, ...], limit: int, shape: tuple[int, in
             chosen = (relabel[labels] >= 0).nonzero().flatten()
             pixels, labels = pixels[chosen], relabel[labels[chosen]]
         splits[name] = Split(pixels, labels)
+    for name, split in splits.items():
+        if none := [keep[index] for index, count in enumerate(split.labels.bincount(minlength=len(keep))) if not count]:
+            raise Refused(f"{source}: no {name} image of {', '.join(none)}", 4)
     if limit and limit < len(splits["train"]):
         # A fixed sample, not the first: a folder's images come sorted by class.
         some = order(len(splits["train"]), seed=0, epoch=0)[:limit].sort().values
         splits["train"] = Split(splits["train"].pixels[some], splits["train"].labels[some])
-    for name, split in splits.items():
-        if not len(split):
-            raise Refused(f"{source}: no {name} images of {', '.join(keep)}", 4)
     return Images(**splits, classes=tuple(keep), mean=mean, std=std, source=source, fingerprint=found["fingerprint"])
 
 
@@ -304,9 +304,9 @@ def _draw(drawings: list, labels: np.ndarray, size: int, stream: int) -> torch.T
     random, n = np.random.Generator(np.random.Philox(key=[20, stream])), len(labels)
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1
     y, x = np.meshgrid(-axis, axis, indexing="ij")
-    turn, scale = (random.uniform(*span, n).astype(np.float32) for span in ((-0.6, 0.6), (0.35, 0.8)))
-    shift = random.uniform(-0.3, 0.3, (2, n)).astype(np.float32)
-    width = random.uniform(0.05, 0.1, n).astype(np.float32)
+    turn, scale = (random.uniform(*span, n).astype(np.float32) for span in ((-0.5, 0.5), (0.5, 0.9)))
+    shift = random.uniform(-0.25, 0.25, (2, n)).astype(np.float32)
+    width = random.uniform(0.1, 0.2, n).astype(np.float32)
     ink = np.zeros((n, size, size), dtype=np.float32)
     for label, drawing in enumerate(drawings):
         (these,) = np.nonzero(labels == label)
@@ -325,7 +325,7 @@ def _draw(drawings: list, labels: np.ndarray, size: int, stream: int) -> torch.T
     def vary(low: float, high: float, channels: int = 3) -> np.ndarray:
         return random.uniform(low, high, (n, channels, 1, 1)).astype(np.float32)
 
-    sky = vary(0.3, 0.9) + vary(-0.2, 0.2) * y
-    mixed = sky + ink[:, None] * vary(0.4, 1.0, channels=1) * (vary(0.0, 1.0) - sky)
-    mixed += random.standard_normal(mixed.shape, dtype=np.float32) * vary(0.02, 0.12, channels=1)
+    sky = vary(0.4, 0.9) + vary(-0.2, 0.2) * y
+    mixed = sky + ink[:, None] * vary(0.6, 1.0, channels=1) * (vary(0.0, 0.5) - sky)
+    mixed += random.standard_normal(mixed.shape, dtype=np.float32) * vary(0.02, 0.1, channels=1)
     return torch.from_numpy((np.clip(mixed, 0, 1) * 255).round().astype(np.uint8))

@@ -5,6 +5,7 @@ Data    CIFAR-10, classes airplane and bird: 10,000 training and 2,000 test imag
 Run     accelerate launch recipes/cifar2.py
         accelerate launch recipes/cifar2.py --net NetDropout --epochs 20
         accelerate launch recipes/cifar2.py --l2 0.001
+        accelerate launch recipes/cifar2.py --net NetResDeep --lr 0.003
         accelerate launch --config_file launch/gpus.yaml recipes/cifar2.py
 """
 
@@ -21,10 +22,8 @@ NETS = {net.__name__: net for net in (Net, NetWidth, NetDropout, NetBatchNorm, N
 
 
 def main(
-    run: Run, net: Literal[tuple(NETS)] = "Net", epochs: int = 100, batch: int = 64, lr: float | None = None, l2: float = 0.0
+    run: Run, net: Literal[tuple(NETS)] = "Net", epochs: int = 100, batch: int = 64, lr: float = 1e-2, l2: float = 0.0
 ):
-    """lr: 0.01, and 0.003 for NetResDeep, as in the book."""
-    lr = lr or (3e-3 if net == "NetResDeep" else 1e-2)
     images = sources.cifar10(run.data, keep=("airplane", "bird"), limit=run.limit)
     model = NETS[net]()
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, fused=True)

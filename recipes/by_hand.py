@@ -1,0 +1,58 @@
+"""The chapter's training loop with nothing between you and it: plain PyTorch, one process.
+
+Source  Deep Learning with PyTorch, chapter 8, as noted in document 000, sections 4 and 4.1: training_loop and validate
+Data    CIFAR-10, classes airplane and bird: 10,000 training and 2,000 test images, (3, 32, 32)
+Expect  the weights of `python recipes/cifar2.py`, bit for bit, on a CPU with as many threads (tests/test_by_hand.py)
+Run     python recipes/by_hand.py --data synthetic --epochs 10
+
+What launch/loop.py adds to this file: several processes, precision, checkpoints, the record, and their price measured.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from launch import Run, cli, sources
+from launch.checkpoint import weights, weights_sha256, write_tensors
+from launch.data import Feed, order
+from launch.errors import Refused
+from nets.cifar2 import Net
+
+
+def main(run: Run, epochs: int = 100, batch: int = 64, lr: float = 1e-2):
+    if run.accelerator.num_processes > 1:
+        raise Refused("by_hand.py is a loop for one process; recipes/cifar2.py is the same for several", 2)
+    images = sources.cifar10(run.data, keep=("airplane", "bird"), limit=run.limit)
+    training, validation = (Feed(split, images, torch.device("cpu")) for split in (images.train, images.test))
+    model = Net().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, fused=True)
+
+    for epoch in range(1, epochs + 1):
+        model.train()
+        loss_train = 0.0
+        for ids in order(len(images.train), run.seed, epoch - 1).split(batch):
+            imgs, labels = training.batch(ids)
+            outputs = model(imgs)
+            loss = F.cross_entropy(outputs, labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            loss_train += loss.item() * len(ids)  # by images: the last batch is shorter
+        if epoch == 1 or epoch % 10 == 0:
+            print(f"Epoch {epoch}, Training loss {loss_train / len(images.train):.4f}")
+
+    for name, split, feed in (("train", images.train, training), ("val", images.test, validation)):
+        model.eval()
+        correct = 0
+        with torch.no_grad():
+            for ids in torch.arange(len(split)).split(500):
+                imgs, labels = feed.batch(ids)
+                correct += int((model(imgs).argmax(dim=1) == labels).sum())
+        print(f"Accuracy {name}: {correct / len(split):.4f}")
+
+    run.folder.mkdir(parents=True, exist_ok=True)
+    write_tensors(run.folder / "model.safetensors", weights(model), {})
+    print(f"weights_sha256 {weights_sha256(weights(model))}\n{run.folder / 'model.safetensors'}")
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,119 @@
+"""What the tests share: a place of their own, a data set whose numbers divide nothing, runs in this and in other processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from launch import Run
+from launch.data import Images, Split
+
+ROOT = Path(__file__).parents[1]
+QUIET = {
+    "WANDB_MODE": "disabled",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_OFFLINE": "1",
+    "GLOO_SOCKET_IFNAME": "lo",
+    "PYTHONWARNINGS": "default",
+}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_place(tmp_path_factory):
+    """Caches and settings of the user are neither read nor written, and nothing goes to a network."""
+    place = tmp_path_factory.mktemp("home")
+    names = ("ONELOOP_CACHE", "HF_HOME", "WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in names:
+            patch.setenv(name, str(place / name.lower()))
+        for name, value in QUIET.items():
+            patch.setenv(name, value)
+        for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "OMP_NUM_THREADS"):
+            patch.delenv(name, raising=False)
+        patch.setenv("HOME", str(place))
+        yield
+
+
+@pytest.fixture(scope="session")
+def images() -> Images:
+    """61 training and 23 test images (1, 8, 8) of 3 classes: primes, so that no batch, slice or process divides them."""
+    generator = torch.Generator().manual_seed(0)
+    splits = {}
+    for name, count in {"train": 61, "test": 23}.items():
+        labels = torch.arange(count) % 3
+        noise = torch.randint(0, 200, (count, 1, 8, 8), generator=generator)
+        marks = torch.zeros(count, 1, 8, 8, dtype=torch.int64)
+        marks[torch.arange(count), 0, labels * 2 + 1] = 50
+        splits[name] = Split((noise + marks).to(torch.uint8), labels)
+    return Images(**splits, classes=("a", "b", "c"), mean=(0.25,), std=(0.2,), source="test", fingerprint="61")
+
+
+class Tiny(nn.Module):
+    """Everything that can go wrong in 300 parameters: convolution, batch norm, dropout, linear."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.drop = nn.Dropout(0.3)
+        self.fc = nn.Linear(4 * 16, 3)
+
+    def forward(self, x):
+        out = torch.max_pool2d(torch.relu(self.norm(self.conv(x))), 2)
+        return self.fc(self.drop(out.flatten(1)))
+
+
+@pytest.fixture
+def start(tmp_path):
+    """start(**flags) -> a started Run in this process, in the folder `out` of the test."""
+    begun = []
+
+    def start(out="run", options=None, **flags) -> Run:
+        run = Run(data="synthetic", out=tmp_path / out, wandb="disabled", threads=1, **flags)
+        assert run.start("test", options or {}) is None
+        begun.append(run)
+        return run
+
+    yield start
+    for run in begun:
+        run.end()
+
+
+def optimizer_for(model, kind="sgd"):
+    if kind == "adam":
+        return torch.optim.Adam(model.parameters(), lr=1e-2, fused=True)
+    return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True)
+
+
+def metrics(folder: Path) -> list[dict]:
+    """The lines of metrics.jsonl without what the clock says."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in ("seconds", "images_per_second")} for line in lines]
+
+
+def result(folder: Path) -> dict:
+    return json.loads((folder / "result.json").read_text())
+
+
+def command(recipe: str, *flags, processes: int | None = 1) -> list[str]:
+    """`processes`: None for plain python, else through `accelerate launch`."""
+    script = [str(ROOT / "recipes" / f"{recipe}.py"), *map(str, flags)]
+    if processes is None:
+        return [sys.executable, *script]
+    config = "accelerate_config.yaml" if processes == 1 else "launch/cpus.yaml"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / config)]
+    return [*launch, "--num_processes", str(processes), *script]
+
+
+def run_recipe(recipe: str, *flags, cwd: Path, processes: int | None = None, env: dict | None = None, timeout: float = 150):
+    """Run a recipe to its end in fresh processes; returns the CompletedProcess, output as text. None in `env` unsets."""
+    environment = {name: value for name, value in (os.environ | (env or {})).items() if value is not None}
+    return subprocess.run(
+        command(recipe, *flags, processes=processes),
+        cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False,
+    )  # fmt: skip

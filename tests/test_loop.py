@@ -1,0 +1,381 @@
+"""train() and evaluate() in one process: each promise, and a control that fails when it is broken."""
+
+import itertools
+import json
+import signal
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import Tiny, metrics, optimizer_for, result
+
+from launch import checkpoint, evaluate, loop, train
+from launch.checkpoint import weights, weights_sha256
+from launch.data import Feed, order
+from launch.errors import Refused
+
+EPOCHS, BATCH = 3, 8  # 61 images: 8 steps an epoch, the last with 5 images
+STEPS = EPOCHS * 8
+
+
+def fit(run, images, kind="sgd", model=None, **options):
+    model = model or Tiny()
+    try:
+        train(run, model, images, optimizer_for(model, kind), **({"epochs": EPOCHS, "batch": BATCH} | options))
+    finally:
+        run.end()
+    return model
+
+
+def step_of(run, model, images):
+    return loop.Step(run, model, Feed(images.train, images, torch.device("cpu")), optimizer_for(model), F.cross_entropy)
+
+
+def interrupted(start, images, monkeypatch, at: int, kind="sgd", **flags):
+    """A run that is told to stop during step `at`, counted from 1, and the same started again."""
+    asked = iter(range(1, 10_000))
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Stop, "requested", lambda self: next(asked) == at)
+        with pytest.raises(Refused) as refused:
+            fit(start(**flags), images, kind)
+    assert refused.value.code == 143
+    return fit(start(**flags), images, kind)
+
+
+@pytest.fixture
+def straight(start, images, tmp_path):
+    """straight(kind, **flags) -> (digest, lines) of an uninterrupted run."""
+
+    def straight(kind="sgd", **flags):
+        fit(start(out=f"straight-{kind}", **flags), images, kind)
+        folder = tmp_path / f"straight-{kind}"
+        return result(folder)["weights_sha256"], metrics(folder)
+
+    return straight
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+def test_resume_at_every_step_is_exact(kind, start, straight, images, tmp_path, monkeypatch):
+    digest, lines = straight(kind, shards=2, log_every=3)
+    for at in range(1, STEPS + 1):
+        flags = {"out": f"at-{at}", "shards": 2, "log_every": 3}
+        interrupted(start, images, monkeypatch, at, kind, **flags)
+        assert result(tmp_path / f"at-{at}")["weights_sha256"] == digest
+        assert metrics(tmp_path / f"at-{at}") == lines
+
+
+def test_resume_during_evaluation_is_exact(start, straight, images, tmp_path, monkeypatch):
+    digest, lines = straight()
+    monkeypatch.setattr(loop, "EVALUATION_BATCH", 10)
+    _, lines_in_tens = digest, lines
+    calls = []
+    with monkeypatch.context() as patch:
+        # Steps ask once each; the ninth question comes from the first batch of the first evaluation.
+        patch.setattr(loop.Stop, "requested", lambda self: calls.append(1) or len(calls) == 9)
+        with pytest.raises(Refused):
+            fit(start(), images)
+    assert not [line for line in metrics(tmp_path / "run") if line["event"] == "eval"]
+    fit(start(), images)
+    assert result(tmp_path / "run")["weights_sha256"] == digest
+    ours = metrics(tmp_path / "run")
+    assert [(line["event"], line["step"], line.get("accuracy")) for line in ours] == [
+        (line["event"], line["step"], line.get("accuracy")) for line in lines_in_tens
+    ]
+
+
+@pytest.mark.parametrize("lost", ["momentum", "buffers", "step", "seed"])
+def test_control_resume_differs_when_state_is_lost(lost, start, straight, images, tmp_path, monkeypatch):
+    digest, _ = straight()
+    restore = loop._restore
+
+    def forgetful(run, net, optimizer):
+        if lost == "seed":
+            run.seed += 1
+        buffers = [b.clone() for b in net.buffers()]
+        state, meter, complaints = restore(run, net, optimizer)
+        if lost == "momentum":
+            optimizer.state.clear()
+        if lost == "buffers":
+            for own, first in zip(net.buffers(), buffers, strict=True):
+                own.copy_(first)
+        if lost == "step" and state.step:
+            state.step -= 1
+        return state, meter, complaints
+
+    asked = iter(range(1, 1000))
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Stop, "requested", lambda self: next(asked) == 20)
+        with pytest.raises(Refused):
+            fit(start(), images)
+    monkeypatch.setattr(loop, "_restore", forgetful)
+    fit(start(), images)
+    assert result(tmp_path / "run")["weights_sha256"] != digest
+
+
+def test_cadences_do_not_change_the_numbers(start, straight, images, tmp_path):
+    digest, lines = straight()
+    for number, flags in enumerate([{"save_every": 1}, {"save_every": 7}, {"eval_every": 3}, {"log_every": 1}]):
+        fit(start(out=f"cadence-{number}", **flags), images)
+        assert result(tmp_path / f"cadence-{number}")["weights_sha256"] == digest, flags
+    last = [line for line in metrics(tmp_path / "cadence-2") if line["event"] == "eval"]
+    assert last == [line for line in lines if line["event"] == "eval" and line["epoch"] == EPOCHS]
+
+
+def test_every_sample_once_an_epoch_whatever_the_shards(start, images, tmp_path, monkeypatch):
+    seen = {}
+    for shards in (1, 2, 3, 4):
+        batches = []
+        original = Feed.batch
+
+        def batch(self, ids, batches=batches, original=original):
+            if self.rows.shape[0] == 61 and torch.is_grad_enabled():
+                batches.append(ids.tolist())
+            return original(self, ids)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Feed, "batch", batch)
+            fit(start(out=f"s{shards}", shards=shards), images)
+        flat = list(itertools.chain.from_iterable(batches))
+        assert len(flat) == EPOCHS * 61
+        for epoch in range(EPOCHS):
+            assert sorted(flat[epoch * 61 : (epoch + 1) * 61]) == list(range(61))
+        seen[shards] = flat
+    assert seen[1] == seen[2] == seen[3] == seen[4]
+
+
+class Linear(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = torch.nn.Linear(64, 3)
+
+    def forward(self, x):
+        return self.fc(x.flatten(1))
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 4, 8])
+def test_gradient_is_that_of_the_mean_over_the_true_batch(shards, start, images):
+    """Also for the last batch of 5: float64 autograd is the reference; a slice's plain mean, summed, must not agree."""
+    model = Linear()
+    step = step_of(start(shards=shards), model, images)
+    ids = order(61, 1, 0)[56:]
+    step._gradients(ids, 0)
+    pixels, labels = step.feed.batch(ids)
+    exact = Linear().double()
+    exact.load_state_dict(model.state_dict())
+    F.cross_entropy(exact(pixels.double()), labels).backward()
+    torch.testing.assert_close(model.fc.weight.grad.double(), exact.fc.weight.grad, rtol=1e-5, atol=1e-7)
+    cuts = loop.bounds(5, shards)
+    wrong = torch.zeros_like(exact.fc.weight)
+    for low, high in itertools.pairwise(cuts):
+        if low < high:
+            exact.zero_grad()
+            F.cross_entropy(exact(pixels[low:high].double()), labels[low:high]).backward()
+            wrong += exact.fc.weight.grad / shards
+    assert torch.allclose(wrong, model.fc.weight.grad.double(), rtol=1e-5, atol=1e-7) == (shards == 1)
+
+
+def test_shards_are_the_same_function(start, images, tmp_path):
+    """Without batch norm and dropout the number of slices changes rounding only."""
+    weight = {}
+    for shards in (1, 4):
+        torch.manual_seed(1)
+        model = fit(start(out=f"s{shards}", shards=shards), images, model=Linear())
+        weight[shards] = model.fc.weight.detach()
+    torch.testing.assert_close(weight[1], weight[4], rtol=1e-4, atol=1e-5)
+    assert not torch.equal(weight[1], torch.nn.Linear(64, 3).weight)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_fewer_images_than_slices(count, start, images):
+    from dataclasses import replace
+
+    few = replace(images, train=type(images.train)(images.train.pixels[:count], images.train.labels[:count]))
+    model = fit(start(shards=4), few, model=Linear())
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 9, 23])
+def test_evaluation_counts_every_sample_once_in_eval_mode(count, start, images, monkeypatch):
+    from dataclasses import replace
+
+    monkeypatch.setattr(loop, "EVALUATION_BATCH", 5)
+    few = replace(images, test=type(images.test)(images.test.pixels[:count], images.test.labels[:count]))
+    model = Tiny().train()
+    got = evaluate(start(), model, few)
+    assert model.training
+    model.eval()
+    pixels, labels = Feed(few.test, few, torch.device("cpu")).batch(torch.arange(count))
+    logits = model(pixels)
+    assert got["count"] == count
+    assert got["accuracy"] == (logits.argmax(1) == labels).sum().item() / count
+    assert got["loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-6)
+    assert got == evaluate(start(out="again"), model, few)
+
+
+def test_saved_weights_are_those_that_were_measured(start, images, tmp_path):
+    fit(start(), images)
+    saved = checkpoint.safetensors.torch.load_file(tmp_path / "run/model.safetensors")
+    recorded = result(tmp_path / "run")
+    assert weights_sha256(saved) == recorded["weights_sha256"]
+    model = Tiny()
+    model.load_state_dict(saved)
+    assert evaluate(start(out="other"), model, images) == recorded["test"]
+    assert evaluate(start(out="third"), model, images, "train") == recorded["train"]
+    best = Tiny()
+    best.load_state_dict(checkpoint.safetensors.torch.load_file(tmp_path / "run/best.safetensors"))
+    assert evaluate(start(out="fourth"), best, images)["accuracy"] == recorded["best"]["accuracy"]
+
+
+def test_record_of_a_run(start, images, tmp_path):
+    fit(start(log_every=3), images)
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    train_lines = [line for line in lines if line["event"] == "train"]
+    assert set(train_lines[0]) == {"event", "step", "epoch", "images", "loss", "lr", "images_per_second", "seconds"}
+    assert [line["step"] for line in train_lines] == [3, 6, 8, 9, 12, 15, 16, 18, 21, 24]
+    assert [line["images"] for line in train_lines] == [24, 48, 61, 69, 93, 117, 122, 138, 162, 183]
+    evals = [line for line in lines if line["event"] == "eval"]
+    assert set(evals[0]) == {"event", "split", "step", "epoch", "images", "loss", "accuracy", "count"}
+    assert [(line["split"], line["epoch"]) for line in evals] == [("test", 1), ("test", 2), ("test", 3), ("train", 3)]
+    recorded = result(tmp_path / "run")
+    keys = (
+        "recipe net parameters trainable epochs steps test train best images_per_second seconds world_size precision "
+        "weights_sha256"
+    )
+    assert list(recorded) == keys.split()
+    assert recorded["steps"] == STEPS
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert {"config", "command", "git", "versions", "device", "world_size", "precision", "data"} <= set(config)
+
+
+def test_train_loss_is_the_mean_over_the_images_since_the_last_line(start, images, tmp_path):
+    """With a learning rate of 0 and no batch norm, every epoch's loss is the loss of the whole training set."""
+    model = Linear()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0, fused=True)
+    train(start(shards=2), model, images, optimizer, epochs=1, batch=8)
+    lines = metrics(tmp_path / "run")
+    assert lines[0]["loss"] == pytest.approx(lines[-1]["loss"], rel=1e-6)
+
+
+def test_schedule_is_a_function_of_the_step(start, images, tmp_path):
+    model = Tiny()
+    train(
+        start(log_every=1), model, images, optimizer_for(model), epochs=2, batch=BATCH, schedule=lambda epoch: 1 - epoch / 2
+    )
+    rates = [line["lr"] for line in metrics(tmp_path / "run") if line["event"] == "train"]
+    assert rates == [0.1 * (1 - step / 8 / 2) for step in range(16)]
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_broken_loss_stops_before_the_update(fused, start, images, tmp_path):
+    calls, before = [], {}
+    model = Linear()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=fused)
+
+    def loss(logits, labels):
+        calls.append(1)
+        if len(calls) == 12:
+            before.update({name: tensor.detach().clone() for name, tensor in weights(model).items()})
+        return F.cross_entropy(logits, labels) * (float("nan") if len(calls) == 12 else 1)
+
+    with pytest.raises(Refused, match="not finite at step 12") as refused:
+        train(start(), model, images, optimizer, loss, epochs=2, batch=8)
+    assert refused.value.code == 3
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(model).items())
+    found, _ = checkpoint.latest(tmp_path / "run/checkpoints")
+    assert found["state"]["step"] == 8
+    assert not (tmp_path / "run/result.json").exists()
+
+
+def test_fused_optimizer_skips_a_broken_update_on_the_device(start, images, monkeypatch):
+    """As on a GPU, where the host looks at every 16th step only: the weights stay those before the first broken step."""
+    monkeypatch.setattr(loop, "POLL_STEPS", 1000)
+    model = Linear()
+    step = step_of(start(), model, images)
+    step.poll = 1000
+    step(torch.arange(8), 1, False)
+    before = model.fc.weight.detach().clone()
+    step.loss = lambda logits, labels: F.cross_entropy(logits, labels) * float("inf")
+    step(torch.arange(8), 2, False)
+    step.loss = F.cross_entropy
+    step(torch.arange(8), 3, False)  # broken stays broken
+    assert torch.equal(model.fc.weight, before)
+    step.poll = 1
+    with pytest.raises(Refused, match="not finite at step 3;"):
+        step(torch.arange(8), 4, False)
+
+
+def test_no_host_sync_in_a_step(start, images, monkeypatch):
+    """Between polls and lines nothing is read from the device."""
+    model = Linear()
+    step = step_of(start(shards=2), model, images)
+    step.poll = 1000
+    meter = loop.Meter(torch.device("cpu"))
+    for name in ("item", "tolist", "__bool__", "__float__", "__int__", "cpu", "numpy"):
+        monkeypatch.setattr(torch.Tensor, name, lambda *_, name=name: pytest.fail(f"Tensor.{name} reads from the device"))
+    batch_loss, _ = step(torch.arange(8), 1, False)
+    meter.add(batch_loss, 8)
+
+
+def test_running_statistics_follow_slice_0_once_a_step(start, images):
+    model = Tiny()
+    step = step_of(start(shards=4), model, images)
+    alone = Tiny()
+    alone.load_state_dict(model.state_dict())
+    model.train()
+    step(torch.arange(8), 1, False)
+    alone.train()(step.feed.batch(torch.arange(2))[0])
+    assert model.norm.num_batches_tracked == 1
+    torch.testing.assert_close(model.norm.running_mean, alone.norm.running_mean)
+
+
+def test_finished_run_is_not_trained_again(start, images, tmp_path):
+    fit(start(), images)
+    from launch import Run
+
+    run = Run(data="synthetic", out=tmp_path / "run", wandb="disabled")
+    assert run.start("test", {}) == result(tmp_path / "run")
+
+
+def test_other_configuration_is_refused_with_the_differences(start, images, tmp_path):
+    from launch import Run
+
+    fit(start(options={"lr": 0.1, "net": "Net"}), images)
+    with pytest.raises(Refused, match=r"lr was 0\.1, now 0\.2; seed was 1, now 2") as refused:
+        Run(data="synthetic", out=tmp_path / "run", seed=2).start("test", {"lr": 0.2, "net": "Net"})
+    assert refused.value.code == 4
+    other = Run(data="synthetic", out=tmp_path / "run", fresh=True)
+    assert other.start("test", {"lr": 0.2, "net": "Net"}) is None
+    assert other.folder == tmp_path / "run-2"
+
+
+def test_other_data_is_refused(start, images, tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    asked = iter(range(1, 1000))
+    monkeypatch.setattr(loop.Stop, "requested", lambda self: next(asked) == 3)
+    with pytest.raises(Refused):
+        fit(start(), images)
+    with pytest.raises(Refused, match="trained on other data") as refused:
+        fit(start(), replace(images, fingerprint="62"))
+    assert refused.value.code == 4
+
+
+def test_foreign_folder_is_refused_and_left_alone(start, images, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/thesis.txt").write_text("mine")
+    with pytest.raises(Refused, match="not a run folder"):
+        start()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
+
+
+def test_signals_are_given_back(start, images):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    fit(start(), images)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_compiled_net_is_saved_under_its_own_names(start, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda net: torch._dynamo.optimize("eager")(net))
+    fit(start(compile=True), images)
+    saved = checkpoint.safetensors.torch.load_file(tmp_path / "run/model.safetensors")
+    assert saved.keys() == weights(Tiny()).keys()

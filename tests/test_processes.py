@@ -1,0 +1,184 @@
+"""Real processes: several of them, killed ones, two on one folder."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import command, metrics, result, run_recipe
+
+pytestmark = pytest.mark.slow
+FLAGS = ("--data", "synthetic", "--limit", 500, "--epochs", 4, "--threads", 1, "--shards", 2, "--out", "run", "--log-every", 3)
+STEPS = 4 * 8  # 500 images in batches of 64
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> Path:
+    """One process, never disturbed: the run that the others must equal."""
+    place = tmp_path_factory.mktemp("uninterrupted")
+    done = run_recipe("cifar2", *FLAGS, "--net", "NetBatchNorm", cwd=place)
+    assert done.returncode == 0, done.stderr
+    return place / "run"
+
+
+def same(folder: Path, reference: Path) -> None:
+    assert result(folder)["weights_sha256"] == result(reference)["weights_sha256"]
+    assert metrics(folder) == metrics(reference)
+
+
+def begin(*flags, cwd: Path, processes: int | None = None, until: int = 0, **options) -> subprocess.Popen:
+    """Start the run, and return when metrics.jsonl has reached step `until`."""
+    process = subprocess.Popen(
+        command("cifar2", *FLAGS, "--net", "NetBatchNorm", *flags, processes=processes),
+        cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **options,
+    )  # fmt: skip
+    wait_for(lambda: steps(cwd / "run") >= until or process.poll() is not None)
+    return process
+
+
+def steps(folder: Path) -> int:
+    file = folder / "metrics.jsonl"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+
+
+def gone(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_two_processes_give_the_bits_of_one(uninterrupted, tmp_path):
+    """Batch norm included: statistics per slice, one update of the running ones a step."""
+    done = run_recipe("cifar2", *FLAGS, "--net", "NetBatchNorm", cwd=tmp_path, processes=2)
+    assert done.returncode == 0, done.stderr
+    same(tmp_path / "run", uninterrupted)
+    assert result(tmp_path / "run")["world_size"] == 2
+    assert "Warning" not in done.stderr
+
+
+def test_dropout_and_short_last_slices_on_two_processes(tmp_path):
+    """65 images in batches of 64: the last batch has 1 image, so the second process has none."""
+    flags = ("--data", "synthetic", "--limit", 65, "--epochs", 2, "--threads", 1, "--shards", 4, "--net", "NetDropout")
+    for processes in (None, 2):
+        done = run_recipe("cifar2", *flags, "--out", f"on-{processes}", cwd=tmp_path, processes=processes)
+        assert done.returncode == 0, done.stderr
+    same(tmp_path / "on-2", tmp_path / "on-None")
+
+
+def test_control_other_slices_give_other_bits(uninterrupted, tmp_path):
+    flags = [flag if flag != 2 else 1 for flag in FLAGS]
+    assert run_recipe("cifar2", *flags, "--net", "NetBatchNorm", cwd=tmp_path).returncode == 0
+    assert result(tmp_path / "run")["weights_sha256"] != result(uninterrupted)["weights_sha256"]
+
+
+def test_killed_then_the_same_command_on_another_number_of_processes(uninterrupted, tmp_path):
+    """SIGKILL on one process, then on two, then one finishes: one curve, each step once."""
+    for processes, until in ((None, 9), (2, 18)):
+        process = begin("--save-every", 5, cwd=tmp_path, processes=processes, until=until)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert not (tmp_path / "run/result.json").exists()
+    done = run_recipe("cifar2", *FLAGS, "--net", "NetBatchNorm", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "continues run after step" in done.stdout
+    same(tmp_path / "run", uninterrupted)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_saves_and_the_same_command_goes_on(number, uninterrupted, tmp_path):
+    process = begin(cwd=tmp_path, until=9)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert f"stopped by {number.name} at step" in err
+    assert "Traceback" not in err
+    done = run_recipe("cifar2", *FLAGS, "--net", "NetBatchNorm", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    same(tmp_path / "run", uninterrupted)
+
+
+def test_sigterm_to_the_launcher_of_one_process_saves(uninterrupted, tmp_path):
+    """accelerate's launcher dies of it without a word to its child, which must notice."""
+    process = begin(cwd=tmp_path, processes=1, until=9)
+    process.send_signal(signal.SIGTERM)
+    wait_for(lambda: process.poll() is not None and gone(process.pid), 30)
+    assert "stopped by SIGTERM" in process.communicate()[1]
+    assert run_recipe("cifar2", *FLAGS, "--net", "NetBatchNorm", cwd=tmp_path).returncode == 0
+    same(tmp_path / "run", uninterrupted)
+
+
+def test_sigterm_to_one_worker_stops_both_at_the_same_step(uninterrupted, tmp_path):
+    process = begin(cwd=tmp_path, processes=2, until=9)
+    listing = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True, check=True).stdout.split("\n")[1:]
+    workers = [int(pid) for pid, parent in (line.split() for line in listing if line) if int(parent) == process.pid]
+    assert len(workers) == 2
+    os.kill(max(workers), signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert err.count("stopped by SIGTERM") == 1
+    assert gone(process.pid)
+    done = run_recipe("cifar2", *FLAGS, "--net", "NetBatchNorm", cwd=tmp_path, processes=2)
+    assert done.returncode == 0, done.stderr
+    same(tmp_path / "run", uninterrupted)
+
+
+def test_second_job_on_a_folder_is_told_the_first_one(tmp_path):
+    first = begin("--epochs", 400, cwd=tmp_path, until=3)
+    second = run_recipe("cifar2", *FLAGS, "--net", "NetBatchNorm", "--epochs", 400, cwd=tmp_path)
+    assert second.returncode == 5
+    assert f"in use by process {first.pid}" in second.stderr
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    reached = steps(tmp_path / "run")
+    third = begin("--epochs", 400, cwd=tmp_path, until=reached + 1)  # the lock died with its holder
+    third.send_signal(signal.SIGTERM)
+    assert third.communicate(timeout=30)[1].count("stopped by SIGTERM") == 1
+
+
+def test_processes_must_divide_the_slices(tmp_path):
+    done = run_recipe("cifar2", *FLAGS, "--shards", 3, cwd=tmp_path, processes=2)
+    assert done.returncode != 0
+    assert "3 slices, which 2 processes cannot share evenly; 1, 3 can" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_default_folder_same_command_same_run_and_fresh_beside_it(tmp_path):
+    flags = ("--data", "synthetic", "--limit", 64, "--epochs", 1)
+    assert run_recipe("cifar2", *flags, cwd=tmp_path).returncode == 0
+    (folder,) = (tmp_path / "runs/cifar2").iterdir()
+    began = time.monotonic()
+    again = run_recipe("cifar2", *flags, "--threads", 2, "--log-every", 1, cwd=tmp_path)  # cadences are no difference
+    assert again.returncode == 0
+    assert "finished before: Net, 1 epochs: test accuracy" in again.stdout
+    assert time.monotonic() - began < 15
+    assert run_recipe("cifar2", *flags, "--fresh", cwd=tmp_path).returncode == 0
+    assert sorted(path.name for path in (tmp_path / "runs/cifar2").iterdir()) == [folder.name, f"{folder.name}-2"]
+    assert result(folder)["weights_sha256"] == result(folder.with_name(f"{folder.name}-2"))["weights_sha256"]
+    other = run_recipe("cifar2", *flags, "--lr", 0.02, "--out", folder, cwd=tmp_path)
+    assert other.returncode == 4
+    assert "lr was 0.01, now 0.02" in other.stderr
+
+
+def test_import_is_inert():
+    """Importing the nets draws no random number, starts no device and changes no environment."""
+    code = (
+        "import os, torch; before = dict(os.environ); state = torch.random.get_rng_state()\n"
+        "import nets.cifar2, launch\n"
+        "assert dict(os.environ) == before and torch.equal(state, torch.random.get_rng_state())\n"
+        "assert not torch.cuda.is_initialized()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

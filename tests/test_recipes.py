@@ -1,0 +1,104 @@
+"""Every recipe starts, trains and leaves its record; its numbers are the document's; its name shadows nothing."""
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import ROOT, metrics, result, run_recipe
+from safetensors.torch import load_file
+
+from launch import sources, train
+
+RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
+
+# The first losses of each recipe on its synthetic data: a refactoring keeps them or says why not.
+GOLDEN = {
+    "cifar2": [
+        0.719334, 0.733072, 0.718313, 0.630279, 0.734162, 0.677234, 0.69839, 0.66813, 0.758496, 0.740412,
+        0.725092, 0.718831, 0.748513, 0.727862, 0.722467, 0.695101, 0.690455, 0.732362, 0.711876, 0.694409,
+    ]
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_smoke(recipe, tmp_path):
+    flags = ("--data", "synthetic", "--limit", 256, "--epochs", 1, "--out", "run", "--log-every", 1)
+    done = run_recipe(recipe, *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run/model.safetensors").exists()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_help_is_complete(recipe, tmp_path):
+    done = run_recipe(recipe, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    for flag in ("--epochs", "--batch", "--lr", "--data", "--limit", "--seed", "--out", "--fresh", "--shards", "--threads"):
+        assert flag in done.stdout
+    for flag in ("--save-every", "--eval-every", "--log-every", "--wandb", "--compile"):
+        assert flag in done.stdout
+    assert "Source" in done.stdout
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_name_shadows_no_module(recipe):
+    """recipes/ is first on sys.path: recipes/datasets.py would be what `import datasets` finds."""
+    code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({recipe!r}) is not None)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT / "tests", check=False).returncode == 0
+
+
+def test_wrong_usage_is_exit_2(tmp_path):
+    for flags in (("--nett", "Net"), ("--net", "Nett"), ("--epochs", "many"), ("--eval-every", "0"), ("--epochs", "0")):
+        done = run_recipe("cifar2", "--data", "synthetic", *flags, cwd=tmp_path)
+        assert done.returncode == 2, (flags, done.stderr)
+        assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def load(recipe: str):
+    spec = importlib.util.spec_from_file_location(recipe, ROOT / f"recipes/{recipe}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def cifar2():
+    return load("cifar2")
+
+
+@pytest.mark.parametrize("net", ["Net", "NetWidth", "NetDropout", "NetBatchNorm", "NetDepth", "NetRes"])
+def test_every_design_learns(net, cifar2, start, tmp_path):
+    run = start(limit=256)
+    cifar2.main(run, net=net, epochs=3, batch=16, lr=0.05)
+    losses = [line["loss"] for line in metrics(tmp_path / "run") if line["event"] == "train"]
+    assert losses[-1] < losses[0]
+
+
+def test_res_deep_starts(cifar2, start, tmp_path):
+    run = start(limit=8)
+    cifar2.main(run, net="NetResDeep", epochs=1, batch=4, lr=3e-3)
+    assert result(tmp_path / "run")["parameters"] == 994_530
+
+
+def test_l2_is_weight_decay_of_twice_as_much(cifar2, start, tmp_path):
+    """Document 000, section 5.2: the gradient of λ Σp² is 2λp."""
+    cifar2.main(start(out="l2", limit=128, seed=3), l2=0.01, epochs=2)
+    run = start(out="decay", limit=128, seed=3)
+    images = sources.cifar10("synthetic", keep=("airplane", "bird"), limit=128)
+    model = cifar2.Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2, weight_decay=0.02, fused=True)
+    train(run, model, images, optimizer, F.cross_entropy, epochs=2, batch=64)
+    penalised, decayed = (load_file(tmp_path / name / "model.safetensors") for name in ("l2", "decay"))
+    torch.testing.assert_close(penalised, decayed, rtol=1e-5, atol=1e-7)
+    cifar2.main(start(out="none", limit=128, seed=3), epochs=2)
+    first = {name: metrics(tmp_path / name)[0]["loss"] for name in ("l2", "decay", "none")}
+    assert first["l2"] > first["none"]  # the printed loss has the penalty in it, as the book's
+
+
+def test_golden_losses(cifar2, start, tmp_path):
+    cifar2.main(start(limit=320, log_every=1), epochs=1, batch=16)
+    losses = [line["loss"] for line in metrics(tmp_path / "run") if line["event"] == "train"]
+    assert losses == pytest.approx(GOLDEN["cifar2"], rel=1e-4)

@@ -173,9 +173,10 @@ class Step:
             if device.type == "cuda"
             else torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
         )  # fmt: skip
-        # A fused optimizer skips an update whose `found_inf` is 1 by itself, on the device; for others the host has to look.
-        self.skips = self.accelerator.scaler is None and all(group.get("fused") for group in optimizer.param_groups)
-        self.poll = 1 if device.type == "cpu" or not (self.skips or self.accelerator.scaler) else POLL_STEPS
+        # On a CPU the host sees every loss at no cost. A GPU is asked now and then: until then a fused optimizer skips, on the
+        # device, the updates for which its `found_inf` is 1 (fp16's scaler does the same); for others it is asked at every step.
+        fused = all(group.get("fused") for group in optimizer.param_groups)
+        self.poll = POLL_STEPS if device.type != "cpu" and (fused or run.accelerator.scaler is not None) else 1
         self.broken = torch.zeros((), device=device)  # steps since the first loss that was not finite
         self.no, self.yes = torch.zeros((), device=device), torch.ones((), device=device)
 
@@ -184,30 +185,36 @@ class Step:
 
         Any process may ask to `stop`; all learn of it at the same step. Raises Refused (3), before the update, on all processes.
         """
-        share = self._gradients(ids, step)
-        shared = torch.stack((share, self.yes if stop else self.no))
+        loss = self._gradients(ids, step)
+        wish = None
         if self.world > 1:
+            shared = torch.stack((loss, self.yes if stop else self.no))
             torch.distributed.all_reduce(shared)  # collective: loss and wish to stop
-        self.broken += ~torch.isfinite(shared[0]) | (self.broken > 0)
+            loss, wish = shared
+        if self.poll == 1:
+            broken = int(not math.isfinite(loss.item()))  # host-device sync, but on a CPU
+        else:
+            self.broken += ~torch.isfinite(loss) | (self.broken > 0)
+            self.optimizer.found_inf = (self.broken > 0).float()
+            broken = 0
         asked = step % self.poll == 0
-        if asked and (broken := int(self.broken.item())):  # host-device sync, every `poll` steps
-            first = step + 1 - broken
+        if asked and self.poll > 1:
+            broken = int(self.broken.item())  # host-device sync, every POLL_STEPS
+        if broken:
             raise Refused(
-                f"the loss is not finite at step {first + 1}; the weights are those after step {first}. "
+                f"the loss is not finite at step {step + 2 - broken}; the weights are those after step {step + 1 - broken}. "
                 "A smaller --lr is the usual cure; the last checkpoint is sound",
                 3,
             )
         self._update()
-        return shared[0], asked and bool(shared[1].item())  # host-device sync, as above
+        return loss, asked and (stop if wish is None else bool(wish.item()))  # host-device sync, as above
 
     def _update(self) -> None:
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.step(self.optimizer)  # skips the update on overflow, on all processes alike
             self.accelerator.scaler.update()
-            return
-        if self.skips:
-            self.optimizer.found_inf = (self.broken > 0).float()
-        self.optimizer.step()
+        else:
+            self.optimizer.step()
 
     def _gradients(self, ids: Tensor, step: int) -> Tensor:
         """The gradients of the global batch, in every process; returns this process's share of its loss."""
@@ -240,12 +247,12 @@ class Step:
         pixels, labels = self.feed.batch(ids)
         with contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped):
             logits = self.wrapped(pixels)
-            share = self.loss(logits, labels) * weight
+            loss = self.loss(logits, labels)
             if first:
                 self.optimizer.zero_grad()
             # DDP divides by the number of processes; with the last slice it reduces the gradients (collective).
-            self.accelerator.backward(share * self.world)
-        return share.detach()
+            self.accelerator.backward(loss * (weight * self.world) if weight * self.world != 1 else loss)
+        return loss.detach() * weight if weight != 1 else loss.detach()
 
 
 # --------------------------------------------------------------------------------------------------------------- evaluation
@@ -321,7 +328,7 @@ class Meter:
             self.seconds, self.train_seconds, self.started = self.seconds + passed, self.train_seconds + passed, None
 
     def add(self, mean_loss: Tensor, images: int) -> None:
-        self.loss += mean_loss * images
+        self.loss.add_(mean_loss, alpha=images)
         self.images += images
 
     def read(self) -> tuple[float, float]:

@@ -1,0 +1,13 @@
+# `make check` is what CI runs; the others take minutes and say so.
+.PHONY: check bench gpu
+
+check:
+	ruff check .
+	pytest
+
+bench:  # about 2 minutes; leave the machine alone meanwhile
+	python benchmarks/speed.py
+
+gpu:  # the tests marked gpu and the bench, on a machine with a GPU
+	pytest -m gpu
+	python benchmarks/speed.py

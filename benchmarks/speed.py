@@ -222,7 +222,9 @@ def compare(work: str, precision: str, rounds: int, seconds: float) -> dict:
 def machine() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name().replace(" ", "-")
-    model = next((line.split(":")[1] for line in open("/proc/cpuinfo") if "model name" in line), platform.processor())
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text().splitlines() if about.exists() else []
+    model = next((line.split(":")[1] for line in lines if "model name" in line), platform.processor())
     return f"{model.strip().replace(' ', '-')}-{os.cpu_count()}-cores"
 
 

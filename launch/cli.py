@@ -6,6 +6,7 @@ business: they come from `accelerate launch`, never from here.
 """
 
 import contextlib
+import copy
 import ctypes
 import functools
 import hashlib
@@ -125,7 +126,7 @@ class Run:
             folder = beside[-2]
         if folder.exists() and not folder.is_dir():
             raise Refused(f"--out {folder} is a file", 4)
-        recorded = _read_json(folder / "config.json")
+        recorded = read_json(folder / "config.json")
         if recorded is None:
             if folder.exists() and any(folder.iterdir()):
                 raise Refused(f"{folder} is not empty and not a run folder; choose another with --out", 4)
@@ -138,7 +139,7 @@ class Run:
                 "Repeat its command to continue it, or choose another --out, or --fresh",
                 4,
             )
-        return folder, recorded["shards"], _read_json(folder / "result.json")
+        return folder, recorded["shards"], read_json(folder / "result.json")
 
     def open(self, images: Images, facts: dict) -> None:
         """Take the run folder for this run and write config.json; refuse one in use, or made from other data.
@@ -147,7 +148,20 @@ class Run:
         """
         self.on_main(lambda: self._open(images, facts))
 
+    def stage(self, name: str) -> "Run":
+        """This run, with the folder `name` inside its own."""
+        inner = copy.copy(self)
+        inner.folder = self.folder / name
+        inner.folder.mkdir(parents=True, exist_ok=True)
+        return inner
+
+    def finish(self, result: dict) -> None:
+        """Record `result` as the whole run's: for recipes of several stages; `train` without a stage does it itself."""
+        self.on_main(lambda: write_atomically(self.folder / "result.json", json.dumps(result, indent=1).encode()))
+
     def _open(self, images: Images, facts: dict) -> None:
+        if self.lock:
+            return  # a further stage of the same run
         self.folder.mkdir(parents=True, exist_ok=True)
         holder = self.folder / "lock.pid"
         self.lock = filelock.FileLock(self.folder / "lock", timeout=0)
@@ -157,7 +171,7 @@ class Run:
             pid = holder.read_text() if holder.exists() else "unknown"
             raise Refused(f"{self.folder} is in use by process {pid}; wait for it, or use --out or --fresh", 5) from None
         holder.write_text(str(os.getpid()))
-        recorded = _read_json(self.folder / "config.json")
+        recorded = read_json(self.folder / "config.json")
         if recorded is None:
             recorded = {
                 "format": FORMAT,
@@ -253,7 +267,7 @@ def cli(main: Callable[..., Any]) -> None:
             print(f"finished before: {describe(result)}\n{run.folder}")
     except Refused as error:
         code = error.code
-        if int(os.environ.get("LOCAL_RANK", 0)) == 0 and (first or run.accelerator is None):
+        if int(os.environ.get("LOCAL_RANK", 0)) == 0:  # once on each machine: the data may lack on one of them
             complain(str(error))
     except KeyboardInterrupt:
         code = 130
@@ -327,7 +341,8 @@ def _differences(recorded: dict, wanted: dict) -> list[str]:
     ]
 
 
-def _read_json(path: Path) -> dict | None:
+def read_json(path: Path) -> dict | None:
+    """The content of a JSON file, None where there is none. Raises Refused (4) for a damaged one."""
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:

@@ -4,12 +4,17 @@ Nothing here has a state: no sampler, no worker, no generator. Whoever knows the
 save, to restore or to keep in step between processes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+# (pixels uint8 (n, H, W, C), ids int64 (n,), seed, epoch) -> pixels uint8 (n, H, W, C)
+Augment = Callable[[Tensor, Tensor, int, int], Tensor]
 
 
 class Split(NamedTuple):
@@ -37,6 +42,7 @@ class Images:
     std: tuple[float, ...]
     source: str
     fingerprint: str
+    size: int = 0  # height and width that the net sees, resized on the device in batch; 0: as they are
 
 
 def order(n: int, seed: int, epoch: int) -> Tensor:
@@ -59,6 +65,47 @@ def slice_seed(seed: int, step: int, index: int) -> int:
     return mixed >> 1
 
 
+def draws(seed: int, epoch: int, ids: Tensor, kind: int, n: int) -> Tensor:
+    """An integer below `n` for each sample: int64, as `ids` (int64), a function of (seed, epoch, sample, kind) alone.
+
+    The mixer of splitmix64 in int64 tensors, so the same on every device; >> is made logical by masking the sign's copies.
+    """
+
+    def mix(x: Tensor) -> Tensor:
+        x = (x ^ (x >> 30 & (1 << 34) - 1)) * -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9 as a signed number
+        x = (x ^ (x >> 27 & (1 << 37) - 1)) * -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
+        return x ^ (x >> 31 & (1 << 33) - 1)
+
+    key = slice_seed(seed, epoch, kind)
+    return (mix(mix(ids + key)) & (1 << 31) - 1) % n
+
+
+def crop_and_flip(pixels: Tensor, ids: Tensor, seed: int, epoch: int, pad: int = 4) -> Tensor:
+    """The ResNet paper's augmentation: (n, H, W, C) uint8 -> the same, moved by up to `pad` pixels over black, half mirrored.
+
+    Each image's draw depends on (seed, epoch, sample), not on its place in a batch, a slice or a process.
+    """
+    n, height, width, _ = pixels.shape
+    down, right, mirrored = (draws(seed, epoch, ids, kind, span) for kind, span in enumerate((2 * pad + 1, 2 * pad + 1, 2)))
+    rows = torch.arange(height, device=pixels.device) + down[:, None]  # (n, H)
+    columns = torch.arange(width, device=pixels.device)
+    columns = torch.where(mirrored[:, None] == 1, width - 1 - columns, columns) + right[:, None]  # (n, W)
+    padded = F.pad(pixels, (0, 0, pad, pad, pad, pad))
+    return padded[torch.arange(n, device=pixels.device)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def folds(labels: Tensor, k: int, seed: int) -> list[Tensor]:
+    """`k` disjoint stratified folds of the samples with `labels` (N,): sorted ids, int64; class counts differ by one at most."""
+    fold = torch.empty(len(labels), dtype=torch.int64)
+    dealt = 0
+    for label in labels.unique():
+        (members,) = (labels == label).nonzero(as_tuple=True)
+        shuffled = members[order(len(members), seed, int(label))]
+        fold[shuffled] = (torch.arange(len(members)) + dealt) % k  # go on dealing where the last class ended
+        dealt += len(members)
+    return [(fold == index).nonzero().flatten() for index in range(k)]
+
+
 def bounds(n: int, shards: int) -> list[int]:
     """Where `n` samples are cut into `shards` contiguous slices, the first ones longer by one: `shards + 1` positions."""
     short, longer = divmod(n, shards)
@@ -75,7 +122,7 @@ class Feed:
     def __init__(self, split: Split, images: Images, device: torch.device):
         _, channels, height, width = split.pixels.shape
         self.shape = (-1, height, width, channels)
-        self.device = device
+        self.device, self.size = device, images.size
         rows = split.pixels.permute(0, 2, 3, 1).reshape(len(split), -1)
         home = device if _fits(rows, device) else torch.device("cpu")
         self.rows, self.labels = rows.to(home), split.labels.to(home)
@@ -88,12 +135,19 @@ class Feed:
         """`ids` where the rows are, so that taking a batch needs no transfer of its own."""
         return ids.to(self.rows.device)
 
-    def batch(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """The samples `ids` (n,): images float32 (n, C, H, W), normalised, channels last; labels int64 (n,)."""
+    def batch(self, ids: Tensor, augment: Callable[[Tensor, Tensor], Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """The samples `ids` (n,): images float32 (n, C, H, W), normalised, channels last; labels int64 (n,).
+
+        `augment` maps pixels uint8 (n, H, W, C) and ids to pixels of the same shape, before all else.
+        """
         rows = self.rows.index_select(0, ids).to(self.device, non_blocking=True)
         labels = self.labels.index_select(0, ids).to(self.device, non_blocking=True)
-        pixels = rows.float().mul_(self.scale).add_(self.shift)
-        return pixels.view(self.shape).permute(0, 3, 1, 2), labels
+        if augment:
+            rows = augment(rows.view(self.shape), ids.to(self.device)).flatten(1)
+        pixels = rows.float().mul_(self.scale).add_(self.shift).view(self.shape).permute(0, 3, 1, 2)
+        if self.size and self.size != pixels.shape[-1]:
+            pixels = F.interpolate(pixels, (self.size, self.size), mode="bilinear", antialias=self.size < pixels.shape[-1])
+        return pixels, labels
 
 
 def _fits(rows: Tensor, device: torch.device) -> bool:

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from . import checkpoint
-from .cli import Run
-from .data import Feed, Images, bounds, order, slice_seed
+from .cli import Run, read_json
+from .data import Augment, Feed, Images, bounds, order, slice_seed
 from .errors import Refused
 from .track import Track
 
@@ -46,12 +46,17 @@ def train(
     epochs: int,
     batch: int,
     schedule: Callable[[float], float] | None = None,
+    shuffle: bool = True,
+    augment: Augment | None = None,
+    stage: str = "",
 ) -> dict:
     """Train `model` on `images.train`, evaluate it on `images.test`, leave everything in the run folder.
 
     `loss` maps logits (n, classes) and labels int64 (n,) to the mean over those n; a step minimises its mean over the global
     batch of `batch` images, also when the last one is shorter. `schedule` maps the epochs done, a float from 0, to a factor for
-    the optimizer's learning rates; without it they are constant.
+    the optimizer's learning rates; without it they are constant. Without `shuffle` every epoch sees the images as they come.
+    `augment` is applied to the training images in batch (see launch.data). A recipe that trains several times names each `stage`:
+    it has a folder of its own in the run's, and a finished one is not trained again: net and optimizer are as it left them.
 
     Returns what result.json holds. Collective: every process calls it with the same arguments and ends with the same weights.
     Raises Refused: wrong numbers (2), non-finite loss (3), mismatch (4), folder in use (5), stopped by a signal (130, 143).
@@ -66,10 +71,15 @@ def train(
         "trainable": sum(p.numel() for p in net.parameters() if p.requires_grad),
     }
     run.open(images, facts)
+    if stage:
+        run = run.stage(stage)
+        if recorded := run.on_main(lambda: read_json(run.folder / "result.json")):
+            _restore(run, net, optimizer)
+            return recorded
     feeds = {name: Feed(getattr(images, name), images, run.accelerator.device) for name in ("train", "test")}
     rates = [group["lr"] for group in optimizer.param_groups]
     state, meter, complaints = _restore(run, net, optimizer)
-    step = Step(run, net, feeds["train"], optimizer, loss)
+    step = Step(run, net, feeds["train"], optimizer, loss, augment)
     began = time.perf_counter() - state.seconds
 
     def event(kind: str) -> dict:
@@ -91,7 +101,8 @@ def train(
             track.say(complaint)
         while state.epochs < epochs:
             epoch, last, stopping = state.epochs, state.epochs + 1 == epochs, False
-            ids = feeds["train"].order(order(samples, run.seed, epoch))
+            ids = feeds["train"].order(order(samples, run.seed, epoch) if shuffle else torch.arange(samples))
+            step.epoch = epoch
             net.train()
             for start in range((state.step - epoch * steps) * batch, samples, batch):
                 if schedule:
@@ -114,7 +125,7 @@ def train(
                     raise stop.refusal(run.folder, state.step)
 
             mean, speed = meter.read()
-            results: dict[str, dict | None] = {}
+            results = {}
             if not stopping and (last or (epoch + 1) % run.eval_every == 0):
                 for split in ("test", "train") if last else ("test",):
                     results[split] = _evaluate(run, net, feeds[split], stop)
@@ -127,14 +138,14 @@ def train(
             )
             track.epoch(f"epoch {epoch + 1:>{len(str(epochs))}}/{epochs}", mean, speed, results)
             meter.reset()
-            state.epochs += 1
+            state.epochs, state.results = state.epochs + 1, results
             if results and results["test"]["accuracy"] > state.best["accuracy"]:
                 state.best = {"accuracy": results["test"]["accuracy"], "epoch": state.epochs}
                 run.on_main(lambda: _publish(run, net, images, "best.safetensors"))
             if last or not run.save_every or state.step % run.save_every == 0:
                 save()
         state.seconds = time.perf_counter() - began
-        result = _finish(run, net, images, facts, state, meter, results)
+        result = _finish(run, net, images, facts, state, meter)
         track.finish(result)
     return result
 
@@ -155,7 +166,16 @@ def evaluate(run: Run, model: nn.Module, images: Images, split: str = "test") ->
 class Step:
     """One update of the net, the same whatever the number of processes: call it with the samples of the global batch."""
 
-    def __init__(self, run: Run, net: nn.Module, feed: Feed, optimizer: torch.optim.Optimizer, loss: Loss):
+    def __init__(
+        self,
+        run: Run,
+        net: nn.Module,
+        feed: Feed,
+        optimizer: torch.optim.Optimizer,
+        loss: Loss,
+        augment: Augment | None = None,
+    ):
+        self.augment, self.epoch = augment, 0  # the epoch is what augmentation depends on, besides seed and sample
         self.accelerator, self.net, self.feed, self.optimizer, self.loss = run.accelerator, net, feed, optimizer, loss
         self.seed, self.shards, self.world = run.seed, run.shards, run.accelerator.num_processes
         rank, device = run.accelerator.process_index, run.accelerator.device
@@ -244,7 +264,8 @@ class Step:
         for module in self.statistics:  # running statistics follow slice 0: one update a step, wherever the slices lie
             if module.track_running_stats != (index == 0):
                 module.track_running_stats = index == 0
-        pixels, labels = self.feed.batch(ids)
+        augment = self.augment and (lambda pixels, ids: self.augment(pixels, ids, self.seed, self.epoch))
+        pixels, labels = self.feed.batch(ids, augment)
         with contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped):
             logits = self.wrapped(pixels)
             loss = self.loss(logits, labels)
@@ -307,7 +328,8 @@ class State:
     step: int = 0  # updates made
     epochs: int = 0  # epochs closed: trained, evaluated and logged
     seconds: float = 0.0  # since the start of the run, over all launches
-    best: dict = field(default_factory=lambda: {"accuracy": -1.0, "epoch": 0})
+    best: dict = field(default_factory=lambda: {"accuracy": -1.0, "epoch": 0})  # on the test split
+    results: dict = field(default_factory=dict)  # of the last epoch's evaluation, by split
 
 
 class Meter:
@@ -409,7 +431,7 @@ def _publish(run: Run, net: nn.Module, images: Images, name: str) -> None:
     checkpoint.write_tensors(run.folder / name, checkpoint.weights(net), metadata)
 
 
-def _finish(run: Run, net: nn.Module, images: Images, facts: dict, state: State, meter: Meter, results: dict) -> dict:
+def _finish(run: Run, net: nn.Module, images: Images, facts: dict, state: State, meter: Meter) -> dict:
     """Write model.safetensors and then, as the mark of a finished run, result.json."""
     result = {
         "recipe": run.recipe,
@@ -418,8 +440,7 @@ def _finish(run: Run, net: nn.Module, images: Images, facts: dict, state: State,
         "trainable": facts["trainable"],
         "epochs": state.epochs,
         "steps": state.step,
-        "test": results["test"],
-        "train": results["train"],
+        **state.results,
         "best": state.best,
         "images_per_second": state.epochs * len(images.train) / max(meter.train_seconds, 1e-9),
         "seconds": state.seconds,
@@ -428,9 +449,6 @@ def _finish(run: Run, net: nn.Module, images: Images, facts: dict, state: State,
         "weights_sha256": checkpoint.weights_sha256(checkpoint.weights(net)),
     }
 
-    def write() -> None:
-        _publish(run, net, images, "model.safetensors")
-        checkpoint.write_atomically(run.folder / "result.json", json.dumps(result, indent=1).encode())
-
-    run.on_main(write)
+    run.on_main(lambda: _publish(run, net, images, "model.safetensors"))
+    run.finish(result)
     return result

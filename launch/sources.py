@@ -1,18 +1,24 @@
 """Where pixels come from: the hub, a folder, or drawn here. Images are decoded once and then read from a cache.
 
 `data` is what the user gave as `--data`: "hub" (Hugging Face `datasets`), "synthetic" (drawn by this file), or the path of a
-folder that `datasets` can read: the hub's parquet layout, or an image folder `train/<class>/*.png`, `test/<class>/*.png`.
+folder that `datasets` can read: the hub's parquet layout, or an image folder `train/<class>/*.png`, `test/<class>/*.png`. For
+the grey sets also a folder with the four idx files, gzipped or not, or an npz file (document 002, section 2.1).
 
 The cache lies in $ONELOOP_CACHE, else in ~/.cache/oneloop: one safetensors file a data set, written beside and renamed, with
 the sha256 of its pixels and labels, which is checked at every start. What is cached is never asked for again: deleting the
 file is the way to fetch it anew.
 """
 
+import gzip
 import hashlib
 import itertools
 import json
+import math
 import os
+import struct
 import sys
+import zipfile
+import zlib
 from io import BytesIO
 from pathlib import Path
 
@@ -26,8 +32,13 @@ from PIL import Image
 from .data import Images, Split, order
 from .errors import Refused
 
+IDX_LIMIT, NPZ_LIMIT = 1 << 30, 4 << 30  # bytes
+NPZ_KEYS = (("x_train", "y_train", "x_test", "y_test"), ("trainInps", "trainTargs", "testInps", "testTargs"))
 HUB_PROBE_SECONDS = 10  # the ordinary client would try for minutes when a hub hangs
 
+FASHION_CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -38,13 +49,41 @@ def cifar10(data: str = "hub", keep: tuple[str, ...] = CIFAR10_CLASSES, limit: i
 
     Raises Refused if the data cannot be had, is not (3, 32, 32) or lacks one of the classes.
     """
-    if data == "synthetic":
-        found = synthetic(keep)
-    else:
-        found = _cached_hub("uoft-cs/cifar10", channels=3) if data == "hub" else _cached_folder(Path(data), channels=3)
-    return _select(
-        found, keep, limit, shape=(3, 32, 32), mean=(0.4915, 0.4823, 0.4468), std=(0.2470, 0.2435, 0.2616)
-    )
+    found = synthetic(keep) if data == "synthetic" else _found(data, "uoft-cs/cifar10", channels=3)
+    mean, std = (0.4915, 0.4823, 0.4468), (0.2470, 0.2435, 0.2616)
+    return _select(found, keep, limit, (3, 32, 32), mean, std)
+
+
+def mnist(data: str = "hub", limit: int = 0, normalised: bool = True) -> Images:
+    """MNIST, images (1, 28, 28), classes "0" to "9"; 60,000 train, 10,000 test.
+
+    `data` may also be the path of an npz file or of a folder with the four idx files. Without `normalised` pixels are x / 255
+    and no more, as in document 002; with it mean and std are those over all training images (document 004's course).
+    """
+    return _grey(data, "ylecun/mnist", tuple("0123456789"), limit, normalised, 0.1307, 0.3081)
+
+
+def fashion_mnist(data: str = "hub", limit: int = 0, normalised: bool = True) -> Images:
+    """Fashion-MNIST, images (1, 28, 28); 60,000 train, 10,000 test. `data` and `normalised` as for `mnist`."""
+    return _grey(data, "zalando-datasets/fashion_mnist", FASHION_CLASSES, limit, normalised, 0.2860, 0.3530)
+
+
+def _grey(data: str, name: str, classes: tuple[str, ...], limit: int, normalised: bool, mean: float, std: float) -> Images:
+    found = synthetic(classes, channels=1, size=28) if data == "synthetic" else _found(data, name, channels=1)
+    if len(found["classes"]) == len(classes):  # idx and npz files have numbers only; the hub's names have spaces of their own
+        found["classes"] = classes
+    return _select(found, classes, limit, (1, 28, 28), *(((mean,), (std,)) if normalised else ((0.0,), (1.0,))))
+
+
+def _found(data: str, name: str, channels: int) -> dict:
+    path = Path(data)
+    if data == "hub":
+        return _cached_hub(name, channels)
+    if path.suffix == ".npz":
+        return _npz(path)
+    if any(path.glob("train-images*idx3-ubyte*")):
+        return _idx(path)
+    return _cached_folder(path, channels)
 
 
 # ---------------------------------------------------------------------------------------------------------------- selection
@@ -204,6 +243,88 @@ def _pixels(table, image: str, label: str, where: str, classes: int, channels: i
     return Split(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), labels)
 
 
+# ------------------------------------------------------------------------------------------------------------ idx and npz
+
+
+def _idx(folder: Path) -> dict:
+    """The four idx files of MNIST's home page; dashed or dotted names, gzipped or not."""
+    found = {"source": str(folder), "classes": tuple("0123456789")}
+    for name, stem in (("train", "train"), ("test", "t10k")):
+        pixels = _idx_array(_idx_file(folder, f"{stem}-images", "idx3-ubyte"), dimensions=3)
+        labels = _idx_array(_idx_file(folder, f"{stem}-labels", "idx1-ubyte"), dimensions=1)
+        if len(pixels) != len(labels):
+            raise Refused(f"{folder}: {len(pixels)} {name} images and {len(labels)} labels", 4)
+        if labels.size and labels.max() > 9:
+            raise Refused(f"{folder}: {name} label {labels.max()}; they are 0 to 9", 4)
+        found[name] = Split(torch.from_numpy(pixels)[:, None], torch.from_numpy(labels).long())
+    found["fingerprint"] = _fingerprint(found["classes"], found["train"], found["test"])
+    return found
+
+
+def _idx_file(folder: Path, stem: str, kind: str) -> Path:
+    names = [f"{stem}{joint}{kind}{end}" for joint in "-." for end in ("", ".gz")]
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise Refused(f"{folder}: none of {', '.join(names)}", 4)
+
+
+def _idx_array(path: Path, dimensions: int) -> np.ndarray:
+    """The bytes of an idx file, shaped as its header says, which must agree with what is there."""
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            header = file.read(4 * (1 + dimensions))
+            if len(header) < 4 * (1 + dimensions):
+                raise Refused(f"{path}: too short for an idx file", 4)
+            magic, *shape = struct.unpack(f">{1 + dimensions}I", header)
+            if magic != 0x800 + dimensions:
+                raise Refused(f"{path}: magic number {magic}, an idx file of this kind has {0x800 + dimensions}", 4)
+            size = math.prod(shape)
+            if size > IDX_LIMIT:
+                raise Refused(f"{path}: its header claims {size:,} bytes; {IDX_LIMIT:,} are believed", 4)
+            content = file.read(size + 1)  # never more than the header claims, whatever a gzip file unpacks to
+    except (OSError, EOFError, zlib.error) as error:
+        raise Refused(f"{path}: cannot be read: {error}", 4) from error
+    if len(content) != size:
+        has = "more" if len(content) > size else f"{len(content):,}"
+        raise Refused(f"{path}: its header claims {size:,} bytes, it has {has}", 4)
+    return np.frombuffer(content, dtype=np.uint8).reshape(shape).copy()
+
+
+def _npz(path: Path) -> dict:
+    """An npz file with Keras' keys (x_train, …) or the other known ones (trainInps, …: rows of 784, labels one-hot)."""
+    found = {"source": str(path), "classes": tuple("0123456789")}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if (size := sum(entry.file_size for entry in archive.infolist())) > NPZ_LIMIT:
+                raise Refused(f"{path}: unpacks to {size:,} bytes; {NPZ_LIMIT:,} are believed", 4)
+        with np.load(path, allow_pickle=False) as arrays:
+            keys = next((keys for keys in NPZ_KEYS if set(keys) <= set(arrays.files)), None)
+            if keys is None:
+                known = " or ".join(", ".join(keys) for keys in NPZ_KEYS)
+                raise Refused(f"{path}: has {', '.join(arrays.files)}; it takes {known}", 4)
+            x_train, y_train, x_test, y_test = (arrays[key] for key in keys)
+    except FileNotFoundError as error:
+        raise Refused(f"--data {path}: no such file", 4) from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise Refused(f"{path}: cannot be read: {str(error).splitlines()[0]}", 4) from error
+    for name, pixels, labels in (("train", x_train, y_train), ("test", x_test, y_test)):
+        if pixels.dtype.kind not in "uif" or labels.dtype.kind not in "uif" or len(pixels) != len(labels):
+            raise Refused(f"{path}: {name} images {pixels.dtype}{pixels.shape} and labels {labels.dtype}{labels.shape}", 4)
+        if pixels[:1].size != 784:
+            raise Refused(f"{path}: {name} images of {pixels[:1].size} pixels; they have 784", 4)
+        if pixels.dtype.kind == "f":  # 0 to 1, or 0 to 255
+            pixels = np.rint(pixels * (255 if pixels.max() <= 1 else 1))
+        if labels.ndim == 2:  # one-hot
+            labels = labels.argmax(axis=1)
+        if pixels.min() < 0 or pixels.max() > 255 or labels.min() < 0 or labels.max() > 9:
+            raise Refused(f"{path}: {name} has pixels beyond 0 to 255 or labels beyond 0 to 9", 4)
+        pixels = torch.from_numpy(pixels.astype(np.uint8)).reshape(-1, 1, 28, 28)
+        found[name] = Split(pixels, torch.from_numpy(labels.astype(np.int64)))
+    found["fingerprint"] = _fingerprint(found["classes"], found["train"], found["test"])
+    return found
+
+
 # -------------------------------------------------------------------------------------------------------------------- cache
 
 
@@ -279,28 +400,49 @@ def _digest(text: str) -> str:
 # ---------------------------------------------------------------------------------------------------------------- synthetic
 
 # A class is a drawing: lines between points of the square from -1 to 1 (x to the right, y up).
-_DRAWINGS = {
+_SEGMENTS = {  # of a digit on a display
+    "a": [(-0.5, 0.9), (0.5, 0.9)], "b": [(0.5, 0.9), (0.5, 0)], "c": [(0.5, 0), (0.5, -0.9)], "d": [(-0.5, -0.9), (0.5, -0.9)],
+    "e": [(-0.5, 0), (-0.5, -0.9)], "f": [(-0.5, 0.9), (-0.5, 0)], "g": [(-0.5, 0), (0.5, 0)],
+}  # fmt: skip
+_DIGITS = ("abcdef", "bc", "abged", "abgcd", "fgbc", "afgcd", "afgedc", "abc", "abcdefg", "abcdfg")
+_DRAWINGS = {str(digit): [_SEGMENTS[name] for name in names] for digit, names in enumerate(_DIGITS)} | {
     "airplane": [[(-0.9, 0), (0.9, 0)], [(0.1, 0), (-0.4, 0.8)], [(0.1, 0), (-0.4, -0.8)], [(-0.9, 0), (-1.0, 0.35)]],
+    "automobile": [[(-1, -0.3), (-1, 0.1), (-0.5, 0.1), (-0.3, 0.5), (0.3, 0.5), (0.6, 0.1), (1, 0.1), (1, -0.3), (-1, -0.3)]],
     "bird": [[(-1.0, 0.3), (-0.5, 0.5), (0, 0), (0.5, 0.5), (1.0, 0.3)], [(0, 0), (0.1, -0.35)]],
+    "cat": [[(-0.6, 0.9), (-0.6, -0.4), (0, -0.8), (0.6, -0.4), (0.6, 0.9), (0.2, 0.4), (-0.2, 0.4), (-0.6, 0.9)]],
+    "deer": [[(0, -0.9), (0, 0.2)], [(0, 0.2), (-0.6, 0.9)], [(0, 0.2), (0.6, 0.9)], [(-0.3, 0.55), (-0.7, 0.4)]],
+    "dog": [[(-0.8, -0.8), (-0.8, 0.1), (0.5, 0.1), (0.9, 0.6)], [(0.5, 0.1), (0.5, -0.8)]],
+    "frog": [[(-0.9, -0.6), (-0.4, 0.2), (0.4, 0.2), (0.9, -0.6), (-0.9, -0.6)], [(-0.4, 0.2), (-0.4, 0.7)], [(0.4, 0.2), (0.4, 0.7)]],  # noqa: E501
+    "horse": [[(-0.9, -0.9), (-0.7, 0.2), (0.3, 0.2), (0.7, 0.9), (1, 0.6)], [(0.3, 0.2), (0.4, -0.9)]],
+    "ship": [[(-1, 0), (-0.6, -0.6), (0.6, -0.6), (1, 0), (-1, 0)], [(0, 0), (0, 0.9), (0.5, 0.3), (0, 0.3)]],
+    "truck": [[(-1, -0.5), (-1, 0.6), (0.3, 0.6), (0.3, 0.2), (0.8, 0.2), (1, -0.5), (-1, -0.5)], [(0.3, 0.2), (0.3, -0.5)]],
+    "T-shirt/top": [[(-1, 0.4), (-0.5, 0.8), (0.5, 0.8), (1, 0.4)], [(-0.5, 0.8), (-0.5, -0.8), (0.5, -0.8), (0.5, 0.8)]],
+    "Trouser": [[(-0.4, -1), (-0.4, 0.9), (0.4, 0.9), (0.4, -1)], [(0, 0.2), (0, -1)]],
+    "Pullover": [[(-1, -0.6), (-0.5, 0.8), (0.5, 0.8), (1, -0.6)], [(-0.5, 0.8), (-0.5, -0.8), (0.5, -0.8), (0.5, 0.8)]],
+    "Dress": [[(-0.2, 0.9), (-0.2, 0.2), (-0.7, -0.9), (0.7, -0.9), (0.2, 0.2), (0.2, 0.9)]],
+    "Coat": [[(-0.6, -0.9), (-0.6, 0.9), (0.6, 0.9), (0.6, -0.9), (-0.6, -0.9)], [(0, 0.9), (0, -0.9)]],
+    "Sandal": [[(-1, -0.4), (1, -0.4)], [(-0.6, -0.4), (0, 0.2), (0.4, -0.4)]],
+    "Shirt": [[(-0.5, -0.8), (-0.5, 0.7), (0.5, 0.7), (0.5, -0.8), (-0.5, -0.8)], [(-0.3, 0.7), (0, 0.3), (0.3, 0.7)]],
+    "Sneaker": [[(-1, -0.4), (-1, 0.2), (-0.3, 0.1), (0.4, -0.2), (1, -0.2), (1, -0.4), (-1, -0.4)]],
+    "Bag": [[(-0.8, -0.7), (-0.8, 0.2), (0.8, 0.2), (0.8, -0.7), (-0.8, -0.7)], [(-0.4, 0.2), (-0.3, 0.8), (0.4, 0.2)]],
+    "Ankle boot": [[(-0.7, 0.8), (-0.1, 0.8), (0, 0), (0.9, -0.3), (0.9, -0.7), (-0.7, -0.7), (-0.7, 0.8)]],
 }
 
 
-def synthetic(classes: tuple[str, ...], train: int = 2000, test: int = 500, size: int = 32) -> dict:
-    """Simple drawings over noise, (3, size, size), for trying a recipe without a network; the same on every machine.
+def synthetic(classes: tuple[str, ...], train: int = 2000, test: int = 500, channels: int = 3, size: int = 32) -> dict:
+    """Simple drawings over noise, (channels, size, size), for trying a recipe without a network; the same at every start.
 
     Place, size, turn, colours and contrast of each drawing vary, so that a net has something to learn and is not done at once.
     """
-    if unknown := [name for name in classes if name not in _DRAWINGS]:
-        raise Refused(f"--data synthetic draws {', '.join(_DRAWINGS)}, not {', '.join(unknown)}", 4)
     found = {"source": "synthetic", "classes": classes}
     for number, (name, count) in enumerate({"train": train, "test": test}.items()):
         labels = torch.arange(count) % len(classes)
-        found[name] = Split(_draw([_DRAWINGS[name] for name in classes], labels.numpy(), size, number), labels)
+        found[name] = Split(_draw([_DRAWINGS[name] for name in classes], labels.numpy(), channels, size, number), labels)
     found["fingerprint"] = _fingerprint(classes, found["train"], found["test"])
     return found
 
 
-def _draw(drawings: list, labels: np.ndarray, size: int, stream: int) -> torch.Tensor:
+def _draw(drawings: list, labels: np.ndarray, channels: int, size: int, stream: int) -> torch.Tensor:
     random, n = np.random.Generator(np.random.Philox(key=[20, stream])), len(labels)
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1
     y, x = np.meshgrid(-axis, axis, indexing="ij")
@@ -322,10 +464,12 @@ def _draw(drawings: list, labels: np.ndarray, size: int, stream: int) -> torch.T
         reach = width[these][:, None, None]
         ink[these] = np.clip((reach * 1.5 - near) / reach, 0, 1)
 
-    def vary(low: float, high: float, channels: int = 3) -> np.ndarray:
+    def vary(low: float, high: float, channels: int = channels) -> np.ndarray:
         return random.uniform(low, high, (n, channels, 1, 1)).astype(np.float32)
 
-    sky = vary(0.4, 0.9) + vary(-0.2, 0.2) * y
-    mixed = sky + ink[:, None] * vary(0.6, 1.0, channels=1) * (vary(0.0, 0.5) - sky)
+    # Grey images are bright on dark, as MNIST's.
+    behind, drawn = ((0.4, 0.9), (0.0, 0.5)) if channels == 3 else ((0.0, 0.2), (0.7, 1.0))
+    sky = vary(*behind) + vary(-0.2, 0.2) * y
+    mixed = sky + ink[:, None] * vary(0.6, 1.0, channels=1) * (vary(*drawn) - sky)
     mixed += random.standard_normal(mixed.shape, dtype=np.float32) * vary(0.02, 0.1, channels=1)
     return torch.from_numpy((np.clip(mixed, 0, 1) * 255).round().astype(np.uint8))

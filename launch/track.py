@@ -88,7 +88,8 @@ class Track:
         self.file.flush()
         values = {}
         for event in events:
-            group = event.get("split", "train")
+            # The loss of training and that of an evaluation on the training images are two things.
+            group = {"train": "train_eval"}.get(event["split"], event["split"]) if event["event"] == "eval" else "train"
             values |= {f"{group}/{key}": event[key] for key in ("loss", "accuracy") if key in event}
             values |= {key: event[key] for key in ("epoch", "images", "lr", "images_per_second") if key in event}
         if self.accelerator.trackers and events[0]["step"] > self.wandb_state["sent"]:

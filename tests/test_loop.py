@@ -83,6 +83,17 @@ def test_resume_during_evaluation_is_exact(start, straight, images, tmp_path, mo
     ]
 
 
+def test_killed_between_the_last_checkpoint_and_the_result(start, straight, images, tmp_path, monkeypatch):
+    digest, lines = straight()
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            fit(start(), images)
+    fit(start(), images)
+    assert result(tmp_path / "run")["weights_sha256"] == digest
+    assert metrics(tmp_path / "run") == lines
+
+
 @pytest.mark.parametrize("lost", ["momentum", "buffers", "step", "seed"])
 def test_control_resume_differs_when_state_is_lost(lost, start, straight, images, tmp_path, monkeypatch):
     digest, _ = straight()
@@ -127,10 +138,10 @@ def test_every_sample_once_an_epoch_whatever_the_shards(start, images, tmp_path,
         batches = []
         original = Feed.batch
 
-        def batch(self, ids, batches=batches, original=original):
+        def batch(self, ids, augment=None, *, batches=batches, original=original):
             if self.rows.shape[0] == 61 and torch.is_grad_enabled():
                 batches.append(ids.tolist())
-            return original(self, ids)
+            return original(self, ids, augment)
 
         with monkeypatch.context() as patch:
             patch.setattr(Feed, "batch", batch)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nets import cifar2
+from nets import cifar2, mnist, nin, residual, small
 
 NETS = [
     # net, its arguments, input shape, classes, parameters
@@ -16,6 +16,25 @@ NETS = [
     (cifar2.NetRes, {}, (3, 32, 32), 2, 16_130),
     (cifar2.NetResDeep, {}, (3, 32, 32), 2, 994_530),
     (cifar2.NetResDeep, {"n_blocks": 10}, (3, 32, 32), 2, 159_330),
+    (mnist.MnistNet, {}, (1, 28, 28), 10, 21_840),
+    (mnist.MnistNet, {"hidden": 60}, (1, 28, 28), 10, 25_150),
+    (mnist.MnistNet, {"chans1": 32, "chans2": 64, "hidden": 100}, (1, 28, 28), 10, 155_606),
+    (mnist.LectureNet, {}, (1, 28, 28), 10, 8_490),
+    (mnist.InceptionNet, {}, (1, 28, 28), 10, 97_298),
+    (mnist.ResidualNet, {}, (1, 28, 28), 10, 41_514),
+    (mnist.LeNet5, {}, (1, 28, 28), 10, 61_706),
+    (nin.NinNet, {}, (1, 224, 224), 10, 1_992_166),
+    (nin.NinNet, {"final_relu": False, "in_channels": 3}, (3, 224, 224), 10, 1_992_166 + 2 * 96 * 121),
+    (small.MyNet1, {}, (1, 32, 32), 10, 2_325_002),
+    (small.MyNet2, {}, (1, 28, 28), 10, 925_482),
+    (residual.CifarResNet, {"depth": 20}, (3, 32, 32), 10, 269_722),
+    (residual.CifarResNet, {"depth": 32}, (3, 32, 32), 10, 464_154),
+    (residual.CifarResNet, {"depth": 44}, (3, 32, 32), 10, 658_586),
+    (residual.CifarResNet, {"depth": 56}, (3, 32, 32), 10, 853_018),
+    (residual.CifarResNet, {"depth": 110}, (3, 32, 32), 10, 1_727_962),
+    (residual.CifarResNet, {"depth": 20, "shortcut": False}, (3, 32, 32), 10, 269_722),
+    (residual.CifarResNet, {"depth": 20, "preact": True}, (3, 32, 32), 10, 269_722),
+    (residual.DenseNetBC, {}, (3, 32, 32), 10, 769_162),
     (cifar2.Net, {"in_channels": 1, "num_classes": 10}, (1, 32, 32), 10, 18_090 - 16 * 2 * 9 + 8 * 33),
 ]
 

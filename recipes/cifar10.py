@@ -1,0 +1,49 @@
+"""ResNets, plain nets and DenseNets on all of CIFAR-10, with the papers' schedule.
+
+Source  named in document 001, section 2.4 (ResNet-110: about 93 %) and document 004; He et al. (arXiv:1512.03385), section 4.2:
+        SGD 0.1, momentum 0.9, weight decay 0.0001, batches of 128, rate divided by 10 at 1/2 and 3/4 of the epochs, crop and flip
+Data    CIFAR-10: 50,000 training and 10,000 test images, (3, 32, 32)
+Run     accelerate launch --config_file launch/gpus.yaml recipes/cifar10.py --net ResNet --depth 110
+        accelerate launch recipes/cifar10.py --depth 20 --epochs 30
+        accelerate launch recipes/cifar10.py --net Plain --depth 56
+"""
+
+from typing import Literal
+
+import torch
+
+from launch import Run, cli, sources, train
+from launch.data import crop_and_flip
+from nets.residual import CifarResNet, DenseNetBC
+
+NETS = {
+    "ResNet": lambda depth: CifarResNet(depth),
+    "Plain": lambda depth: CifarResNet(depth, shortcut=False),
+    "PreActResNet": lambda depth: CifarResNet(depth, preact=True),
+    "DenseNetBC": lambda depth: DenseNetBC(depth),
+}
+
+
+def main(
+    run: Run,
+    net: Literal[tuple(NETS)] = "ResNet",
+    depth: int = 20,
+    epochs: int = 182,  # the paper's 64,000 steps, in epochs of 391
+    batch: int = 128,
+    lr: float = 0.1,
+    momentum: float = 0.9,
+    weight_decay: float = 1e-4,
+):
+    images = sources.cifar10(run.data, limit=run.limit)
+    model = NETS[net](depth)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True)
+
+    def schedule(epoch: float) -> float:
+        warm_up = 0.1 if depth >= 110 and epoch < 1 else 1.0  # the paper's, for 110 layers
+        return warm_up * (1.0 if epoch < epochs / 2 else 0.1 if epoch < epochs * 3 / 4 else 0.01)
+
+    train(run, model, images, optimizer, epochs=epochs, batch=batch, schedule=schedule, augment=crop_and_flip)
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,32 @@
+"""Small nets from the classics' parts on small grey images.
+
+Source  document 001, section 2.2: MyNet1 (32 × 32), MyNet2 (28 × 28)
+Data    Fashion-MNIST: 60,000 training and 10,000 test images, (1, 28, 28); MyNet1 sees them resized to 32 × 32 on the device
+Run     accelerate launch recipes/fashion_small.py
+        accelerate launch recipes/fashion_small.py --net MyNet1
+"""
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+
+from launch import Run, cli, sources, train
+from nets.small import MyNet1, MyNet2
+
+NETS = {net.__name__: net for net in (MyNet1, MyNet2)}
+
+
+def main(
+    run: Run, net: Literal[tuple(NETS)] = "MyNet2", epochs: int = 10, batch: int = 128, lr: float = 0.05, momentum: float = 0.9
+):
+    images = sources.fashion_mnist(run.data, limit=run.limit)
+    if net == "MyNet1":
+        images = replace(images, size=32)
+    model = NETS[net]()
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, fused=True)
+    train(run, model, images, optimizer, epochs=epochs, batch=batch, schedule=lambda epoch: 1 - epoch / epochs)
+
+
+if __name__ == "__main__":
+    cli(main)

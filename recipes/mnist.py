@@ -1,0 +1,40 @@
+"""Handwritten digits: document 002's nets as it trained them, and document 004's.
+
+Source  document 002, sections 2.2 to 2.6 (MnistNet, MnistNet60, MnistNetWide): x / 255, images in their order, SGD 0.01 with
+        momentum 0.5, batches of 100; document 004 (LectureNet, InceptionNet, ResidualNet): the same, normalised and shuffled
+Data    MNIST: 60,000 training and 10,000 test images, (1, 28, 28); --data PATH also takes a folder of idx files or an npz file
+Run     accelerate launch recipes/mnist.py
+        accelerate launch recipes/mnist.py --net MnistNetWide --epochs 4
+        accelerate launch recipes/mnist.py --net ResidualNet --epochs 10 --batch 64
+        accelerate launch recipes/mnist.py --data ~/.keras/datasets/mnist.npz
+"""
+
+from functools import partial
+from typing import Literal
+
+import torch
+
+from launch import Run, cli, sources, train
+from nets.mnist import InceptionNet, LectureNet, LeNet5, MnistNet, ResidualNet
+
+DOCUMENT_002 = {
+    "MnistNet": MnistNet,
+    "MnistNet60": partial(MnistNet, hidden=60),
+    "MnistNetWide": partial(MnistNet, chans1=32, chans2=64, hidden=100),
+}
+DOCUMENT_004 = {net.__name__: net for net in (LectureNet, InceptionNet, ResidualNet, LeNet5)}
+NETS = DOCUMENT_002 | DOCUMENT_004
+
+
+def main(
+    run: Run, net: Literal[tuple(NETS)] = "MnistNet", epochs: int = 5, batch: int = 100, lr: float = 0.01, momentum: float = 0.5
+):
+    lecture = net in DOCUMENT_004
+    images = sources.mnist(run.data, limit=run.limit, normalised=lecture)
+    model = NETS[net]()
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, fused=True)
+    train(run, model, images, optimizer, epochs=epochs, batch=batch, shuffle=lecture)
+
+
+if __name__ == "__main__":
+    cli(main)

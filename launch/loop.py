@@ -17,6 +17,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from typing import Literal
 
 import torch
 import torch.distributed
@@ -48,6 +49,7 @@ def train(
     schedule: Callable[[float], float] | None = None,
     shuffle: bool = True,
     augment: Augment | None = None,
+    measured_in: Literal["eval", "train"] = "eval",
     stage: str = "",
 ) -> dict:
     """Train `model` on `images.train`, evaluate it on `images.test`, leave everything in the run folder.
@@ -55,7 +57,8 @@ def train(
     `loss` maps logits (n, classes) and labels int64 (n,) to the mean over those n; a step minimises its mean over the global
     batch of `batch` images, also when the last one is shorter. `schedule` maps the epochs done, a float from 0, to a factor for
     the optimizer's learning rates; without it they are constant. Without `shuffle` every epoch sees the images as they come.
-    `augment` is applied to the training images in batch (see launch.data). A recipe that trains several times names each `stage`:
+    `augment` is applied to the training images in batch (see launch.data). `measured_in` "train" evaluates as the book did, with
+    dropout and the batch's own statistics, in batches of `batch`. A recipe that trains several times names each `stage`:
     it has a folder of its own in the run's, and a finished one is not trained again: net and optimizer are as it left them.
 
     Returns what result.json holds. Collective: every process calls it with the same arguments and ends with the same weights.
@@ -128,7 +131,8 @@ def train(
             results = {}
             if not stopping and (last or (epoch + 1) % run.eval_every == 0):
                 for split in ("test", "train") if last else ("test",):
-                    results[split] = _evaluate(run, net, feeds[split], stop)
+                    as_book = (batch, state.step) if measured_in == "train" else None
+                    results[split] = _evaluate(run, net, feeds[split], stop, as_book)
             if stopping or None in results.values():  # the epoch stays open: the next launch begins with its evaluation
                 save()
                 raise stop.refusal(run.folder, state.step)
@@ -280,19 +284,26 @@ class Step:
 
 
 @torch.no_grad()
-def _evaluate(run: Run, net: nn.Module, feed: Feed, stop: "Stop | None") -> dict | None:
-    """As `evaluate`; None, on all processes, if any of them was asked to stop meanwhile."""
+def _evaluate(
+    run: Run, net: nn.Module, feed: Feed, stop: "Stop | None", as_book: tuple[int, int] | None = None
+) -> dict | None:
+    """As `evaluate`; None, on all processes, if any of them was asked to stop meanwhile.
+
+    `as_book`, (batch, step), measures in train mode; the random numbers are the step's, the running statistics stay as they are.
+    """
     world, rank = run.accelerator.num_processes, run.accelerator.process_index
-    count = len(feed.labels)
-    cuts = range(0, count, EVALUATION_BATCH)
+    count, batch = len(feed.labels), as_book[0] if as_book else EVALUATION_BATCH
+    cuts = range(0, count, batch)
     _share_buffers(run, net)
     sums = torch.zeros(len(cuts) + 1, 2, device=run.accelerator.device)  # (loss, correct) of each batch; the wish to stop
     ids = feed.order(torch.arange(count))
-    was_training = net.training
-    net.eval()
+    was_training, kept = net.training, [buffer.clone() for buffer in net.buffers()] if as_book else []
+    net.train(bool(as_book))
     try:
         for number in range(rank, len(cuts), world):
-            pixels, labels = feed.batch(ids[cuts[number] : cuts[number] + EVALUATION_BATCH])
+            if as_book:
+                torch.manual_seed(slice_seed(run.seed, as_book[1], number))
+            pixels, labels = feed.batch(ids[cuts[number] : cuts[number] + batch])
             with run.accelerator.autocast():
                 logits = net(pixels).float()
             sums[number, 0] = F.cross_entropy(logits, labels, reduction="sum")
@@ -302,6 +313,8 @@ def _evaluate(run: Run, net: nn.Module, feed: Feed, stop: "Stop | None") -> dict
                 break
     finally:
         net.train(was_training)
+        for buffer, before in zip(net.buffers(), kept, strict=False):
+            buffer.copy_(before)
     if world > 1:
         torch.distributed.all_reduce(sums)  # collective: each batch has one process's numbers, plus zeros, so no rounding
     *batches, (stopped, _) = sums.tolist()  # host-device sync

@@ -5,6 +5,8 @@ Source  Deep Learning with PyTorch, chapter 8, as noted in document 000, section
 Shapes  images float (N, 3, 32, 32) -> logits float (N, 2), for every net here; `in_channels` and `num_classes` change the ends
 """
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,6 +27,30 @@ class Net(nn.Module):
         out = F.max_pool2d(torch.tanh(self.conv2(out)), 2)  # (N, 8, 8, 8)
         out = torch.tanh(self.fc1(out.flatten(1)))  # (N, 32)
         return self.fc2(out)  # (N, 2)
+
+
+def net_sequential() -> nn.Sequential:
+    """`Net` as the document first writes it (section 2.4), with the reshape that it leaves out: nn.Flatten. 18,090 parameters."""
+    return nn.Sequential(
+        nn.Conv2d(3, 16, kernel_size=3, padding=1),
+        nn.Tanh(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(16, 8, kernel_size=3, padding=1),
+        nn.Tanh(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(8 * 8 * 8, 32),
+        nn.Tanh(),
+        nn.Linear(32, 2),
+    )
+
+
+def fully_connected(*hidden: int) -> nn.Sequential:
+    """The book's nets without convolutions (chapter 7): 1,574,402 parameters with (512,), 3,737,474 with (1024, 512, 128)."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    for inputs, outputs in itertools.pairwise((3 * 32 * 32, *hidden)):
+        layers += [nn.Linear(inputs, outputs), nn.Tanh()]
+    return nn.Sequential(*layers, nn.Linear(hidden[-1], 2))
 
 
 class NetWidth(nn.Module):
@@ -138,14 +164,17 @@ class ResBlock(nn.Module):
 class NetResDeep(nn.Module):
     """A row of residual blocks. 994,530 parameters with 100 blocks, 159,330 with 10.
 
-    The book writes `n_blocks * [ResBlock(...)]`, which repeats one block (75,810 parameters for any number). Here the blocks
-    are independent.
+    The book writes `n_blocks * [ResBlock(...)]`, which repeats one block: `shared`, 75,810 parameters for any number. By
+    default the blocks are independent.
     """
 
-    def __init__(self, n_chans1: int = 32, n_blocks: int = 100, in_channels: int = 3, num_classes: int = 2):
+    def __init__(
+        self, n_chans1: int = 32, n_blocks: int = 100, shared: bool = False, in_channels: int = 3, num_classes: int = 2
+    ):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, n_chans1, kernel_size=3, padding=1)
-        self.resblocks = nn.Sequential(*(ResBlock(n_chans1) for _ in range(n_blocks)))
+        blocks = n_blocks * [ResBlock(n_chans1)] if shared else [ResBlock(n_chans1) for _ in range(n_blocks)]
+        self.resblocks = nn.Sequential(*blocks)
         self.fc1 = nn.Linear(8 * 8 * n_chans1, 32)
         self.fc2 = nn.Linear(32, num_classes)
 

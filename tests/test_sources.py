@@ -1,7 +1,9 @@
 """Where pixels come from: real files of every kind, broken ones, a cache, a hub and its absence."""
 
+import gzip
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import time
@@ -243,3 +245,101 @@ def test_refusal_reaches_the_user_as_one_line_and_leaves_no_folder(tmp_path):
     assert "no such folder" in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------------------------------------------------ idx and npz
+
+
+def digits(count: int) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(count)
+    return random.integers(0, 256, (count, 28, 28), dtype=np.uint8), (np.arange(count) % 10).astype(np.uint8)
+
+
+def write_idx(folder: Path, joint: str = "-", pack=lambda raw: raw, end: str = "") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for stem, count in (("train", 40), ("t10k", 20)):
+        pixels, labels = digits(count)
+        images = struct.pack(">IIII", 2051, count, 28, 28) + pixels.tobytes()
+        (folder / f"{stem}-images{joint}idx3-ubyte{end}").write_bytes(pack(images))
+        (folder / f"{stem}-labels{joint}idx1-ubyte{end}").write_bytes(pack(struct.pack(">II", 2049, count) + labels.tobytes()))
+    return folder
+
+
+def check_digits(images) -> None:
+    for split, count in ((images.train, 40), (images.test, 20)):
+        pixels, labels = digits(count)
+        assert np.array_equal(split.pixels[:, 0].numpy(), pixels)
+        assert split.labels.tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize("joint", ["-", "."])
+@pytest.mark.parametrize(("pack", "end"), [(lambda raw: raw, ""), (gzip.compress, ".gz")])
+def test_idx_files_dashed_or_dotted_plain_or_packed(joint, pack, end, tmp_path):
+    check_digits(sources.mnist(str(write_idx(tmp_path, joint, pack, end))))
+
+
+def test_npz_of_both_kinds(tmp_path):
+    (x, y), (x_test, y_test) = digits(40), digits(20)
+    np.savez(tmp_path / "keras.npz", x_train=x, y_train=y, x_test=x_test, y_test=y_test)
+    check_digits(sources.mnist(str(tmp_path / "keras.npz")))
+    rows, one_hot = (lambda a: a.reshape(-1, 784).astype(np.float32) / 255), (lambda a: np.eye(10, dtype=np.float32)[a])
+    np.savez_compressed(
+        tmp_path / "rows.npz", trainInps=rows(x), trainTargs=one_hot(y), testInps=rows(x_test), testTargs=one_hot(y_test)
+    )
+    check_digits(sources.mnist(str(tmp_path / "rows.npz")))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("train-images-idx3-ubyte", b"\0\0", "too short"),
+        ("train-images-idx3-ubyte", struct.pack(">IIII", 2052, 1, 28, 28), "magic number 2052"),
+        ("train-images-idx3-ubyte", struct.pack(">IIII", 2051, 2**31, 28, 28), "claims 1,683,627,180,032 bytes"),
+        ("train-images-idx3-ubyte", struct.pack(">IIII", 2051, 2, 28, 28) + bytes(784), "claims 1,568 bytes, it has 784"),
+        ("train-images-idx3-ubyte", struct.pack(">IIII", 2051, 1, 28, 28) + bytes(800), "claims 784 bytes, it has more"),
+        ("train-labels-idx1-ubyte", struct.pack(">II", 2049, 40) + bytes([10] * 40), "label 10"),
+        ("t10k-labels-idx1-ubyte", struct.pack(">II", 2049, 3) + bytes(3), "20 test images and 3 labels"),
+    ],
+)
+def test_lying_idx_headers_are_refused(file, content, message, tmp_path):
+    write_idx(tmp_path)
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(Refused, match=message):
+        sources.mnist(str(tmp_path))
+
+
+def test_gzip_that_unpacks_to_more_than_it_claims_is_not_unpacked(tmp_path):
+    write_idx(tmp_path, pack=gzip.compress, end=".gz")
+    bomb = gzip.compress(struct.pack(">IIII", 2051, 1, 28, 28) + bytes(200_000_000))
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(bomb)
+    began = time.monotonic()
+    with pytest.raises(Refused, match="has more"):
+        sources.mnist(str(tmp_path))
+    assert time.monotonic() - began < 1
+
+
+def test_bad_npz_is_refused_and_never_unpickled(tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "payload",))
+
+    good = {"y_train": np.zeros(1), "x_test": np.zeros((1, 784)), "y_test": np.zeros(1)}
+    np.savez(tmp_path / "object.npz", x_train=np.array([Payload()], dtype=object), **good)
+    np.savez(tmp_path / "keys.npz", a=np.zeros(1))
+    np.savez(tmp_path / "size.npz", x_train=np.zeros((1, 10)), **good)
+    (tmp_path / "torn.npz").write_bytes((tmp_path / "size.npz").read_bytes()[:100])
+    for name, message in (("object", "Object arrays"), ("keys", "has a; it takes"), ("size", "784"), ("torn", "cannot be read")):
+        with pytest.raises(Refused, match=message):
+            sources.mnist(str(tmp_path / f"{name}.npz"))
+    assert not (tmp_path / "payload").exists()
+    with pytest.raises(Refused, match="no such file"):
+        sources.mnist(str(tmp_path / "none.npz"))
+
+
+def test_grey_sets_have_their_names_and_scale():
+    fashion = sources.fashion_mnist("synthetic")
+    assert fashion.classes[0] == "T-shirt/top"
+    assert fashion.train.pixels.shape == (2000, 1, 28, 28)
+    digits_plain = sources.mnist("synthetic", normalised=False)
+    assert (digits_plain.mean, digits_plain.std) == ((0.0,), (1.0,))
+    assert digits_plain.classes == tuple("0123456789")

@@ -17,6 +17,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -50,6 +51,7 @@ def train(
     shuffle: bool = True,
     augment: Augment | None = None,
     measured_in: Literal["eval", "train"] = "eval",
+    draw: Callable[[Path], list[Path]] | None = None,
     stage: str = "",
 ) -> dict:
     """Train `model` on `images.train`, evaluate it on `images.test`, leave everything in the run folder.
@@ -58,8 +60,9 @@ def train(
     batch of `batch` images, also when the last one is shorter. `schedule` maps the epochs done, a float from 0, to a factor for
     the optimizer's learning rates; without it they are constant. Without `shuffle` every epoch sees the images as they come.
     `augment` is applied to the training images in batch (see launch.data). `measured_in` "train" evaluates as the book did, with
-    dropout and the batch's own statistics, in batches of `batch`. A recipe that trains several times names each `stage`:
-    it has a folder of its own in the run's, and a finished one is not trained again: net and optimizer are as it left them.
+    dropout and the batch's own statistics, in batches of `batch`. `draw` is called at the end, on the main process, with the run
+    folder; it returns the pictures that it wrote there, for W&B. A recipe that trains several times names each `stage`: it has a
+    folder of its own in the run's, and a finished one is not trained again: net and optimizer are as it left them.
 
     Returns what result.json holds. Collective: every process calls it with the same arguments and ends with the same weights.
     Raises Refused: wrong numbers (2), non-finite loss (3), mismatch (4), folder in use (5), stopped by a signal (130, 143).
@@ -150,7 +153,7 @@ def train(
                 save()
         state.seconds = time.perf_counter() - began
         result = _finish(run, net, images, facts, state, meter)
-        track.finish(result)
+        track.finish(result, draw(run.folder) if draw and run.rank == 0 else [])
     return result
 
 
@@ -181,8 +184,8 @@ class Step:
     ):
         self.augment, self.epoch = augment, 0  # the epoch is what augmentation depends on, besides seed and sample
         self.accelerator, self.net, self.feed, self.optimizer, self.loss = run.accelerator, net, feed, optimizer, loss
-        self.seed, self.shards, self.world = run.seed, run.shards, run.accelerator.num_processes
-        rank, device = run.accelerator.process_index, run.accelerator.device
+        self.seed, self.shards, self.world = run.seed, run.shards, run.world
+        rank, device = run.rank, run.accelerator.device
         mine = range(rank * self.shards // self.world, (rank + 1) * self.shards // self.world)
         # Two processes sum up their halves of the slices and then add the two sums. One process does so too, to round the same.
         half = len(mine) // 2 if self.world == 1 and self.shards % 2 == 0 else 0
@@ -190,7 +193,8 @@ class Step:
         # Checkpoints take the net itself, under its own names, never this wrapping of it by torch.compile and DDP.
         with warnings.catch_warnings():  # torch 2.15 renames an option that accelerate 1.15 still passes by its old name
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-            self.wrapped = run.accelerator.prepare_model(torch.compile(net) if run.compile else net)
+            net = torch.compile(net) if run.compile else net
+            self.wrapped = run.accelerator.prepare_model(net, evaluation_mode=run.world == 1)  # this mode is without DDP
         self.statistics = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
         self.reseed = (
             torch.cuda.default_generators[device.index].manual_seed
@@ -291,7 +295,7 @@ def _evaluate(
 
     `as_book`, (batch, step), measures in train mode; the random numbers are the step's, the running statistics stay as they are.
     """
-    world, rank = run.accelerator.num_processes, run.accelerator.process_index
+    world, rank = run.world, run.rank
     count, batch = len(feed.labels), as_book[0] if as_book else EVALUATION_BATCH
     cuts = range(0, count, batch)
     _share_buffers(run, net)
@@ -326,7 +330,7 @@ def _evaluate(
 
 def _share_buffers(run: Run, net: nn.Module) -> None:
     """Running statistics are those of slice 0, which lies with the main process: hand them to the others."""
-    if run.accelerator.num_processes > 1:
+    if run.world > 1:
         for buffer in net.buffers():
             torch.distributed.broadcast(buffer, 0)  # collective
 
@@ -457,7 +461,7 @@ def _finish(run: Run, net: nn.Module, images: Images, facts: dict, state: State,
         "best": state.best,
         "images_per_second": state.epochs * len(images.train) / max(meter.train_seconds, 1e-9),
         "seconds": state.seconds,
-        "world_size": run.accelerator.num_processes,
+        "world_size": run.world,
         "precision": run.accelerator.mixed_precision,
         "weights_sha256": checkpoint.weights_sha256(checkpoint.weights(net)),
     }

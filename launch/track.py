@@ -34,14 +34,14 @@ class Track:
     """
 
     def __init__(self, run: "Run", images: Images, facts: dict, step: int, total: int):
-        self.main, self.accelerator, self.folder = run.accelerator.is_main_process, run.accelerator, run.folder
+        self.main, self.accelerator, self.folder = run.rank == 0, run.accelerator, run.folder
         if not self.main:
             return
-        self.console = Console(highlight=False, soft_wrap=True)
+        self.console = Console(highlight=False, soft_wrap=True, quiet=run.quiet)
         self.file = _cut(run.folder / "metrics.jsonl", step)
         self.say(
             f"{run.recipe} {facts['model']}: {facts['parameters']:,} parameters; {len(images.train):,} training and "
-            f"{len(images.test):,} test images from {images.source}; {run.accelerator.num_processes} × "
+            f"{len(images.test):,} test images from {images.source}; {run.world} × "
             f"{run.accelerator.device.type}, {torch.get_num_threads()} threads, precision {run.accelerator.mixed_precision}"
         )
         if images.source == "synthetic":
@@ -107,14 +107,18 @@ class Track:
             parts.append(f"{split} accuracy {result['accuracy']:.4f} loss {result['loss']:.4f}")
         self.say("  ".join([*parts, f"{speed:,.0f} images/s"]))
 
-    def finish(self, result: dict) -> None:
-        """The end of a run on the screen and in W&B's table of runs."""
+    def finish(self, result: dict, pictures: list[Path]) -> None:
+        """The end of a run on the screen and in W&B's table of runs; `pictures` go to W&B."""
         if not self.main:
             return
         self.say(f"done: {describe(result)}\n{self.folder}")
         keys = ("parameters", "images_per_second", "seconds", "weights_sha256")
         values = {key: result[key] for key in keys} | {f"best/{key}": value for key, value in result["best"].items()}
         self._wandb(lambda tracker: tracker.summary.update(values))
+        if pictures and self.accelerator.trackers:
+            import wandb
+
+            self._wandb(lambda tracker: tracker.log({f"final/{path.stem}": wandb.Image(str(path)) for path in pictures}))
 
     # ------------------------------------------------------------------------------------------------------------------- W&B
 
@@ -151,7 +155,7 @@ class Track:
             file = run.folder / "wandb.json"
             self.wandb_state = json.loads(file.read_text()) if file.exists() else {"id": secrets.token_hex(4), "sent": -1}
             self._mark(self.wandb_state["sent"])
-            about = {"shards": run.shards, "world_size": run.accelerator.num_processes, "fingerprint": images.fingerprint[:16]}
+            about = {"shards": run.shards, "world_size": run.world, "fingerprint": images.fingerprint[:16]}
             options = {
                 "config": run.config | facts | about,  # at init: filters see only what is given here
                 "name": f"{run.recipe}-{run.config.get('net', facts['model'])}-s{run.seed}",
@@ -186,7 +190,9 @@ class Track:
 
 
 def describe(result: dict) -> str:
-    """A result.json in one line."""
+    """A result.json in one line; a recipe of several stages brings its own as "summary"."""
+    if "summary" in result:
+        return result["summary"]
     test, best = result["test"], result["best"]
     return (
         f"{result['net']}, {result['epochs']} epochs: test accuracy {test['accuracy']:.4f} "

@@ -19,7 +19,7 @@ from nets.cifar2 import Net
 
 
 def main(run: Run, epochs: int = 100, batch: int = 64, lr: float = 1e-2):
-    if run.accelerator.num_processes > 1:
+    if run.world > 1:
         raise Refused("by_hand.py is a loop for one process; recipes/cifar2.py is the same for several", 2)
     images = sources.cifar10(run.data, keep=("airplane", "bird"), limit=run.limit)
     training, validation = (Feed(split, images, torch.device("cpu")) for split in (images.train, images.test))

@@ -28,7 +28,8 @@ def test_smoke(recipe, tmp_path):
     flags = ("--data", "synthetic", "--limit", 256, "--epochs", 1, "--out", "run", "--log-every", 1)
     done = run_recipe(recipe, *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "run/model.safetensors").exists()
+    assert list((tmp_path / "run").rglob("model.safetensors"))
+    assert (tmp_path / "run/result.json").exists() or recipe == "by_hand"
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

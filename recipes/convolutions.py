@@ -1,0 +1,63 @@
+"""What a convolution sees: the chapter's pictures, from a real image and a net that has learned.
+
+Source  document 000, sections 2 to 2.2: a random kernel, the 1/9 kernel, the vertical-edge kernel; then Net's own, trained
+Data    CIFAR-10, classes airplane and bird; the first bird of the test images is the one that is looked at
+Expect  kernels.png, features.png and first_layer.png in the run folder, and in W&B
+Run     accelerate launch recipes/convolutions.py --epochs 10
+
+The 1/9 kernel over three channels adds them up: it gives three times the mean. The picture shows it beside 1/27, the true mean.
+"""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from launch import Run, cli, sources, train
+from launch.report import maps
+from nets.cifar2 import Net
+
+
+def blur(weight: float) -> Tensor:
+    """A kernel (1, 3, 3, 3) with one value everywhere."""
+    return torch.full((1, 3, 3, 3), weight)
+
+
+def vertical_edge() -> Tensor:
+    """The chapter's kernel (1, 3, 3, 3): left column -1, right column 1, for each colour."""
+    return torch.tensor([-1.0, 0.0, 1.0]).expand(1, 3, 3, 3).contiguous()
+
+
+def main(run: Run, epochs: int = 10, batch: int = 64, lr: float = 1e-2):
+    images = sources.cifar10(run.data, keep=("airplane", "bird"), limit=run.limit)
+    model = Net()
+    random_kernel = model.conv1.weight[:1].detach().clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, fused=True)
+
+    def draw(folder: Path) -> list[Path]:
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (images.mean, images.std))
+        picture = images.test.pixels[images.test.labels.tolist().index(1)].float() / 255
+        image = ((picture - mean) / std)[None]
+        kernels = {
+            "random": random_kernel,
+            "1/9: three times the mean": blur(1 / 9),
+            "1/27: the mean": blur(1 / 27),
+            "vertical edges": vertical_edge(),
+        }
+        seen = [(name, F.conv2d(image, kernel, padding=1)[0, 0]) for name, kernel in kernels.items()]
+        weight = model.conv1.weight.detach().cpu()
+        with torch.no_grad():
+            features = torch.tanh(model.conv1(image.to(model.conv1.weight.device)))[0].cpu()
+        colours = (weight - weight.min()) / (weight.max() - weight.min())
+        return [
+            maps(folder / "kernels.png", [("image", picture), *seen], columns_per_row=5),
+            maps(folder / "features.png", [("image", picture), *((f"map {i}", m) for i, m in enumerate(features))], 6),
+            maps(folder / "first_layer.png", [(f"kernel {i}", kernel) for i, kernel in enumerate(colours)], 8),
+        ]
+
+    train(run, model, images, optimizer, epochs=epochs, batch=batch, draw=draw)
+
+
+if __name__ == "__main__":
+    cli(main)

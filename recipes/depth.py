@@ -1,0 +1,48 @@
+"""Deeper is not always better: plain nets of 20 and 56 layers, and the same with shortcuts.
+
+Source  document 004, "卷积的深度及其效果" and "残差网络"; He et al. (arXiv:1512.03385), figures 1 and 6
+Data    CIFAR-10: 50,000 training and 10,000 test images, (3, 32, 32)
+Expect  the plain net's training loss is higher with 56 layers than with 20, the residual net's is not: depth.png
+Run     accelerate launch --config_file launch/gpus.yaml recipes/depth.py
+        accelerate launch recipes/depth.py --epochs 3 --limit 5000
+"""
+
+import torch
+
+from launch import Run, cli, sources, train
+from launch.data import crop_and_flip
+from launch.report import curves
+from launch.track import read_metrics
+from nets.residual import CifarResNet
+
+
+def main(run: Run, epochs: int = 30, batch: int = 128, lr: float = 0.1, momentum: float = 0.9, weight_decay: float = 1e-4):
+    images = sources.cifar10(run.data, limit=run.limit)
+    results, losses = {}, {}
+    for kind, shortcut in (("plain", False), ("residual", True)):
+        for depth in (20, 56):
+            name = f"{kind}-{depth}"
+            torch.manual_seed(run.seed)
+            model = CifarResNet(depth, shortcut=shortcut)
+            optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True)
+            results[name] = train(
+                run,
+                model,
+                images,
+                optimizer,
+                epochs=epochs,
+                batch=batch,
+                schedule=lambda epoch: 1.0 if epoch < epochs / 2 else 0.1,
+                augment=crop_and_flip,
+                stage=name,
+            )
+            lines = [line for line in read_metrics(run.folder / name / "metrics.jsonl") if line["event"] == "train"]
+            losses[name] = [[line["loss"] for line in lines if line["images"] % len(images.train) == 0]]  # those of whole epochs
+    if run.rank == 0:
+        curves(run.folder / "depth.png", losses, "training loss")
+    accuracies = ", ".join(f"{name} {result['test']['accuracy']:.4f}" for name, result in results.items())
+    run.finish({"recipe": run.recipe, "summary": f"test accuracy: {accuracies}", "stages": results})
+
+
+if __name__ == "__main__":
+    cli(main)

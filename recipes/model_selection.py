@@ -1,0 +1,117 @@
+"""Which net? Candidates × folds × seeds, a few epochs each, always from fresh weights.
+
+Source  document 001, section 2.4: a few candidates, each trained 5 to 10 times for 2 or 3 epochs; mean, spread, time, over- and
+        underfitting. Its nets share modules between instances, so that "5 times" goes on training; here every trial is new
+Data    Fashion-MNIST's training images, cut into stratified folds: each trial trains on k - 1 and validates on one. The test
+        images are left alone
+Expect  selection.png, and the table in result.json and on screen
+Run     accelerate launch recipes/model_selection.py
+        accelerate launch --config_file launch/cpus.yaml recipes/model_selection.py --nets LeNet5 MyNet2 --k 5 --seeds 2
+
+Several processes divide the trials among themselves. An interrupted selection goes on where it stopped.
+"""
+
+import statistics
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from launch import Run, cli, sources, train
+from launch.data import Images, Split, folds, slice_seed
+from launch.report import curves
+from launch.track import read_metrics
+from nets.mnist import InceptionNet, LectureNet, LeNet5, MnistNet, ResidualNet
+from nets.small import MyNet2
+
+NETS = {net.__name__: net for net in (LeNet5, LectureNet, MnistNet, InceptionNet, ResidualNet, MyNet2)}
+
+
+def main(
+    run: Run,
+    nets: tuple[Literal[tuple(NETS)], ...] = ("LeNet5", "ResidualNet", "MyNet2"),
+    k: int = 5,
+    seeds: int = 1,
+    epochs: int = 2,
+    batch: int = 100,
+    lr: float = 0.05,
+    momentum: float = 0.9,
+):
+    images = sources.fashion_mnist(run.data, limit=run.limit)
+    run.open(images, {"nets": nets})
+    parts = folds(images.train.labels, k, run.seed)
+    trials = [(net, seed, fold) for net in nets for seed in range(seeds) for fold in range(k)]
+    for net, seed, fold in trials[run.rank :: run.world]:
+        alone = run.alone()
+        alone.seed = slice_seed(run.seed, seed, fold)  # of weights, order and dropout
+        torch.manual_seed(alone.seed)
+        model = NETS[net]()
+        optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, fused=True)
+        stage = f"{net}/seed{seed}-fold{fold}"
+        result = train(alone, model, fold_of(images, parts, fold), optimizer, epochs=epochs, batch=batch, stage=stage)
+        print(f"{stage}: validation accuracy {result['test']['accuracy']:.4f}, {result['seconds']:.0f} s", flush=True)
+    run.accelerator.wait_for_everyone()  # collective: all trials are done
+    if run.rank == 0:
+        report(run, nets, [f"seed{seed}-fold{fold}" for seed in range(seeds) for fold in range(k)], epochs)
+
+
+def fold_of(images: Images, parts: list[torch.Tensor], fold: int) -> Images:
+    """`images` with the fold as its test split and the others as its training split, normalised by the latter alone."""
+    ids = torch.cat([part for index, part in enumerate(parts) if index != fold]).sort().values
+    training, validation = (Split(images.train.pixels[chosen], images.train.labels[chosen]) for chosen in (ids, parts[fold]))
+    pixels = training.pixels.double() / 255
+    return replace(images, train=training, test=validation, mean=(pixels.mean().item(),), std=(pixels.std().item(),))
+
+
+def report(run: Run, nets: tuple[str, ...], trials: list[str], epochs: int) -> None:
+    """Table, picture and the document's rules of thumb, from the recorded trials."""
+    from launch.cli import read_json
+
+    rows, series = [], {}
+    for net in nets:
+        results = [read_json(run.folder / net / trial / "result.json") for trial in trials]
+        validation = [result["test"]["accuracy"] for result in results]
+        gap = statistics.mean(result["train"]["accuracy"] - result["test"]["accuracy"] for result in results)
+        series[net] = [
+            [line["accuracy"] for line in read_metrics(run.folder / net / trial / "metrics.jsonl") if line.get("split") == "test"]
+            for trial in trials
+        ]
+        rows.append({
+            "net": net,
+            "parameters": results[0]["parameters"],
+            "trials": len(results),
+            "mean": statistics.mean(validation),
+            "deviation": statistics.stdev(validation) if len(validation) > 1 else 0.0,
+            "lowest": min(validation),
+            "highest": max(validation),
+            "gap": gap,
+            "seconds": statistics.mean(result["seconds"] for result in results),
+            "verdict": verdict(series[net], gap),
+        })  # fmt: skip
+    rows.sort(key=lambda row: -row["mean"])
+    curves(run.folder / "selection.png", {row["net"]: series[row["net"]] for row in rows}, "validation accuracy")
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*(f"{value:.4f}" if isinstance(value, float) else f"{value}" for value in row.values()))
+    Console().print(table)
+    best = rows[0]
+    summary = f"{best['net']}: validation accuracy {best['mean']:.4f} ± {best['deviation']:.4f} over {best['trials']} trials"
+    print(f"{summary}\n{run.folder / 'selection.png'}")
+    run.alone().finish({"recipe": run.recipe, "summary": summary, "epochs": epochs, "ranking": rows})
+
+
+def verdict(runs: list[list[float]], gap: float) -> str:
+    """Document 001's rules of thumb on mean validation accuracies by epoch, and on training minus validation accuracy."""
+    last = statistics.mean(run[-1] for run in runs)
+    rising = len(runs[0]) > 1 and last - statistics.mean(run[-2] for run in runs) > 0.005
+    if gap > 0.03:
+        return "overfits: fewer or narrower layers, or more regularisation"
+    if last < 0.8:
+        return "still learning: more epochs" if rising else "underfits: deeper or wider"
+    return "good, and still rising: go deeper from here" if rising else "good, and level"
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -18,7 +18,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -74,6 +74,10 @@ class Run:
     folder: Path = field(init=False, default=Path())
     accelerator: Accelerator = field(init=False, repr=False, default=None)
     lock: filelock.FileLock | None = field(init=False, repr=False, default=None)
+    world: int = field(init=False, default=1)  # processes that share this run's batches
+    rank: int = field(init=False, default=0)  # this one among them; 0 is the main process
+    opened: bool = field(init=False, default=False)
+    quiet: bool = field(init=False, default=False)  # no lines on the screen
 
     def start(self, recipe: str, options: dict[str, Any]) -> dict | None:
         """Find this process's place among the others, the run folder and what is in it.
@@ -85,6 +89,7 @@ class Run:
                 raise Refused(f"--{name.replace('_', '-')} must be at least {least}, it is {getattr(self, name)}", 2)
         self.recipe = recipe
         self.accelerator = _accelerator()
+        self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
         torch.set_num_threads(self.threads or max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
         _keep_freed_memory()
         if self.data not in ("hub", "synthetic"):
@@ -101,10 +106,10 @@ class Run:
             "precision": self.accelerator.mixed_precision,
         }
         self.folder, self.shards, result = self.on_main(self._find_folder)
-        if result is None and self.shards % self.accelerator.num_processes:
+        if result is None and self.shards % self.world:
             fit = [str(number) for number in range(1, self.shards + 1) if self.shards % number == 0]
             raise Refused(
-                f"{self.folder} works in {self.shards} slices, which {self.accelerator.num_processes} processes cannot share "
+                f"{self.folder} works in {self.shards} slices, which {self.world} processes cannot share "
                 f"evenly; {', '.join(fit)} can. --shards N with --fresh starts a run with other slices",
                 4,
             )
@@ -130,7 +135,7 @@ class Run:
         if recorded is None:
             if folder.exists() and any(folder.iterdir()):
                 raise Refused(f"{folder} is not empty and not a run folder; choose another with --out", 4)
-            return folder, self.shards or self.accelerator.num_processes, None
+            return folder, self.shards or self.world, None
         if recorded.get("format") != FORMAT:
             raise Refused(f"{folder} was written by another version of oneloop (format {recorded.get('format')})", 4)
         if differences := _differences(recorded["config"], json.loads(text)):
@@ -146,7 +151,9 @@ class Run:
 
         Collective: every process calls it. `facts` are further entries of config.json. Raises Refused.
         """
-        self.on_main(lambda: self._open(images, facts))
+        if not self.opened:  # a further stage finds it so
+            self.on_main(lambda: self._open(images, facts))
+            self.opened = True
 
     def stage(self, name: str) -> "Run":
         """This run, with the folder `name` inside its own."""
@@ -155,13 +162,17 @@ class Run:
         inner.folder.mkdir(parents=True, exist_ok=True)
         return inner
 
+    def alone(self) -> "Run":
+        """This run as if on one process, one slice a batch: for trials that are divided among processes, each whole."""
+        inner = copy.copy(self)
+        inner.world, inner.rank, inner.shards, inner.quiet, inner.wandb = 1, 0, 1, True, "disabled"
+        return inner
+
     def finish(self, result: dict) -> None:
         """Record `result` as the whole run's: for recipes of several stages; `train` without a stage does it itself."""
         self.on_main(lambda: write_atomically(self.folder / "result.json", json.dumps(result, indent=1).encode()))
 
     def _open(self, images: Images, facts: dict) -> None:
-        if self.lock:
-            return  # a further stage of the same run
         self.folder.mkdir(parents=True, exist_ok=True)
         holder = self.folder / "lock.pid"
         self.lock = filelock.FileLock(self.folder / "lock", timeout=0)
@@ -207,7 +218,7 @@ class Run:
             "git": _git_revision(),
             "versions": {name: _version(name) for name in LIBRARIES} | {"python": platform.python_version()},
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-            "world_size": self.accelerator.num_processes,
+            "world_size": self.world,
             "threads": torch.get_num_threads(),
             "precision": self.accelerator.mixed_precision,
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -219,14 +230,14 @@ class Run:
         An OSError (disk full, no permission) becomes Refused.
         """
         outcome: list[Any] = [None, None]
-        if self.accelerator.is_main_process:
+        if self.rank == 0:
             try:
                 outcome[0] = action()
             except Refused as error:
                 outcome[1] = error
             except OSError as error:
                 outcome[1] = Refused(f"cannot write {error.filename or self.folder}: {error.strerror or error}")
-        if self.accelerator.num_processes > 1:
+        if self.world > 1:
             broadcast_object_list(outcome)  # collective
         if outcome[1]:
             raise outcome[1]
@@ -242,28 +253,37 @@ class Run:
             self.accelerator.end_training()
 
 
-def cli(main: Callable[..., Any]) -> None:
-    """Make a command of `main(run: Run, …)`: its further parameters are the recipe's options, with the chapter's defaults."""
-    module = sys.modules[main.__module__]
-    first = int(os.environ.get("RANK", 0)) == 0
+def parse(main: Callable[..., Any], args: Sequence[str] | None = None, prog: str | None = None) -> tuple[Run, dict[str, Any]]:
+    """The Run, not started, and the options that `args` (None: the command line) give for `main(run: Run, …)`.
+
+    Exits with 0 after printing the help, with 2 after saying what is wrong. `prog` is the command's name in both.
+    """
 
     @functools.wraps(main)
     def options(run, **chosen):
         return run, chosen
 
-    title, _, header = module.__doc__.partition("\n")
-    run, chosen = tyro.cli(
+    title, _, header = (sys.modules[main.__module__].__doc__ or "").partition("\n")
+    return tyro.cli(
         options,
+        args=args,
+        prog=prog,
         description=title + "\n\n" + "\n".join(f" {line}" for line in header.strip().splitlines()),  # a space keeps the lines
-        console_outputs=first,
+        console_outputs=int(os.environ.get("RANK", 0)) == 0,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
+
+
+def cli(main: Callable[..., Any]) -> None:
+    """Make a command of `main(run: Run, …)`: its further parameters are the recipe's options, with the chapter's defaults."""
+    module = sys.modules[main.__module__]
+    run, chosen = parse(main)
     code = 0
     try:
         result = run.start(Path(module.__file__).stem, chosen)
         if result is None:
             main(run, **chosen)
-        elif run.accelerator.is_main_process:
+        elif run.rank == 0:
             print(f"finished before: {describe(result)}\n{run.folder}")
     except Refused as error:
         code = error.code
@@ -271,7 +291,7 @@ def cli(main: Callable[..., Any]) -> None:
             complain(str(error))
     except KeyboardInterrupt:
         code = 130
-        if first:
+        if int(os.environ.get("RANK", 0)) == 0:
             complain("interrupted before training began; nothing to save")
     run.end()
     if code:

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from launch import Run, cli, sources, train
+from launch.cli import read_json
 from launch.data import Images, Split, folds, slice_seed
 from launch.report import curves
 from launch.track import read_metrics
@@ -66,9 +67,7 @@ def fold_of(images: Images, parts: list[torch.Tensor], fold: int) -> Images:
 
 
 def report(run: Run, nets: tuple[str, ...], trials: list[str], epochs: int) -> None:
-    """Table, picture and the document's rules of thumb, from the recorded trials."""
-    from launch.cli import read_json
-
+    """Table, picture and the document's rules of thumb, from the recorded trials; gap is training minus validation accuracy."""
     rows, series = [], {}
     for net in nets:
         results = [read_json(run.folder / net / trial / "result.json") for trial in trials]
@@ -92,10 +91,16 @@ def report(run: Run, nets: tuple[str, ...], trials: list[str], epochs: int) -> N
         })  # fmt: skip
     rows.sort(key=lambda row: -row["mean"])
     curves(run.folder / "selection.png", {row["net"]: series[row["net"]] for row in rows}, "validation accuracy")
-    table = Table(*rows[0])
+    table = Table("net", "parameters", "trials", "mean ± deviation", "lowest", "highest", "gap", "seconds")
     for row in rows:
-        table.add_row(*(f"{value:.4f}" if isinstance(value, float) else f"{value}" for value in row.values()))
+        spread = f"{row['mean']:.4f} ± {row['deviation']:.4f}"
+        table.add_row(
+            row["net"], f"{row['parameters']:,}", f"{row['trials']}", spread, f"{row['lowest']:.4f}", f"{row['highest']:.4f}",
+            f"{row['gap']:+.4f}", f"{row['seconds']:.0f}",
+        )  # fmt: skip
     Console().print(table)
+    for row in rows:
+        print(f"{row['net']}: {row['verdict']}")
     best = rows[0]
     summary = f"{best['net']}: validation accuracy {best['mean']:.4f} ± {best['deviation']:.4f} over {best['trials']} trials"
     print(f"{summary}\n{run.folder / 'selection.png'}")

@@ -1,0 +1,96 @@
+"""`oneloop describe`: what a recipe would train, without training it."""
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from ..errors import Refused
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..data import Images
+
+
+def main(args: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        "oneloop describe",
+        usage="oneloop describe RECIPE [the recipe's own flags] [--shape C H W]",
+        description="Print the table, the receptive fields and the shapes of the net that a recipe would train.",
+        epilog="example: oneloop describe recipes/cifar2.py --net NetWidth\n"
+        "the recipe's flags: python RECIPE --help; --data is synthetic if it is not given",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("recipe", metavar="RECIPE", type=Path, help="the file of a recipe")
+    parser.add_argument(
+        "--shape", nargs=3, type=int, metavar=("C", "H", "W"), help="channels, height and width of an image; default: the data's"
+    )
+    chosen, flags = parser.parse_known_args(args)
+    model, images = build(load(chosen.recipe), flags, prog=f"oneloop describe {chosen.recipe}")
+    channels, *size = images.train.pixels.shape[1:]
+    shape = chosen.shape or (channels, *([images.size] * 2 if images.size else size))
+
+    from ..describe import receptive_field, shape_walk, summary
+
+    walk = shape_walk(model, shape)  # first: it says why a net cannot take a shape
+    print(summary(model, shape))
+    print("\nReceptive field and jump, in pixels of the image:\n")
+    _print_table(("layer", "output", "field", "jump"), receptive_field(model, shape))
+    print("\nShapes:\n")
+    _print_table(("layer", "takes", "gives"), walk)
+
+
+def load(path: Path) -> ModuleType:
+    """The recipe in the file `path` as a module; nothing of it is run but its imports and definitions. Raises Refused (2)."""
+    if not path.is_file() or path.suffix != ".py":
+        raise Refused(f"{path} is no recipe: {'its name does not end in .py' if path.is_file() else 'no such file'}", 2)
+    sys.path.insert(0, str(path.resolve().parent))  # as `python PATH` does: a recipe may import what lies beside it
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    recipe = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recipe)
+    if not hasattr(recipe, "main"):
+        raise Refused(f"{path} is no recipe: it has no main(run, …)", 2)
+    return recipe
+
+
+class _Reached(Exception):
+    """`train` was called: the recipe has made its net."""
+
+
+def build(recipe: ModuleType, flags: Sequence[str], prog: str) -> tuple["nn.Module", "Images"]:
+    """The net and the images that the recipe, with its own flags, gives to its first `train`, which is not called.
+
+    No run folder is made or looked at. `prog` names the command where flags are wrong (exit 2). Raises Refused.
+    """
+    from ..cli import _accelerator, parse
+    from ..loop import train
+
+    def reach(_run, model, images, *_args, **_options):
+        raise _Reached(model, images)
+
+    names = [name for name, value in vars(recipe).items() if value is train]
+    if not names:
+        raise Refused(f"{recipe.__file__} does not import `train`: what it trains cannot be seen without running it", 2)
+    if not any(flag.partition("=")[0] == "--data" for flag in flags):
+        flags = ["--data", "synthetic", *flags]
+    run, options = parse(recipe.main, flags, prog)
+    run.recipe, run.accelerator = recipe.__name__, _accelerator()  # a recipe may ask for its device
+    for name in names:
+        setattr(recipe, name, reach)
+    try:
+        recipe.main(run, **options)
+    except _Reached as reached:
+        return reached.args
+    raise Refused(f"{recipe.__file__} ended without calling `train`", 2)
+
+
+def _print_table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    cells = [[*head], *(["?" if cell is None else str(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())

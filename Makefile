@@ -1,5 +1,5 @@
 # `make check` is what CI runs; the others take minutes and say so.
-.PHONY: check bench gpu
+.PHONY: check bench gpu claims
 
 check:
 	ruff check .
@@ -11,3 +11,7 @@ bench:  # about 2 minutes; leave the machine alone meanwhile
 gpu:  # the tests marked gpu and the bench, on a machine with a GPU
 	pytest -m gpu
 	python benchmarks/speed.py
+
+DATA ?= hub
+claims:  # the documents' numbers, hours on a CPU; goes on where it stopped; writes docs/results.md
+	python benchmarks/claims.py --data $(DATA)

@@ -91,13 +91,11 @@ def report(run: Run, nets: tuple[str, ...], trials: list[str], epochs: int) -> N
         })  # fmt: skip
     rows.sort(key=lambda row: -row["mean"])
     curves(run.folder / "selection.png", {row["net"]: series[row["net"]] for row in rows}, "validation accuracy")
-    table = Table("net", "parameters", "trials", "mean ± deviation", "lowest", "highest", "gap", "seconds")
+    table = Table("net", "parameters", "trials", "mean ± deviation", "range", "gap", "seconds")
     for row in rows:
-        spread = f"{row['mean']:.4f} ± {row['deviation']:.4f}"
-        table.add_row(
-            row["net"], f"{row['parameters']:,}", f"{row['trials']}", spread, f"{row['lowest']:.4f}", f"{row['highest']:.4f}",
-            f"{row['gap']:+.4f}", f"{row['seconds']:.0f}",
-        )  # fmt: skip
+        spread, span = f"{row['mean']:.3f} ± {row['deviation']:.3f}", f"{row['lowest']:.3f}–{row['highest']:.3f}"
+        counts = f"{row['parameters']:,}", str(row["trials"])
+        table.add_row(row["net"], *counts, spread, span, f"{row['gap']:+.3f}", f"{row['seconds']:.0f}")
     Console().print(table)
     for row in rows:
         print(f"{row['net']}: {row['verdict']}")

@@ -1,0 +1,100 @@
+"""Transfer: what a net has learned on one task, put to use on another with few images.
+
+Source  document 001, section 2.3: (1) all weights as an initialisation, (2) locked weights as a feature extractor, then unlocking
+        from the output side with a small rate
+Data    CIFAR-10. Task A: its eight classes that are neither airplane nor bird. Task B: airplane and bird, `few` training images
+Net     ResNet-20; its last layer is new for task B
+Run     accelerate launch recipes/transfer.py --mode scratch
+        accelerate launch recipes/transfer.py --mode frozen
+        accelerate launch recipes/transfer.py --mode gradual --source runs/transfer/net-…/source
+        accelerate launch recipes/transfer.py --mode finetune --source resnet20.th
+
+Without --source the net is first trained on task A, in the run's folder `source`. A source is a file of weights (.safetensors, or
+a state dict that torch saved), an address with --sha256, or a run folder.
+"""
+
+from typing import Literal
+
+import torch
+
+from launch import Run, cli, sources, train
+from launch.checkpoint import weights, weights_sha256
+from launch.data import Images, crop_and_flip
+from launch.weights import load, load_into
+from nets.residual import CifarResNet
+from nets.transfer import add_trainable, lock, trainable, unlock
+
+TASK_B = ("airplane", "bird")
+TASK_A = tuple(name for name in sources.CIFAR10_CLASSES if name not in TASK_B)
+BODY = ("conv1", "bn1", "layer1", "layer2", "layer3")
+
+
+def main(
+    run: Run,
+    mode: Literal["scratch", "finetune", "frozen", "gradual"] = "frozen",
+    source: str = "",
+    sha256: str = "",  # of a source that is an address
+    source_epochs: int = 10,
+    few: int = 500,  # training images of task B
+    epochs: int = 20,
+    batch: int = 50,
+    lr: float = 0.05,
+    unlocked_lr: float = 0.005,  # of the stage that `gradual` unlocks
+):
+    images = sources.cifar10(run.data, keep=TASK_B, limit=few)
+    run.open(images, {"mode": mode})
+    torch.manual_seed(run.seed)
+    model = CifarResNet(20, num_classes=2)
+    if mode != "scratch":
+        tensors = load(source, sha256) if source else task_a(run, source_epochs)
+        report = load_into(model, tensors, partial=True)
+        if run.rank == 0:
+            print(report)
+    if mode in ("frozen", "gradual"):
+        lock(model, *BODY)
+    before = locked_digest(model)
+    optimizer = torch.optim.SGD(trainable(model), lr=lr, momentum=0.9, weight_decay=1e-4, fused=True)
+    options = {"batch": batch, "augment": crop_and_flip}
+    if mode == "gradual":
+        results = [train(run, model, images, optimizer, epochs=epochs // 2, stage="frozen", **options)]
+        unlock(model, "layer3")
+        before = locked_digest(model)
+        add_trainable(optimizer, model, unlocked_lr)
+        results.append(train(run, model, images, optimizer, epochs=epochs - epochs // 2, stage="unlocked", **options))
+    else:
+        results = [train(run, model, images, optimizer, epochs=epochs, stage=mode, **options)]
+    assert locked_digest(model) == before, "a locked tensor moved"
+    accuracy, learning = results[-1]["test"]["accuracy"], results[-1]["trainable"]
+    summary = f"{mode}: test accuracy {accuracy:.4f} from {len(images.train)} images, {learning:,} parameters learning"
+    run.finish({"recipe": run.recipe, "summary": summary, "mode": mode, "locked_sha256": before, "stages": results})
+    if run.rank == 0:
+        print(f"{summary}; the locked tensors are those of before, sha256 {before[:16]}")
+
+
+def task_a(run: Run, epochs: int) -> dict[str, torch.Tensor]:
+    """The weights of a net trained on the eight other classes."""
+    images: Images = sources.cifar10(run.data, keep=TASK_A, limit=run.limit)
+    model = CifarResNet(20, num_classes=len(TASK_A))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4, fused=True)
+    train(
+        run,
+        model,
+        images,
+        optimizer,
+        epochs=epochs,
+        batch=128,
+        augment=crop_and_flip,
+        schedule=lambda epoch: 1 - epoch / epochs,
+        stage="source",
+    )
+    return {name: tensor.detach().cpu() for name, tensor in weights(model).items()}
+
+
+def locked_digest(model: torch.nn.Module) -> str:
+    """sha256 over what may not move: parameters without gradient, and the statistics beside them."""
+    locked = {name.rpartition(".")[0] for name, p in model.named_parameters() if not p.requires_grad}
+    return weights_sha256({name: tensor for name, tensor in weights(model).items() if name.rpartition(".")[0] in locked})
+
+
+if __name__ == "__main__":
+    cli(main)

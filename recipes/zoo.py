@@ -1,0 +1,49 @@
+"""torchvision's architectures on small images, from scratch or from their published weights.
+
+Source  document 001, sections 2.1 and 2.3; `--net` takes every name in torchvision.models' list of classification builders
+Data    CIFAR-10 (3, 32, 32) or Fashion-MNIST (1, 28, 28); `--size` resizes them on the device, in batch
+Run     accelerate launch recipes/zoo.py
+        accelerate launch recipes/zoo.py --net vgg16_bn --dataset fashion_mnist --size 32
+        accelerate launch --config_file launch/gpus.yaml recipes/zoo.py --net resnet50 --stem imagenet --size 224 --pretrained
+
+--stem small gives a ResNet a 3 × 3 first layer without pooling, made for images of 32 × 32; other nets need --stem imagenet.
+--pretrained downloads torchvision's weights, checked by the digits in their name; a grey first layer is the sum over R, G and B.
+"""
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+
+from launch import Run, cli, sources, train
+from launch.errors import Refused
+from launch.weights import load
+from nets.zoo import check_size, names, weights_url, zoo
+
+
+def main(
+    run: Run,
+    net: Literal[tuple(names())] = "resnet18",
+    dataset: Literal["cifar10", "fashion_mnist"] = "cifar10",
+    size: int = 0,  # pixels; 0: as they are
+    stem: Literal["small", "imagenet"] = "small",
+    pretrained: bool = False,
+    epochs: int = 10,
+    batch: int = 128,
+    lr: float = 0.05,
+):
+    images = sources.cifar10(run.data, limit=run.limit) if dataset == "cifar10" else sources.fashion_mnist(run.data, run.limit)
+    images = replace(images, size=size)
+    channels, height = images.train.pixels.shape[1:3]
+    try:
+        check_size(net, size or height)
+        state = load(weights_url(net)) if pretrained else None
+        model = zoo(net, in_channels=channels, stem=stem, grey="sum" if pretrained else "fresh", state=state)
+    except ValueError as error:
+        raise Refused(str(error), 2) from error
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4, fused=True)
+    train(run, model, images, optimizer, epochs=epochs, batch=batch, schedule=lambda epoch: 1 - epoch / epochs)
+
+
+if __name__ == "__main__":
+    cli(main)

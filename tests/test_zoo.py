@@ -1,0 +1,212 @@
+"""The classics: their published counts, channels and classes, what is kept of published weights, the sizes they take."""
+
+import re
+
+import pytest
+import torch
+from torchvision import models
+
+from nets.zoo import MINIMUM, check_size, minimum_size, names, weights_url, zoo
+
+PUBLISHED = {  # document 001; RGB, 1000 classes
+    "alexnet": 61_100_840, "vgg16": 138_357_544, "vgg16_bn": 138_365_992, "vgg19": 143_667_240, "googlenet": 6_624_904,
+    "inception_v3": 23_834_568, "resnet18": 11_689_512, "resnet34": 21_797_672, "resnet50": 25_557_032, "resnet101": 44_549_160,
+    "resnet152": 60_192_808, "densenet121": 7_978_856, "wide_resnet50_2": 68_883_240, "wide_resnet101_2": 126_886_696,
+    "efficientnet_b0": 5_288_548,
+}  # fmt: skip
+CHANGED = [
+    ("googlenet", {"num_classes": 1000, "aux": True}, 13_004_888),
+    ("inception_v3", {"num_classes": 1000, "aux": True}, 27_161_264),
+    ("resnet18", {"in_channels": 1}, 11_175_370),
+    ("vgg16", {"in_channels": 1}, 134_300_362),
+    ("vgg16_bn", {"in_channels": 1}, 134_308_810),
+    ("resnet18", {"in_channels": 1, "stem": "small"}, 11_172_810),
+    ("resnet18", {"stem": "small"}, 11_173_962),
+]
+# A RegNet computes its widths with tensors, so it cannot be built without memory: here the two small ones stand for all.
+CHEAP = [name for name in names() if not name.startswith("regnet") or "400mf" in name]
+
+
+def parameters(net) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+def on_meta(name, **arguments):
+    with torch.device("cpu" if name.startswith("regnet") else "meta"):
+        return zoo(name, **arguments).to("meta")
+
+
+def image(n, channels, size):
+    return torch.empty(n, channels, size, size, device="meta")
+
+
+@pytest.mark.parametrize(("name", "count"), PUBLISHED.items())
+def test_published_counts(name, count):
+    assert parameters(on_meta(name, num_classes=1000)) == count
+
+
+@pytest.mark.parametrize(("name", "arguments", "count"), CHANGED)
+def test_counts_after_changes(name, arguments, count):
+    assert parameters(on_meta(name, **arguments)) == count
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_every_net_takes_grey_images_of_its_minimum_and_none_smaller(name):
+    least = minimum_size(name)
+    net = on_meta(name, in_channels=1, num_classes=7).train()
+    assert net(image(2, 1, least)).shape == (2, 7)
+    check_size(name, least)
+    if name.startswith("maxvit"):  # made for 224; that it can be run a little below is no promise of torchvision's
+        return
+    if least > 1:
+        with pytest.raises((RuntimeError, AssertionError)):
+            net(image(2, 1, least - 1))
+        with pytest.raises(ValueError, match=f"{name} .*{least}×{least}.*resize"):
+            check_size(name, least - 1)
+
+
+def test_the_documents_families_and_their_minimum():
+    named = {
+        "alexnet": 63, "vgg16": 32, "googlenet": 15, "inception_v3": 75, "densenet121": 29, "squeezenet1_0": 21, "resnet18": 1,
+        "mobilenet_v2": 1, "efficientnet_b0": 1, "mobilenet_v3_small": 1, "resnext50_32x4d": 1, "shufflenet_v2_x1_0": 1,
+        "mnasnet1_0": 1, "regnet_y_400mf": 1, "convnext_tiny": 32, "vgg19_bn": 32, "wide_resnet50_2": 1,
+    }  # fmt: skip
+    assert {name: minimum_size(name) for name in named} == named
+    assert named.keys() <= set(names())
+    assert all(any(name.startswith(start) for name in names()) for start in MINIMUM)
+
+
+def test_fixed_size():
+    with pytest.raises(ValueError, match="224×224 only, not 256×256"):
+        check_size("vit_b_16", 256)
+    with pytest.raises(AssertionError):
+        on_meta("vit_b_16")(image(2, 3, 256))
+
+
+def test_auxiliary_heads_are_off_unless_asked_for():
+    assert on_meta("googlenet").train()(image(2, 3, 64)).shape == (2, 10)
+    assert [tuple(logits.shape) for logits in on_meta("googlenet", aux=True).train()(image(2, 3, 64))] == [(2, 10)] * 3
+    net = on_meta("inception_v3", aux=True).train()
+    assert minimum_size("inception_v3", aux=True) == 299
+    assert [tuple(logits.shape) for logits in net(image(2, 3, 299))] == [(2, 10)] * 2
+    with pytest.raises(RuntimeError):
+        net(image(2, 3, 298))
+    assert net.eval()(image(2, 3, 298)).shape == (2, 10)
+    with pytest.raises(ValueError, match="no auxiliary heads"):
+        zoo("resnet18", aux=True)
+
+
+def test_setting_in_channels_changes_what_is_printed_and_nothing_else():
+    """Document 001's trap; the adapter changes the layer."""
+    net = models.resnet18()
+    net.conv1.in_channels = 1
+    assert "Conv2d(1, 64" in repr(net)
+    assert net.conv1.weight.shape == (64, 3, 7, 7)
+    with pytest.raises(RuntimeError, match="channels"):
+        net(torch.randn(2, 1, 32, 32))
+    assert zoo("resnet18", in_channels=1)(torch.randn(2, 1, 32, 32)).shape == (2, 10)
+
+
+def test_small_stem_keeps_the_size_for_the_first_stage():
+    sizes = []
+    net = on_meta("resnet18", stem="small")
+    net.layer1.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[-1]))
+    net(image(2, 3, 32))
+    assert sizes == [32]
+    with pytest.raises(ValueError, match="not vgg16"):
+        zoo("vgg16", stem="small")
+
+
+# ------------------------------------------------------------------------------------------------------- published weights
+
+
+@pytest.fixture(scope="module")
+def resnet18():
+    torch.manual_seed(0)
+    return models.resnet18().eval()
+
+
+def test_all_is_kept_where_nothing_changed(resnet18):
+    net = zoo("resnet18", num_classes=1000, state=resnet18.state_dict()).eval()
+    x = torch.randn(2, 3, 64, 64)
+    assert net(x).equal(resnet18(x))
+
+
+@pytest.mark.parametrize(("arguments", "fresh"), [
+    ({}, {"fc.weight", "fc.bias"}),
+    ({"in_channels": 1}, {"conv1.weight", "fc.weight", "fc.bias"}),
+    ({"in_channels": 1, "grey": "sum"}, {"fc.weight", "fc.bias"}),
+    ({"num_classes": 1000, "stem": "small"}, {"conv1.weight"}),
+])  # fmt: skip
+def test_only_changed_layers_are_fresh(resnet18, arguments, fresh):
+    state = resnet18.state_dict()
+    own = zoo("resnet18", state=state, **arguments).state_dict()
+    expected = dict(state, **{"conv1.weight": state["conv1.weight"].sum(1, keepdim=True)}) if "grey" in arguments else state
+    assert {name for name in own if not own[name].equal(expected[name])} == fresh
+
+
+def test_summed_stem_answers_grey_as_the_original_answers_rgb(resnet18):
+    x = torch.randn(2, 1, 32, 32)
+    net = zoo("resnet18", in_channels=1, grey="sum", state=resnet18.state_dict())
+    torch.testing.assert_close(net.conv1(x), resnet18.conv1(x.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-5)
+
+
+def test_a_replaced_convolution_takes_no_bias_from_the_old_one():
+    state = {name: torch.full_like(tensor, 7) for name, tensor in models.squeezenet1_1().state_dict().items()}
+    net = zoo("squeezenet1_1", in_channels=1, state=state)
+    assert not (net.features[0].bias == 7).any()
+    assert not (net.classifier[1].bias == 7).any()
+    assert (net.features[3].squeeze.bias == 7).all()
+
+
+def test_inception_family_takes_weights_with_heads_and_maps_rgb_itself():
+    torch.manual_seed(0)
+    with pytest.warns(FutureWarning, match="init_weights"):
+        published = models.googlenet(transform_input=True)  # so torchvision makes it with its weights
+    net = zoo("googlenet", num_classes=1000, state=published.state_dict())
+    for each in (net, published):
+        each.aux_logits = False
+        each.dropout.p = 0.0  # batch norm has to act: without it the fresh weights let nothing of the image through
+    x = torch.randn(4, 3, 32, 32)
+    assert net(x).equal(published(x))
+    published.transform_input = False
+    assert not net(x).equal(published(x))
+
+
+def test_densenets_older_names():
+    state = models.densenet121(num_classes=3).state_dict()
+    old = {re.sub(r"(denselayer\d+\.(norm|conv))([12])\.", r"\1.\3.", name): tensor for name, tensor in state.items()}
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old
+    own = zoo("densenet121", num_classes=3, state=old).state_dict()
+    assert all(own[name].equal(state[name]) for name in state)
+
+
+def test_weights_without_batch_norms_counters(resnet18):
+    state = {name: tensor for name, tensor in resnet18.state_dict().items() if "num_batches" not in name}
+    assert zoo("resnet18", state=state).bn1.num_batches_tracked == 0
+
+
+def test_weights_of_another_net_are_refused(resnet18):
+    state = resnet18.state_dict()
+    with pytest.raises(ValueError, match="not the weights of resnet34"):
+        zoo("resnet34", state=state)
+    with pytest.raises(ValueError, match=r"not the weights of resnet18: layer1\.0\.bn1\.bias differ"):
+        zoo("resnet18", state=dict(state, **{"layer1.0.bn1.bias": torch.zeros(3)}))
+    with pytest.raises(ValueError, match=r"extra differ"):
+        zoo("resnet18", state=dict(state, extra=torch.zeros(3)))
+
+
+def test_addresses():
+    assert weights_url("resnet18", "IMAGENET1K_V1") == "https://download.pytorch.org/models/resnet18-f37072fd.pth"
+    assert all(re.search(r"-[0-9a-f]{8,}\.pth$", weights_url(name)) for name in names())
+    with pytest.raises(ValueError, match="only IMAGENET1K_V1, DEFAULT"):
+        weights_url("resnet18", "IMAGENET22K")
+
+
+def test_unknown_names():
+    with pytest.raises(ValueError, match="near it: resnet101, resnet152, resnet18"):
+        zoo("ResNet18")
+    with pytest.raises(ValueError, match="no architecture 'fcn_resnet50'"):
+        zoo("fcn_resnet50")  # torchvision has it, for segmentation
+    with pytest.raises(ValueError, match="stem is imagenet or small"):
+        zoo("resnet18", stem="tiny")

@@ -78,6 +78,7 @@ class Run:
     rank: int = field(init=False, default=0)  # this one among them; 0 is the main process
     opened: bool = field(init=False, default=False)
     quiet: bool = field(init=False, default=False)  # no lines on the screen
+    divided: bool = field(init=False, default=False)  # each process has trials of its own
 
     def start(self, recipe: str, options: dict[str, Any]) -> dict | None:
         """Find this process's place among the others, the run folder and what is in it.
@@ -87,6 +88,8 @@ class Run:
         for name, least in {"limit": 0, "shards": 0, "threads": 0, "save_every": 0, "eval_every": 1, "log_every": 0}.items():
             if getattr(self, name) < least:
                 raise Refused(f"--{name.replace('_', '-')} must be at least {least}, it is {getattr(self, name)}", 2)
+        if not 0 <= self.seed < 2**63:
+            raise Refused(f"--seed must be from 0 to 2**63 - 1, it is {self.seed}", 2)
         self.recipe = recipe
         self.accelerator = _accelerator()
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
@@ -133,12 +136,14 @@ class Run:
             raise Refused(f"--out {folder} is a file", 4)
         recorded = read_json(folder / "config.json")
         if recorded is None:
-            if folder.exists() and any(folder.iterdir()):
+            if folder.exists() and any(path.name not in ("lock", "lock.pid") for path in folder.glob("[!.]*")):
                 raise Refused(f"{folder} is not empty and not a run folder; choose another with --out", 4)
             return folder, self.shards or self.world, None
         if recorded.get("format") != FORMAT:
             raise Refused(f"{folder} was written by another version of oneloop (format {recorded.get('format')})", 4)
-        if differences := _differences(recorded["config"], json.loads(text)):
+        # Slices left open (0) are those that the run began with, whatever was said then.
+        wanted = json.loads(text) | {"shards": self.shards or recorded["shards"]}
+        if differences := _differences(recorded["config"] | {"shards": recorded["shards"]}, wanted):
             raise Refused(
                 f"{folder} belongs to another configuration: {'; '.join(differences)}. "
                 "Repeat its command to continue it, or choose another --out, or --fresh",
@@ -164,6 +169,7 @@ class Run:
 
     def alone(self) -> "Run":
         """This run as if on one process, one slice a batch: for trials that are divided among processes, each whole."""
+        self.divided = True
         inner = copy.copy(self)
         inner.world, inner.rank, inner.shards, inner.quiet, inner.wandb = 1, 0, 1, True, "disabled"
         return inner
@@ -287,12 +293,13 @@ def cli(main: Callable[..., Any]) -> None:
             print(f"finished before: {describe(result)}\n{run.folder}")
     except Refused as error:
         code = error.code
-        if int(os.environ.get("LOCAL_RANK", 0)) == 0:  # once on each machine: the data may lack on one of them
+        # Once on each machine, as the data may lack on one of them; from every process where each has trials of its own.
+        if not error.said and (run.divided or int(os.environ.get("LOCAL_RANK", 0)) == 0):
             complain(str(error))
     except KeyboardInterrupt:
         code = 130
         if int(os.environ.get("RANK", 0)) == 0:
-            complain("interrupted before training began; nothing to save")
+            complain("interrupted; what was saved before is sound, and the same command goes on from it")
     run.end()
     if code:
         sys.exit(code)
@@ -352,7 +359,7 @@ def _keep_freed_memory() -> None:
 
 
 def _differences(recorded: dict, wanted: dict) -> list[str]:
-    """How two configurations differ; slices left open (0) are those that the run began with."""
+    """How two configurations differ, a line for each key."""
     missing = object()
     return [
         f"{key} was {recorded.get(key, 'absent')!r}, now {wanted.get(key, 'absent')!r}"

@@ -11,6 +11,7 @@ class Refused(Exception):
     def __init__(self, message: str, code: int = 1):
         super().__init__(message, code)
         self.code = code
+        self.said = False  # whether the user has seen it
 
     def __str__(self) -> str:
         return self.args[0]

@@ -81,6 +81,7 @@ def train(
         run = run.stage(stage)
         if recorded := run.on_main(lambda: read_json(run.folder / "result.json")):
             _restore(run, net, optimizer)
+            torch.manual_seed(run.seed)
             return recorded
     feeds = {name: Feed(getattr(images, name), images, run.accelerator.device) for name in ("train", "test")}
     rates = [group["lr"] for group in optimizer.param_groups]
@@ -98,11 +99,14 @@ def train(
         return event("train") | {"loss": mean, "lr": lr, "images_per_second": speed, "seconds": seconds}
 
     def save() -> None:
+        step.check(state.step)
         meter.stop()
         state.seconds = time.perf_counter() - began
         _save(run, net, optimizer, state, meter)
 
-    with Track(run, images, facts, state.step, total=epochs * steps) as track, Stop() as stop:
+    # An epoch that was stopped at its end, before its lines were complete, writes them again.
+    kept = state.step - (state.step == (state.epochs + 1) * steps)
+    with Track(run, images, facts, state.step, total=epochs * steps, kept=kept) as track, Stop() as stop:
         for complaint in complaints:
             track.say(complaint)
         while state.epochs < epochs:
@@ -131,6 +135,7 @@ def train(
                     raise stop.refusal(run.folder, state.step)
 
             mean, speed = meter.read()
+            step.check(state.step)
             results = {}
             if not stopping and (last or (epoch + 1) % run.eval_every == 0):
                 for split in ("test", "train") if last else ("test",):
@@ -154,6 +159,10 @@ def train(
         state.seconds = time.perf_counter() - began
         result = _finish(run, net, images, facts, state, meter)
         track.finish(result, draw(run.folder) if draw and run.rank == 0 else [])
+    # What a next stage begins with does not depend on whether this one was trained now, before, or on how many processes.
+    torch.manual_seed(run.seed)
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
     return result
 
 
@@ -195,16 +204,21 @@ class Step:
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             net = torch.compile(net) if run.compile else net
             self.wrapped = run.accelerator.prepare_model(net, evaluation_mode=run.world == 1)  # this mode is without DDP
-        self.statistics = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+        self.statistics = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
         self.reseed = (
-            torch.cuda.default_generators[device.index].manual_seed
+            torch.cuda.default_generators[torch.cuda.current_device()].manual_seed
             if device.type == "cuda"
             else torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
         )  # fmt: skip
         # On a CPU the host sees every loss at no cost. A GPU is asked now and then: until then a fused optimizer skips, on the
-        # device, the updates for which its `found_inf` is 1 (fp16's scaler does the same); for others it is asked at every step.
+        # device, the updates for which its `found_inf` is 1. For others, and with fp16's scaler, it is asked at every step.
         fused = all(group.get("fused") for group in optimizer.param_groups)
-        self.poll = POLL_STEPS if device.type != "cpu" and (fused or run.accelerator.scaler is not None) else 1
+        self.poll = POLL_STEPS if device.type != "cpu" and fused and run.accelerator.scaler is None else 1
+        if run.accelerator.scaler is not None and isinstance(optimizer, torch.optim.SGD):
+            # torch 2.15 leaves the momentum of a first step that the scaler skips uninitialised.
+            for group in optimizer.param_groups:
+                for parameter in group["params"] if group["momentum"] else []:
+                    optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
         self.broken = torch.zeros((), device=device)  # steps since the first loss that was not finite
         self.no, self.yes = torch.zeros((), device=device), torch.ones((), device=device)
 
@@ -220,22 +234,25 @@ class Step:
             torch.distributed.all_reduce(shared)  # collective: loss and wish to stop
             loss, wish = shared
         if self.poll == 1:
-            broken = int(not math.isfinite(loss.item()))  # host-device sync, but on a CPU
+            self.broken += 0.0 if math.isfinite(loss.item()) else 1.0  # host-device sync, but on a CPU
+            asked = True
         else:
             self.broken += ~torch.isfinite(loss) | (self.broken > 0)
             self.optimizer.found_inf = (self.broken > 0).float()
-            broken = 0
-        asked = step % self.poll == 0
-        if asked and self.poll > 1:
-            broken = int(self.broken.item())  # host-device sync, every POLL_STEPS
-        if broken:
+            asked = step % self.poll == 0
+        if asked:
+            self.check(step + 1)
+        self._update()
+        return loss, asked and (stop if wish is None else bool(wish.item()))  # host-device sync, as above
+
+    def check(self, steps: int) -> None:
+        """Raise Refused (3), on all processes, if a loss was not finite in the `steps` so far. Host-device sync."""
+        if broken := int(self.broken.item()):
             raise Refused(
-                f"the loss is not finite at step {step + 2 - broken}; the weights are those after step {step + 1 - broken}. "
+                f"the loss is not finite at step {steps + 1 - broken}; the weights are those after step {steps - broken}. "
                 "A smaller --lr is the usual cure; the last checkpoint is sound",
                 3,
             )
-        self._update()
-        return loss, asked and (stop if wish is None else bool(wish.item()))  # host-device sync, as above
 
     def _update(self) -> None:
         if self.accelerator.scaler is not None:
@@ -324,8 +341,10 @@ def _evaluate(
     *batches, (stopped, _) = sums.tolist()  # host-device sync
     if stopped:
         return None
-    correct = round(sum(correct for _, correct in batches))
-    return {"loss": math.fsum(loss for loss, _ in batches) / count, "accuracy": correct / count, "count": count}
+    correct, loss = round(sum(correct for _, correct in batches)), math.fsum(loss for loss, _ in batches) / count
+    if not math.isfinite(loss):
+        raise Refused("the loss of the evaluation is not finite; a smaller --lr is the usual cure", 3)
+    return {"loss": loss, "accuracy": correct / count, "count": count}
 
 
 def _share_buffers(run: Run, net: nn.Module) -> None:

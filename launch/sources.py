@@ -9,6 +9,7 @@ the sha256 of its pixels and labels, which is checked at every start. What is ca
 file is the way to fetch it anew.
 """
 
+import contextlib
 import gzip
 import hashlib
 import itertools
@@ -70,7 +71,11 @@ def fashion_mnist(data: str = "hub", limit: int = 0, normalised: bool = True) ->
 
 def _grey(data: str, name: str, classes: tuple[str, ...], limit: int, normalised: bool, mean: float, std: float) -> Images:
     found = synthetic(classes, channels=1, size=28) if data == "synthetic" else _found(data, name, channels=1)
-    if len(found["classes"]) == len(classes):  # idx and npz files have numbers only; the hub's names have spaces of their own
+    # idx and npz files have numbers only, and the hub's names have spaces of their own; an image folder has its own order.
+    if len(found["classes"]) == len(classes) and all(
+        name.isdigit() or name.replace(" ", "") == ours.replace(" ", "")
+        for name, ours in zip(found["classes"], classes, strict=True)
+    ):
         found["classes"] = classes
     return _select(found, classes, limit, (1, 28, 28), *(((mean,), (std,)) if normalised else ((0.0,), (1.0,))))
 
@@ -147,6 +152,9 @@ def _reach(name: str) -> Exception | None:
 
     try:
         huggingface_hub.HfApi().dataset_info(name, timeout=HUB_PROBE_SECONDS)
+        with contextlib.suppress(huggingface_hub.errors.EntryNotFoundError):  # files come from another server than answers
+            file = huggingface_hub.hf_hub_url(name, "README.md", repo_type="dataset")
+            huggingface_hub.get_hf_file_metadata(file, timeout=HUB_PROBE_SECONDS)
     except huggingface_hub.errors.RepositoryNotFoundError as error:
         endpoint = huggingface_hub.constants.ENDPOINT
         raise Refused(f"{endpoint} has no data set {name!r} that you may read; another mirror: HF_ENDPOINT") from error
@@ -220,7 +228,7 @@ def _decode(found: dict, source: str, channels: int) -> dict:
 def _pixels(table, image: str, label: str, where: str, classes: int, channels: int) -> Split:
     import datasets
 
-    labels = torch.tensor(table[label][:], dtype=torch.int64)
+    labels = torch.tensor([-1 if number is None else number for number in table[label][:]], dtype=torch.int64)
     if bad := ((labels < 0) | (labels >= classes)).nonzero().flatten().tolist():
         raise Refused(f"{where} image {bad[0]} has the label {labels[bad[0]]}, there are {classes} classes", 4)
     pixels = None

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .data import Images
+from .errors import Refused
 
 if TYPE_CHECKING:
     from .cli import Run
@@ -30,15 +31,16 @@ PROBE_SECONDS, INIT_SECONDS, FINISH_SECONDS = 2, 15, 60  # of waiting for W&B, a
 class Track:
     """The open record of a run on the main process; on the others every method does nothing.
 
-    What `metrics.jsonl` holds beyond `step`, where the run goes on, is cut off: it will be written again, with the same values.
+    What `metrics.jsonl` holds beyond the step `kept` is cut off: it will be written again, with the same values.
     """
 
-    def __init__(self, run: "Run", images: Images, facts: dict, step: int, total: int):
+    def __init__(self, run: "Run", images: Images, facts: dict, step: int, total: int, kept: int):
+        self.world = run.world
         self.main, self.accelerator, self.folder = run.rank == 0, run.accelerator, run.folder
         if not self.main:
             return
         self.console = Console(highlight=False, soft_wrap=True, quiet=run.quiet)
-        self.file = _cut(run.folder / "metrics.jsonl", step)
+        self.file = _cut(run.folder / "metrics.jsonl", kept)
         self.say(
             f"{run.recipe} {facts['model']}: {facts['parameters']:,} parameters; {len(images.train):,} training and "
             f"{len(images.test):,} test images from {images.source}; {run.world} × "
@@ -60,14 +62,19 @@ class Track:
         return self
 
     def __exit__(self, _kind, error: BaseException | None, _traceback) -> None:
-        """Stop the bar, close the record, finish W&B (FINISH_SECONDS at most)."""
-        if not self.main:
-            return
-        self.bar.stop()
-        self.file.close()
-        code = 0 if error is None else getattr(error, "code", 1)
-        self._wandb(lambda tracker: tracker.finish(exit_code=code))
-        self.accelerator.trackers.clear()
+        """Stop the bar, close the record, say why the run ends, finish W&B (FINISH_SECONDS at most)."""
+        if self.main:
+            self.bar.stop()
+            self.file.close()
+            if isinstance(error, Refused):
+                complain(str(error))  # now: a launcher may end this process while it waits for W&B
+                error.said = True
+            code = 0 if error is None else getattr(error, "code", 1)
+            self._wandb(lambda tracker: tracker.finish(exit_code=code))
+            self.accelerator.trackers.clear()
+        if isinstance(error, Refused) and self.world > 1:
+            # A process that exits with an error has the launcher end the others: all wait until the main one is done.
+            self.accelerator.wait_for_everyone()  # collective: a refusal within a run is one on all processes
 
     def say(self, line: str) -> None:
         """One line on the screen, above the progress bar."""

@@ -22,6 +22,7 @@ def main(run: Run, epochs: int = 100, batch: int = 64, lr: float = 1e-2):
     if run.world > 1:
         raise Refused("by_hand.py is a loop for one process; recipes/cifar2.py is the same for several", 2)
     images = sources.cifar10(run.data, keep=("airplane", "bird"), limit=run.limit)
+    run.open(images, {})
     training, validation = (Feed(split, images, torch.device("cpu")) for split in (images.train, images.test))
     model = Net().to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, fused=True)
@@ -40,6 +41,7 @@ def main(run: Run, epochs: int = 100, batch: int = 64, lr: float = 1e-2):
         if epoch == 1 or epoch % 10 == 0:
             print(f"Epoch {epoch}, Training loss {loss_train / len(images.train):.4f}")
 
+    accuracy = {}
     for name, split, feed in (("train", images.train, training), ("val", images.test, validation)):
         model.eval()
         correct = 0
@@ -47,11 +49,13 @@ def main(run: Run, epochs: int = 100, batch: int = 64, lr: float = 1e-2):
             for ids in torch.arange(len(split)).split(500):
                 imgs, labels = feed.batch(ids)
                 correct += int((model(imgs).argmax(dim=1) == labels).sum())
-        print(f"Accuracy {name}: {correct / len(split):.4f}")
+        accuracy[name] = correct / len(split)
+        print(f"Accuracy {name}: {accuracy[name]:.4f}")
 
-    run.folder.mkdir(parents=True, exist_ok=True)
     write_tensors(run.folder / "model.safetensors", weights(model), {})
-    print(f"weights_sha256 {weights_sha256(weights(model))}\n{run.folder / 'model.safetensors'}")
+    digest = weights_sha256(weights(model))
+    run.finish({"summary": f"accuracy {accuracy}, weights_sha256 {digest}", "weights_sha256": digest})
+    print(f"weights_sha256 {digest}\n{run.folder / 'model.safetensors'}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import torch
 
 from launch import Run, cli, sources, train
 from launch.data import crop_and_flip
+from launch.errors import Refused
 from nets.residual import CifarResNet, DenseNetBC
 
 NETS = {
@@ -35,7 +36,10 @@ def main(
     weight_decay: float = 1e-4,
 ):
     images = sources.cifar10(run.data, limit=run.limit)
-    model = NETS[net](depth)
+    try:
+        model = NETS[net](depth)
+    except ValueError as error:
+        raise Refused(f"--depth: {error}", 2) from error
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True)
 
     def schedule(epoch: float) -> float:

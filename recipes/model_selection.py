@@ -22,6 +22,7 @@ from rich.table import Table
 from launch import Run, cli, sources, train
 from launch.cli import read_json
 from launch.data import Images, Split, folds, slice_seed
+from launch.errors import Refused
 from launch.report import curves
 from launch.track import read_metrics
 from nets.mnist import InceptionNet, LectureNet, LeNet5, MnistNet, ResidualNet
@@ -40,6 +41,8 @@ def main(
     lr: float = 0.05,
     momentum: float = 0.9,
 ):
+    if k < 2 or seeds < 1 or not nets:
+        raise Refused("--k must be at least 2, --seeds at least 1, and --nets name a net", 2)
     images = sources.fashion_mnist(run.data, limit=run.limit)
     run.open(images, {"nets": nets})
     parts = folds(images.train.labels, k, run.seed)

@@ -13,3 +13,6 @@ def test_by_hand_is_train(tmp_path):
     assert run_recipe("cifar2", *FLAGS, cwd=tmp_path / "loop").returncode == 0
     by_hand = next(line for line in done.stdout.splitlines() if line.startswith("weights_sha256")).split()[1]
     assert by_hand == result(tmp_path / "loop/run")["weights_sha256"]
+    again = run_recipe("by_hand", *FLAGS, cwd=tmp_path / "hand")
+    assert again.returncode == 0
+    assert by_hand in again.stdout

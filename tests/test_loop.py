@@ -388,3 +388,81 @@ def test_compiled_net_is_saved_under_its_own_names(start, images, tmp_path, monk
     fit(start(compile=True), images)
     saved = checkpoint.safetensors.torch.load_file(tmp_path / "run/model.safetensors")
     assert saved.keys() == weights(Tiny()).keys()
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_stages_go_on_alike_trained_now_or_before(shards, start, images, tmp_path, monkeypatch):
+    """Two stages in one go, and killed between them: the same net, batch norm's statistics included, rates and random numbers."""
+
+    def both(run):
+        try:
+            torch.manual_seed(run.seed)
+            model = Tiny()
+            optimizer = optimizer_for(model)
+            for stage in ("one", "two"):
+                options = {"epochs": 2, "batch": BATCH, "schedule": lambda epoch: 1 - epoch / 2}
+                train(run, model, images, optimizer, stage=stage, **options)
+                if stage == "one":
+                    torch.nn.init.normal_(model.fc.bias)  # a draw between stages
+        finally:
+            run.end()
+        return model
+
+    model = both(start(out="straight", shards=shards))
+    assert model.norm.num_batches_tracked == 4 * 8
+    ask = loop.Stop.requested
+    calls = []
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Stop, "requested", lambda self: calls.append(1) or len(calls) == 16 + 2 + 3)  # in stage two
+        with pytest.raises(Refused):
+            both(start(shards=shards))
+    assert loop.Stop.requested is ask
+    both(start(shards=shards))
+    for stage in ("one", "two"):
+        assert result(tmp_path / "run" / stage)["weights_sha256"] == result(tmp_path / "straight" / stage)["weights_sha256"]
+
+
+def test_broken_evaluation_is_no_result(start, images, tmp_path):
+    model = Linear()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e38, fused=True)
+    with pytest.raises(Refused, match="not finite") as refused:
+        train(start(), model, images, optimizer, epochs=1, batch=61)
+    assert refused.value.code == 3
+    assert not (tmp_path / "run/result.json").exists()
+
+
+def test_broken_loss_between_polls_is_neither_saved_nor_finished(start, images, tmp_path, monkeypatch):
+    """As on a GPU: the loss breaks in step 3, the host would look at step 16 of 8."""
+    original = loop.Step.__init__
+
+    def seldom(self, *args, **options):
+        original(self, *args, **options)
+        self.poll = 16
+
+    monkeypatch.setattr(loop.Step, "__init__", seldom)
+    calls = []
+
+    def loss(logits, labels):
+        calls.append(1)
+        return F.cross_entropy(logits, labels) * (float("nan") if len(calls) == 3 else 1)
+
+    model = Linear()
+    with pytest.raises(Refused, match="not finite at step 3;"):
+        train(start(save_every=5), model, images, optimizer_for(model), loss, epochs=1, batch=8)
+    assert not (tmp_path / "run/checkpoints").exists()
+    assert not (tmp_path / "run/result.json").exists()
+
+
+def test_slices_left_open_are_those_of_the_run(start, images, tmp_path, monkeypatch):
+    digests = []
+    for again in (2, 0):
+        asked = iter(range(1, 1000))
+        with monkeypatch.context() as patch:
+            patch.setattr(loop.Stop, "requested", lambda self, asked=asked: next(asked) == 5)
+            with pytest.raises(Refused):
+                fit(start(out=f"open-{again}", shards=2), images)
+        fit(start(out=f"open-{again}", shards=again), images)
+        digests.append(result(tmp_path / f"open-{again}")["weights_sha256"])
+    assert digests[0] == digests[1]
+    with pytest.raises(Refused, match="shards was 2, now 4"):
+        start(out="open-0", shards=4)

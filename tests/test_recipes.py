@@ -33,7 +33,7 @@ def test_smoke(recipe, tmp_path):
     done = run_recipe(recipe, *flags, *SHORTER.get(recipe, ()), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "run").rglob("model.safetensors"))
-    assert (tmp_path / "run/result.json").exists() or recipe == "by_hand"
+    assert (tmp_path / "run/result.json").exists()
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

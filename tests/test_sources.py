@@ -343,3 +343,14 @@ def test_grey_sets_have_their_names_and_scale():
     digits_plain = sources.mnist("synthetic", normalised=False)
     assert (digits_plain.mean, digits_plain.std) == ((0.0,), (1.0,))
     assert digits_plain.classes == tuple("0123456789")
+
+
+def test_image_folder_of_garments_keeps_its_names(tmp_path):
+    """A folder's classes come in the order of the alphabet, the hub's in their own."""
+    for split in COUNTS:
+        for name in sources.FASHION_CLASSES:
+            place = tmp_path / split / name.replace("/", "-")
+            place.mkdir(parents=True)
+            Image.fromarray(picture(1, 28)).convert("L").save(place / "1.png")
+    with pytest.raises(Refused, match="no class 'T-shirt/top'; its classes are Ankle boot"):
+        sources.fashion_mnist(str(tmp_path))

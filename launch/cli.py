@@ -257,6 +257,7 @@ class Run:
         if self.accelerator:
             self.accelerator.free_memory()  # its reference to DDP, which holds the process group
             self.accelerator.end_training()
+            self.accelerator = None
 
 
 def parse(main: Callable[..., Any], args: Sequence[str] | None = None, prog: str | None = None) -> tuple[Run, dict[str, Any]]:

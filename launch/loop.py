@@ -163,6 +163,8 @@ def train(
     torch.manual_seed(run.seed)
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
+    for module in step.statistics:
+        module.track_running_stats = True
     return result
 
 

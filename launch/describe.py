@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from .errors import Refused
+from .errors import Refused, first_line
 
 aten = torch.ops.aten
 
@@ -93,7 +93,7 @@ def _reason(name: str, module: nn.Module, takes: tuple[int, ...], error: Excepti
         expected = getattr(module, attribute, None)
         if expected and not any(module.children()) and len(takes) > 1 and takes[axis] != expected:
             return f"{name} expects {expected} {'features' if axis < 0 else 'channels'}, got {takes[axis]}"
-    return f"{name} fails on an input of {takes}: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
+    return f"{name} fails on an input of {takes}: {first_line(error)}"
 
 
 # ---------------------------------------------------------------------------------------------------------- receptive field

@@ -15,3 +15,8 @@ class Refused(Exception):
 
     def __str__(self) -> str:
         return self.args[0]
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line; its kind if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -31,7 +31,7 @@ import torch
 from PIL import Image
 
 from .data import Images, Split, order
-from .errors import Refused
+from .errors import Refused, first_line
 
 IDX_LIMIT, NPZ_LIMIT = 1 << 30, 4 << 30  # bytes
 NPZ_KEYS = (("x_train", "y_train", "x_test", "y_test"), ("trainInps", "trainTargs", "testInps", "testTargs"))
@@ -165,7 +165,7 @@ def _reach(name: str) -> Exception | None:
 
 
 def _unreachable(name: str, error: Exception) -> Refused:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = first_line(error)
     return Refused(
         f"cannot get the data set {name!r}: {reason}. Ways out: HF_ENDPOINT=<a mirror's address>; "
         "HF_HUB_OFFLINE=1 if `datasets` has it cached; --data PATH to a folder; --data synthetic"
@@ -191,7 +191,7 @@ def _cached_folder(folder: Path, channels: int) -> dict:
         try:
             found = _load(str(folder), datasets)
         except Exception as error:  # the readers of `datasets` raise what they like for files that are not data
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise Refused(f"--data {folder}: `datasets` cannot read it: {reason}", 4) from error
         return _write(slug, _decode(found, str(folder), channels), state)
 
@@ -238,7 +238,7 @@ def _pixels(table, image: str, label: str, where: str, classes: int, channels: i
             with Image.open(BytesIO(raw["bytes"]) if raw["bytes"] is not None else raw["path"]) as picture:
                 array = np.asarray(picture.convert("RGB" if channels == 3 else "L"))
         except Exception as error:  # PIL raises a dozen kinds for broken files
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise Refused(f"{where} image {index} cannot be decoded: {reason}", 4) from error
         if pixels is None:
             pixels = np.empty((len(labels), *array.shape[:2], channels), dtype=np.uint8)

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .data import Images
-from .errors import Refused
+from .errors import Refused, first_line
 
 if TYPE_CHECKING:
     from .cli import Run
@@ -136,7 +136,7 @@ class Track:
             call(self.accelerator.get_tracker("wandb", unwrap=True))
         except Exception as error:  # a mirror may break in any way; the record goes on
             self.accelerator.trackers.clear()
-            self.say(f"W&B failed ({_first_line(error)}); the run goes on without it, metrics.jsonl has everything")
+            self.say(f"W&B failed ({first_line(error)}); the run goes on without it, metrics.jsonl has everything")
 
     def _mark(self, step: int) -> None:
         self.wandb_state["sent"] = step
@@ -182,7 +182,7 @@ class Track:
             except wandb.errors.Error as error:
                 if mode != "online":
                     raise
-                self.say(f"W&B: {_first_line(error)}; logging offline")
+                self.say(f"W&B: {first_line(error)}; logging offline")
                 self.accelerator.trackers.clear()
                 self.accelerator.init_trackers("oneloop", init_kwargs={"wandb": options | {"mode": "offline"}})
             tracker = self.accelerator.get_tracker("wandb", unwrap=True)
@@ -193,7 +193,7 @@ class Track:
             self.say(f"W&B {tracker.url}" if tracker.url else f"W&B offline in {run.folder / 'wandb'}")
         except Exception as error:  # a broken installation, a full disk, a refused key: never the run's end
             self.accelerator.trackers.clear()
-            self.say(f"W&B cannot start ({_first_line(error)}); the run goes on without it")
+            self.say(f"W&B cannot start ({first_line(error)}); the run goes on without it")
 
 
 def describe(result: dict) -> str:
@@ -242,12 +242,8 @@ def _unreachable(url: str) -> str:
     except urllib.error.HTTPError:
         return ""  # an answer
     except (OSError, ValueError) as error:
-        return f"{url} cannot be reached ({_first_line(error)})"
+        return f"{url} cannot be reached ({first_line(error)})"
     return ""
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def complain(line: str) -> None:

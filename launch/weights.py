@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoint import weights, weights_sha256
-from .errors import Refused
+from .errors import Refused, first_line
 from .sources import cache_folder
 
 ANSWER_SECONDS = 30  # for a server that says nothing
@@ -175,7 +175,7 @@ def _tensors(content: bytes, where: str) -> dict[str, Tensor]:
         try:
             found = safetensors.torch.load(content)
         except (safetensors.SafetensorError, KeyError, ValueError) as error:
-            raise Refused(f"{where} is damaged: {_reason(error)}", 4) from error
+            raise Refused(f"{where} is damaged: {first_line(error)}", 4) from error
     else:
         found = _saved_by_torch(content, where)
     for key in ("state_dict", "model"):
@@ -211,7 +211,7 @@ def _saved_by_torch(content: bytes, where: str) -> object:
     except Refused:
         raise
     except Exception as error:  # torch's reader raises a dozen kinds for broken files
-        raise Refused(f"{where} cannot be read as weights: {_reason(error)}", 4) from error
+        raise Refused(f"{where} cannot be read as weights: {first_line(error)}", 4) from error
 
 
 def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -225,10 +225,6 @@ def _check(content: bytes, sha256: str, where: str, remedy: str) -> None:
     digest = hashlib.sha256(content).hexdigest()
     if not digest.startswith(sha256):
         raise Refused(f"{where} has the sha256 {digest}, expected {sha256}: {remedy}", 4)
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 # ---------------------------------------------------------------------------------------------------------------- addresses
@@ -287,7 +283,8 @@ def _download(address: SplitResult, sha256: str, folder: Path) -> Path:
     except (OSError, http.client.HTTPException, ValueError) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()  # it is the answer itself, with its connection
-        raise Refused(f"cannot get the weights {shown}: {_reason(error)}; fetch them by other means and give the file") from error
+        reason = first_line(error)
+        raise Refused(f"cannot get the weights {shown}: {reason}; fetch them by other means and give the file") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 import tyro
 
-from launch.track import read_metrics
+from launch.runs import read_metrics
 
 ROOT = Path(__file__).parents[1]
 

@@ -32,10 +32,10 @@ from accelerate.utils import broadcast_object_list
 
 from .checkpoint import write_atomically
 from .data import Images
-from .errors import Refused
-from .track import complain, describe
+from .errors import Refused, first_line
+from .runs import FORMAT, describe, read_json
+from .track import complain
 
-FORMAT = 1  # of a run folder
 LIBRARIES = ("oneloop", "torch", "torchvision", "accelerate", "datasets", "wandb")
 
 
@@ -188,11 +188,13 @@ class Run:
             pid = holder.read_text() if holder.exists() else "unknown"
             raise Refused(f"{self.folder} is in use by process {pid}; wait for it, or use --out or --fresh", 5) from None
         holder.write_text(str(os.getpid()))
+        (self.folder / "stopped.json").unlink(missing_ok=True)
         recorded = read_json(self.folder / "config.json")
         if recorded is None:
             recorded = {
                 "format": FORMAT,
                 "config": self.config,
+                "recipe_file": str(Path(sys.argv[0]).resolve()),
                 "shards": self.shards,
                 **facts,
                 **self._environment(),
@@ -249,6 +251,12 @@ class Run:
             raise outcome[1]
         return outcome[0]
 
+    def stopped(self, code: int, why: str) -> None:
+        """Record why this launch ends before the run is finished. Nothing is said if that cannot be written."""
+        if self.lock and self.lock.is_locked:
+            with contextlib.suppress(OSError):
+                write_atomically(self.folder / "stopped.json", json.dumps({"code": code, "why": why}).encode())
+
     def end(self) -> None:
         """Leave the run folder and the other processes."""
         if self.lock and self.lock.is_locked:
@@ -294,13 +302,18 @@ def cli(main: Callable[..., Any]) -> None:
             print(f"finished before: {describe(result)}\n{run.folder}")
     except Refused as error:
         code = error.code
+        run.stopped(code, str(error))
         # Once on each machine, as the data may lack on one of them; from every process where each has trials of its own.
         if not error.said and (run.divided or int(os.environ.get("LOCAL_RANK", 0)) == 0):
             complain(str(error))
     except KeyboardInterrupt:
         code = 130
+        run.stopped(code, "interrupted")
         if int(os.environ.get("RANK", 0)) == 0:
             complain("interrupted; what was saved before is sound, and the same command goes on from it")
+    except Exception as error:
+        run.stopped(1, first_line(error))
+        raise
     run.end()
     if code:
         sys.exit(code)
@@ -367,16 +380,6 @@ def _differences(recorded: dict, wanted: dict) -> list[str]:
         for key in sorted(recorded.keys() | wanted.keys())
         if recorded.get(key, missing) != wanted.get(key, missing)
     ]
-
-
-def read_json(path: Path) -> dict | None:
-    """The content of a JSON file, None where there is none. Raises Refused (4) for a damaged one."""
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise Refused(f"{path} is damaged ({error}); --fresh or another --out starts anew", 4) from error
 
 
 def _version(name: str) -> str:

@@ -27,9 +27,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from . import checkpoint
-from .cli import Run, read_json
+from .cli import Run
 from .data import Augment, Feed, Images, bounds, order, slice_seed
 from .errors import Refused
+from .runs import read_json
 from .track import Track
 
 EVALUATION_BATCH = 500  # images; fixed, so that the result does not depend on the number of processes
@@ -465,6 +466,7 @@ def _save(run: Run, net: nn.Module, optimizer: torch.optim.Optimizer, state: Sta
 def _publish(run: Run, net: nn.Module, images: Images, name: str) -> None:
     """Write the net's weights into the run folder, with what their user needs to know."""
     about = {"recipe": run.recipe, "classes": images.classes, "mean": images.mean, "std": images.std}
+    about |= {"shape": [*images.train.pixels.shape[1:]], "size": images.size}
     metadata = {"oneloop": json.dumps(about | {"net": run.config.get("net", type(net).__name__)})}
     checkpoint.write_tensors(run.folder / name, checkpoint.weights(net), metadata)
 

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .data import Images
 from .errors import Refused, first_line
+from .runs import describe, read_metrics
 
 if TYPE_CHECKING:
     from .cli import Run
@@ -194,30 +195,6 @@ class Track:
         except Exception as error:  # a broken installation, a full disk, a refused key: never the run's end
             self.accelerator.trackers.clear()
             self.say(f"W&B cannot start ({first_line(error)}); the run goes on without it")
-
-
-def describe(result: dict) -> str:
-    """A result.json in one line; a recipe of several stages brings its own as "summary"."""
-    if "summary" in result:
-        return result["summary"]
-    test, best = result["test"], result["best"]
-    return (
-        f"{result['net']}, {result['epochs']} epochs: test accuracy {test['accuracy']:.4f} "
-        f"({round(test['accuracy'] * test['count'])}/{test['count']}), loss {test['loss']:.4f}; "
-        f"best {best['accuracy']:.4f} after epoch {best['epoch']}; {result['images_per_second']:,.0f} images/s, "
-        f"{result['seconds']:,.0f} s"
-    )
-
-
-def read_metrics(path: Path) -> list[dict]:
-    """The events of a `metrics.jsonl`; a torn last line, as a kill leaves it, is left out."""
-    events = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            events.append(json.loads(line))
-        except ValueError:
-            break
-    return events
 
 
 def _cut(path: Path, step: int) -> TextIO:

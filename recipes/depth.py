@@ -12,7 +12,7 @@ import torch
 from launch import Run, cli, sources, train
 from launch.data import crop_and_flip
 from launch.report import curves
-from launch.track import read_metrics
+from launch.runs import read_metrics
 from nets.residual import CifarResNet
 
 

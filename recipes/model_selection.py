@@ -20,11 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from launch import Run, cli, sources, train
-from launch.cli import read_json
 from launch.data import Images, Split, folds, slice_seed
 from launch.errors import Refused
 from launch.report import curves
-from launch.track import read_metrics
+from launch.runs import read_json, read_metrics
 from nets.mnist import InceptionNet, LectureNet, LeNet5, MnistNet, ResidualNet
 from nets.small import MyNet2
 

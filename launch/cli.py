@@ -65,6 +65,8 @@ class Run:
     """Steps between train lines; 0: one at the end of each epoch."""
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     """auto: WANDB_MODE if set, else online with a key and offline without."""
+    wandb_artifacts: bool = False
+    """Upload the best and the last weights to W&B, as versions of one artifact."""
     compile: bool = False
     """Use torch.compile: other rounding, so another run."""
 
@@ -85,16 +87,30 @@ class Run:
 
         Returns the recorded result if the run is finished. Collective: every process calls it. Raises Refused.
         """
+        self.accelerator = _accelerator()
+        self.configure(recipe, options, self.accelerator.mixed_precision)
+        self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
+        torch.set_num_threads(self.threads or max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+        _keep_freed_memory()
+        self.folder, self.shards, result = self.on_main(self.find_folder)
+        if result is None and self.shards % self.world:
+            fit = [str(number) for number in range(1, self.shards + 1) if self.shards % number == 0]
+            raise Refused(
+                f"{self.folder} works in {self.shards} slices, which {self.world} processes cannot share "
+                f"evenly; {', '.join(fit)} can. --shards N with --fresh starts a run with other slices",
+                4,
+            )
+        torch.manual_seed(self.seed)
+        return result
+
+    def configure(self, recipe: str, options: dict[str, Any], precision: str) -> None:
+        """Check the flags, and set `config`, which names the run folder. Raises Refused (2)."""
         for name, least in {"limit": 0, "shards": 0, "threads": 0, "save_every": 0, "eval_every": 1, "log_every": 0}.items():
             if getattr(self, name) < least:
                 raise Refused(f"--{name.replace('_', '-')} must be at least {least}, it is {getattr(self, name)}", 2)
         if not 0 <= self.seed < 2**63:
             raise Refused(f"--seed must be from 0 to 2**63 - 1, it is {self.seed}", 2)
         self.recipe = recipe
-        self.accelerator = _accelerator()
-        self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
-        torch.set_num_threads(self.threads or max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
-        _keep_freed_memory()
         if self.data not in ("hub", "synthetic"):
             self.data = str(Path(self.data).expanduser().resolve())
         # All that changes the numbers, and nothing else. Processes, threads, cadences and W&B do not.
@@ -106,21 +122,11 @@ class Run:
             "seed": self.seed,
             "shards": self.shards,
             "compile": self.compile,
-            "precision": self.accelerator.mixed_precision,
+            "precision": precision,
         }
-        self.folder, self.shards, result = self.on_main(self._find_folder)
-        if result is None and self.shards % self.world:
-            fit = [str(number) for number in range(1, self.shards + 1) if self.shards % number == 0]
-            raise Refused(
-                f"{self.folder} works in {self.shards} slices, which {self.world} processes cannot share "
-                f"evenly; {', '.join(fit)} can. --shards N with --fresh starts a run with other slices",
-                4,
-            )
-        torch.manual_seed(self.seed)
-        return result
 
-    def _find_folder(self) -> tuple[Path, int, dict | None]:
-        """The run folder, its number of slices and, if the run is finished, its result. Main process only."""
+    def find_folder(self) -> tuple[Path, int, dict | None]:
+        """The run folder, its number of slices and, if the run is finished, its result. Writes nothing; main process only."""
         text = json.dumps(self.config, sort_keys=True, default=str)
         short = hashlib.sha256(text.encode()).hexdigest()[:8]
         default = Path("runs") / self.recipe / f"{self.config.get('net', self.recipe)}-{short}"
@@ -319,8 +325,8 @@ def cli(main: Callable[..., Any]) -> None:
         sys.exit(code)
 
 
-def _accelerator() -> Accelerator:
-    """The Accelerator, or Refused where a launcher's settings do not give what they seem to."""
+def _accelerator(precision: str | None = None) -> Accelerator:
+    """The Accelerator, or Refused where a launcher's settings do not give what they seem to. `precision` None: the launcher's."""
     env = os.environ
     if "MASTER_ADDR" in env and "WORLD_SIZE" not in env:
         raise Refused(
@@ -337,11 +343,19 @@ def _accelerator() -> Accelerator:
         )
     if env.get("ACCELERATE_DYNAMO_BACKEND", "NO") != "NO":
         raise Refused("accelerate's dynamo_backend is not recorded with the run; use the recipe's --compile", 2)
+    if int(env.get("TORCHELASTIC_MAX_RESTARTS", 0)) and env.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        # Processes that start again would find the dead ones' addresses in the store (pytorch/pytorch#135712).
+        raise Refused(
+            "restarts need a store of their own: TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment and --rdzv_backend "
+            "c10d, as launch/elastic.yaml says",
+            2,
+        )
     on_cpu = not torch.accelerator.is_available() or env.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     if env.get("ACCELERATE_MIXED_PRECISION") == "fp16" and on_cpu:
         raise Refused("fp16 needs a GPU; on a CPU use --mixed_precision bf16 or no", 2)
     accelerator = Accelerator(
         cpu=on_cpu,
+        mixed_precision=precision,
         log_with="wandb",
         # Buffers: batch norm's statistics follow slice 0, see loop.py; DDP's own broadcast would depend on the placement.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],

@@ -1,7 +1,7 @@
 """How a run ends when it does not end well: one clear line and an exit code.
 
 Exit codes  0 done, 1 data or disk cannot be had, 2 wrong usage, 3 non-finite loss, 4 configuration, data or checkpoint
-            mismatch, 5 run folder in use, 130 / 143 stopped by SIGINT / SIGTERM after saving
+            mismatch, 5 run folder in use, 130 / 138 / 143 stopped by SIGINT / SIGUSR1 / SIGTERM after saving
 """
 
 

@@ -15,8 +15,10 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -29,12 +31,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from . import checkpoint
 from .cli import Run
 from .data import Augment, Feed, Images, bounds, order, slice_seed
-from .errors import Refused
+from .errors import Refused, first_line
 from .runs import read_json
 from .track import Track
 
 EVALUATION_BATCH = 500  # images; fixed, so that the result does not depend on the number of processes
 POLL_STEPS = 16  # how often a GPU is asked for a broken loss or a stop; a CPU is asked at every step
+SILENCE_SECONDS = 300  # after which a process that takes no part is given up: longer than anything that one does alone in a run
+START_SECONDS = 1800  # the same before the first step: compilation, and data on a slow disk
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -66,7 +70,8 @@ def train(
     folder of its own in the run's, and a finished one is not trained again: net and optimizer are as it left them.
 
     Returns what result.json holds. Collective: every process calls it with the same arguments and ends with the same weights.
-    Raises Refused: wrong numbers (2), non-finite loss (3), mismatch (4), folder in use (5), stopped by a signal (130, 143).
+    Raises Refused: a process lost (1), wrong numbers or net (2), non-finite loss or weights (3), mismatch (4), folder in use (5),
+    stopped by a signal (130, 138, 143).
     """
     if epochs < 1 or batch < 1:
         raise Refused(f"--epochs and --batch must be at least 1, they are {epochs} and {batch}", 2)
@@ -87,7 +92,7 @@ def train(
     feeds = {name: Feed(getattr(images, name), images, run.accelerator.device) for name in ("train", "test")}
     rates = [group["lr"] for group in optimizer.param_groups]
     state, meter, complaints = _restore(run, net, optimizer)
-    step = Step(run, net, feeds["train"], optimizer, loss, augment)
+    step, before = Step(run, net, feeds["train"], optimizer, loss, augment), state.step
     began = time.perf_counter() - state.seconds
 
     def event(kind: str) -> dict:
@@ -95,9 +100,11 @@ def train(
         done = min((state.step - state.epochs * steps) * batch, samples)
         return {"event": kind, "step": state.step, "epoch": epoch + 1, "images": state.epochs * samples + done}
 
-    def train_line(mean: float, speed: float) -> dict:
+    def train_line(mean: float, speed: float, norm: float) -> dict:
         lr, seconds = optimizer.param_groups[0]["lr"], time.perf_counter() - began
-        return event("train") | {"loss": mean, "lr": lr, "images_per_second": speed, "seconds": seconds}
+        known = math.isfinite(norm) and run.accelerator.scaler is None  # fp16 leaves gradients scaled
+        gradient = {"gradient_norm": norm} if known else {}
+        return event("train") | {"loss": mean, "lr": lr, **gradient, "images_per_second": speed, "seconds": seconds}
 
     def save() -> None:
         step.check(state.step)
@@ -107,7 +114,8 @@ def train(
 
     # An epoch that was stopped at its end, before its lines were complete, writes them again.
     kept = state.step - (state.step == (state.epochs + 1) * steps)
-    with Track(run, images, facts, state.step, total=epochs * steps, kept=kept) as track, Stop() as stop:
+    record = Track(run, images, facts, state.step, total=epochs * steps, kept=kept)
+    with _company(run, state), record as track, Stop() as stop:
         for complaint in complaints:
             track.say(complaint)
         while state.epochs < epochs:
@@ -124,18 +132,20 @@ def train(
                 batch_loss, stopping = step(these, state.step, stop.requested())
                 meter.add(batch_loss, len(these))
                 state.step += 1
+                if state.step == before + 1:
+                    _wait_at_most(run, SILENCE_SECONDS)
                 track.progress(state.step, f"epoch {epoch + 1}/{epochs}")
                 if start + batch >= samples:
                     break  # the end of the epoch has its own lines and its own checkpoint
                 if run.log_every and state.step % run.log_every == 0:
-                    track.write(train_line(*meter.read()))
+                    track.write(train_line(*meter.read(net)))
                     meter.reset()
                 if stopping or (run.save_every and state.step % run.save_every == 0):
                     save()
                 if stopping:
                     raise stop.refusal(run.folder, state.step)
 
-            mean, speed = meter.read()
+            mean, speed, norm = meter.read(net)
             step.check(state.step)
             results = {}
             if not stopping and (last or (epoch + 1) % run.eval_every == 0):
@@ -146,7 +156,7 @@ def train(
                 save()
                 raise stop.refusal(run.folder, state.step)
             track.write(
-                train_line(mean, speed),
+                train_line(mean, speed, norm),
                 *(event("eval") | {"split": split} | result for split, result in results.items()),
             )
             track.epoch(f"epoch {epoch + 1:>{len(str(epochs))}}/{epochs}", mean, speed, results)
@@ -159,7 +169,8 @@ def train(
                 save()
         state.seconds = time.perf_counter() - began
         result = _finish(run, net, images, facts, state, meter)
-        track.finish(result, draw(run.folder) if draw and run.rank == 0 else [])
+        # After the last collective: the other processes have gone on while the main one draws.
+        track.finish(result, lambda: _show(run, net, feeds["test"], images, draw))
     # What a next stage begins with does not depend on whether this one was trained now, before, or on how many processes.
     torch.manual_seed(run.seed)
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -207,6 +218,7 @@ class Step:
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             net = torch.compile(net) if run.compile else net
             self.wrapped = run.accelerator.prepare_model(net, evaluation_mode=run.world == 1)  # this mode is without DDP
+        self.learning = [(name, p) for name, p in self.net.named_parameters() if p.requires_grad]
         self.statistics = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
         self.reseed = (
             torch.cuda.default_generators[torch.cuda.current_device()].manual_seed
@@ -223,14 +235,24 @@ class Step:
                 for parameter in group["params"] if group["momentum"] else []:
                     optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
         self.broken = torch.zeros((), device=device)  # steps since the first loss that was not finite
+        self.recent: deque[Tensor] = deque(maxlen=self.poll)  # the samples of the steps that the host has not looked at
         self.no, self.yes = torch.zeros((), device=device), torch.ones((), device=device)
 
     def __call__(self, ids: Tensor, step: int, stop: bool) -> tuple[Tensor, bool]:
         """Update the net with the samples `ids` (n,). Returns their mean loss, on the device, and whether to stop.
 
-        Any process may ask to `stop`; all learn of it at the same step. Raises Refused (3), before the update, on all processes.
+        Any process may ask to `stop`; all learn of it at the same step. Raises Refused, before the update, on all processes: a
+        loss that is not finite (3), a parameter without gradient (2).
         """
         loss = self._gradients(ids, step)
+        self.recent.append(ids)
+        if unused := [name for name, parameter in self.learning if parameter.grad is None]:
+            # One process could go on without it; DDP cannot, and a net must not work on one and fail on two.
+            raise Refused(
+                f"{', '.join(unused[:4])} of {type(self.net).__name__} got no gradient at step {step + 1}: the loss does not "
+                "depend on it; use it in forward, or lock it with requires_grad_(False)",
+                2,
+            )
         wish = None
         if self.world > 1:
             shared = torch.stack((loss, self.yes if stop else self.no))
@@ -251,11 +273,34 @@ class Step:
     def check(self, steps: int) -> None:
         """Raise Refused (3), on all processes, if a loss was not finite in the `steps` so far. Host-device sync."""
         if broken := int(self.broken.item()):
+            samples = self._culprits(self.recent[-broken]) if broken <= len(self.recent) else ""
+            cure = "Look at these images" if samples else "A smaller --lr is the usual cure"
+            sound = steps - broken
             raise Refused(
-                f"the loss is not finite at step {steps + 1 - broken}; the weights are those after step {steps - broken}. "
-                "A smaller --lr is the usual cure; the last checkpoint is sound",
+                f"the loss is not finite at step {sound + 1}{samples}; the weights are those after step {sound}. {cure}; "
+                "the last checkpoint is sound",
                 3,
             )
+
+    @torch.no_grad()
+    def _culprits(self, ids: Tensor) -> str:
+        """Which of the samples break the net, each judged apart from its batch; "" if none or all do. Collective."""
+        cuts, found = bounds(len(ids), self.shards), []
+        self.net.eval()
+        for index in (index for block in self.blocks for index in block if cuts[index] < cuts[index + 1]):
+            these = ids[cuts[index] : cuts[index + 1]]
+            with self.accelerator.autocast():
+                finite = self.net(self.feed.batch(these, self._augment())[0]).isfinite().flatten(1).all(1)
+            found += [(number, index) for number in these[~finite.to(these.device)].tolist()]  # host-device sync
+        self.net.train()
+        if self.world > 1:
+            everywhere = [[]] * self.world
+            torch.distributed.all_gather_object(everywhere, found)  # collective
+            found = [each for part in everywhere for each in part]
+        if not 0 < len(found) < len(ids):
+            return ""
+        named = [f"{number} (slice {index}, process {index * self.world // self.shards})" for number, index in found[:4]]
+        return f", from training image {', '.join(named)}{' and others' if len(found) > 4 else ''}"
 
     def _update(self) -> None:
         if self.accelerator.scaler is not None:
@@ -267,24 +312,30 @@ class Step:
     def _gradients(self, ids: Tensor, step: int) -> Tensor:
         """The gradients of the global batch, in every process; returns this process's share of its loss."""
         cuts = bounds(len(ids), self.shards)
-        total, kept = None, []
-        for block in self.blocks:
-            busy = [index for index in block if cuts[index] < cuts[index + 1]]
-            if not busy and total is None:  # a last batch with fewer images than slices: join the reduction with a gradient of 0
-                return self._slice(ids[:2], 0.0, step, block[0], first=True, last=True)
-            if busy and total is not None:
-                kept = [p.grad for p in self.net.parameters()]
-            block_total = None
-            for index in busy:
-                these = ids[cuts[index] : cuts[index + 1]]
-                share = self._slice(these, len(these) / len(ids), step, index, first=index == busy[0], last=index == busy[-1])
-                block_total = share if block_total is None else block_total + share
-            if busy:
-                total = block_total if total is None else total + block_total
-        for parameter, gradient in zip(self.net.parameters(), kept, strict=False):
-            if gradient is not None:
-                parameter.grad += gradient
-        return total
+        busy = [[index for index in block if cuts[index] < cuts[index + 1]] for block in self.blocks]
+        if not any(busy):  # a last batch with fewer images than slices: join the reduction with a gradient of 0
+            return self._slice(ids[:2], 0.0, step, self.blocks[0][0], first=True, last=True)
+        first, *second = [block for block in busy if block]
+        loss = self._block(first, ids, cuts, step)
+        for block in second:
+            kept = [parameter.grad for parameter in self.net.parameters()]
+            loss = loss + self._block(block, ids, cuts, step)
+            for parameter, gradient in zip(self.net.parameters(), kept, strict=True):
+                if gradient is not None:
+                    parameter.grad += gradient
+        return loss
+
+    def _block(self, block: list[int], ids: Tensor, cuts: list[int], step: int) -> Tensor:
+        """Set the gradients to the sum over the slices in `block`; returns their share of the loss."""
+        loss = None
+        for index in block:
+            these = ids[cuts[index] : cuts[index + 1]]
+            share = self._slice(these, len(these) / len(ids), step, index, first=index == block[0], last=index == block[-1])
+            loss = share if loss is None else loss + share
+        return loss
+
+    def _augment(self) -> Callable[[Tensor, Tensor], Tensor] | None:
+        return self.augment and (lambda pixels, ids: self.augment(pixels, ids, self.seed, self.epoch))
 
     def _slice(self, ids: Tensor, weight: float, step: int, index: int, first: bool, last: bool) -> Tensor:
         """Forward, loss, zero the gradients (for the first), backward: one slice, weighted by its part of the batch."""
@@ -292,8 +343,7 @@ class Step:
         for module in self.statistics:  # running statistics follow slice 0: one update a step, wherever the slices lie
             if module.track_running_stats != (index == 0):
                 module.track_running_stats = index == 0
-        augment = self.augment and (lambda pixels, ids: self.augment(pixels, ids, self.seed, self.epoch))
-        pixels, labels = self.feed.batch(ids, augment)
+        pixels, labels = self.feed.batch(ids, self._augment())
         with contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped):
             logits = self.wrapped(pixels)
             loss = self.loss(logits, labels)
@@ -377,6 +427,7 @@ class Meter:
     def __init__(self, device: torch.device):
         self.loss = torch.zeros((), device=device)  # sum over images; read when a line is logged
         self.images, self.seconds, self.train_seconds = 0, 0.0, 0.0
+        self.norm = math.nan  # of the gradient, when the loss was read
         self.started: float | None = None
 
     def start(self) -> None:
@@ -392,11 +443,15 @@ class Meter:
         self.loss.add_(mean_loss, alpha=images)
         self.images += images
 
-    def read(self) -> tuple[float, float]:
-        """Mean loss and images per second. Host-device sync; stops the clock."""
-        mean = self.loss.item() / self.images
+    def read(self, net: nn.Module) -> tuple[float, float, float]:
+        """Mean loss, images per second, norm of the last step's gradient. Host-device sync; stops the clock."""
+        gradients = [p.grad for p in net.parameters() if p.requires_grad and p.grad is not None]
+        if gradients:  # else no step was taken since a restart: the norm is that of before
+            loss, self.norm = torch.stack((self.loss, nn.utils.get_total_norm(gradients).float())).tolist()
+        else:
+            loss = self.loss.item()
         self.stop()
-        return mean, self.images / max(self.seconds, 1e-9)
+        return loss / self.images, self.images / max(self.seconds, 1e-9), self.norm
 
     def reset(self) -> None:
         self.loss.zero_()
@@ -404,7 +459,12 @@ class Meter:
 
 
 class Stop:
-    """Notices SIGINT, SIGTERM and the death of the launcher; the loop asks, between steps and between evaluation batches."""
+    """Notices SIGINT, SIGTERM, SIGUSR1 (a queue's last warning) and the death of the launcher.
+
+    The loop asks, between steps and between evaluation batches.
+    """
+
+    SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -413,7 +473,7 @@ class Stop:
         self.parent = os.getppid() if launched else None
 
     def __enter__(self) -> "Stop":
-        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
         return self
 
     def __exit__(self, *_) -> None:
@@ -433,6 +493,30 @@ class Stop:
         return Refused(f"stopped by {number.name} at step {step:,}, saved in {folder}; the same command goes on", 128 + number)
 
 
+def _wait_at_most(run: Run, seconds: float) -> None:
+    """In a collective, for the other processes."""
+    if run.world > 1:
+        distributed = torch.distributed
+        set_timeout = getattr(distributed, "set_timeout", None) or distributed.distributed_c10d._set_pg_timeout  # torch < 2.15
+        set_timeout(timedelta(seconds=seconds), distributed.group.WORLD)
+
+
+@contextlib.contextmanager
+def _company(run: Run, state: State) -> Iterator[None]:
+    """Make the loss of another process a Refused (1) that names the step, on those that are left."""
+    try:
+        yield
+    except RuntimeError as error:
+        if run.world == 1 or not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
+            raise
+        raise Refused(
+            f"another process died, or was silent for {SILENCE_SECONDS} s, at step {state.step + 1:,} "
+            f"({first_line(error).split('] ')[-1]}); the same command goes on from the last checkpoint"
+        ) from error
+    finally:
+        _wait_at_most(run, START_SECONDS)
+
+
 def _restore(run: Run, net: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[State, Meter, list[str]]:
     """Continue from the newest sound checkpoint, if there is one; also a line for each unsound one."""
     state, meter = State(), Meter(run.accelerator.device)
@@ -442,8 +526,8 @@ def _restore(run: Run, net: nn.Module, optimizer: torch.optim.Optimizer) -> tupl
         checkpoint.load_weights(net, found["model"])
         checkpoint.load_optimizer_state(optimizer, net, found["optimizer"])
         described = found["state"]
-        for name in ("images", "seconds", "train_seconds"):
-            setattr(meter, name, described["meter"][name])
+        for name, value in described["meter"].items():
+            setattr(meter, name, value)
         if run.accelerator.scaler is not None:
             run.accelerator.scaler.load_state_dict(described["scaler"])
         state = State(**{name: described[name] for name in State.__dataclass_fields__})
@@ -452,11 +536,18 @@ def _restore(run: Run, net: nn.Module, optimizer: torch.optim.Optimizer) -> tupl
 
 def _save(run: Run, net: nn.Module, optimizer: torch.optim.Optimizer, state: State, meter: Meter) -> None:
     described = asdict(state) | {
-        "meter": {name: getattr(meter, name) for name in ("images", "seconds", "train_seconds")},
+        "meter": {name: getattr(meter, name) for name in ("images", "seconds", "train_seconds", "norm")},
         "scaler": run.accelerator.scaler.state_dict() if run.accelerator.scaler is not None else {},
     }
 
     def write() -> None:
+        broken = [name for name, parameter in net.named_parameters() if not parameter.isfinite().all()]  # host-device sync
+        if broken:
+            raise Refused(
+                f"{broken[0]} is not finite after step {state.step}, and was not saved. "
+                "A smaller --lr is the usual cure; the last checkpoint is sound",
+                3,
+            )
         tensors = checkpoint.optimizer_state(optimizer, net) | {"log/loss": meter.loss}
         checkpoint.save(run.folder / "checkpoints", checkpoint.weights(net), tensors, described)
 
@@ -492,3 +583,13 @@ def _finish(run: Run, net: nn.Module, images: Images, facts: dict, state: State,
     run.on_main(lambda: _publish(run, net, images, "model.safetensors"))
     run.finish(result)
     return result
+
+
+def _show(run: Run, net: nn.Module, feed: Feed, images: Images, draw: Callable[[Path], list[Path]] | None) -> None:
+    """The recipe's own pictures and those of every run: main process only, nothing in it is collective."""
+    if draw:
+        draw(run.folder)
+    if not run.quiet:
+        from .show import show  # matplotlib takes half a second: only where it draws
+
+        show(run, net, feed, images)

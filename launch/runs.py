@@ -41,7 +41,7 @@ class Record:
             return "finished"
         if in_use(self.folder):
             return "running"
-        return "interrupted" if self.stopped is None or self.stopped["code"] in (130, 143) else "failed"
+        return "interrupted" if self.stopped is None or self.stopped["code"] > 128 else "failed"
 
     def metrics(self) -> list[dict]:
         return read_metrics(self.folder / "metrics.jsonl")
@@ -67,7 +67,7 @@ def find(places: Iterable[str | Path]) -> list[Path]:
         named = [Path(place)] if Path(place).exists() else sorted(map(Path, glob.glob(str(place))))
         inside = [folder for path in named for folder in _under(path)]
         if not inside:
-            raise Refused(f"no run at {place}; `oneloop runs` lists what is there", 2)
+            raise Refused(f"no run at {place}: no folder there holds a config.json, as a recipe leaves it under runs/", 2)
         found |= dict.fromkeys(inside)
     return list(found)
 
@@ -80,6 +80,14 @@ def _under(path: Path) -> Iterator[Path]:
         for inner in sorted(path.iterdir()):
             if inner.is_dir() and not inner.name.startswith("."):
                 yield from _under(inner)
+
+
+def home(folder: Path) -> tuple[Path, dict]:
+    """The run folder that `folder` is, or that the stage `folder` lies in, and what its config.json holds. Raises Refused (4)."""
+    for place in (folder.resolve(), *folder.resolve().parents):
+        if (recorded := read_json(place / "config.json")) is not None:
+            return place, recorded
+    raise Refused(f"{folder} is no run folder: it has no config.json", 4)
 
 
 def in_use(folder: Path) -> bool:

@@ -1,6 +1,13 @@
 """A checkpoint verifies or is not used."""
 
+import contextlib
+import errno
+import hashlib
+import itertools
 import json
+import os
+import sys
+import warnings
 
 import pytest
 import torch
@@ -106,3 +113,87 @@ def test_optimizer_state_is_by_name_not_by_place():
     checkpoint.load_optimizer_state(turned, net, kept)
     assert torch.equal(turned.state[net[1].bias]["exp_avg"], kept["1.bias/exp_avg"])
     assert turned.param_groups[1]["lr"] == 1.0
+
+
+# ------------------------------------------------------------------------------------------------- a crash at every file call
+
+CALLS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}  # Python's names for what it asks of the system, and fsync
+
+
+def faulty(action, nth: int, fault) -> bool:
+    """Do `action` in a forked process that meets `fault` at its n-th file call; whether it came to that."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: fork and threads; the child only writes files
+        child = os.fork()
+    if child == 0:
+        calls, struck, sync = itertools.count(1), [], os.fsync
+
+        def call(descriptor: int | None = None) -> None:
+            if next(calls) == nth:
+                struck.append(nth)
+                with contextlib.suppress(OSError, TypeError):  # a file whose last half did not reach the disk
+                    os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+                fault()
+
+        os.fsync = lambda descriptor: (call(descriptor), sync(descriptor))
+        sys.addaudithook(lambda event, _: call() if event in CALLS else None)
+        try:
+            action()
+        finally:
+            os._exit(1 if struck else 0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
+
+
+def kill() -> None:
+    os._exit(9)
+
+
+def full() -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def naive_save(folder, model, optimizer, state):
+    """As accelerate's save_state: the old ones go first, and files are written where they are to stay."""
+    for older in folder.glob("step-*"):
+        checkpoint.shutil.rmtree(older)
+    final = folder / f"step-{state['step']:08d}"
+    final.mkdir()
+    contents = {"model.safetensors": checkpoint._packed(model), "optimizer.safetensors": checkpoint._packed(optimizer)}
+    contents["state.json"] = json.dumps(state).encode()
+    files = {name: {"sha256": hashlib.sha256(raw).hexdigest(), "size": len(raw)} for name, raw in contents.items()}
+    contents["manifest.json"] = json.dumps({"format": checkpoint.FORMAT, "files": files}).encode()
+    for name, raw in contents.items():
+        (final / name).write_bytes(raw)
+
+
+def outcomes(folder, fault, saver) -> list[int | None]:
+    """For a fault at each file call of the third save: which step `latest` then finds, None for none; and the next save works."""
+    found = []
+    for nth in itertools.count(1):
+        place = folder / str(nth)
+        for step in (1, 2):
+            save(place, step)
+        (place / ".tmp-step-00000009-1").mkdir()
+        struck = faulty(lambda place=place: saver(place, {"w": MODEL["w"] + 3}, OPTIMIZER, {"step": 3}), nth, fault)
+        got, _ = checkpoint.latest(place)
+        found.append(got["state"]["step"] if got else None)
+        assert got is None or torch.equal(got["model"]["w"], MODEL["w"] + got["state"]["step"])
+        if fault is full:
+            assert {path.name for path in place.glob(".tmp-*")} <= {".tmp-step-00000009-1"}, nth
+        save(place, 4)
+        assert checkpoint.latest(place)[0]["state"]["step"] == 4
+        assert all(path.name.startswith("step-") for path in place.iterdir())
+        if not struck:
+            return found
+
+
+@pytest.mark.parametrize("fault", [kill, full])
+def test_fault_at_every_file_call_leaves_the_old_or_the_new(fault, tmp_path):
+    found = outcomes(tmp_path, fault, checkpoint.save)
+    assert len(found) > 20
+    assert set(found) == {2, 3}
+    assert fault is full or found == sorted(found)  # first the old one, from the rename on the new one
+
+
+def test_control_a_save_in_place_loses_both(tmp_path):
+    assert None in outcomes(tmp_path, kill, naive_save)

@@ -18,6 +18,12 @@ EPOCHS, BATCH = 3, 8  # 61 images: 8 steps an epoch, the last with 5 images
 STEPS = EPOCHS * 8
 
 
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    """Half a second a run: tests/test_report.py has them."""
+    monkeypatch.setattr(loop, "_show", lambda *_: None)
+
+
 def fit(run, images, kind="sgd", model=None, **options):
     model = model or Tiny()
     try:
@@ -31,23 +37,23 @@ def step_of(run, model, images):
     return loop.Step(run, model, Feed(images.train, images, torch.device("cpu")), optimizer_for(model), F.cross_entropy)
 
 
-def interrupted(start, images, monkeypatch, at: int, kind="sgd", **flags):
+def interrupted(start, images, monkeypatch, at: int, kind="sgd", epochs=EPOCHS, **flags):
     """A run that is told to stop during step `at`, counted from 1, and the same started again."""
     asked = iter(range(1, 10_000))
     with monkeypatch.context() as patch:
         patch.setattr(loop.Stop, "requested", lambda self: next(asked) == at)
         with pytest.raises(Refused) as refused:
-            fit(start(**flags), images, kind)
+            fit(start(**flags), images, kind, epochs=epochs)
     assert refused.value.code == 143
-    return fit(start(**flags), images, kind)
+    return fit(start(**flags), images, kind, epochs=epochs)
 
 
 @pytest.fixture
 def straight(start, images, tmp_path):
     """straight(kind, **flags) -> (digest, lines) of an uninterrupted run."""
 
-    def straight(kind="sgd", **flags):
-        fit(start(out=f"straight-{kind}", **flags), images, kind)
+    def straight(kind="sgd", epochs=EPOCHS, **flags):
+        fit(start(out=f"straight-{kind}", **flags), images, kind, epochs=epochs)
         folder = tmp_path / f"straight-{kind}"
         return result(folder)["weights_sha256"], metrics(folder)
 
@@ -56,10 +62,10 @@ def straight(start, images, tmp_path):
 
 @pytest.mark.parametrize("kind", ["sgd", "adam"])
 def test_resume_at_every_step_is_exact(kind, start, straight, images, tmp_path, monkeypatch):
-    digest, lines = straight(kind, shards=2, log_every=3)
-    for at in range(1, STEPS + 1):
-        flags = {"out": f"at-{at}", "shards": 2, "log_every": 3}
-        interrupted(start, images, monkeypatch, at, kind, **flags)
+    flags = {"epochs": 2, "shards": 2, "log_every": 3}
+    digest, lines = straight(kind, **flags)
+    for at in range(1, 2 * 8 + 1):
+        interrupted(start, images, monkeypatch, at, kind, out=f"at-{at}", **flags)
         assert result(tmp_path / f"at-{at}")["weights_sha256"] == digest
         assert metrics(tmp_path / f"at-{at}") == lines
 
@@ -241,7 +247,9 @@ def test_record_of_a_run(start, images, tmp_path):
     fit(start(log_every=3), images)
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     train_lines = [line for line in lines if line["event"] == "train"]
-    assert set(train_lines[0]) == {"event", "step", "epoch", "images", "loss", "lr", "images_per_second", "seconds"}
+    assert set(train_lines[0]) == {
+        "event", "step", "epoch", "images", "loss", "lr", "gradient_norm", "images_per_second", "seconds",
+    }  # fmt: skip
     assert [line["step"] for line in train_lines] == [3, 6, 8, 9, 12, 15, 16, 18, 21, 24]
     assert [line["images"] for line in train_lines] == [24, 48, 61, 69, 93, 117, 122, 138, 162, 183]
     evals = [line for line in lines if line["event"] == "eval"]
@@ -466,3 +474,26 @@ def test_slices_left_open_are_those_of_the_run(start, images, tmp_path, monkeypa
     assert digests[0] == digests[1]
     with pytest.raises(Refused, match="shards was 2, now 4"):
         start(out="open-0", shards=4)
+
+
+def test_broken_weights_are_not_saved(start, images, tmp_path):
+    """The loss is finite, its gradient overflows in step 5: only the next loss would tell."""
+    model = Linear()
+    calls = itertools.count(1)
+    model.fc.weight.register_hook(lambda gradient: gradient * (float("inf") if next(calls) == 5 else 1))
+    with pytest.raises(Refused, match=r"fc\.weight is not finite after step 5, and was not saved") as refused:
+        fit(start(save_every=1), images, model=model)
+    assert refused.value.code == 3
+    found, _ = checkpoint.latest(tmp_path / "run/checkpoints")
+    assert found["state"]["step"] == 4
+    assert not (tmp_path / "run/best.safetensors").exists()
+
+
+def test_parameter_without_gradient_is_refused_by_name(start, images):
+    model = Linear()
+    model.idle = torch.nn.Parameter(torch.zeros(1))
+    with pytest.raises(Refused, match="idle of Linear got no gradient at step 1") as refused:
+        fit(start(), images, model=model)
+    assert refused.value.code == 2
+    model.idle.requires_grad_(False)
+    fit(start(out="locked"), images, model=model, epochs=1)

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 
 import pytest
 from conftest import ROOT
@@ -60,3 +61,17 @@ def test_no_path_of_a_machine():
     for path in ROOT.rglob("*"):
         if path.suffix in (".py", ".md", ".yaml", ".sh", ".cfg", ".toml") and ".venv" not in path.parts:
             assert not re.search(r"(?<![\w.])/(home|root|work|Users)/", path.read_text()) or path.name == "test_rules.py", path
+
+
+def test_claims_name_tests_that_exist():
+    claims = tomllib.loads((ROOT / "tests/claims.toml").read_text())
+    for test in (test for claim in claims["held"] for test in claim["by"]):
+        file, name = test.split("::")
+        assert re.search(rf"^def {name}\(", (ROOT / "tests" / file).read_text(), re.MULTILINE), test
+
+
+def test_guarantees_name_tests_that_exist():
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (ROOT / "docs/guarantees.md").read_text())
+    assert len(named) > 30
+    for file, name in named:
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text(), f"{file}::{name}"

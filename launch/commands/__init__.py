@@ -5,6 +5,7 @@ A subcommand is a line here and a file with a `main(args)`, which takes the argu
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -12,6 +13,15 @@ from ..errors import Refused
 
 COMMANDS = {  # name -> what it does, an example
     "describe": ("a recipe's net: table, receptive fields, shapes", "oneloop describe recipes/cifar2.py --net NetWidth"),
+    "verify": ("the promises, tried on this machine: 1 and 2 processes, kill, …", "oneloop verify recipes/cifar2.py"),
+    "runs": ("what lies under runs/, newest first: state, epochs, accuracy", "oneloop runs"),
+    "compare": ("runs side by side: table and pictures, means over seeds", "oneloop compare runs/cifar2"),
+    "sweep": ("a grid of flags, resumable, then compared", "oneloop sweep recipes/cifar2.py --lr 0.01 0.03 --seed 1 2"),
+    "predict": ("what a trained net says of image files", "oneloop predict runs/cifar2/Net-0a1b2c3d bird.jpg photos/"),
+    "evaluate": ("a trained net's loss and accuracy, also on other data", "oneloop evaluate runs/cifar2/Net-0a1b2c3d"),
+    "export": ("a trained net as one file, checked", "oneloop export runs/cifar2/Net-0a1b2c3d --format onnx --out birds.onnx"),
+    "explain": ("where in an image a trained net looks", "oneloop explain runs/cifar2/Net-0a1b2c3d bird.jpg --class airplane"),
+    "upload": ("run folders to W&B, also those made without it", "oneloop upload runs/cifar2"),
 }
 
 
@@ -31,7 +41,12 @@ def main(args: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(args)
     try:
         importlib.import_module(f".{chosen.command}", __name__).main(chosen.rest)
+        sys.stdout.flush()
     except Refused as error:
         print(error, file=sys.stderr)
         return error.code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # as in `oneloop runs | head`: who read it has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

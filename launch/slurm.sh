@@ -1,0 +1,31 @@
+#!/bin/bash
+# One run on several machines under Slurm, one process for each GPU; stopped by the queue, it saves, is queued again and goes on:
+#   sbatch --array=1-3 launch/slurm.sh recipes/cifar10.py --net ResNet20     # three seeds, a run each, from --array
+#   sbatch launch/slurm.sh recipes/cifar10.py --net ResNet20                 # one run
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=4
+#SBATCH --cpus-per-task=16
+#SBATCH --time=04:00:00
+#SBATCH --signal=USR1@90  # to the tasks, 90 seconds before the end: time for the last step and a checkpoint
+#SBATCH --requeue
+#SBATCH --open-mode=append
+set -euo pipefail
+
+processes=${PROCESSES_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}
+run=runs/slurm-${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}-${SLURM_ARRAY_TASK_ID:-1}
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=80  # seconds that the launcher gives its processes, to which it hands the signal on
+
+code=0
+srun --kill-on-bad-exit=1 bash -c 'exec torchrun --nnodes "$SLURM_NNODES" --node-rank "$SLURM_NODEID" "$@"' launch \
+    --nproc-per-node "$processes" --rdzv-backend static --rdzv-endpoint "$first:${PORT:-29500}" \
+    --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 \
+    "$@" --seed "${SLURM_ARRAY_TASK_ID:-1}" --out "$run" || code=$?
+
+# stopped.json tells a stop by a signal (128 + its number) from an error.
+if [ "$code" -ne 0 ] && grep -qs '"code": 1[34]' "$run/stopped.json"; then
+    scontrol requeue "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
+    exit 0
+fi
+exit "$code"

@@ -1,0 +1,99 @@
+"""Faults from outside: run a recipe with one fault, at one moment, on one of its processes.
+
+    python tests/chaos.py --rank 1 --at step=7 --do SIGKILL -- recipes/cifar2.py --data synthetic --epochs 2
+
+The production code knows nothing of this: a seam of it is wrapped, then the recipe runs as `python RECIPE` would. A relaunch by
+torch's elastic agent, in the same job, is left in peace.
+
+--at   step=N: before step N of the run; save=N, evaluate=N: at the N-th call in this process, from 1; save=N.M: at the M-th fsync
+       of the N-th save
+--do   signals to this process (SIGKILL, SIGSTOP, or several: SIGTERM,SIGTERM), raise, ENOSPC, NAN (the first image of this
+       process's next batch), or a command in one string
+"""
+
+import argparse
+import errno
+import functools
+import itertools
+import os
+import runpy
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+import launch.checkpoint
+import launch.loop
+from launch.data import Feed
+
+
+def strike(what: str) -> None:
+    if what == "raise":
+        raise ValueError("chaos")
+    if what == "ENOSPC":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if what == "NAN":
+        poison()
+    elif " " in what:
+        subprocess.run(shlex.split(what), check=True)
+    else:
+        for name in what.split(","):
+            os.kill(os.getpid(), getattr(signal, name))
+
+
+def poison() -> None:
+    """The first image of the next batch, and ever after that image, has a pixel that is no number."""
+    original, chosen = Feed.batch, []
+
+    def batch(self, ids, augment=None):
+        pixels, labels = original(self, ids, augment)
+        chosen.extend(ids[:1].tolist() if not chosen else ())
+        for row in (ids == chosen[0]).nonzero().flatten().tolist():
+            pixels[row, 0, 0, 0] = torch.nan
+        return pixels, labels
+
+    Feed.batch = batch
+
+
+def wrap(place: object, name: str, at: int, action: Callable[[], None]) -> None:
+    """Have `action` called before call number `at` of `place.name`; a step's number is its own, also in a run that goes on."""
+    original, calls = getattr(place, name), itertools.count(1)
+
+    def wrapped(*args, **options):
+        if at == (args[2] + 1 if place is launch.loop.Step else next(calls)):
+            action()
+        return original(*args, **options)
+
+    setattr(place, name, wrapped)
+
+
+def main(args: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser("chaos")
+    parser.add_argument("--rank", type=int, default=0)
+    parser.add_argument("--at")
+    parser.add_argument("--do")
+    parser.add_argument("--silence", type=float, help="seconds, instead of the loop's own")
+    parser.add_argument("recipe", nargs=argparse.REMAINDER)
+    chosen = parser.parse_args(args)
+    recipe = [part for part in chosen.recipe if part != "--"]
+    if chosen.silence:
+        launch.loop.SILENCE_SECONDS = chosen.silence
+    here = int(os.environ.get("RANK", 0)) == chosen.rank and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+    if chosen.at and here:
+        seam, at = chosen.at.split("=")
+        at, _, within = at.partition(".")
+        place = {"step": launch.loop.Step, "save": launch.checkpoint, "evaluate": launch.loop}[seam]
+        name = {"step": "__call__", "save": "save", "evaluate": "_evaluate"}[seam]
+        action = functools.partial(strike, chosen.do)
+        wrap(place, name, int(at), functools.partial(wrap, os, "fsync", int(within), action) if within else action)
+    sys.argv = recipe
+    sys.path.insert(0, str(Path(recipe[0]).resolve().parent))
+    runpy.run_path(recipe[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

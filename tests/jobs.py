@@ -1,0 +1,128 @@
+"""Real processes without the wait: forked from one that has imported torch, launched by torch's own elastic agent.
+
+A fresh process spends about five seconds on imports. These are forked from multiprocessing's fork server, which has done that
+once; then they run a recipe's file as `python` would, alone or as workers of the agent that accelerate and torchrun start.
+"""
+
+import ctypes
+import functools
+import importlib
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import signal
+import time
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import chaos
+import pytest
+import torch.distributed.run
+from torch.distributed.launcher.api import elastic_launch
+from torch.multiprocessing import _prctl_pr_set_pdeathsig
+from torch.multiprocessing.spawn import ProcessContext
+
+for late in ("torch._dynamo", "matplotlib.backends.backend_agg", "launch.show"):  # what a run imports on its way
+    importlib.import_module(late)
+
+
+@dataclass
+class Job:
+    """One launch: `pid` is that of the launcher, or of the only process, and of its process group."""
+
+    process: BaseProcess
+    log: Path
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text()
+
+    def running(self) -> bool:
+        return self.process.is_alive()
+
+    def wait(self, seconds: float = 120) -> int:
+        """The exit code, -N after signal N; fails if the job, or any process that it left, lives on after `seconds`."""
+        try:
+            self.process.join(seconds)
+            assert not self.running(), f"still running after {seconds} s:\n{self.output}"
+            wait_for(lambda: gone(self.pid), 10)
+        finally:
+            if not gone(self.pid):
+                os.killpg(self.pid, signal.SIGKILL)
+        return self.process.exitcode
+
+
+def begin(
+    *args, cwd: Path, processes: int | None = None, agent: tuple = (), env: dict | None = None, log: Path | None = None,
+    network: str = "",
+) -> Job:  # fmt: skip
+    """Start `args`: chaos' flags, a recipe's file, its flags.
+
+    `processes` None is plain python; `agent` are torchrun's flags; `network` names a network namespace to live in.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["jobs"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # Python 3.11's fork server does not know our sys.path
+        multiprocessing.forkserver.ensure_running()
+    log = log or cwd / f"log-{time.monotonic_ns()}"
+    process = context.Process(
+        target=_become,
+        args=([str(arg) for arg in args], processes, [*map(str, agent)], os.environ | (env or {}), cwd, log, network),
+    )
+    process.start()
+    wait_for(lambda: log.exists())
+    return Job(process, log)
+
+
+def _become(
+    args: list[str], processes: int | None, agent: list[str], env: dict, cwd: Path, log: Path, network: str
+) -> None:
+    os.setsid()
+    if network:
+        with open(f"/run/netns/{network}") as place:
+            assert ctypes.CDLL(None).setns(place.fileno(), 0) == 0
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    if processes is None:
+        return _work(args)
+    free = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--local-addr", "127.0.0.1"]
+    flags = ["--nproc-per-node", str(processes), *(agent if "--rdzv-endpoint" in agent else free + agent)]
+    config, _, _ = torch.distributed.run.config_from_args(torch.distributed.run.parse_args([*flags, "none"]))
+    config.start_method = "fork"
+    join = ProcessContext.join  # with half a minute's grace for the other workers when one has failed
+    ProcessContext.join = functools.partialmethod(join, grace_period=5)
+    return elastic_launch(config, _work)(args)
+
+
+def _work(args: list[str]) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):  # the agent's handlers, where it forked this process
+        signal.signal(number, signal.SIG_DFL)
+    _prctl_pr_set_pdeathsig(0)  # torch's own forks end with their parent; a launcher's commands must notice by themselves
+    chaos.main(args)
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+
+
+def gone(group: int) -> bool:
+    """Whether no process of the group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False

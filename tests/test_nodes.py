@@ -1,0 +1,129 @@
+"""Several machines, as network namespaces of one: each has its own address, and the cable between them can be pulled."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, metrics, result
+from jobs import begin, wait_for
+from test_chaos import FLAGS, TINY, launched, same, saved
+
+pytestmark = pytest.mark.slow
+NODES = ("oneloop-a", "oneloop-b")
+FIRST, PORT = "10.77.0.1", 29500
+NETWORK = {"GLOO_SOCKET_IFNAME": "cable"}
+
+
+def ip(*args: str) -> None:
+    subprocess.run(["ip", *args], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    """Two network namespaces, joined by a cable: an interface of that name in each."""
+    if not shutil.which("ip"):
+        pytest.skip("needs iproute2")
+    try:
+        for number, name in enumerate(NODES, 1):
+            ip("netns", "add", name)
+            ip("-n", name, "link", "set", "lo", "up")
+            if number == 2:
+                ip("-n", NODES[0], "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", name)
+        for number, name in enumerate(NODES, 1):
+            ip("-n", name, "addr", "add", f"10.77.0.{number}/24", "dev", "cable")
+            ip("-n", name, "link", "set", "cable", "up")
+    except subprocess.CalledProcessError as error:
+        reason = error.stderr.decode().strip()
+        remove()
+        pytest.skip(f"network namespaces are not permitted here: {reason}")
+    yield
+    remove()
+
+
+def remove() -> None:
+    for name in NODES:
+        with contextlib.suppress(subprocess.CalledProcessError):
+            ip("netns", "del", name)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory) -> Path:
+    """One machine, two processes."""
+    place = tmp_path_factory.mktemp("one-machine")
+    code, output = launched(cwd=place, processes=2)
+    assert code == 0, output
+    return place / "run"
+
+
+def test_two_machines_give_the_bits_of_one_with_two_processes(nodes, reference, tmp_path):
+    """As launch/nodes.yaml says, with accelerate's own launcher."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / "launch/nodes.yaml")]
+    recipe = ["--main_process_ip", FIRST, str(TINY), *map(str, FLAGS)]
+    jobs = [
+        subprocess.Popen(
+            ["ip", "netns", "exec", name, *command, "--machine_rank", str(rank), *recipe],
+            cwd=tmp_path, env=os.environ | NETWORK, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank, name in enumerate(NODES)
+    ]  # fmt: skip
+    outputs = [job.communicate(timeout=150)[0] for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], outputs
+    same(tmp_path / "run", reference)
+    assert result(tmp_path / "run")["world_size"] == 2
+
+
+def test_machine_cut_off_ends_the_job_and_it_goes_on_exactly(nodes, reference, tmp_path):
+    def both(*chaos) -> list[tuple[int, str]]:
+        place = ("--rdzv-backend", "static", "--rdzv-endpoint", f"{FIRST}:{PORT}", "--nnodes", 2)
+        options = {"cwd": tmp_path, "processes": 1, "env": NETWORK}
+        jobs = [
+            begin(*chaos, "--", TINY, *FLAGS, agent=(*place, "--node-rank", rank), network=name, **options)
+            for rank, name in enumerate(NODES)
+        ]
+        return [(job.wait(90), job.output) for job in jobs]
+
+    cut = f"ip -n {NODES[1]} link set cable down"
+    for code, output in both("--silence", 3, "--rank", 0, "--at", "step=8", "--do", cut):
+        assert code != 0
+        assert "silent for 3.0 s, at step 8" in output
+    assert saved(tmp_path / "run") == 5
+    ip("-n", NODES[1], "link", "set", "cable", "up")
+    ended = both()
+    assert [code for code, _ in ended] == [0, 0], ended
+    same(tmp_path / "run", reference)
+    assert [line["step"] for line in metrics(tmp_path / "run") if line["event"] == "train"] == list(range(1, 25))
+
+
+def test_slurm_script_asks_for_another_turn_when_the_queue_stops_it(tmp_path):
+    """The script and torchrun are real; srun, which starts the tasks, and scontrol stand in for a queue."""
+    (tmp_path / "bin").mkdir()
+    tools = {
+        "srun": '[[ $1 == --kill* ]] && shift\nSLURM_NODEID=0 exec "$@"',
+        "scontrol": 'if [[ $1 == show ]]; then echo 127.0.0.1; else echo "$@" >> asked; fi',
+    }
+    for name, body in tools.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    path = f"{tmp_path / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "127.0.0.1", "SLURM_NNODES": "1", "PROCESSES_PER_NODE": "2"}
+    script = [str(ROOT / "launch/slurm.sh"), str(TINY), "--threads", "1", "--log-every", "1", "--epochs", "4000"]
+    with open(tmp_path / "log", "w") as log:
+        job = subprocess.Popen(
+            script, cwd=tmp_path, env=os.environ | slurm | {"PATH": path, "PORT": "29511"}, stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+    record = tmp_path / "runs/slurm-7-1/metrics.jsonl"
+    wait_for(lambda: (record.exists() and record.stat().st_size) or job.poll() is not None, 120)
+    launchers = subprocess.run(["pgrep", "-g", str(job.pid), "-f", "torchrun --nnodes"], capture_output=True, text=True)
+    for pid in launchers.stdout.split():
+        os.kill(int(pid), signal.SIGUSR1)
+    assert job.wait(60) == 0, (tmp_path / "log").read_text()
+    assert (tmp_path / "asked").read_text() == "requeue 7\n"
+    assert json.loads((record.parent / "stopped.json").read_text())["code"] == 138
+    assert "stopped by SIGUSR1" in (tmp_path / "log").read_text()

@@ -2,7 +2,7 @@
 
 Source  document 000, sections 2 to 2.2: a random kernel, the 1/9 kernel, the vertical-edge kernel; then Net's own, trained
 Data    CIFAR-10, classes airplane and bird; the first bird of the test images is the one that is looked at
-Expect  kernels.png, features.png and first_layer.png in the run folder, and in W&B
+Expect  filters.png, features.png and, as in every run folder, kernels.png; also in W&B
 Run     accelerate launch recipes/convolutions.py --epochs 10
 
 The 1/9 kernel over three channels adds them up: it gives three times the mean. The picture shows it beside 1/27, the true mean.
@@ -46,14 +46,11 @@ def main(run: Run, epochs: int = 10, batch: int = 64, lr: float = 1e-2):
             "vertical edges": vertical_edge(),
         }
         seen = [(name, F.conv2d(image, kernel, padding=1)[0, 0]) for name, kernel in kernels.items()]
-        weight = model.conv1.weight.detach().cpu()
         with torch.no_grad():
             features = torch.tanh(model.conv1(image.to(model.conv1.weight.device)))[0].cpu()
-        colours = (weight - weight.min()) / (weight.max() - weight.min())
         return [
-            maps(folder / "kernels.png", [("image", picture), *seen], columns_per_row=5),
+            maps(folder / "filters.png", [("image", picture), *seen], columns_per_row=5),
             maps(folder / "features.png", [("image", picture), *((f"map {i}", m) for i, m in enumerate(features))], 6),
-            maps(folder / "first_layer.png", [(f"kernel {i}", kernel) for i, kernel in enumerate(colours)], 8),
         ]
 
     train(run, model, images, optimizer, epochs=epochs, batch=batch, draw=draw)

@@ -2,17 +2,46 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, metrics, result, run_recipe
+from conftest import ROOT, command, metrics, result, run_recipe
 from servers import silent
+from wandb_server import KEY, Received, Server, wandb_server
+
+from launch import mirror
+from launch.runs import read_metrics
 
 FLAGS = ("--data", "synthetic", "--limit", 300, "--epochs", 3, "--threads", 1, "--out", "run")
-KEY = "0123456789abcdef0123456789abcdef01234567"
+
+
+def online(server: Server) -> dict[str, str]:
+    """The environment of a process that logs to `server`, however loaded the machine is."""
+    patience = {"WANDB_INIT_TIMEOUT": "60", "WANDB_ERROR_REPORTING": "false"}
+    return {"WANDB_MODE": "online", "WANDB_API_KEY": KEY, "WANDB_BASE_URL": server.url, **patience}
+
+
+def oneloop(*args, **env) -> subprocess.CompletedProcess:
+    """The `oneloop` command in a fresh process, as wandb reads its settings once in each."""
+    code = "import sys; from launch.commands import main; sys.exit(main())"
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, args)],
+        env=os.environ | env, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+
+
+def same(run: Received, folder: Path) -> None:
+    """What W&B has of the training is what metrics.jsonl has, each step once."""
+    trained = [line for line in metrics(folder) if line["event"] == "train"]
+    tested = [line for line in metrics(folder) if line["event"] == "eval" and line["split"] == "test"]
+    assert [row["images"] for row in run.rows] == [line["images"] for line in trained]
+    assert [row["_step"] for row in run.rows] == list(range(len(trained)))
+    assert [row["train/loss"] for row in run.rows] == pytest.approx([line["loss"] for line in trained])
+    assert [row["test/accuracy"] for row in run.rows] == [line["accuracy"] for line in tested]
 
 
 def inspect(folder: Path) -> list[dict]:
@@ -30,7 +59,8 @@ def plain(tmp_path_factory) -> Path:
 
 
 def test_offline_run_has_the_record_on_epochs(plain, tmp_path):
-    done = run_recipe("cifar2", *FLAGS, cwd=tmp_path, env={"WANDB_MODE": "offline"})
+    """Without a key and with an empty WANDB_MODE, which is none; nothing is asked."""
+    done = run_recipe("cifar2", *FLAGS, cwd=tmp_path, env={"WANDB_MODE": ""})
     assert done.returncode == 0, done.stderr
     assert "W&B offline in run/wandb" in done.stdout
     assert metrics(tmp_path / "run") == metrics(plain)
@@ -39,15 +69,16 @@ def test_offline_run_has_the_record_on_epochs(plain, tmp_path):
     records = inspect(folder)
     rows = []
     for record in records:
-        if record["type"] == "history":
+        if record["type"] == "history" and "train/loss" in record["history"]["item"]:
             rows.append(record["history"]["item"])
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     ours = [line for line in metrics(tmp_path / "run") if line["event"] == "train"]
     assert [row["train/loss"] for row in rows] == pytest.approx([line["loss"] for line in ours])
-    assert all({"test/accuracy", "test/loss", "lr", "images", "images_per_second"} <= row.keys() for row in rows)
+    wanted = {"test/accuracy", "test/loss", "train/gradient_norm", "lr", "images", "images_per_second"}
+    assert all(wanted <= row.keys() for row in rows)
     (run,) = (record["run"] for record in records if record["type"] == "run")
     config = run["config"]["update"]
-    assert {"net", "lr", "batch", "seed", "precision", "parameters", "world_size"} <= config.keys()  # given at init
+    assert {"net", "lr", "batch", "seed", "precision", "model", "machine"} <= config.keys()  # given at init
     assert run["tags"] == ["synthetic"]
 
 
@@ -66,23 +97,17 @@ def test_unreachable_server_costs_seconds_and_changes_nothing(kind, plain, tmp_p
     assert len(list((tmp_path / "run/wandb").glob("offline-run-*"))) == 1
 
 
-def test_without_a_key_it_is_offline_and_never_asks(plain, tmp_path):
-    done = run_recipe("cifar2", *FLAGS, cwd=tmp_path, env={"WANDB_MODE": None})
-    assert done.returncode == 0, done.stderr
-    assert "W&B offline" in done.stdout
-
-
 def test_broken_mirror_is_said_once_and_the_record_goes_on(plain, tmp_path):
     """`log` raises from the second epoch on, in the real process."""
     (tmp_path / "broken.py").write_text(
         "import runpy, sys\n"
-        "from accelerate.tracking import WandBTracker\n"
-        "calls, log = [], WandBTracker.log\n"
+        "import wandb\n"
+        "calls, log = [], wandb.Run.log\n"
         "def broken(self, *values, **options):\n"
         "    calls.append(1)\n"
         "    if len(calls) > 1: raise BrokenPipeError('service died')\n"
         "    return log(self, *values, **options)\n"
-        "WandBTracker.log = broken\n"
+        "wandb.Run.log = broken\n"
         "sys.argv = sys.argv[1:]\n"
         "runpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
@@ -92,3 +117,136 @@ def test_broken_mirror_is_said_once_and_the_record_goes_on(plain, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("W&B failed (service died)") == 1
     assert metrics(tmp_path / "run") == metrics(plain)
+
+
+# --------------------------------------------------------------------------------------------- a server, and wandb's own client
+
+
+def test_online_run_has_it_all(tmp_path):
+    with wandb_server() as server:
+        done = run_recipe("cifar2", *FLAGS, "--wandb-artifacts", cwd=tmp_path, env=online(server) | {"WANDB_PROJECT": "birds"})
+    assert done.returncode == 0, done.stderr
+    assert server.unknown == []
+    ((name, run),) = server.runs.items()
+    assert f"W&B {server.url}/local/birds/runs/{name}" in done.stdout
+    same(run, tmp_path / "run")
+    assert run.exit_code == 0
+    assert {key: run.about[key] for key in ("groupName", "jobType", "displayName", "project")} == {
+        "groupName": "cifar2", "jobType": "train", "displayName": "cifar2-Net-s1", "project": "birds",
+    }  # fmt: skip
+    config = {key: entry["value"] for key, entry in run.config.items() if key != "_wandb"}
+    recorded, end = json.loads((tmp_path / "run/config.json").read_text()), result(tmp_path / "run")
+    assert config["net"] == "Net"
+    assert config["lr"] == 0.01
+    assert config["model"] == {"name": "Net", "parameters": 18_090, "trainable": 18_090}
+    assert config["data"]["fingerprint"] == recorded["data"]["fingerprint"]
+    assert config["machine"]["world_size"] == 1
+    axes = {metric.get("1", metric.get("2")): metric for metric in run.config["_wandb"]["value"]["m"]}
+    assert {"test/accuracy", "test/loss", "train/loss", "epoch", "images"} <= axes.keys()
+    accuracies = [row["test/accuracy"] for row in run.rows]
+    assert run.summary["test/accuracy"] == {"max": max(accuracies), "last": accuracies[-1]}
+    assert run.summary["best/accuracy"] == end["best"]["accuracy"]
+    assert run.summary["weights_sha256"] == end["weights_sha256"]
+    (last,) = (row for row in run.history if row not in run.rows)
+    pictures = {"final/curves", "final/confusion", "final/mistakes", "final/kernels"}
+    assert pictures | {"final/worst", "final/classes", "final/confusion_matrix_table"} <= last.keys()
+    for name in pictures:
+        assert run.files[last[name]["path"]] == (tmp_path / f"run/{name.removeprefix('final/')}.png").read_bytes()
+    shown = json.loads((tmp_path / "run/predictions.json").read_text())
+    assert len(last["final/worst"]["captions"]) == len(shown["mistakes"])
+    counts = json.loads(run.files[last["final/confusion_matrix_table"]["path"]])["data"]
+    assert [count for _, _, count in counts] == [count for line in shown["counts"] for count in line]
+    weights = {
+        alias["alias"]: artifact["files"]["model.safetensors"]
+        for artifact in server.artifacts.values()
+        for alias in artifact["aliases"]
+        if artifact["artifactTypeName"] == "model" and artifact["committed"]
+    }
+    assert weights == {
+        "best": (tmp_path / "run/best.safetensors").read_bytes(),
+        "latest": (tmp_path / "run/model.safetensors").read_bytes(),
+    }
+
+
+def test_killed_and_resumed_is_one_run_with_each_step_once(tmp_path):
+    """SIGKILL takes what W&B's own process had not sent; the next launch sends it from metrics.jsonl."""
+    flags = [flag if flag != 3 else 12 for flag in FLAGS]
+    with wandb_server() as server:
+        process = begin(*flags, cwd=tmp_path, env=online(server), rows=4)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert not (tmp_path / "run/result.json").exists()
+        before = len(read_metrics(tmp_path / "run/metrics.jsonl"))
+        done = run_recipe("cifar2", *flags, cwd=tmp_path, env=online(server))
+        assert done.returncode == 0, done.stderr
+    assert "continues run after step" in done.stdout
+    assert f"W&B {server.url}" in done.stdout, done.stdout
+    assert before >= 4
+    (run,) = server.runs.values()
+    same(run, tmp_path / "run")
+    assert len(run.rows) == 12
+    assert len(run.history) == 13
+
+
+def test_server_that_dies_ends_nothing_and_sync_recovers(tmp_path):
+    flags = [flag if flag != 3 else 12 for flag in FLAGS]
+    with wandb_server() as server:
+        process = begin(*flags, cwd=tmp_path, env=online(server) | {"WANDB_FINISH_TIMEOUT": "3"}, rows=2)
+    began = time.monotonic()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "done: Net" in out
+    assert time.monotonic() - began < 45
+    with wandb_server(int(server.url.rpartition(":")[2])) as again:
+        (folder,) = (tmp_path / "run/wandb").glob("run-*")
+        sync = [sys.executable, "-m", "wandb", "sync", "--yes", "--include-online", str(folder)]
+        synced = subprocess.run(sync, env=os.environ | online(again), capture_output=True, text=True, timeout=60, check=False)
+    assert synced.returncode == 0, synced.stderr
+    (run,) = again.runs.values()
+    same(run, tmp_path / "run")
+
+
+def test_upload_sends_a_run_that_wandb_never_saw_and_never_twice(plain):
+    with wandb_server() as server:
+        first, second = (oneloop("upload", plain, **online(server)) for _ in range(2))
+        assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+        ((name, run),) = server.runs.items()
+        assert f"3 of 3 rows sent, {server.url}/local/oneloop/runs/{name}" in first.stdout
+        assert "0 of 3 rows sent" in second.stdout
+        same(run, plain)
+        assert len(run.history) == 4
+        assert run.summary["weights_sha256"] == result(plain)["weights_sha256"]
+        assert oneloop("upload", plain, "--new", **online(server)).returncode == 0
+        assert len(server.runs) == 2
+    for env, code, why in (
+        (online(server), 1, "cannot be reached"),
+        (online(server) | {"WANDB_API_KEY": ""}, 2, "there is no key"),
+    ):
+        refused = oneloop("upload", plain, **env)
+        assert refused.returncode == code
+        assert why in refused.stderr
+        assert "Traceback" not in refused.stderr
+
+
+def test_sweep_agent_chooses_project_and_id(plain, monkeypatch):
+    known = mirror.identity(plain)["id"]
+    assert mirror.options(plain, "offline", {"model": "Net", "parameters": 1, "trainable": 1})["project"] == "oneloop"
+    monkeypatch.setenv("WANDB_RUN_ID", "fromagent")
+    assert mirror.identity(plain)["id"] != "fromagent"  # a run id alone is no sweep
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
+    assert mirror.identity(plain) == {"id": "fromagent", "rows": 0} != {"id": known, "rows": 0}
+    assert "project" not in mirror.options(plain, "offline", {"model": "Net", "parameters": 1, "trainable": 1})
+
+
+def begin(*flags, cwd: Path, env: dict, rows: int) -> subprocess.Popen:
+    """Start the recipe in a group of its own; return when metrics.jsonl has an evaluation of `rows` epochs."""
+    process = subprocess.Popen(
+        command("cifar2", *flags, processes=None),
+        cwd=cwd, env=os.environ | env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while sum(line["event"] == "eval" for line in read_metrics(cwd / "run/metrics.jsonl")) < rows:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return process

@@ -1,0 +1,73 @@
+"""`oneloop upload`: send run folders to W&B, as if it had been there when they were made."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import Refused, first_line
+from ..runs import find, in_use, read, read_json, read_metrics
+
+
+def main(args: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        "oneloop upload",
+        description="Send run folders to W&B: configuration, history, summary and pictures, from the files in them. What W&B\n"
+        "has of a run is not sent again. A recipe of several stages becomes a W&B run for each of them, and one for the whole.",
+        epilog="example: oneloop upload runs/cifar2",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, globs of them, or folders with runs inside")
+    parser.add_argument("--new", action="store_true", help="as new W&B runs, for example where the old ones were deleted")
+    chosen = parser.parse_args(args)
+    folders = find(chosen.runs)
+
+    from .. import mirror
+
+    settings = mirror.settings()
+    if not mirror.has_key(settings):
+        raise Refused(f"there is no key for {settings.base_url}: `wandb login`, or set WANDB_API_KEY", 2)
+    if why := mirror.unreachable(settings.base_url):
+        raise Refused(f"{why}; the run folders keep everything: try again later", 1)
+    for folder in folders:
+        for part, job in _parts(folder):
+            print(_send(part, job, chosen.new), flush=True)
+
+
+def _parts(folder: Path) -> list[tuple[Path, str]]:
+    """The folders of a run that become W&B runs, each with its job type."""
+    result = read(folder).result or {}
+    if in_use(folder):
+        raise Refused(f"{folder} is in use: upload it when the run has ended", 5)
+    stages = sorted(path.parent for path in folder.rglob("metrics.jsonl") if path.parent != folder)
+    if not stages:
+        return [(folder, "train")]
+    each, whole = ("fold", "select") if "ranking" in result else ("train", "stages")
+    return [*((stage, each) for stage in stages), (folder, whole)]
+
+
+def _send(folder: Path, job: str, new: bool) -> str:
+    """Send what W&B does not have of `folder`; returns a line that says so. Raises Refused (1)."""
+    import wandb
+
+    from .. import mirror
+    from ..runs import home
+
+    result, rows = read_json(folder / "result.json"), mirror.rows(read_metrics(folder / "metrics.jsonl"))
+    state = mirror.identity(folder, new)
+    options = mirror.options(folder, "online", mirror.facts(home(folder)[1], result), job) | {"id": state["id"]}
+    options["settings"].finish_timeout_raises = True
+    try:
+        run = wandb.init(**options)
+        mirror.mark(folder, state)
+        arrived = run.starting_step
+        mirror.axes(run)
+        for row in rows[arrived:]:
+            run.log(row)
+        if result and arrived <= len(rows):
+            run.log(mirror.end(run, folder, result))
+        run.finish()
+    except (wandb.errors.Error, TimeoutError) as error:
+        raise Refused(f"{folder} could not be sent: {first_line(error)}; the same command sends the rest", 1) from error
+    mirror.mark(folder, state | {"rows": len(rows) + bool(result)})
+    return f"{folder}: {max(len(rows) - arrived, 0)} of {len(rows)} rows sent, {run.url}"

@@ -1,0 +1,79 @@
+"""report.html: one page that says what a run was and what came out. It opens from disk and refers to nothing outside itself."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from .checkpoint import write_atomically
+from .runs import describe, home, read_json
+
+PICTURES = {  # file -> what it shows
+    "curves": "Loss and accuracy by epoch; the ring marks the best epoch",
+    "confusion": "A row for each true class: which classes its test images were taken for",
+    "kernels": "The first layer's kernels, all on one scale",
+}
+
+
+def write(folder: Path) -> Path:
+    """Write report.html in the folder of a finished run or stage, from the files in it. Raises OSError."""
+    template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    content = environment.from_string(template).render(**_content(folder))
+    write_atomically(path := folder / "report.html", content.encode())
+    return path
+
+
+def _content(folder: Path) -> dict[str, Any]:
+    place, recorded = home(folder)
+    result, shown = read_json(folder / "result.json"), read_json(folder / "predictions.json")
+    ours = [folder / f"{name}.png" for name in PICTURES]
+    pictures = [*filter(Path.exists, ours), *sorted({*folder.glob("*.png")} - {*ours, folder / "mistakes.png"})]
+    stage = folder.resolve().relative_to(place).parts
+    test, best = result["test"], result["best"]
+    classes = shown["classes"]
+    return {
+        "title": " · ".join((result["recipe"], result["net"], *stage)),
+        "summary": describe(result),
+        "figures": {
+            "test accuracy": f"{test['accuracy']:.4f}",
+            "test loss": f"{test['loss']:.4f}",
+            f"best, epoch {best['epoch']}": f"{best['accuracy']:.4f}",
+            "epochs": f"{result['epochs']:,}",
+            "parameters": f"{result['parameters']:,}",
+            "images/s": f"{result['images_per_second']:,.0f}",
+            "seconds": f"{result['seconds']:,.1f}",
+        },
+        "pictures": [
+            (path.stem, PICTURES.get(path.stem, "Drawn by the recipe"), base64.b64encode(path.read_bytes()).decode())
+            for path in pictures
+        ],
+        "classes": [
+            (name, sum(row), row[index], f"{row[index] / max(sum(row), 1):.1%}")
+            for index, (name, row) in enumerate(zip(classes, shown["counts"], strict=True))
+        ],
+        "mistakes": [mistake | {key: classes[mistake[key]] for key in ("true", "predicted")} for mistake in shown["mistakes"]],
+        "wrong": test["count"] - sum(row[index] for index, row in enumerate(shown["counts"])),
+        "tables": {
+            "Configuration": recorded["config"] | {"shards": recorded["shards"]},
+            "Data": {key: _text(value) for key, value in recorded["data"].items()},
+            "Environment": {
+                **{name: recorded[name] for name in ("device", "world_size", "threads", "precision", "started", "git")},
+                **recorded["versions"],
+            },
+            "Result": {key: _text(value) for key, value in result.items()},
+        },
+        "command": recorded["command"],
+        "resumed": [launch["started"] for launch in recorded["resumed"]],
+    }
+
+
+def _text(value: Any) -> str:
+    """A value of a table: a list as its items, a result with its keys."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_text(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,156 @@
+"""What a run folder shows: the four pictures, and a page that needs nothing but itself."""
+
+import base64
+import io
+import json
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Tiny, optimizer_for, result
+from PIL import Image
+from torch import nn
+
+from launch import report, show, train
+from launch.data import Feed
+
+cli = sys.modules["launch.cli"]  # the package's own `cli` is the function
+
+PICTURES = ("curves", "confusion", "mistakes", "kernels")
+NAMES = ("<b>bold</b>", "$\\frac$ & co", "猫")  # nothing of these may be taken for markup or mathematics
+
+
+@pytest.fixture
+def shown(start, images, tmp_path) -> Path:
+    """The folder of a run of two epochs."""
+    torch.manual_seed(0)
+    train(start(pictures=True), net := Tiny(), replace(images, classes=NAMES), optimizer_for(net), epochs=2, batch=16)
+    return tmp_path / "run"
+
+
+class Page(HTMLParser):
+    """The tags, the references and the words of a page."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags, self.references, self.words, self.open = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.references += [value for name, value in attributes if name in ("src", "href", "srcset", "action", "data", "poster")]
+        if tag not in ("meta", "img", "br", "link", "input", "hr"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        while self.open and self.open.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        if data.strip() and self.open[-1:] != ["style"]:
+            self.words.append(data.strip())
+
+
+def test_pictures_and_their_numbers_are_those_of_the_result(shown, images):
+    for name in PICTURES:
+        with Image.open(shown / f"{name}.png") as picture:
+            assert picture.width > 200, name
+            assert len(picture.convert("L").getcolors(256)) > 2, name  # something is drawn
+    predictions, end = json.loads((shown / "predictions.json").read_text()), result(shown)
+    counts = torch.tensor(predictions["counts"])
+    assert counts.sum(1).tolist() == torch.bincount(images.test.labels).tolist()
+    right = round(end["test"]["accuracy"] * end["test"]["count"])
+    assert counts.trace() == right
+    mistakes = predictions["mistakes"]
+    assert len(mistakes) == min(23 - right, show.MISTAKES) > 1
+    assert [mistake["loss"] for mistake in mistakes] == sorted((mistake["loss"] for mistake in mistakes), reverse=True)
+    for mistake in mistakes:
+        assert mistake["true"] == images.test.labels[mistake["id"]] != mistake["predicted"]
+        picture = Image.open(io.BytesIO(base64.b64decode(mistake["png"])))
+        assert np.array_equal(np.asarray(picture), images.test.pixels[mistake["id"]][0])
+
+
+def test_page_stands_alone_and_says_what_the_result_says(shown):
+    text = (shown / "report.html").read_text()
+    page, end = Page(text), result(shown)
+    assert len(page.references) >= 4
+    assert all(reference.startswith("data:image/png;base64,") for reference in page.references)
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert "url(" not in text
+    assert "@import" not in text
+    words = page.words
+    for name in NAMES:
+        assert name in words  # as text: no class name has become a tag
+    assert page.tags.count("b") == len(json.loads((shown / "predictions.json").read_text())["mistakes"])
+    for name in ("accuracy", "loss"):
+        assert words[words.index(f"test {name}") + 1] == f"{end['test'][name]:.4f}"
+    assert words[words.index("weights_sha256") + 1] == end["weights_sha256"]
+    assert words[words.index("Command") + 1] == json.loads((shown / "config.json").read_text())["command"]
+
+
+def test_control_the_page_would_be_caught():
+    """What the test above looks for is found where it is."""
+    page = Page('<b>x</b><img src="https://example.org/x.png"><script></script>')
+    assert page.references == ["https://example.org/x.png"]
+    assert {"script", "b"} <= set(page.tags)
+
+
+def test_broken_picture_is_said_once_and_the_run_is_finished(start, images, tmp_path, monkeypatch, capsys):
+    def broken(*_):
+        raise RuntimeError("no such font\nand more")
+
+    monkeypatch.setattr(report, "confusion", broken)
+    train(start(pictures=True), net := Tiny(), images, optimizer_for(net), epochs=1, batch=16)
+    assert result(tmp_path / "run")["epochs"] == 1
+    said = capsys.readouterr().out
+    assert said.count("the pictures are incomplete: no such font") == 1
+    assert "and more" not in said
+    assert (tmp_path / "run/curves.png").exists()
+    assert not (tmp_path / "run/report.html").exists()
+
+
+def test_quiet_trials_and_nets_without_convolution(start, images, tmp_path):
+    run, linear = start(pictures=True), nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    train(run, linear, images, optimizer_for(linear), epochs=1, batch=16, stage="linear")
+    train(run.alone(), linear, images, optimizer_for(linear), epochs=1, batch=16, stage="trial")
+    pictures = {path.name for path in (tmp_path / "run/linear").glob("*.png")}
+    assert pictures == {"curves.png", "confusion.png", "mistakes.png"}
+    assert "test · Sequential · linear" in (tmp_path / "run/linear/report.html").read_text()
+    assert not list((tmp_path / "run/trial").glob("*.png"))
+
+
+def test_no_other_process_is_waited_for(start, images, shown, monkeypatch):
+    """As the main one of two processes, of which the other never answers."""
+
+    def alone(*_):
+        raise TimeoutError("the other process has gone on")
+
+    run, net = start("other", pictures=True), Tiny()
+    run.world = 2
+    monkeypatch.setattr(cli, "broadcast_object_list", alone)
+    with pytest.raises(TimeoutError):  # control: a collective does fail; torch's own have no process group here
+        run.on_main(lambda: None)
+    monkeypatch.setattr(run, "folder", shown)
+    (shown / "curves.png").unlink()
+    show.show(run, net, Feed(images.test, images, run.accelerator.device), images)
+    assert (shown / "curves.png").exists()
+    assert net.training
+
+
+@pytest.mark.parametrize("classes", [1, 2, 10, 30, 100])
+def test_any_number_of_classes(classes, tmp_path):
+    counts = torch.eye(classes, dtype=torch.int64) * 7
+    counts[0, -1] += 1
+    report.confusion(tmp_path / "confusion.png", counts, [f"class {index}" for index in range(classes)])
+    with Image.open(tmp_path / "confusion.png") as picture:
+        assert max(picture.size) < 2000
+
+
+def test_nothing_wrong_and_nothing_right(tmp_path):
+    report.mistakes(tmp_path / "none.png", [], [])
+    counts = torch.zeros(2, 2, dtype=torch.int64)  # no test image of any class
+    report.confusion(tmp_path / "empty.png", counts, ("a", "b"))

@@ -1,0 +1,115 @@
+"""`oneloop compare`: several runs side by side, as a table and as pictures."""
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..compare import MEASURES, Comparison, compare, text_of
+from ..errors import Refused
+from ..runs import find
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+PAPER = 10_000  # characters: wider than any table
+
+
+def main(args: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        "oneloop compare",
+        description="Print what differs between runs and what they reached: mean ± standard deviation over seeds, the highest\n"
+        "accuracy first. Unfinished runs have rows of their own, as far as they got. Beside it three pictures: curves,\n"
+        "bars of training and test accuracy, accuracy against time and parameters.",
+        epilog="example: oneloop compare runs/cifar2\n\n"
+        "accuracy, loss  of the test images at the end; best: the accuracy after the best epoch\n"
+        "gap             accuracy of the training images minus that of the test images",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, globs of them, or folders with runs inside")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="of the pictures; default: compare, but none with --json …")
+    forms = parser.add_mutually_exclusive_group()
+    for form, what in {"json": "everything, unrounded", "csv": "the rows, unrounded", "markdown": "the table"}.items():
+        forms.add_argument(f"--{form}", dest="form", action="store_const", const=form, help=f"print {what}")
+    chosen = parser.parse_args(args)
+    comparison, complaints = compare(find(chosen.runs))
+    show(comparison, chosen.form)
+    if chosen.out or not chosen.form:
+        draw(comparison, chosen.out or Path("compare"), quiet=bool(chosen.form))
+    for complaint in complaints:
+        print(complaint, file=sys.stderr)
+    if complaints:
+        raise Refused(f"{len(complaints)} could not be read, and {'is' if len(complaints) == 1 else 'are'} not in the comparison")
+
+
+def show(comparison: Comparison, form: str | None = None) -> None:
+    """Print the comparison as a table, or in the form json, csv or markdown."""
+    if form == "json":
+        print(json.dumps({"same": comparison.same, "differ": comparison.differ, "rows": comparison.records()}, indent=1))
+    elif form == "csv":
+        csv.writer(sys.stdout, lineterminator="\n").writerows(_flat_rows(comparison))
+    elif form == "markdown":
+        head, rows = comparison.table()
+        rule = ["---" if heading in comparison.differ else "---:" for heading in head]
+        for row in (head, rule, *rows):
+            print("|", " | ".join(cell.replace("|", "\\|") for cell in row), "|")
+    else:
+        _print_table(comparison)
+
+
+def draw(comparison: Comparison, folder: Path, quiet: bool = False) -> None:
+    """Draw the comparison into `folder`, and name the pictures. Raises Refused (1) if they cannot be written."""
+    from ..report import comparison as pictures  # with matplotlib: half a second
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        written = pictures(folder, comparison)
+    except OSError as error:
+        raise Refused(f"cannot write {error.filename or folder}: {error.strerror or error}") from error
+    for path in written if not quiet else ():
+        print(path)
+
+
+def _print_table(comparison: Comparison) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = PAPER  # nothing is cut in a file or a pipe; a table takes what it needs
+    table = _rich_table(comparison, *comparison.table())
+    if console.measure(table, options=console.options.update(width=PAPER)).maximum > console.width:
+        table = _rich_table(comparison, *comparison.table(spread=("last",)))
+    console.print(table)
+    same = ", ".join(f"{key} {text_of(value)}" for key, value in comparison.same.items())
+    console.print(f"the same for all: {same}", soft_wrap=True)
+    if len(comparison.places()) > 1:
+        console.print(f"speeds and times are of different places: {'; '.join(comparison.places())}", soft_wrap=True)
+
+
+def _rich_table(comparison: Comparison, head: list[str], rows: list[list[str]]) -> "Table":
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    for heading in head:
+        table.add_column(heading, justify="left" if heading in comparison.differ else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _flat_rows(comparison: Comparison) -> list[list]:
+    head = [*comparison.differ, "finished", "runs", *(name + part for name in MEASURES for part in ("", "_deviation"))]
+    return [head] + [
+        [
+            *("" if value is None else text_of(value) for value in record["options"].values()),
+            record["finished"],
+            len(record["seeds"]),
+            *(value for name in MEASURES for value in (record[name] or {"mean": None, "deviation": None}).values()),
+        ]
+        for record in comparison.records()
+    ]

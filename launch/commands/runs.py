@@ -1,0 +1,95 @@
+"""`oneloop runs`: what lies under a folder of runs, newest first."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from ..compare import trainings_of
+from ..errors import Refused
+from ..runs import find, read
+
+
+def main(args: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        "oneloop runs",
+        description="List runs, those that were started last first.",
+        epilog="example: oneloop runs runs/cifar2\n\n"
+        "running      a process works on it\n"
+        "interrupted  by a signal or a kill: the same command goes on\n"
+        "failed       ended by an error, which is named",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("place", nargs="*", metavar="PLACE", default=["runs"], help="folders or globs; default: runs")
+    parser.add_argument("--json", action="store_true", help="print a list of objects")
+    chosen = parser.parse_args(args)
+    rows = sorted(map(_row, find(chosen.place)), key=lambda row: row["started"] or "", reverse=True)
+    if chosen.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        _print_table(rows)
+
+
+def _row(folder: Path) -> dict:
+    """What is known of one run; a folder that cannot be read is a row too."""
+    row = dict.fromkeys(("recipe", "net", "seed", "epochs", "of", "accuracy", "started"))
+    try:
+        record = read(folder)
+        trainings = list(trainings_of(record))
+    except Refused as error:
+        return {"folder": str(folder), "state": "unreadable", "note": str(error), **row}
+    last = record.config["resumed"][-1] if record.config["resumed"] else record.config
+    state, note = record.state, ""
+    if state == "failed":
+        note = record.stopped["why"]
+    elif record.result:
+        note = record.result.get("summary", "")
+    if len(trainings) > 1 and not note:
+        note = f"{sum(training.state == 'finished' for training in trainings)} stages finished"
+    row |= {
+        "recipe": record.options["recipe"],
+        "net": record.options.get("net") or record.config.get("model"),
+        "seed": record.options["seed"],
+        "epochs": sum(training.epochs for training in trainings),
+        "of": trainings[0].of,
+        "accuracy": trainings[-1].measures.get("last") if len(trainings) == 1 else None,
+        "started": datetime.strptime(last["started"], "%Y-%m-%dT%H:%M:%S%z").astimezone().isoformat(),
+    }
+    return {"folder": str(folder), "state": state, "note": note, **row}
+
+
+def _print_table(rows: list[dict]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("run", "recipe", "net", "seed", "state"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("epochs", "accuracy", "started"):
+        table.add_column(heading, justify="right")
+    noted = any(row["note"] for row in rows)
+    if noted:
+        table.add_column("", overflow="fold")
+    for row in rows:
+        epochs = "–" if row["epochs"] is None else str(row["epochs"])
+        cells = [row["folder"], *("–" if row[key] is None else str(row[key]) for key in ("recipe", "net", "seed")), row["state"]]
+        cells.append(epochs if row["of"] in (None, row["epochs"]) else f"{epochs}/{row['of']}")
+        cells.append("–" if row["accuracy"] is None else f"{row['accuracy']:.4f}")
+        cells.append("–" if row["started"] is None else _age(row["started"]))
+        table.add_row(*cells, *([row["note"]] if noted else []))
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 10_000  # nothing is cut in a file or a pipe
+    console.print(table)
+
+
+def _age(started: str) -> str:
+    """How long ago, in its largest unit."""
+    passed = datetime.now().astimezone() - datetime.fromisoformat(started)
+    for unit, length in {"d": timedelta(days=1), "h": timedelta(hours=1), "min": timedelta(minutes=1)}.items():
+        if passed >= length:
+            return f"{passed // length} {unit} ago"
+    return f"{max(passed // timedelta(seconds=1), 0)} s ago"

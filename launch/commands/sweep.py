@@ -1,0 +1,204 @@
+"""`oneloop sweep`: a grid of a recipe's flags. Each cell is the recipe's ordinary command in its ordinary run folder."""
+
+import argparse
+import contextlib
+import itertools
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..compare import compare
+from ..errors import Refused, first_line
+from ..runs import describe, in_use, read_json
+
+POLL_SECONDS = 0.1
+END_SECONDS = 90  # for the runs to save and for W&B to finish, after a signal
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the grid: its flags, its name among the others, its folder."""
+
+    flags: tuple[str, ...]
+    name: str
+    folder: Path
+
+    def result(self) -> dict | None:
+        return read_json(self.folder / "result.json")
+
+
+def main(args: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        "oneloop sweep",
+        usage="oneloop sweep RECIPE [the recipe's own flags, several values for some] [--at-once N] [--config_file FILE] "
+        "[--compare FOLDER]",
+        description="Run a recipe for each combination of the values given, then compare these runs. The same command goes on:\n"
+        "finished runs are skipped, interrupted ones resumed. A run that fails is named at the end; the others go on.",
+        epilog="example: oneloop sweep recipes/cifar2.py --net Net NetWidth NetBatchNorm --lr 0.01 0.03 --seed 0 1 2\n"
+        "the recipe's flags: python RECIPE --help; meanwhile, oneloop runs shows how far they are",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("recipe", metavar="RECIPE", type=Path, help="the file of a recipe")
+    parser.add_argument("--at-once", type=int, default=1, metavar="N", help="runs at a time, sharing the CPU's cores; default: 1")
+    parser.add_argument("--config_file", metavar="FILE", help="accelerate's, for each run; as launch/gpu.yaml")
+    parser.add_argument("--compare", type=Path, default="compare", metavar="FOLDER", help="of the pictures; default: compare")
+    chosen, words = parser.parse_known_args(args)
+    if chosen.at_once < 1:
+        raise Refused(f"--at-once must be at least 1, it is {chosen.at_once}", 2)
+    cells = grid(chosen.recipe, axes_of(words), chosen.at_once, chosen.config_file)
+    launch = ["launch", *(["--config_file", chosen.config_file] if chosen.config_file else []), str(chosen.recipe)]
+    failed = run(cells, launch, chosen.at_once)
+
+    from .compare import draw, show
+
+    if begun := [cell.folder for cell in cells if (cell.folder / "config.json").exists()]:
+        comparison, _ = compare(begun)
+        show(comparison)
+        draw(comparison, chosen.compare)
+    for cell, why in failed.items():
+        print(f"failed: {why}\n  {shlex.join(['accelerate', *launch, *cell.flags])}", file=sys.stderr)
+    if failed:
+        raise Refused(f"{len(failed)} of {len(cells)} runs failed; the same command tries them again")
+
+
+def axes_of(words: Sequence[str]) -> dict[str, list[str]]:
+    """The values after each flag, none for one that stands alone. Raises Refused (2)."""
+    axes: dict[str, list[str]] = {}
+    for word in words:
+        if word.startswith("--"):
+            flag, given, value = word.partition("=")
+            flag = flag.replace("_", "-")
+            if flag in axes:
+                raise Refused(f"{flag} is given twice; put all its values after one", 2)
+            if flag in ("--out", "--fresh"):
+                raise Refused(f"{flag} is for a single run; those of a sweep lie in their default folders, to be found again", 2)
+            axes[flag] = [value] if given else []
+        elif axes:
+            axes[next(reversed(axes))].append(word)
+        else:
+            raise Refused(f"{word} follows no flag", 2)
+    return axes
+
+
+def grid(path: Path, axes: dict[str, list[str]], at_once: int, config_file: str | None) -> list[Cell]:
+    """The runs of every combination, the last axis fastest. Each command line is parsed: raises Refused, exits with 2."""
+    from ..cli import _cores, parse
+    from .describe import load
+
+    recipe, (precision, processes) = load(path), launched(config_file)
+    if at_once > 1 and "--threads" not in axes:
+        axes = axes | {"--threads": [str(max(1, _cores() // (at_once * processes)))]}
+    cells: dict[Path, Cell] = {}
+    for values in itertools.product(*(values or [None] for values in axes.values())):
+        pairs = [(flag,) if value is None else (flag, value) for flag, value in zip(axes, values, strict=True)]
+        flags = tuple(itertools.chain(*pairs))
+        asked, options = parse(recipe.main, flags, prog=f"oneloop sweep {path}")
+        asked.configure(path.stem, options, precision)
+        folder, _, _ = asked.find_folder()
+        varied = [pair for pair in pairs if len(axes[pair[0]]) > 1]
+        cell = Cell(flags, " ".join(itertools.chain(*(varied or pairs))), folder)
+        if folder in cells:
+            raise Refused(f"{cell.name} and {cells[folder].name} are the same run", 2)
+        cells[folder] = cell
+    return list(cells.values())
+
+
+def launched(config_file: str | None) -> tuple[str, int]:
+    """Precision and number of processes that `accelerate launch` takes from the file, or without one from the user's own."""
+    from accelerate.commands.config.config_args import default_config_file, load_config_from_file
+
+    if config_file is None and not os.path.isfile(default_config_file):
+        return "no", 1
+    try:
+        config = load_config_from_file(config_file)
+    except Exception as error:  # a missing file, or anything that a YAML file can have wrong
+        raise Refused(f"--config_file {config_file or default_config_file}: {first_line(error)}", 2) from error
+    processes = getattr(config, "num_processes", 1)
+    return config.mixed_precision or "no", processes if isinstance(processes, int) and processes > 0 else 1
+
+
+def run(cells: Sequence[Cell], launch: Sequence[str], at_once: int) -> dict[Cell, str]:
+    """Run those that are not finished, `at_once` at a time. Returns why for each that failed.
+
+    Raises Refused (130, 143) after a signal, when the runs have ended as they do after one: saved.
+    """
+    waiting = [cell for cell in cells if not cell.result()]
+    number = {cell: f"[{place:>{len(str(len(cells)))}}/{len(cells)}]" for place, cell in enumerate(cells, 1)}
+    print(f"{len(cells)} runs, {len(cells) - len(waiting)} of them finished before", flush=True)
+    running: dict[Cell, subprocess.Popen] = {}
+    failed: dict[Cell, str] = {}
+    with _signals() as signals, tempfile.TemporaryDirectory() as place:
+        errors = {cell: Path(place, str(index)) for index, cell in enumerate(cells)}  # what each says on standard error
+        try:
+            while (waiting or running) and not signals:
+                while waiting and len(running) < at_once:
+                    cell = waiting.pop(0)
+                    print(f"{number[cell]} {cell.name} …", flush=True)
+                    running[cell] = _start([*launch, *cell.flags], errors[cell])
+                time.sleep(POLL_SECONDS)
+                for cell in [cell for cell, process in running.items() if process.poll() is not None]:
+                    code, result = running.pop(cell).returncode, cell.result()
+                    if code or not result:
+                        failed[cell] = _why(errors[cell].read_text()) or f"exit code {code}, and no result in {cell.folder}"
+                    print(f"{number[cell]} {cell.name}: {failed.get(cell) or describe(result)}", flush=True)
+        finally:  # after a signal, or an error of this process
+            if running:
+                _end(running)
+        if signals:
+            raise Refused(f"stopped by {signal.Signals(signals[0]).name}; the same command goes on", 128 + signals[0])
+    return failed
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """The signals to stop that arrive meanwhile."""
+    got: list[int] = []
+    before = {each: signal.signal(each, lambda number, _: got.append(number)) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield got
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _start(command: Sequence[str], errors: Path) -> subprocess.Popen:
+    """accelerate's `command` in a fresh process, out of reach of the terminal's Ctrl-C."""
+    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", *command]
+    with open(errors, "w") as file:
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file, start_new_session=True)
+
+
+def _end(running: dict[Cell, subprocess.Popen]) -> None:
+    """Have the runs save and end. A launcher may end before its run: who still works is who still holds a folder."""
+    print(f"stopping: {len(running)} running", flush=True)
+    for process in running.values():
+        _signal(process, signal.SIGTERM)
+    deadline = time.monotonic() + END_SECONDS
+    while any(process.poll() is None or in_use(cell.folder) for cell, process in running.items()):
+        if time.monotonic() > deadline:
+            for process in running.values():
+                _signal(process, signal.SIGKILL)
+                process.wait()
+            break
+        time.sleep(POLL_SECONDS)
+
+
+def _signal(process: subprocess.Popen, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # all of them have ended
+        os.killpg(process.pid, number)
+
+
+def _why(errors: str) -> str:
+    """The last line that the run itself wrote: before its launcher's own traceback and log."""
+    own, _, rest = errors.rpartition("Traceback (most recent call last):")
+    lines = (own if re.search("CalledProcessError|ChildFailedError", rest) else errors).splitlines()
+    return next((line.strip() for line in reversed(lines) if line.strip() and not re.match(r"[EWI]\d{4} ", line)), "")

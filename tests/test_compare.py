@@ -1,0 +1,249 @@
+"""Runs side by side: what is said is what their folders hold, means are over finished runs alone, and torch is not needed."""
+
+import csv
+import io
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import filelock
+import pytest
+import torch
+from conftest import Tiny, optimizer_for, result
+from PIL import Image
+
+from launch import commands, train
+from launch.compare import Comparison, compare, trainings_of
+from launch.runs import find, read
+
+PICTURES = ["bars.png", "cost.png", "curves.png"]
+
+
+def record(folder: Path, accuracies=(0.7, 0.8), *, finished=True, seed=1, stage="", stopped=None, started=10, **options) -> Path:
+    """Write a run folder as `train` leaves it: 100 images, so many a second, test accuracies by epoch; 0.1 more in training."""
+    inner = folder / stage
+    inner.mkdir(parents=True, exist_ok=True)
+    config = {"recipe": "mine", "net": "Net", "epochs": 2, "batch": 50, "data": "hub", "shards": 0, "seed": seed} | options
+    machine = {"device": "cpu", "world_size": 1, "threads": 1, "precision": "no"}
+    environment = {"started": f"2026-01-01T{started:02}:00:00+0000", **machine}
+    data = {"fingerprint": "61" * 32, "train": 100}
+    about = {"format": 1, "config": config, "shards": 1, "parameters": 7, "resumed": [], "data": data, **environment}
+    (folder / "config.json").write_text(json.dumps(about))
+    events = []
+    for epoch, accuracy in enumerate(accuracies, 1):
+        head = {"step": 2 * epoch, "epoch": epoch, "images": 100 * epoch}
+        clock = {"images_per_second": 50.0 * epoch, "seconds": 10.0 * epoch}
+        events.append({"event": "train", **head, "loss": 1 - accuracy, **clock})
+        events.append({"event": "eval", **head, "split": "test", "loss": 2 - accuracy, "accuracy": accuracy})
+    (inner / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    if finished:
+        end = {"test": {"accuracy": accuracy, "loss": 2 - accuracy}, "train": {"accuracy": accuracy + 0.1, "loss": 0.0}}
+        best = {"accuracy": max(accuracies), "epoch": 1}
+        end |= {"net": "Net", "parameters": 7, "epochs": 2, "best": best, "images_per_second": 60.0, "seconds": 21.0}
+        (inner / "result.json").write_text(json.dumps(end))
+    if stopped:
+        (folder / "stopped.json").write_text(json.dumps({"code": stopped, "why": "it was so"}))
+    return folder
+
+
+def compared(place: Path) -> Comparison:
+    comparison, complaints = compare(find([place]))
+    assert complaints == []
+    return comparison
+
+
+def test_mean_and_deviation_over_seeds(tmp_path):
+    for seed, accuracy in enumerate((0.7, 0.8, 0.9)):
+        record(tmp_path / f"a{seed}", (0.95, accuracy), seed=seed)
+    record(tmp_path / "b", (0.5, 0.6), net="Other")
+    first, second = compared(tmp_path).groups
+    assert first.measure("last") == (pytest.approx(0.8), pytest.approx(0.1))  # of three: the sum of squares by two
+    assert first.measure("best") == (pytest.approx(0.95), pytest.approx(0))
+    assert first.measure("loss") == (pytest.approx(1.2), pytest.approx(0.1))
+    assert first.measure("gap") == (pytest.approx(0.1), pytest.approx(0))
+    assert first.seeds == [0, 1, 2]
+    assert second.measure("last") == (0.6, None)  # one has no deviation
+    head, rows = compared(tmp_path).table()
+    assert head[:4] == ["net", "runs", "done", "accuracy"]
+    assert [row[:4] for row in rows] == [["Net", "3", "2", "0.8000 ± 0.1000"], ["Other", "1", "2", "0.6000"]]
+    assert rows[0][6:] == ["+0.1000 ± 0.0000", "60", "21.0", "7"]
+
+
+def test_an_unfinished_run_is_no_finished_one(tmp_path):
+    """Control: were it counted, the mean would be 0.5."""
+    record(tmp_path / "a", (0.5, 0.8), seed=1)
+    record(tmp_path / "b", (0.2,), seed=2, finished=False)
+    record(tmp_path / "c", (0.1,), seed=3, finished=False, stopped=3)
+    finished, unfinished = compared(tmp_path).groups
+    assert finished.measure("last") == (0.8, None)
+    assert unfinished.measure("last") == (pytest.approx(0.15), pytest.approx(statistics.stdev((0.1, 0.2))))
+    assert unfinished.progress() == "1/2 failed, interrupted"
+    assert unfinished.measure("gap") is None
+    assert unfinished.measure("images_per_second") == (50, 0)
+    assert unfinished.measure("seconds") == (10, 0)
+    (tmp_path / "b/result.json").write_text((tmp_path / "a/result.json").read_text())
+    finished, unfinished = compared(tmp_path).groups
+    assert finished.seeds == [1, 2]
+
+
+def test_only_what_differs_is_a_column(tmp_path):
+    record(tmp_path / "a", optimizer={"lr": 0.1, "kind": "sgd"}, nets=["A", "B"], book=True)
+    record(tmp_path / "b", optimizer={"lr": 0.2, "kind": "sgd"}, nets=["A", "B"])
+    comparison = compared(tmp_path)
+    assert comparison.differ == ["optimizer.lr", "book"]
+    assert [row[:2] for row in comparison.table()[1]] == [["0.1", "True"], ["0.2", "–"]]
+    assert comparison.same["nets"] == ["A", "B"]
+    assert comparison.same["optimizer.kind"] == "sgd"
+    assert "seed" not in comparison.same
+    assert [comparison.label(group) for group in comparison.groups] == ["optimizer.lr 0.1, book True", "optimizer.lr 0.2"]
+
+
+def test_other_pixels_behind_the_same_name_are_other_data(tmp_path):
+    record(tmp_path / "a", seed=1)
+    record(tmp_path / "b", seed=2)
+    assert len(compared(tmp_path).groups) == 1
+    about = json.loads((tmp_path / "b/config.json").read_text())
+    about["data"]["fingerprint"] = "62" * 32
+    (tmp_path / "b/config.json").write_text(json.dumps(about))
+    assert compared(tmp_path).differ == ["pixels"]
+
+
+def test_a_repeated_seed_is_said(tmp_path):
+    record(tmp_path / "a")
+    record(tmp_path / "a-2")
+    (row,) = compared(tmp_path).table()[1]
+    assert row[0] == "2 (1 seed)"
+
+
+def test_each_stage_is_a_row(tmp_path):
+    record(tmp_path / "a", (0.6, 0.7), stage="frozen")
+    record(tmp_path / "a", (0.8, 0.9), stage="unlocked", finished=False)
+    first, second = compared(tmp_path).groups
+    assert (first.options["stage"], first.progress()) == ("unlocked", "2 interrupted")
+    assert (second.options["stage"], second.progress()) == ("frozen", "2")
+
+
+def test_a_real_run_is_read_as_it_was_recorded(start, images, tmp_path):
+    torch.manual_seed(0)
+    train(start(log_every=2), net := Tiny(), images, optimizer_for(net), epochs=3, batch=16)
+    (training,) = trainings_of(read(tmp_path / "run"))
+    end = result(tmp_path / "run")
+    whole = training.measures
+    assert (whole["last"], whole["loss"]) == (end["test"]["accuracy"], end["test"]["loss"])
+    assert whole["best"] == end["best"]["accuracy"]
+    assert whole["gap"] == end["train"]["accuracy"] - end["test"]["accuracy"]
+    assert (training.state, training.epochs, list(training.curves["train loss"])) == ("finished", 3, [1, 2, 3])
+    lines = [line for line in read(tmp_path / "run").metrics() if line["event"] == "train" and line["epoch"] == 1]
+    assert [line["images"] for line in lines] == [32, 61]
+    assert training.curves["train loss"][1] == pytest.approx((lines[0]["loss"] * 32 + lines[1]["loss"] * 29) / 61)
+    (tmp_path / "run/result.json").unlink()
+    (training,) = trainings_of(read(tmp_path / "run"))
+    assert training.state == "running"  # this process has not left it
+    assert training.measures.keys() == whole.keys()
+    for name in ("last", "best", "loss", "gap", "parameters"):
+        assert training.measures[name] == whole[name], name
+    assert training.measures["images_per_second"] == pytest.approx(whole["images_per_second"], rel=0.01)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """A folder `runs` with two designs, three finished runs and one that was interrupted."""
+    for seed in (1, 2):
+        record(tmp_path / f"runs/a{seed}", (0.7, 0.8 if seed == 1 else 0.9), seed=seed, started=10)
+    record(tmp_path / "runs/b1", (0.6, 0.7), net="a|b", started=12)
+    record(tmp_path / "runs/b2", (0.5,), net="a|b", seed=2, finished=False, started=11)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_table_and_pictures(place, capsys):
+    assert commands.main(["compare", "runs"]) == 0
+    shown = capsys.readouterr().out
+    assert "0.8500 ± 0.0707" in shown
+    assert "1/2 interrupted" in shown
+    assert "the same for all: recipe mine, epochs 2" in shown
+    assert sorted(path.name for path in (place / "compare").iterdir()) == PICTURES
+    for name in PICTURES:
+        with Image.open(place / "compare" / name) as picture:
+            assert len(picture.convert("L").getcolors(256)) > 10, name  # something is drawn
+
+
+def test_no_bars_without_a_training_accuracy(place, capsys):
+    assert commands.main(["compare", "runs/b2", "--out", "new"]) == 0
+    assert sorted(path.name for path in (place / "new").iterdir()) == ["cost.png", "curves.png"]
+
+
+def test_forms(place, capsys):
+    assert commands.main(["compare", "runs", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["differ"] == ["net"]
+    first, _, last = said["rows"]
+    assert first["last"] == {"mean": pytest.approx(0.85), "deviation": pytest.approx(statistics.stdev((0.8, 0.9)))}
+    assert (first["seeds"], first["folders"], first["finished"]) == ([1, 2], ["runs/a1", "runs/a2"], True)
+    assert (last["finished"], last["gap"]) == (False, None)
+    assert commands.main(["compare", "runs", "--csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["net"] for row in rows] == ["Net", "a|b", "a|b"]
+    assert float(rows[0]["last"]) == pytest.approx(0.85)
+    assert (rows[2]["finished"], rows[2]["gap"], rows[0]["runs"]) == ("False", "", "2")
+    assert commands.main(["compare", "runs", "--markdown"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("| net | runs | done | accuracy |")
+    assert {line.replace("\\|", "").count("|") for line in lines} == {lines[0].count("|")}
+    assert not (place / "compare").exists()  # pictures only where they are asked for
+    assert commands.main(["compare", "runs", "--csv", "--out", "here"]) == 0
+    assert "here" not in capsys.readouterr().out
+    assert (place / "here/bars.png").exists()
+
+
+def test_what_cannot_be_read_is_named_and_left_out(place, capsys):
+    (place / "runs/a2/config.json").write_text('{"format": 99}')
+    (place / "runs/a1/result.json").write_text('{"test": ')
+    assert commands.main(["compare", "runs/*", "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert [row["options"]["net"] if row["options"] else None for row in json.loads(out)["rows"]] == [None, None]
+    assert "runs/a2 was written by another version of oneloop (format 99)" in err
+    assert "runs/a1/result.json is damaged" in err
+    assert commands.main(["compare", "runs/a2"]) == 4
+    assert commands.main(["compare", "runs/c*"]) == 2
+    assert "no run at runs/c*" in capsys.readouterr().err
+
+
+def test_runs_newest_first_with_their_states(place, capsys):
+    record(place / "runs/c", (0.9,), finished=False, stopped=3, started=13)
+    record(place / "runs/d", (0.9,), finished=False, stopped=143, started=9)
+    (place / "runs/e").mkdir()
+    (place / "runs/e/config.json").write_text("{")
+    with filelock.FileLock(place / "runs/b2/lock"):
+        assert commands.main(["runs", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(Path(row["folder"]).name, row["state"], row["epochs"], row["accuracy"]) for row in rows] == [
+        ("c", "failed", 1, 0.9), ("b1", "finished", 2, 0.7), ("b2", "running", 1, 0.5), ("a1", "finished", 2, 0.8),
+        ("a2", "finished", 2, 0.9), ("d", "interrupted", 1, 0.9), ("e", "unreadable", None, None),
+    ]  # fmt: skip
+    assert commands.main(["runs"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [*lines[2].split()[:5], "it was so"] == ["runs/c", "mine", "Net", "1", "failed", "it was so"]
+    assert "1/2" in lines[2]
+    assert "d ago" in lines[2]
+    assert commands.main(["runs", "elsewhere"]) == 2
+
+
+def test_neither_needs_torch(place):
+    code = """
+import sys
+from launch.commands import main
+assert [main(["runs"]), main(["compare", "runs"])] == [0, 0]
+assert "matplotlib" in sys.modules and "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True)
+
+
+def test_a_reader_that_leaves_early_is_no_error(place):
+    code = "from launch.commands import main; import sys; sys.exit(main(['runs', '--json']))"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert (process.wait(timeout=60), process.stderr.read()) == (0, "")
+    process.stderr.close()

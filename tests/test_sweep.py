@@ -1,0 +1,144 @@
+"""A grid of runs: wrong flags start nothing, what fails is named, what was stopped goes on, what is finished is not run again."""
+
+import os
+import signal
+import sys
+import threading
+import time
+
+import pytest
+import yaml
+from conftest import ROOT, metrics, result
+
+from launch import commands
+from launch.cli import parse
+from launch.commands import sweep
+from launch.commands.describe import load
+from launch.runs import find, in_use, read, read_metrics
+
+CIFAR2 = ROOT / "recipes/cifar2.py"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """The current folder is the test's; what a recipe in this process adds to Python's path and modules goes with it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield tmp_path
+    sys.modules.pop("cifar2", None)
+
+
+def refuse(command, **_):
+    raise AssertionError(f"started {command}")
+
+
+def test_values_after_a_flag():
+    words = ["--net", "Net", "NetRes", "--lr=0.1", "--l2", "-0.5", "0", "--book", "--n_blocks", "3"]
+    assert sweep.axes_of(words) == {
+        "--net": ["Net", "NetRes"], "--lr": ["0.1"], "--l2": ["-0.5", "0"], "--book": [], "--n-blocks": ["3"],
+    }  # fmt: skip
+
+
+WRONG = {
+    "--net Net Nett": "",  # tyro's own words
+    "--limit 5 -5": "--limit must be at least 0, it is -5",
+    "--lr 0.01 1e-2": "--lr 1e-2 and --lr 0.01 are the same run",
+    "--lr 0.01 --lr 0.1": "--lr is given twice",
+    "--seed 1 2 --fresh": "--fresh is for a single run",
+    "--seed 1 2 --out x": "--out is for a single run",
+    "--seed 1 --at-once 0": "--at-once must be at least 1",
+    "--seed 1 --config_file none.yaml": "none.yaml",
+}
+
+
+@pytest.mark.parametrize("flags", WRONG)
+def test_wrong_flags_start_nothing(flags, here, monkeypatch, capsys):
+    monkeypatch.setattr(sweep.subprocess, "Popen", refuse)
+    try:
+        code = commands.main(["sweep", str(CIFAR2), *flags.split()])
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 2
+    assert WRONG[flags] in capsys.readouterr().err
+    assert list(here.iterdir()) == []
+
+
+def test_cells_are_the_grid_and_share_the_cores(here):
+    axes = {"--net": ["Net", "NetRes"], "--epochs": ["1"], "--seed": ["1", "2"], "--data": ["synthetic"]}
+    cells = sweep.grid(CIFAR2, axes, 1, None)
+    assert [cell.name for cell in cells] == [f"--net {net} --seed {seed}" for net in ("Net", "NetRes") for seed in (1, 2)]
+    assert cells[1].flags == ("--net", "Net", "--epochs", "1", "--seed", "2", "--data", "synthetic")
+    two = sweep.grid(CIFAR2, axes, 2, None)
+    assert two[0].flags[-2:] == ("--threads", str(max(1, len(os.sched_getaffinity(0)) // 2)))
+    assert [cell.folder for cell in two] == [cell.folder for cell in cells]  # threads are no difference
+    given = sweep.grid(CIFAR2, axes | {"--threads": ["3"]}, 2, None)
+    assert given[0].flags[-2:] == ("--threads", "3")
+
+
+def test_launch_file_gives_precision_and_processes(here):
+    assert sweep.launched(str(ROOT / "launch/gpu.yaml")) == ("bf16", 1)
+    assert sweep.launched(str(ROOT / "launch/cpus.yaml")) == ("no", 2)
+    axes = {"--data": ["synthetic"]}
+    plain, bf16 = (sweep.grid(CIFAR2, axes, 1, file)[0].folder for file in (None, str(ROOT / "launch/gpu.yaml")))
+    assert plain != bf16
+
+
+@pytest.mark.slow
+def test_stopped_then_the_same_sweep_goes_on_and_a_failure_stops_no_other(here, monkeypatch, capsys):
+    recipe = [str(CIFAR2), "--data", "synthetic", "--limit", "64", "--batch", "16", "--net", "NetRes", "--epochs", "20"]
+    one, both = (["sweep", *recipe, "--at-once", "2", "--lr", *rates] for rates in (["0.01"], ["1e30", "0.01"]))
+    (cell,) = sweep.grid(CIFAR2, sweep.axes_of([*recipe[1:], "--lr", "0.01"]), 1, None)
+    sound = cell.folder
+
+    def stop():
+        deadline = time.monotonic() + 100
+        while len(read_metrics(sound / "metrics.jsonl")) < 4 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    assert commands.main(one) == 143
+    stopper.join()
+    assert capsys.readouterr().err == "stopped by SIGTERM; the same command goes on\n"
+    assert not any(in_use(folder) for folder in find(["runs"]))  # nobody is left
+    assert read(sound).state == "interrupted"
+    assert read_metrics(sound / "metrics.jsonl")[-1]["epoch"] < 20
+
+    assert commands.main(both) == 1
+    out, errors = capsys.readouterr()
+    assert "not finite" in errors
+    assert "accelerate launch " + " ".join(recipe) in errors
+    assert "1 of 2 runs failed" in errors
+    assert read(sound).config["resumed"]
+    steps = [line["step"] for line in metrics(sound) if line.get("split") == "test"]
+    assert steps == [4 * epoch for epoch in range(1, 21)]  # each once
+    assert f"{result(sound)['test']['accuracy']:.4f}" in out
+    assert "failed" in out
+    assert (here / "compare/curves.png").exists()
+
+    monkeypatch.setattr(sweep.subprocess, "Popen", refuse)
+    assert commands.main([*one, "--compare", "again"]) == 0
+    out, _ = capsys.readouterr()
+    assert "1 runs, 1 of them finished before" in out
+    assert (here / "again/bars.png").exists()
+
+
+def test_what_an_agent_of_wandb_runs(here):
+    """launch/sweep.yaml as W&B reads it, and the command that its agent makes of a cell, by W&B's own functions."""
+    from wandb.sdk.launch.sweeps import utils
+
+    config = yaml.safe_load((ROOT / "launch/sweep.yaml").read_text())
+    assert config["method"] == "grid"
+    assert (ROOT / config["program"]).is_file()
+    cell = {name: {"value": each.get("value", each.get("values", [None])[-1])} for name, each in config["parameters"].items()}
+    words = utils.create_sweep_command_args({"args": cell}) | {"env": ["/usr/bin/env"], "program": [config["program"]]}
+    template = utils.create_sweep_command(config["command"])
+    command = [part for each in template for part in (words[each[2:-1]] if each.startswith("${") else [each])]
+    place = command.index("recipes/cifar2.py")
+    assert command[:place] == ["/usr/bin/env", "accelerate", "launch", "--config_file", "accelerate_config.yaml"]
+    recipe = load(CIFAR2)
+    asked, options = parse(recipe.main, command[place + 1 :])
+    assert (asked.fresh, asked.seed) == (True, 3)
+    assert options == {"net": "NetBatchNorm", "n_blocks": 100, "epochs": 100, "batch": 64, "lr": 0.03, "l2": 0.0, "book": False}
+    assert set(config["parameters"]["net"]["values"]) <= recipe.NETS.keys()

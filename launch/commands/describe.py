@@ -1,14 +1,12 @@
 """`oneloop describe`: what a recipe would train, without training it."""
 
 import argparse
-import importlib.util
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from ..errors import Refused
+from ..rebuild import load, reach
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,48 +43,18 @@ def main(args: Sequence[str]) -> None:
     _print_table(("layer", "takes", "gives"), walk)
 
 
-def load(path: Path) -> ModuleType:
-    """The recipe in the file `path` as a module; nothing of it is run but its imports and definitions. Raises Refused (2)."""
-    if not path.is_file() or path.suffix != ".py":
-        raise Refused(f"{path} is no recipe: {'its name does not end in .py' if path.is_file() else 'no such file'}", 2)
-    sys.path.insert(0, str(path.resolve().parent))  # as `python PATH` does: a recipe may import what lies beside it
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    recipe = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(recipe)
-    if not hasattr(recipe, "main"):
-        raise Refused(f"{path} is no recipe: it has no main(run, …)", 2)
-    return recipe
-
-
-class _Reached(Exception):
-    """`train` was called: the recipe has made its net."""
-
-
 def build(recipe: ModuleType, flags: Sequence[str], prog: str) -> tuple["nn.Module", "Images"]:
     """The net and the images that the recipe, with its own flags, gives to its first `train`, which is not called.
 
     No run folder is made or looked at. `prog` names the command where flags are wrong (exit 2). Raises Refused.
     """
-    from ..cli import _accelerator, parse
-    from ..loop import train
+    from ..cli import parse
 
-    def reach(_run, model, images, *_args, **_options):
-        raise _Reached(model, images)
-
-    names = [name for name, value in vars(recipe).items() if value is train]
-    if not names:
-        raise Refused(f"{recipe.__file__} does not import `train`: what it trains cannot be seen without running it", 2)
     if not any(flag.partition("=")[0] == "--data" for flag in flags):
         flags = ["--data", "synthetic", *flags]
     run, options = parse(recipe.main, flags, prog)
-    run.recipe, run.accelerator = recipe.__name__, _accelerator()  # a recipe may ask for its device
-    for name in names:
-        setattr(recipe, name, reach)
-    try:
-        recipe.main(run, **options)
-    except _Reached as reached:
-        return reached.args
-    raise Refused(f"{recipe.__file__} ended without calling `train`", 2)
+    run.recipe = recipe.__name__
+    return reach(recipe, run, options)[:2]
 
 
 def _print_table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:

@@ -1,0 +1,178 @@
+"""`oneloop export`: a trained net as one file for others, checked against the net before it is there."""
+
+import argparse
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import Refused, first_line
+from ..rebuild import Trained, add_run, at, feed, rebuild
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+TOLERANCE = 1e-4  # between the file's logits and the net's, in parts of the largest
+SUFFIXES = {"safetensors": ".safetensors", "torch-export": ".pt2", "onnx": ".onnx"}
+
+
+def main(args: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        "oneloop export",
+        usage="oneloop export RUN --format safetensors | torch-export | onnx [--out FILE]",
+        description="Write a trained net as one file. It is read back and compared with the net before it is published.\n\n"
+        "  onnx, torch-export  the graph, for any number of images: float32 (N, C, H, W), pixels from 0 to 1, of the size of\n"
+        "                      the run's images, to logits (N, classes). It normalises, and resizes, by itself\n"
+        "  safetensors         the weights alone; what they are made for is in the metadata\n\n"
+        "Class names and preprocessing are JSON: `oneloop` in the metadata (ONNX: metadata_props), the extra file oneloop.json\n"
+        "of torch.export.",
+        epilog="example: oneloop export runs/cifar2/Net-0a1b2c3d --format onnx --out birds.onnx",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_run(parser)
+    parser.add_argument("--format", choices=SUFFIXES, required=True, help="onnx needs the extra `export`")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: exported.onnx, .pt2 or .safetensors in RUN")
+    chosen = parser.parse_args(args)
+    if chosen.format == "onnx":
+        _needs_onnx()
+
+    from ..checkpoint import write_atomically
+
+    trained = rebuild(*at(chosen.run), weights=chosen.weights, recipe=chosen.recipe)
+    out = chosen.out or chosen.run / f"exported{SUFFIXES[chosen.format]}"
+    make = {"safetensors": as_safetensors, "torch-export": as_torch_export, "onnx": as_onnx}[chosen.format]
+    content, exported = make(trained)
+    images, greatest = check(trained, exported)
+    try:
+        write_atomically(out, content)
+    except OSError as error:
+        raise Refused(f"cannot write {out}: {error.strerror or error}") from error
+    print(f"{out}: {len(content):,} bytes; logits of {images} images are the net's within {greatest:.1e}")
+
+
+# Pixels float32 (N, C, H, W), from 0 to 1 -> logits float32 (N, classes), as the exported bytes compute them.
+Exported = Callable[["Tensor"], "Tensor"]
+
+
+def as_safetensors(trained: Trained) -> tuple[bytes, Exported]:
+    """The weights by name. What reads them back here is a copy of the net, emptied before."""
+    import copy
+
+    import safetensors.torch
+    import torch
+
+    from ..checkpoint import load_weights, weights
+
+    channels, size = trained.shape[0], trained.images.size
+    height, width = (size, size) if size else trained.shape[1:]
+    takes = f"float32 (N, {channels}, {height}, {width}): (pixels from 0 to 1 - mean) / std"
+    tensors = {name: tensor.detach().contiguous() for name, tensor in weights(trained.net).items()}
+    content = safetensors.torch.save(tensors, {"oneloop": json.dumps(_about(trained, takes))})
+    empty = copy.deepcopy(trained.net)
+    with torch.no_grad():
+        for tensor in weights(empty).values():
+            tensor.zero_()
+    load_weights(empty, safetensors.torch.load(content))
+    return content, _with_preprocessing(trained, empty)
+
+
+def as_torch_export(trained: Trained) -> tuple[bytes, Exported]:
+    """A program of torch.export, which torch.export.load reads."""
+    import torch
+
+    example, batch, file = torch.zeros(2, *trained.shape), torch.export.Dim("batch"), io.BytesIO()
+    try:
+        program = torch.export.export(_with_preprocessing(trained, trained.net), (example,), dynamic_shapes=({0: batch},))
+    except Exception as error:  # of many kinds, for what a net's forward may do
+        raise Refused(f"torch.export cannot take {trained.about['net']}: {first_line(error)}", 4) from error
+    torch.export.save(program, file, extra_files={"oneloop.json": json.dumps(_about(trained, _pixels(trained)))})
+    content = file.getvalue()
+    return content, torch.export.load(io.BytesIO(content)).module()
+
+
+def as_onnx(trained: Trained) -> tuple[bytes, Exported]:
+    """An ONNX model, read back by onnxruntime."""
+    import onnxruntime
+    import torch
+
+    try:
+        made = torch.onnx.export(
+            _with_preprocessing(trained, trained.net),
+            (torch.zeros(2, *trained.shape),),
+            dynamo=True,
+            verbose=False,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: "batch"},),
+            external_data=False,
+        )
+    except torch.onnx.OnnxExporterError as error:
+        raise Refused(f"torch.onnx cannot export {trained.about['net']}: {first_line(error)}", 4) from error
+    made.model.metadata_props["oneloop"] = json.dumps(_about(trained, _pixels(trained)))
+    content = made.model_proto.SerializeToString()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    return content, lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+
+def check(trained: Trained, exported: Exported) -> tuple[int, float]:
+    """Compare what was exported with the net: random pixels and images, in batches of several sizes, one of them 1.
+
+    Returns the number of images and the greatest difference. Raises Refused (4) if it is more than TOLERANCE.
+    """
+    import torch
+
+    random = torch.randint(0, 256, (9, *trained.shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    greatest, images = 0.0, 0
+    for pixels in (random[:1], random[1:], trained.images.test.pixels[:7]):
+        with torch.no_grad():
+            expected = trained.net(feed(trained, pixels).batch(torch.arange(len(pixels)))[0])
+            found = exported(pixels.float() / 255)
+        difference = (found - expected).abs().max().item() if found.shape == expected.shape else float("inf")
+        if not difference <= TOLERANCE * expected.abs().max().item() + 1e-6:  # also if it is not a number
+            raise Refused(f"what was exported is not the net: its logits differ by {difference:.1e}; nothing is written", 4)
+        greatest, images = max(greatest, difference), images + len(pixels)
+    return images, greatest
+
+
+def _with_preprocessing(trained: Trained, net: "nn.Module") -> "nn.Module":
+    """The net behind what `launch.data.Feed` does, but for the division by 255."""
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+
+    class Whole(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.size = net, trained.images.size
+            for name in ("mean", "std"):
+                self.register_buffer(name, torch.tensor(getattr(trained.images, name)).view(-1, 1, 1))
+
+        def forward(self, images):  # (N, C, H, W)
+            images = (images - self.mean) / self.std
+            if self.size and self.size != images.shape[-1]:
+                smaller = self.size < images.shape[-1]
+                images = F.interpolate(images, (self.size, self.size), mode="bilinear", antialias=smaller)
+            return self.net(images)  # (N, classes)
+
+    return Whole().eval()
+
+
+def _pixels(trained: Trained) -> str:
+    return f"float32 (N, {', '.join(map(str, trained.shape))}): pixels from 0 to 1, normalised by the graph"
+
+
+def _about(trained: Trained, takes: str) -> dict:
+    """What the metadata say, all of it JSON."""
+    channels = "RGB" if trained.shape[0] == 3 else "grey"
+    gives = f"float32 (N, {len(trained.images.classes)}): logits, in the order of classes"
+    return trained.about | {"input": takes, "channels": channels, "output": gives}
+
+
+def _needs_onnx() -> None:
+    try:
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise Refused(f"--format onnx needs {error.name}: pip install onnxscript onnxruntime", 2) from error

@@ -1,0 +1,101 @@
+"""`oneloop predict`: what a trained net says of image files."""
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ..errors import Refused
+from ..rebuild import Trained, add_run, at, feed, read_image, rebuild
+
+BATCH = 500  # images that are in memory at a time
+
+
+def main(args: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        "oneloop predict",
+        usage="oneloop predict RUN IMAGE… | FOLDER… [--top 3] [--csv | --json]",
+        description="Print the classes that a trained net finds most probable for each image. An image of another size than the\n"
+        "run's is stretched to it, then normalised as in training. What cannot be read is named and left out; exit 1 then.",
+        epilog="example: oneloop predict runs/cifar2/Net-0a1b2c3d bird.jpg photos/",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_run(parser)
+    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image files, or folders of nothing else")
+    parser.add_argument("--top", type=int, default=3, metavar="N", help="classes for each image; default 3")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--csv", action="store_true", help="image, rank, class, probability; what a pipe gets")
+    kind.add_argument("--json", action="store_true", help="a list of images with their predictions")
+    chosen = parser.parse_args(args)
+    if chosen.top < 1:
+        raise Refused(f"--top must be at least 1, it is {chosen.top}", 2)
+    files = [file for place in chosen.images for file in (_files(place) if place.is_dir() else [place])]
+    if not files:
+        raise Refused(f"{', '.join(map(str, chosen.images))}: no file in it")
+    trained = rebuild(*at(chosen.run), weights=chosen.weights, recipe=chosen.recipe)
+    rows = list(predictions(trained, files, chosen.top))
+    if chosen.json:
+        print(json.dumps([{"image": str(file), "predictions": [*map(dict, said)]} for file, said in rows], indent=1))
+    else:
+        _print(rows, plain=chosen.csv)
+    if len(rows) < len(files):
+        raise Refused(f"{len(files) - len(rows)} of {len(files)} files could not be read as an image")
+
+
+def predictions(trained: Trained, files: Sequence[Path], top: int) -> Iterator[tuple[Path, list[dict]]]:
+    """Each file and its `top` predictions {"class", "probability"}, the most probable first; on stderr what cannot be read."""
+    import torch
+
+    device = trained.run.accelerator.device
+    net = trained.net.to(device)
+    for start in range(0, len(files), BATCH):
+        read, pixels = [], []
+        for file in files[start : start + BATCH]:
+            try:
+                pixels.append(read_image(file, trained.shape))
+                read.append(file)
+            except Refused as error:
+                print(error, file=sys.stderr)
+        if not read:
+            continue
+        source = feed(trained, torch.stack(pixels), device)
+        batch, _ = source.batch(source.order(torch.arange(len(read))))
+        with torch.no_grad():
+            best = net(batch).softmax(1).topk(min(top, len(trained.images.classes)))
+        for file, values, indices in zip(read, best.values.tolist(), best.indices.tolist(), strict=True):  # host-device sync
+            names = (trained.images.classes[index] for index in indices)
+            yield file, [{"class": name, "probability": value} for name, value in zip(names, values, strict=True)]
+
+
+def _files(folder: Path) -> list[Path]:
+    """All files in a folder and the folders in it, but hidden ones."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+
+
+def _print(rows: Sequence[tuple[Path, list[dict]]], plain: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    if plain or not console.is_terminal:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(["image", "rank", "class", "probability"])
+        for file, said in rows:
+            writer.writerows([file, rank, each["class"], f"{each['probability']:.6f}"] for rank, each in enumerate(said, 1))
+        return
+    from rich.text import Text
+
+    table = Table("image", "class", "probability")
+    table.columns[0].overflow, table.columns[2].justify = "fold", "right"
+    for file, said in rows:
+        for rank, each in enumerate(said):
+            name = Text(each["class"], style="" if rank else "bold")  # as text: brackets in a name are no markup
+            table.add_row(Text("" if rank else str(file)), name, f"{each['probability']:.1%}", end_section=rank + 1 == len(said))
+    console.print(table)

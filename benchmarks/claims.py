@@ -1,14 +1,13 @@
-"""The documents' numbers against ours: run what tests/claims.toml lists, write docs/results.md.
+"""The documents' numbers against ours: run what tests/claims.toml lists as trained, write docs/results.md.
 
     make claims                             everything that has not run yet, hours on a CPU
     python benchmarks/claims.py --only 2-07 these rows
-    python benchmarks/claims.py --no-run    only write the table from what has run
+    python benchmarks/claims.py --no-run    only write the tables from what has run
 
 Runs lie under runs/claims/ and go on where they stopped. `--data` is given on to the recipes.
 """
 
-import json
-import platform
+import os
 import re
 import shlex
 import subprocess
@@ -16,66 +15,101 @@ import sys
 import tomllib
 from pathlib import Path
 
-import torch
 import tyro
 
-from launch.runs import read_metrics
+from launch.runs import Record, read
 
 ROOT = Path(__file__).parents[1]
 
 
 def folder_of(command: str) -> Path:
-    return ROOT / "runs" / "claims" / re.sub(r"[^\w.]+", "-", command).strip("-")
+    words = re.sub(r"https://\S+/", "", command)  # of an address, the file's name
+    return Path("runs") / "claims" / re.sub(r"[^\w.]+", "-", words).strip("-")
 
 
-def train(command: str, data: str) -> None:
+def train(command: str, data: str, precision: str) -> None:
     recipe, *flags = shlex.split(command)
-    script = ROOT / "recipes" / f"{recipe}.py"
-    subprocess.run([sys.executable, script, *flags, "--data", data, "--out", folder_of(command)], check=True)
+    environment = os.environ | {"ACCELERATE_MIXED_PRECISION": precision}
+    command_line = [sys.executable, f"recipes/{recipe}.py", *flags, "--data", data, "--out", str(folder_of(command))]
+    subprocess.run(command_line, check=True, cwd=ROOT, env=environment)
 
 
-def value(command: str, read: list) -> float | None:
-    """What metrics.jsonl of the command's run says; None where there is no finished run."""
-    source, quantity, epoch = read
-    folder = folder_of(command)
-    if not (folder / "result.json").exists():
+def finished(command: str) -> Record | None:
+    folder = ROOT / folder_of(command)
+    record = read(folder) if (folder / "config.json").exists() else None
+    return record if record and record.result else None
+
+
+def value(record: Record | None, split: str, quantity: str, epoch: int) -> float | None:
+    """What a finished run recorded: its training loss of an epoch, or a measure of a split at an epoch (0: the result's)."""
+    if record is None:
         return None
-    lines = [line for line in read_metrics(folder / "metrics.jsonl") if line.get("split", "train") == source]
-    lines = [line for line in lines if (line["event"] == "train") == (source == "train")]
-    return next(line[quantity] for line in reversed(lines) if epoch in (0, line["epoch"]))
+    if epoch == 0:
+        return record.result[split][quantity]
+    lines = [line for line in record.metrics() if line["epoch"] == epoch]
+    if (split, quantity) == ("train", "loss"):
+        return next(line["loss"] for line in reversed(lines) if line["event"] == "train")
+    return next(line[quantity] for line in lines if line.get("split") == split)
+
+
+def rows_of(claim: dict) -> list[str]:
+    right, book = finished(claim["command"]), finished(claim["book"]) if "book" in claim else None
+    rows = []
+    for index, (split, quantity, epoch, published, low, high) in enumerate(claim["numbers"]):
+        ours, as_book = value(right, split, quantity, epoch), value(book, split, quantity, epoch)
+        judged = as_book if "book" in claim else ours
+        verdict = "not run yet" if judged is None else "reproduced" if low <= round(judged, 4) <= high else "**outside**"
+        command = f"`{claim['command']}`" if index == 0 else ""
+        number = f"{'training' if split == 'train' else 'test'} {quantity}" + (f", epoch {epoch}" if epoch else "")
+        numbers = [f"{published:g}" if published else "", *("" if n is None else f"{n:.4f}" for n in (as_book, ours))]
+        head = [claim["id"], claim["what"]] if index == 0 else ["", ""]
+        rows.append("| " + " | ".join([*head, number, *numbers, f"{low:g}–{high:g}", verdict, command]) + " |")
+    return rows
 
 
 def main(only: str = "", data: str = "hub", run: bool = True) -> None:
-    """only: ids to run, as a regular expression; data: as the recipes take it; run: False writes the table only."""
-    claims = tomllib.loads((ROOT / "tests" / "claims.toml").read_text())["claim"]
-    rows = ["| row | what | published | done right | as the book | band | |", "|---|---|---|---|---|---|---|"]
-    for claim in claims:
-        commands = [claim["command"], *([claim["book"]] if "book" in claim else [])]
-        if run and "not_yet" not in claim and re.fullmatch(only or ".*", claim["id"]):
-            for command in commands:
-                train(command, data)
-        ours, book = value(claim["command"], claim["read"]), value(claim.get("book", ""), claim["read"])
-        low, high = claim["band"]
-        judged = "" if ours is None else "reproduced" if low <= ours <= high else "**outside**"
-        cells = [claim["id"], f"{claim['what']} (`{claim['command']}`)", claim.get("published", "")]
-        cells += ["" if number is None else f"{number:.4f}" for number in (ours, book)]
-        cells += [f"{low}–{high}", judged or claim.get("not_yet", "not run yet")]
-        rows.append("| " + " | ".join(map(str, cells)) + " |")
-    finished = {claim["command"] for claim in claims if value(claim["command"], claim["read"]) is not None}
-    configs = [json.loads((folder_of(command) / "config.json").read_text()) for command in finished]
-    machines = sorted({f"{config['world_size']} × {config['device']}, torch {config['versions']['torch']}" for config in configs})
-    head = [
-        "# Results",
-        "",
-        "The documents' numbers that take training, against ours. Made by `make claims` from tests/claims.toml; counts, shapes,",
-        "kernels and receptive fields are held by the tests. Accuracies are on the data set's test images (the book's validation",
-        "set), seed 1, one run each. As the book: no shuffling but for the baseline, measured in train mode.",
-        "",
-        f"Run on: {'; '.join(machines) or 'nothing yet'}; {platform.machine()}, {torch.get_num_threads()} cores.",
-        "",
-    ]
+    """only: ids to run, as a regular expression; data: as the recipes take it; run: False writes the tables only."""
+    claims = tomllib.loads((ROOT / "tests" / "claims.toml").read_text())
+    for claim in claims["trained"]:
+        if run and re.fullmatch(only or ".*", claim["id"]):
+            for command in (claim["command"], claim.get("book")):
+                if command:
+                    train(command, data, claim.get("precision", "no"))
+    records = [record for claim in claims["trained"] if (record := finished(claim["command"]))]
+    machines = sorted(
+        {
+            f"{config['world_size']} × {config['device']}, precision {config['precision']}, torch {config['versions']['torch']}"
+            for config in (record.config for record in records)
+        }
+    )
+    text = f"""# Results
+
+The documents' numbers against ours, row by row. Made by `make claims` from tests/claims.toml.
+
+## Trained
+
+Accuracies are on the data set's test images (the book's validation set), seed 1, one run each. "As the book" is how its notebook
+really trained and measured (`--book`): no shuffling but for the baseline, accuracies in train mode; the band judges that column
+where there is one. Run on: {"; ".join(machines) or "nothing yet"}.
+
+| row | what | number | published | as the book | done right | band | | command |
+|---|---|---|---|---|---|---|---|---|
+{chr(10).join(row for claim in claims["trained"] for row in rows_of(claim))}
+
+## Not yet
+
+| row | what | why |
+|---|---|---|
+{chr(10).join(f"| {claim['id']} | {claim['what']} | {claim['why']} |" for claim in claims["not_yet"])}
+
+## Held by the tests
+
+| row | what | tests |
+|---|---|---|
+{chr(10).join(f"| {claim['id']} | {claim['what']} | {', '.join(claim['by'])} |" for claim in claims["held"])}
+"""
     (ROOT / "docs").mkdir(exist_ok=True)
-    (ROOT / "docs" / "results.md").write_text("\n".join([*head, *rows]) + "\n")
+    (ROOT / "docs" / "results.md").write_text(text)
     print(ROOT / "docs" / "results.md")
 
 

@@ -6,15 +6,21 @@ Data    CIFAR-10: 50,000 training and 10,000 test images, (3, 32, 32)
 Run     accelerate launch --config_file launch/gpus.yaml recipes/cifar10.py --net ResNet --depth 110
         accelerate launch recipes/cifar10.py --depth 20 --epochs 30
         accelerate launch recipes/cifar10.py --net Plain --depth 56
+        accelerate launch recipes/cifar10.py --weights resnet20-12fca82f.th --imagenet-scale --epochs 0
+
+--weights begins with those of a file, an address or a run; --epochs 0 measures them as they are. The public ones of
+github.com/akamaster/pytorch_resnet_cifar10 were trained on images scaled by ImageNet's mean and deviation.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
 
-from launch import Run, cli, sources, train
-from launch.data import crop_and_flip
+from launch import Run, cli, evaluate, sources, train
+from launch.data import Images, crop_and_flip
 from launch.errors import Refused
+from launch.weights import load, load_into
 from nets.residual import CifarResNet, DenseNetBC
 
 NETS = {
@@ -34,12 +40,21 @@ def main(
     lr: float = 0.1,
     momentum: float = 0.9,
     weight_decay: float = 1e-4,
+    weights: str = "",
+    sha256: str = "",  # of weights from an address
+    imagenet_scale: bool = False,
 ):
     images = sources.cifar10(run.data, limit=run.limit)
+    if imagenet_scale:
+        images = replace(images, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     try:
         model = NETS[net](depth)
     except ValueError as error:
         raise Refused(f"--depth: {error}", 2) from error
+    if weights:
+        load_into(model, load(weights, sha256))
+    if epochs == 0:
+        return measure(run, model, images)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True)
 
     def schedule(epoch: float) -> float:
@@ -47,6 +62,16 @@ def main(
         return warm_up * (1.0 if epoch < epochs / 2 else 0.1 if epoch < epochs * 3 / 4 else 0.01)
 
     train(run, model, images, optimizer, epochs=epochs, batch=batch, schedule=schedule, augment=crop_and_flip)
+
+
+def measure(run: Run, model: torch.nn.Module, images: Images):
+    """The result of a run that trains nothing."""
+    run.open(images, {"model": type(model).__name__})
+    test = evaluate(run, model, images)
+    summary = f"{run.config['net']}-{run.config['depth']} as it is: test accuracy {test['accuracy']:.4f}, loss {test['loss']:.4f}"
+    run.finish({"recipe": run.recipe, "summary": summary, "test": test})
+    if run.rank == 0:
+        print(summary)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,18 @@ Run     accelerate launch recipes/mnist.py
         accelerate launch recipes/mnist.py --net MnistNetWide --epochs 4
         accelerate launch recipes/mnist.py --net ResidualNet --epochs 10 --batch 64
         accelerate launch recipes/mnist.py --data ~/.keras/datasets/mnist.npz
+
+The run folder's `images` holds the first ten training images as PNG and JPEG files and a hundred in montage.png (section 2.1).
 """
 
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import torch
 
 from launch import Run, cli, sources, train
+from launch.report import export, montage
 from nets.mnist import InceptionNet, LectureNet, LeNet5, MnistNet, ResidualNet
 
 DOCUMENT_002 = {
@@ -33,7 +37,12 @@ def main(
     images = sources.mnist(run.data, limit=run.limit, normalised=lecture)
     model = NETS[net]()
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, fused=True)
-    train(run, model, images, optimizer, epochs=epochs, batch=batch, shuffle=lecture)
+
+    def draw(folder: Path) -> list[Path]:
+        export(folder / "images", images.train, images.classes, count=10)
+        return [montage(folder / "images" / "montage.png", images.train.pixels[:100])]
+
+    train(run, model, images, optimizer, epochs=epochs, batch=batch, shuffle=lecture, draw=draw)
 
 
 if __name__ == "__main__":

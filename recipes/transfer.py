@@ -3,16 +3,19 @@
 Source  document 001, section 2.3: (1) all weights as an initialisation, (2) locked weights as a feature extractor, then unlocking
         from the output side with a small rate
 Data    CIFAR-10. Task A: its eight classes that are neither airplane nor bird. Task B: airplane and bird, `few` training images
-Net     ResNet-20; its last layer is new for task B
+Net     ResNet-20, its last layer new for task B; or the document's MyNetPretrained, its layers 3 and 4 and the last one new
 Run     accelerate launch recipes/transfer.py --mode scratch
         accelerate launch recipes/transfer.py --mode frozen
         accelerate launch recipes/transfer.py --mode gradual --source runs/transfer/net-…/source
         accelerate launch recipes/transfer.py --mode finetune --source resnet20.th
+        accelerate launch --config_file launch/gpus.yaml recipes/transfer.py --net MyNetPretrained --mode gradual
 
-Without --source the net is first trained on task A, in the run's folder `source`. A source is a file of weights (.safetensors, or
-a state dict that torch saved), an address with --sha256, or a run folder.
+Without --source, ResNet-20 is first trained on task A, in the run's folder `source`, and MyNetPretrained takes torchvision's
+resnet18, trained on ImageNet. A source is a file of weights (.safetensors, or a state dict that torch saved), an address with
+--sha256, or a run folder.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -22,15 +25,19 @@ from launch.checkpoint import weights, weights_sha256
 from launch.data import Images, crop_and_flip
 from launch.weights import load, load_into
 from nets.residual import CifarResNet
-from nets.transfer import add_trainable, lock, trainable, unlock
+from nets.transfer import MyNetPretrained, add_trainable, lock, trainable, unlock
+from nets.zoo import weights_url
 
 TASK_B = ("airplane", "bird")
 TASK_A = tuple(name for name in sources.CIFAR10_CLASSES if name not in TASK_B)
-BODY = ("conv1", "bn1", "layer1", "layer2", "layer3")
+# What `frozen` locks, and the part of it nearest to the output, which `gradual` unlocks.
+BODY = {"ResNet20": ("conv1", "bn1", "layer1", "layer2", "layer3"), "MyNetPretrained": ("pretrained",)}
+LAST = {"ResNet20": "layer3", "MyNetPretrained": "pretrained.5.1"}
 
 
 def main(
     run: Run,
+    net: Literal[tuple(BODY)] = "ResNet20",
     mode: Literal["scratch", "finetune", "frozen", "gradual"] = "frozen",
     source: str = "",
     sha256: str = "",  # of a source that is an address
@@ -39,25 +46,31 @@ def main(
     epochs: int = 20,
     batch: int = 50,
     lr: float = 0.05,
-    unlocked_lr: float = 0.005,  # of the stage that `gradual` unlocks
+    unlocked_lr: float = 0.005,  # of the part that `gradual` unlocks
+    size: int = 0,  # pixels, resized on the device; 0: 32 for ResNet20, 224 for MyNetPretrained
 ):
     images = sources.cifar10(run.data, keep=TASK_B, limit=few)
+    images = replace(images, size=size or (224 if net == "MyNetPretrained" else 0))
     run.open(images, {"mode": mode})
     torch.manual_seed(run.seed)
-    model = CifarResNet(20, num_classes=2)
-    if mode != "scratch":
-        tensors = load(source, sha256) if source else task_a(run, source_epochs)
-        report = load_into(model, tensors, partial=True)
-        if run.rank == 0:
-            print(report)
+    if net == "MyNetPretrained":
+        state = None if mode == "scratch" else load(source or weights_url("resnet18"), sha256)
+        model = MyNetPretrained(num_classes=2, state=state)
+        unlock(model)
+    else:
+        model = CifarResNet(20, num_classes=2)
+        if mode != "scratch":
+            report = load_into(model, load(source, sha256) if source else task_a(run, source_epochs), partial=True)
+            if run.rank == 0:
+                print(report)
     if mode in ("frozen", "gradual"):
-        lock(model, *BODY)
+        lock(model, *BODY[net])
     before = locked_digest(model)
     optimizer = torch.optim.SGD(trainable(model), lr=lr, momentum=0.9, weight_decay=1e-4, fused=True)
     options = {"batch": batch, "augment": crop_and_flip}
     if mode == "gradual":
         results = [train(run, model, images, optimizer, epochs=epochs // 2, stage="frozen", **options)]
-        unlock(model, "layer3")
+        unlock(model, LAST[net])
         before = locked_digest(model)
         add_trainable(optimizer, model, unlocked_lr)
         results.append(train(run, model, images, optimizer, epochs=epochs - epochs // 2, stage="unlocked", **options))
@@ -66,7 +79,8 @@ def main(
     assert locked_digest(model) == before, "a locked tensor moved"
     accuracy, learning = results[-1]["test"]["accuracy"], results[-1]["trainable"]
     summary = f"{mode}: test accuracy {accuracy:.4f} from {len(images.train)} images, {learning:,} parameters learning"
-    run.finish({"recipe": run.recipe, "summary": summary, "mode": mode, "locked_sha256": before, "stages": results})
+    facts = {"mode": mode, "locked_sha256": before, "test": results[-1]["test"], "stages": results}
+    run.finish({"recipe": run.recipe, "summary": summary} | facts)
     if run.rank == 0:
         print(f"{summary}; the locked tensors are those of before, sha256 {before[:16]}")
 

@@ -8,7 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import ROOT, metrics, result, run_recipe
+from PIL import Image
 from safetensors.torch import load_file
+from torchvision.models import resnet18
+from torchvision.transforms.functional import pil_to_tensor
 
 from launch import sources, train
 from launch.cli import parse
@@ -76,6 +79,51 @@ def load(recipe: str):
 @pytest.fixture
 def cifar2():
     return load("cifar2")
+
+
+def test_kernels_of_the_chapter():
+    """Document 000, rows 0-04 and 0-05: the 1/9 kernel adds up three channels; the edge kernel sees steps to the right only."""
+    convolutions = load("convolutions")
+    image = torch.rand(1, 3, 12, 12)
+    mean = F.avg_pool2d(image.mean(1, keepdim=True), 3, stride=1)
+    torch.testing.assert_close(F.conv2d(image, convolutions.blur(1 / 9)), 3 * mean)
+    torch.testing.assert_close(F.conv2d(image, convolutions.blur(1 / 27)), mean)
+    step = torch.zeros(1, 3, 12, 12)
+    step[..., 6:] = 0.5
+    edges = F.conv2d(step, convolutions.vertical_edge())[0, 0]
+    assert edges[:, 4:6].eq(9 * 0.5).all()  # beside the step
+    assert edges[:, :4].eq(0).all()
+    assert edges[:, 6:].eq(0).all()
+    assert F.conv2d(step.transpose(2, 3), convolutions.vertical_edge()).abs().max() < 1e-6  # a horizontal edge
+
+
+def test_mnist_leaves_images_as_files(start, tmp_path):
+    """Document 002, section 2.1: PNG gives back every pixel, JPEG nearly."""
+    load("mnist").main(start(limit=100), epochs=1)
+    images = sources.mnist("synthetic", limit=100)
+    folder = tmp_path / "run/images"
+    for number, (pixels, label) in enumerate(zip(*(part[:10] for part in images.train), strict=True)):
+        exact, nearly = (pil_to_tensor(Image.open(folder / f"{number}-{label}.{kind}")) for kind in ("png", "jpg"))
+        assert exact.equal(pixels)
+        assert 0 < (nearly.float() - pixels.float()).abs().mean() < 8
+    montage = pil_to_tensor(Image.open(folder / "montage.png"))
+    assert montage.shape[1:] == (302, 302)  # ten of 28 pixels in a row, gaps of two
+    assert montage[0, 2:30, 32:60].equal(images.train.pixels[1, 0])
+
+
+@pytest.mark.parametrize(("mode", "learning"), [("gradual", 10_789_890), ("scratch", 11_177_538)])
+def test_transfer_of_the_documents_net(mode, learning, start, tmp_path):
+    """MyNetPretrained, two classes, from a file in place of torchvision's: what is locked is that file's, to the bit."""
+    torch.manual_seed(3)
+    source = resnet18().state_dict()
+    torch.save(source, tmp_path / "source.pt")
+    options = {"net": "MyNetPretrained", "mode": mode, "source": str(tmp_path / "source.pt")}
+    load("transfer").main(start(options=options), few=16, epochs=2, batch=8, size=32, **options)
+    stage = {"gradual": "unlocked"}.get(mode, mode)
+    assert result(tmp_path / f"run/{stage}")["trainable"] == learning
+    trained = load_file(tmp_path / f"run/{stage}/model.safetensors")
+    pairs = {"0.weight": "conv1.weight", "1.running_mean": "bn1.running_mean", "5.0.bn1.running_var": "layer2.0.bn1.running_var"}
+    assert all(trained[f"pretrained.{ours}"].equal(source[theirs]) == (mode != "scratch") for ours, theirs in pairs.items())
 
 
 @pytest.mark.parametrize("net", ["Net", "NetWidth", "NetDropout", "NetBatchNorm", "NetDepth", "NetRes"])

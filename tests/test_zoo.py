@@ -1,11 +1,13 @@
 """The classics: their published counts, channels and classes, what is kept of published weights, the sizes they take."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
 from torchvision import models
 
+from launch.weights import load
 from nets.zoo import MINIMUM, check_size, minimum_size, names, weights_url, zoo
 
 PUBLISHED = {  # document 001; RGB, 1000 classes
@@ -194,6 +196,21 @@ def test_weights_of_another_net_are_refused(resnet18):
         zoo("resnet18", state=dict(state, **{"layer1.0.bn1.bias": torch.zeros(3)}))
     with pytest.raises(ValueError, match=r"extra differ"):
         zoo("resnet18", state=dict(state, extra=torch.zeros(3)))
+
+
+def test_published_first_kernel():
+    """Document 001, section 2.3: the 49 numbers of resnet18's conv1.weight[0][0], where torchvision's file is at hand."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / "resnet18-f37072fd.pth"
+    if not path.exists():
+        pytest.skip(f"needs torchvision's weights, {path}")
+    published = [
+        -0.0104, -0.0061, -0.0018, 0.0748, 0.0566, 0.0171, -0.0127, 0.0111, 0.0095, -0.1099, -0.2805, -0.2712, -0.1291, 0.0037,
+        -0.0069, 0.0591, 0.2955, 0.5872, 0.5197, 0.2563, 0.0636, 0.0305, -0.0670, -0.2984, -0.4387, -0.2709, -0.0006, 0.0576,
+        -0.0275, 0.0160, 0.0726, -0.0541, -0.3328, -0.4206, -0.2578, 0.0306, 0.0410, 0.0628, 0.2390, 0.4138, 0.3936, 0.1661,
+        -0.0137, -0.0037, -0.0241, -0.0659, -0.1507, -0.0822, -0.0058,
+    ]  # fmt: skip
+    kernel = zoo("resnet18", num_classes=1000, state=load(path)).conv1.weight[0, 0]
+    torch.testing.assert_close(kernel.flatten(), torch.tensor(published), rtol=0, atol=5.1e-5)
 
 
 def test_addresses():

@@ -1,11 +1,12 @@
 """What the tests share: a place of their own, a data set whose numbers divide nothing, runs in this and in other processes."""
 
 import json
-import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import jobs
 import pytest
 import torch
 from tiny import Tiny as Tiny
@@ -21,6 +22,7 @@ QUIET = {
     "HF_HUB_OFFLINE": "1",
     "GLOO_SOCKET_IFNAME": "lo",
     "PYTHONWARNINGS": "default",
+    "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait by spinning would slow down the other worker's tests
 }
 
 
@@ -37,6 +39,7 @@ def own_place(tmp_path_factory):
         for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "OMP_NUM_THREADS"):
             patch.delenv(name, raising=False)
         patch.setenv("HOME", str(place))
+        torch.set_num_threads(1)
         yield
 
 
@@ -79,20 +82,18 @@ def result(folder: Path) -> dict:
     return json.loads((folder / "result.json").read_text())
 
 
-def command(recipe: str, *flags, processes: int | None = 1) -> list[str]:
-    """`processes`: None for plain python, else through `accelerate launch`."""
-    script = [str(ROOT / "recipes" / f"{recipe}.py"), *map(str, flags)]
-    if processes is None:
-        return [sys.executable, *script]
+def command(recipe: str, *flags, processes: int = 1) -> list[str]:
+    """The recipe under `accelerate launch`."""
     config = "accelerate_config.yaml" if processes == 1 else "launch/cpus.yaml"
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / config)]
-    return [*launch, "--num_processes", str(processes), *script]
+    return [*launch, "--num_processes", str(processes), str(ROOT / "recipes" / f"{recipe}.py"), *map(str, flags)]
 
 
 def run_recipe(recipe: str, *flags, cwd: Path, processes: int | None = None, env: dict | None = None, timeout: float = 150):
-    """Run a recipe to its end in fresh processes; returns the CompletedProcess, output as text. None in `env` unsets."""
-    environment = {name: value for name, value in (os.environ | (env or {})).items() if value is not None}
-    return subprocess.run(
-        command(recipe, *flags, processes=processes),
-        cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False,
-    )  # fmt: skip
+    """Run a recipe to its end in processes of its own, see jobs.begin; returns a CompletedProcess, output as text."""
+    with tempfile.TemporaryDirectory() as place:
+        log, errors = Path(place) / "out", Path(place) / "err"
+        script = ROOT / f"recipes/{recipe}.py"
+        job = jobs.begin(script, *flags, cwd=cwd, processes=processes, env=env, log=log, errors=errors)
+        code = job.wait(timeout)
+        return subprocess.CompletedProcess(recipe, code, log.read_text(), errors.read_text())

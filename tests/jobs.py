@@ -59,11 +59,12 @@ class Job:
 
 def begin(
     *args, cwd: Path, processes: int | None = None, agent: tuple = (), env: dict | None = None, log: Path | None = None,
-    network: str = "",
+    errors: Path | None = None, network: str = "",
 ) -> Job:  # fmt: skip
     """Start `args`: chaos' flags, a recipe's file, its flags.
 
-    `processes` None is plain python; `agent` are torchrun's flags; `network` names a network namespace to live in.
+    `processes` None is plain python; `agent` are torchrun's flags; `network` names a network namespace to live in. What is said
+    goes to `log`, on standard error to `errors` if that is given. None in `env` unsets.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["jobs"])
@@ -71,9 +72,10 @@ def begin(
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # Python 3.11's fork server does not know our sys.path
         multiprocessing.forkserver.ensure_running()
     log = log or cwd / f"log-{time.monotonic_ns()}"
+    environment = {name: value for name, value in (os.environ | (env or {})).items() if value is not None}
     process = context.Process(
         target=_become,
-        args=([str(arg) for arg in args], processes, [*map(str, agent)], os.environ | (env or {}), cwd, log, network),
+        args=([str(arg) for arg in args], processes, [*map(str, agent)], environment, cwd, log, errors or log, network),
     )
     process.start()
     wait_for(lambda: log.exists())
@@ -81,7 +83,7 @@ def begin(
 
 
 def _become(
-    args: list[str], processes: int | None, agent: list[str], env: dict, cwd: Path, log: Path, network: str
+    args: list[str], processes: int | None, agent: list[str], env: dict, cwd: Path, log: Path, errors: Path, network: str
 ) -> None:
     os.setsid()
     if network:
@@ -90,9 +92,8 @@ def _become(
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
+    for stream, path in ((2, errors), (1, log)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     if processes is None:
         return _work(args)
     free = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--local-addr", "127.0.0.1"]

@@ -8,8 +8,10 @@ import sys
 import time
 from pathlib import Path
 
+import jobs
 import pytest
-from conftest import command, metrics, result, run_recipe
+from conftest import ROOT, command, metrics, result, run_recipe
+from jobs import gone, wait_for
 
 pytestmark = pytest.mark.slow
 FLAGS = ("--data", "synthetic", "--limit", 500, "--epochs", 4, "--threads", 1, "--shards", 2, "--out", "run", "--log-every", 3)
@@ -30,14 +32,11 @@ def same(folder: Path, reference: Path) -> None:
     assert metrics(folder) == metrics(reference)
 
 
-def begin(*flags, cwd: Path, processes: int | None = None, until: int = 0, **options) -> subprocess.Popen:
+def begin(*flags, cwd: Path, processes: int | None = None, until: int = 0) -> jobs.Job:
     """Start the run, and return when metrics.jsonl has reached step `until`."""
-    process = subprocess.Popen(
-        command("cifar2", *FLAGS, "--net", "NetBatchNorm", *flags, processes=processes),
-        cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **options,
-    )  # fmt: skip
-    wait_for(lambda: steps(cwd / "run") >= until or process.poll() is not None)
-    return process
+    job = jobs.begin(ROOT / "recipes/cifar2.py", *FLAGS, "--net", "NetBatchNorm", *flags, cwd=cwd, processes=processes)
+    wait_for(lambda: steps(cwd / "run") >= until or not job.running())
+    return job
 
 
 def steps(folder: Path) -> int:
@@ -46,24 +45,10 @@ def steps(folder: Path) -> int:
     return json.loads(lines[-1])["step"] if lines else 0
 
 
-def wait_for(condition, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
-
-
-def gone(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return True
-    return False
-
-
 def test_two_processes_give_the_bits_of_one(uninterrupted, tmp_path):
-    """Batch norm included: statistics per slice, one update of the running ones a step."""
-    done = run_recipe("cifar2", *FLAGS, "--net", "NetBatchNorm", cwd=tmp_path, processes=2)
+    """Under `accelerate launch`; batch norm included: statistics per slice, one update of the running ones a step."""
+    launched = command("cifar2", *FLAGS, "--net", "NetBatchNorm", processes=2)
+    done = subprocess.run(launched, cwd=tmp_path, capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == 0, done.stderr
     same(tmp_path / "run", uninterrupted)
     assert result(tmp_path / "run")["world_size"] == 2
@@ -88,9 +73,9 @@ def test_control_other_slices_give_other_bits(uninterrupted, tmp_path):
 def test_killed_then_the_same_command_on_another_number_of_processes(uninterrupted, tmp_path):
     """SIGKILL on one process, then on two, then one finishes: one curve, each step once."""
     for processes, until in ((None, 9), (2, 18)):
-        process = begin("--save-every", 5, cwd=tmp_path, processes=processes, until=until)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        job = begin("--save-every", 5, cwd=tmp_path, processes=processes, until=until)
+        os.killpg(job.pid, signal.SIGKILL)
+        job.wait(10)
         assert not (tmp_path / "run/result.json").exists()
     done = run_recipe("cifar2", *FLAGS, "--net", "NetBatchNorm", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -100,12 +85,11 @@ def test_killed_then_the_same_command_on_another_number_of_processes(uninterrupt
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_saves_and_the_same_command_goes_on(number, uninterrupted, tmp_path):
-    process = begin(cwd=tmp_path, until=9)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 128 + number
-    assert f"stopped by {number.name} at step" in err
-    assert "Traceback" not in err
+    job = begin(cwd=tmp_path, until=9)
+    os.kill(job.pid, number)
+    assert job.wait(30) == 128 + number
+    assert f"stopped by {number.name} at step" in job.output
+    assert "Traceback" not in job.output
     done = run_recipe("cifar2", *FLAGS, "--net", "NetBatchNorm", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     same(tmp_path / "run", uninterrupted)
@@ -113,7 +97,11 @@ def test_signal_saves_and_the_same_command_goes_on(number, uninterrupted, tmp_pa
 
 def test_sigterm_to_the_launcher_of_one_process_saves(uninterrupted, tmp_path):
     """accelerate's launcher dies of it without a word to its child, which must notice."""
-    process = begin(cwd=tmp_path, processes=1, until=9)
+    process = subprocess.Popen(
+        command("cifar2", *FLAGS, "--net", "NetBatchNorm"),
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    wait_for(lambda: steps(tmp_path / "run") >= 9 or process.poll() is not None)
     process.send_signal(signal.SIGTERM)
     wait_for(lambda: process.poll() is not None and gone(process.pid), 30)
     assert "stopped by SIGTERM" in process.communicate()[1]
@@ -122,15 +110,13 @@ def test_sigterm_to_the_launcher_of_one_process_saves(uninterrupted, tmp_path):
 
 
 def test_sigterm_to_one_worker_stops_both_at_the_same_step(uninterrupted, tmp_path):
-    process = begin(cwd=tmp_path, processes=2, until=9)
+    job = begin(cwd=tmp_path, processes=2, until=9)
     listing = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True, check=True).stdout.split("\n")[1:]
-    workers = [int(pid) for pid, parent in (line.split() for line in listing if line) if int(parent) == process.pid]
+    workers = [int(pid) for pid, parent in (line.split() for line in listing if line) if int(parent) == job.pid]
     assert len(workers) == 2
     os.kill(max(workers), signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode != 0
-    assert err.count("stopped by SIGTERM") == 1
-    assert gone(process.pid)
+    assert job.wait(60) != 0
+    assert job.output.count("stopped by SIGTERM") == 1
     done = run_recipe("cifar2", *FLAGS, "--net", "NetBatchNorm", cwd=tmp_path, processes=2)
     assert done.returncode == 0, done.stderr
     same(tmp_path / "run", uninterrupted)
@@ -142,11 +128,12 @@ def test_second_job_on_a_folder_is_told_the_first_one(tmp_path):
     assert second.returncode == 5
     assert f"in use by process {first.pid}" in second.stderr
     os.killpg(first.pid, signal.SIGKILL)
-    first.communicate()
+    first.wait(10)
     reached = steps(tmp_path / "run")
     third = begin("--epochs", 400, cwd=tmp_path, until=reached + 1)  # the lock died with its holder
-    third.send_signal(signal.SIGTERM)
-    assert third.communicate(timeout=30)[1].count("stopped by SIGTERM") == 1
+    os.kill(third.pid, signal.SIGTERM)
+    assert third.wait(30) == 143
+    assert third.output.count("stopped by SIGTERM") == 1
 
 
 def test_processes_must_divide_the_slices(tmp_path):

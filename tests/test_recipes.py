@@ -32,7 +32,7 @@ SHORTER = {"transfer": ("--source-epochs", 1)}
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_smoke(recipe, tmp_path):
-    flags = ("--data", "synthetic", "--limit", 256, "--epochs", 1, "--out", "run", "--log-every", 1)
+    flags = ("--data", "synthetic", "--limit", 256, "--epochs", 1, "--threads", 1, "--out", "run", "--log-every", 1)
     done = run_recipe(recipe, *flags, *SHORTER.get(recipe, ()), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "run").rglob("model.safetensors"))

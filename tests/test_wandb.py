@@ -8,8 +8,9 @@ import sys
 import time
 from pathlib import Path
 
+import jobs
 import pytest
-from conftest import ROOT, command, metrics, result, run_recipe
+from conftest import ROOT, metrics, result, run_recipe
 from servers import silent
 from wandb_server import KEY, Received, Server, wandb_server
 
@@ -172,9 +173,9 @@ def test_killed_and_resumed_is_one_run_with_each_step_once(tmp_path):
     """SIGKILL takes what W&B's own process had not sent; the next launch sends it from metrics.jsonl."""
     flags = [flag if flag != 3 else 12 for flag in FLAGS]
     with wandb_server() as server:
-        process = begin(*flags, cwd=tmp_path, env=online(server), rows=4)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        job = begin(*flags, cwd=tmp_path, env=online(server), rows=4)
+        os.killpg(job.pid, signal.SIGKILL)
+        job.wait(10)
         assert not (tmp_path / "run/result.json").exists()
         before = len(read_metrics(tmp_path / "run/metrics.jsonl"))
         done = run_recipe("cifar2", *flags, cwd=tmp_path, env=online(server))
@@ -191,11 +192,10 @@ def test_killed_and_resumed_is_one_run_with_each_step_once(tmp_path):
 def test_server_that_dies_ends_nothing_and_sync_recovers(tmp_path):
     flags = [flag if flag != 3 else 12 for flag in FLAGS]
     with wandb_server() as server:
-        process = begin(*flags, cwd=tmp_path, env=online(server) | {"WANDB_FINISH_TIMEOUT": "3"}, rows=2)
+        job = begin(*flags, cwd=tmp_path, env=online(server) | {"WANDB_FINISH_TIMEOUT": "3"}, rows=2)
     began = time.monotonic()
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    assert "done: Net" in out
+    assert job.wait(60) == 0, job.output
+    assert "done: Net" in job.output
     assert time.monotonic() - began < 45
     with wandb_server(int(server.url.rpartition(":")[2])) as again:
         (folder,) = (tmp_path / "run/wandb").glob("run-*")
@@ -238,15 +238,11 @@ def test_sweep_agent_chooses_project_and_id(plain, monkeypatch):
     assert "project" not in mirror.options(plain, "offline", {"model": "Net", "parameters": 1, "trainable": 1})
 
 
-def begin(*flags, cwd: Path, env: dict, rows: int) -> subprocess.Popen:
-    """Start the recipe in a group of its own; return when metrics.jsonl has an evaluation of `rows` epochs."""
-    process = subprocess.Popen(
-        command("cifar2", *flags, processes=None),
-        cwd=cwd, env=os.environ | env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while sum(line["event"] == "eval" for line in read_metrics(cwd / "run/metrics.jsonl")) < rows:
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    return process
+def begin(*flags, cwd: Path, env: dict, rows: int) -> jobs.Job:
+    """Start the recipe; return when metrics.jsonl has an evaluation of `rows` epochs."""
+    job = jobs.begin(ROOT / "recipes/cifar2.py", *flags, cwd=cwd, env=env)
+    jobs.wait_for(
+        lambda: sum(line["event"] == "eval" for line in read_metrics(cwd / "run/metrics.jsonl")) >= rows or not job.running()
+    )
+    assert job.running(), job.output
+    return job

@@ -78,9 +78,18 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, net: nn.Module, tenso
     described = optimizer.state_dict()
     parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
     described["state"] = {
-        index: entries[names[parameter]] for index, parameter in enumerate(parameters) if names[parameter] in entries
+        index: {entry: _laid_out(value, parameter) for entry, value in entries[names[parameter]].items()}
+        for index, parameter in enumerate(parameters)
+        if names[parameter] in entries
     }
     optimizer.load_state_dict(described)  # moves each entry to where the optimizer wants it
+
+
+def _laid_out(value: Tensor, parameter: Tensor) -> Tensor:
+    """`value` in the parameter's memory format: torch's fused optimizers walk both in memory order, whatever their strides."""
+    if value.shape != parameter.shape:
+        return value  # a count of steps
+    return torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
 
 
 # -------------------------------------------------------------------------------------------------------------------- files

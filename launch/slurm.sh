@@ -1,7 +1,7 @@
 #!/bin/bash
 # One run on several machines under Slurm, one process for each GPU; stopped by the queue, it saves, is queued again and goes on:
-#   sbatch --array=1-3 launch/slurm.sh recipes/cifar10.py --net ResNet20     # three seeds, a run each, from --array
-#   sbatch launch/slurm.sh recipes/cifar10.py --net ResNet20                 # one run
+#   sbatch --array=1-3 launch/slurm.sh recipes/cifar10.py --depth 20     # three seeds, a run each, from --array
+#   sbatch launch/slurm.sh recipes/cifar10.py --depth 20                 # one run
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=4

@@ -3,10 +3,12 @@
 Source  document 003: Adam 0.001, batches of 16, 3 epochs
 Data    Fashion-MNIST: 60,000 training and 10,000 test images, (1, 28, 28), resized to 224 × 224 on the device, in batch
 Run     accelerate launch recipes/fashion_nin.py
-        accelerate launch --config_file launch/gpus.yaml recipes/fashion_nin.py
+        accelerate launch --config_file launch/gpus.yaml --mixed_precision no recipes/fashion_nin.py
         accelerate launch recipes/fashion_nin.py --no-final-relu
 
-The document divides its losses by the batch twice: its 0.0691 of epoch 1 is 1.106. Ours are means over images.
+The document divides its losses by the batch twice: its 0.0691 of epoch 1 is 1.106. Ours are means over images. Its ReLU on
+the logits leaves a class that is 0 for every image at the start 0 for good: 5 of 10 with seed 1, 3 with seeds 2, 5, 12 and 20.
+The first signal is weak: in bf16 the loss was still 2.30 after 645 steps, in fp32 (--no-final-relu, CPU) 2.08 after 425.
 """
 
 from dataclasses import replace

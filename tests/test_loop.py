@@ -70,6 +70,38 @@ def test_resume_at_every_step_is_exact(kind, start, straight, images, tmp_path, 
         assert metrics(tmp_path / f"at-{at}") == lines
 
 
+class TwoConvolutions(torch.nn.Module):
+    """The second one's weight has several channels in and out, so channels last is another order in memory than the usual."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.Conv2d(4, 4, 3, padding=1)
+        self.fc = torch.nn.Linear(4 * 64, 3)
+
+    def forward(self, x):
+        return self.fc(self.conv2(torch.relu(self.conv1(x))).flatten(1))
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+def test_resume_keeps_the_optimizers_memory_format(kind, start, images, tmp_path, monkeypatch):
+    """torch's fused optimizers walk parameter and momentum in memory order, whatever their strides."""
+    def stopped(at: int, out: str) -> None:
+        asked = iter(range(1, 1000))
+        with monkeypatch.context() as patch:
+            patch.setattr(loop.Stop, "requested", lambda self: next(asked) == at)
+            with pytest.raises(Refused):
+                fit(start(out=out), images, kind, model=TwoConvolutions())
+
+    fit(start(out="straight"), images, kind, model=TwoConvolutions())
+    stopped(5, "resumed")
+    fit(start(out="resumed"), images, kind, model=TwoConvolutions())
+    stopped(5, "control")
+    monkeypatch.setattr(checkpoint, "_laid_out", lambda value, _: value)
+    fit(start(out="control"), images, kind, model=TwoConvolutions())
+    digests = [result(tmp_path / out)["weights_sha256"] for out in ("straight", "resumed", "control")]
+    assert digests[0] == digests[1] != digests[2]
+
+
 def test_resume_during_evaluation_is_exact(start, straight, images, tmp_path, monkeypatch):
     digest, lines = straight()
     monkeypatch.setattr(loop, "EVALUATION_BATCH", 10)

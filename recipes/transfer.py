@@ -82,7 +82,8 @@ def main(
     facts = {"mode": mode, "locked_sha256": before, "test": results[-1]["test"], "stages": results}
     run.finish({"recipe": run.recipe, "summary": summary} | facts)
     if run.rank == 0:
-        print(f"{summary}; the locked tensors are those of before, sha256 {before[:16]}")
+        locked = mode in ("frozen", "gradual")
+        print(summary + (f"; the locked tensors are those of before, sha256 {before[:16]}" if locked else ""))
 
 
 def task_a(run: Run, epochs: int) -> dict[str, torch.Tensor]:

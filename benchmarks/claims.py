@@ -58,7 +58,8 @@ def rows_of(claim: dict) -> list[str]:
     for index, (split, quantity, epoch, published, low, high) in enumerate(claim["numbers"]):
         ours, as_book = value(right, split, quantity, epoch), value(book, split, quantity, epoch)
         judged = as_book if "book" in claim else ours
-        verdict = "not run yet" if judged is None else "reproduced" if low <= round(judged, 4) <= high else "**outside**"
+        inside = "reproduced" if published else "inside"
+        verdict = "not run yet" if judged is None else inside if low <= round(judged, 4) <= high else "**outside**"
         command = f"`{claim['command']}`" if index == 0 else ""
         number = f"{'training' if split == 'train' else 'test'} {quantity}" + (f", epoch {epoch}" if epoch else "")
         numbers = [f"{published:g}" if published else "", *("" if n is None else f"{n:.4f}" for n in (as_book, ours))]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import Refused
-from .runs import Record, read, read_json, read_metrics
+from .runs import Record, read, read_json, read_metrics, stages
 
 MEASURES = {  # name -> (heading, format)
     "last": ("accuracy", "{:.4f}"),  # of the test images, at the end
@@ -154,25 +154,25 @@ def compare(folders: Iterable[Path]) -> tuple[Comparison, list[str]]:
 
 def trainings_of(record: Record) -> Iterator[Training]:
     """The trainings of one run: its stages if it has any, else itself."""
-    stages = sorted(path.parent for path in record.folder.rglob("metrics.jsonl") if path.parent != record.folder)
+    inside = stages(record.folder)
     known = {"recipe": record.options["recipe"], "net": record.config.get("model")}  # first, whatever the recipe's options are
     further = {"shards": record.config["shards"], "pixels": record.config["data"]["fingerprint"][:8]}
     options = flat({name: value for name, value in known.items() if value} | record.options | further)
     seed = options.pop("seed")
     where = record.config
     place = f"{where['world_size']} × {where['device']}, {where['threads']} threads, precision {where['precision']}"
-    for folder in stages or [record.folder]:
+    for folder in inside or [record.folder]:
         result = read_json(folder / "result.json")
         events = read_metrics(folder / "metrics.jsonl")
-        inner = {"stage": folder.relative_to(record.folder).as_posix()} if stages else {}
+        inner = {"stage": folder.relative_to(record.folder).as_posix()} if inside else {}
         yield Training(
             folder=folder,
             options=options | inner,
             seed=seed,
             state="finished" if result else record.state,
             epochs=max((event["epoch"] - (event["event"] == "train") for event in events), default=0),
-            of=None if stages else record.options.get("epochs"),
-            measures=_measures(result or {}, events, {} if stages else record.config),
+            of=None if inside else record.options.get("epochs"),
+            measures=_measures(result or {}, events, {} if inside else record.config),
             curves={"test accuracy": _test_accuracy(events), "train loss": _train_loss(events)},
             place=place,
         )

@@ -145,9 +145,14 @@ class Feed:
         if augment:
             rows = augment(rows.view(self.shape), ids.to(self.device)).flatten(1)
         pixels = rows.float().mul_(self.scale).add_(self.shift).view(self.shape).permute(0, 3, 1, 2)
-        if self.size and self.size != pixels.shape[-1]:
-            pixels = F.interpolate(pixels, (self.size, self.size), mode="bilinear", antialias=self.size < pixels.shape[-1])
-        return pixels, labels
+        return resized(pixels, self.size), labels
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """Images float (n, C, H, W) as (n, C, size, size), smoothed where they get smaller; as they are if `size` is 0."""
+    if size in (0, images.shape[-1]):
+        return images
+    return F.interpolate(images, (size, size), mode="bilinear", antialias=size < images.shape[-1])
 
 
 def _fits(rows: Tensor, device: torch.device) -> bool:

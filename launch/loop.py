@@ -56,7 +56,7 @@ def train(
     shuffle: bool = True,
     augment: Augment | None = None,
     measured_in: Literal["eval", "train"] = "eval",
-    draw: Callable[[Path], list[Path]] | None = None,
+    draw: Callable[[Path], None] | None = None,
     stage: str = "",
 ) -> dict:
     """Train `model` on `images.train`, evaluate it on `images.test`, leave everything in the run folder.
@@ -66,8 +66,9 @@ def train(
     the optimizer's learning rates; without it they are constant. Without `shuffle` every epoch sees the images as they come.
     `augment` is applied to the training images in batch (see launch.data). `measured_in` "train" evaluates as the book did, with
     dropout and the batch's own statistics, in batches of `batch`. `draw` is called at the end, on the main process, with the run
-    folder; it returns the pictures that it wrote there, for W&B. A recipe that trains several times names each `stage`: it has a
-    folder of its own in the run's, and a finished one is not trained again: net and optimizer are as it left them.
+    folder; the PNG files that it writes there also go to report.html and to W&B. A recipe that trains several times names each
+    `stage`: it has a folder of its own in the run's, and a finished one is not trained again: net and optimizer are as it left
+    them.
 
     Returns what result.json holds. Collective: every process calls it with the same arguments and ends with the same weights.
     Raises Refused: a process lost (1), wrong numbers or net (2), non-finite loss or weights (3), mismatch (4), folder in use (5),
@@ -585,7 +586,7 @@ def _finish(run: Run, net: nn.Module, images: Images, facts: dict, state: State,
     return result
 
 
-def _show(run: Run, net: nn.Module, feed: Feed, images: Images, draw: Callable[[Path], list[Path]] | None) -> None:
+def _show(run: Run, net: nn.Module, feed: Feed, images: Images, draw: Callable[[Path], None] | None) -> None:
     """The recipe's own pictures and those of every run: main process only, nothing in it is collective."""
     if draw:
         draw(run.folder)

@@ -90,6 +90,11 @@ def home(folder: Path) -> tuple[Path, dict]:
     raise Refused(f"{folder} is no run folder: it has no config.json", 4)
 
 
+def stages(folder: Path) -> list[Path]:
+    """The folders of the trainings inside a run, sorted; none where the run is one training itself."""
+    return sorted(path.parent for path in folder.rglob("metrics.jsonl") if path.parent != folder)
+
+
 def in_use(folder: Path) -> bool:
     """Whether a process works on the run in `folder`. Takes its lock for an instant."""
     if not (folder / "lock").exists():

@@ -35,7 +35,7 @@ def main(run: Run, epochs: int = 10, batch: int = 64, lr: float = 1e-2):
     random_kernel = model.conv1.weight[:1].detach().clone()
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, fused=True)
 
-    def draw(folder: Path) -> list[Path]:
+    def draw(folder: Path) -> None:
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (images.mean, images.std))
         picture = images.test.pixels[images.test.labels.tolist().index(1)].float() / 255
         image = ((picture - mean) / std)[None]
@@ -48,10 +48,8 @@ def main(run: Run, epochs: int = 10, batch: int = 64, lr: float = 1e-2):
         seen = [(name, F.conv2d(image, kernel, padding=1)[0, 0]) for name, kernel in kernels.items()]
         with torch.no_grad():
             features = torch.tanh(model.conv1(image.to(model.conv1.weight.device)))[0].cpu()
-        return [
-            maps(folder / "filters.png", [("image", picture), *seen], columns_per_row=5),
-            maps(folder / "features.png", [("image", picture), *((f"map {i}", m) for i, m in enumerate(features))], 6),
-        ]
+        maps(folder / "filters.png", [("image", picture), *seen], columns_per_row=5)
+        maps(folder / "features.png", [("image", picture), *((f"map {i}", m) for i, m in enumerate(features))], 6)
 
     train(run, model, images, optimizer, epochs=epochs, batch=batch, draw=draw)
 

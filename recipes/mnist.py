@@ -38,9 +38,9 @@ def main(
     model = NETS[net]()
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, fused=True)
 
-    def draw(folder: Path) -> list[Path]:
+    def draw(folder: Path) -> None:
         export(folder / "images", images.train, images.classes, count=10)
-        return [montage(folder / "images" / "montage.png", images.train.pixels[:100])]
+        montage(folder / "images" / "montage.png", images.train.pixels[:100])
 
     train(run, model, images, optimizer, epochs=epochs, batch=batch, shuffle=lecture, draw=draw)
 

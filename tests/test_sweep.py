@@ -13,7 +13,7 @@ from conftest import ROOT, metrics, result
 from launch import commands
 from launch.cli import parse
 from launch.commands import sweep
-from launch.commands.describe import load
+from launch.rebuild import load
 from launch.runs import find, in_use, read, read_metrics
 
 CIFAR2 = ROOT / "recipes/cifar2.py"

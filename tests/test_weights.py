@@ -6,15 +6,15 @@ import hashlib
 import io
 import pickle
 import socket
-import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 import safetensors.torch
 import torch
 from conftest import Tiny, optimizer_for
+from servers import serving
 from torch import nn
 from torchvision.models import get_model
 
@@ -228,12 +228,8 @@ def served(answers: dict):
         def log_message(self, *_):
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}", requests
-        finally:
-            server.shutdown()
+    with serving(Answer) as address:
+        yield address, requests
 
 
 def cached() -> list:

@@ -139,8 +139,9 @@ def check(trained: Trained, exported: Exported) -> tuple[int, float]:
 def _with_preprocessing(trained: Trained, net: "nn.Module") -> "nn.Module":
     """The net behind what `launch.data.Feed` does, but for the division by 255."""
     import torch
-    import torch.nn.functional as F
     from torch import nn
+
+    from ..data import resized
 
     class Whole(nn.Module):
         def __init__(self):
@@ -150,11 +151,7 @@ def _with_preprocessing(trained: Trained, net: "nn.Module") -> "nn.Module":
                 self.register_buffer(name, torch.tensor(getattr(trained.images, name)).view(-1, 1, 1))
 
         def forward(self, images):  # (N, C, H, W)
-            images = (images - self.mean) / self.std
-            if self.size and self.size != images.shape[-1]:
-                smaller = self.size < images.shape[-1]
-                images = F.interpolate(images, (self.size, self.size), mode="bilinear", antialias=smaller)
-            return self.net(images)  # (N, classes)
+            return self.net(resized((images - self.mean) / self.std, self.size))  # (N, classes)
 
     return Whole().eval()
 

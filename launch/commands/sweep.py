@@ -92,7 +92,7 @@ def axes_of(words: Sequence[str]) -> dict[str, list[str]]:
 def grid(path: Path, axes: dict[str, list[str]], at_once: int, config_file: str | None) -> list[Cell]:
     """The runs of every combination, the last axis fastest. Each command line is parsed: raises Refused, exits with 2."""
     from ..cli import _cores, parse
-    from .describe import load
+    from ..rebuild import load
 
     recipe, (precision, processes) = load(path), launched(config_file)
     if at_once > 1 and "--threads" not in axes:

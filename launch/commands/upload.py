@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import Refused, first_line
-from ..runs import find, in_use, read, read_json, read_metrics
+from ..runs import find, in_use, read, read_json, read_metrics, stages
 
 
 def main(args: Sequence[str]) -> None:
@@ -39,11 +39,11 @@ def _parts(folder: Path) -> list[tuple[Path, str]]:
     result = read(folder).result or {}
     if in_use(folder):
         raise Refused(f"{folder} is in use: upload it when the run has ended", 5)
-    stages = sorted(path.parent for path in folder.rglob("metrics.jsonl") if path.parent != folder)
-    if not stages:
+    inside = stages(folder)
+    if not inside:
         return [(folder, "train")]
     each, whole = ("fold", "select") if "ranking" in result else ("train", "stages")
-    return [*((stage, each) for stage in stages), (folder, whole)]
+    return [*((stage, each) for stage in inside), (folder, whole)]
 
 
 def _send(folder: Path, job: str, new: bool) -> str:

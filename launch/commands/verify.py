@@ -262,7 +262,8 @@ def _judges_alone(trial: Trial) -> bool:
     import torch
 
     from ..data import Feed
-    from .describe import build, load
+    from ..rebuild import load
+    from .describe import build
 
     flags = trial.flags if any(flag.startswith("--data") for flag in trial.flags) else ["--data", "hub", *trial.flags]
     net, images = build(load(trial.recipe), flags, prog="oneloop verify")

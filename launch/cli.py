@@ -15,8 +15,10 @@ import json
 import os
 import platform
 import shlex
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -299,6 +301,7 @@ def cli(main: Callable[..., Any]) -> None:
     """Make a command of `main(run: Run, …)`: its further parameters are the recipe's options, with the chapter's defaults."""
     module = sys.modules[main.__module__]
     run, chosen = parse(main)
+    _follow_launcher()
     code = 0
     try:
         result = run.start(Path(module.__file__).stem, chosen)
@@ -323,6 +326,32 @@ def cli(main: Callable[..., Any]) -> None:
     run.end()
     if code:
         sys.exit(code)
+
+
+def _follow_launcher() -> None:
+    """Let the death of the launcher, if there is one, be a SIGTERM to this process, which would else live on with the run folder.
+
+    torch's launcher gives its processes sessions of their own, so that what kills its group misses them; accelerate's for one
+    process does not pass signals on.
+    """
+    if not {"ACCELERATE_DYNAMO_BACKEND", "TORCHELASTIC_RUN_ID"} & os.environ.keys():
+        return
+    launcher = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == launcher and not _adopted():
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _adopted() -> bool:
+    """Whether the launcher died during the imports: process 1 is the parent, and no launcher, as it may be in a container."""
+    try:
+        return os.getppid() == 1 and not os.path.samefile("/proc/1/exe", sys.executable)
+    except OSError:  # not ours to see, or no Linux
+        return True
 
 
 def _accelerator(precision: str | None = None) -> Accelerator:

@@ -9,9 +9,9 @@ Hence a checkpoint is parameters, buffers, optimizer and step, and a run goes on
 """
 
 import contextlib
+import hashlib
 import json
 import math
-import os
 import signal
 import time
 import warnings
@@ -87,12 +87,12 @@ def train(
     if stage:
         run = run.stage(stage)
         if recorded := run.on_main(lambda: read_json(run.folder / "result.json")):
-            _restore(run, net, optimizer)
+            _restore(run, net, optimizer, images)
             torch.manual_seed(run.seed)
             return recorded
     feeds = {name: Feed(getattr(images, name), images, run.accelerator.device) for name in ("train", "test")}
     rates = [group["lr"] for group in optimizer.param_groups]
-    state, meter, complaints = _restore(run, net, optimizer)
+    state, meter, complaints = _restore(run, net, optimizer, images)
     step, before = Step(run, net, feeds["train"], optimizer, loss, augment), state.step
     began = time.perf_counter() - state.seconds
 
@@ -111,7 +111,7 @@ def train(
         step.check(state.step)
         meter.stop()
         state.seconds = time.perf_counter() - began
-        _save(run, net, optimizer, state, meter)
+        _save(run, net, optimizer, images, state, meter)
 
     # An epoch that was stopped at its end, before its lines were complete, writes them again.
     kept = state.step - (state.step == (state.epochs + 1) * steps)
@@ -460,18 +460,12 @@ class Meter:
 
 
 class Stop:
-    """Notices SIGINT, SIGTERM, SIGUSR1 (a queue's last warning) and the death of the launcher.
-
-    The loop asks, between steps and between evaluation batches.
-    """
+    """Notices SIGINT, SIGTERM and SIGUSR1 (a queue's last warning); asked between steps and between evaluation batches."""
 
     SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        # accelerate's launcher for one process does not pass signals on: its death is the signal.
-        launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
-        self.parent = os.getppid() if launched else None
 
     def __enter__(self) -> "Stop":
         self.before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
@@ -485,8 +479,6 @@ class Stop:
         self.signal = number
 
     def requested(self) -> bool:
-        if self.parent not in (None, os.getppid()):
-            self.signal = self.signal or signal.SIGTERM
         return self.signal is not None
 
     def refusal(self, folder, step: int) -> Refused:
@@ -518,11 +510,24 @@ def _company(run: Run, state: State) -> Iterator[None]:
         _wait_at_most(run, START_SECONDS)
 
 
-def _restore(run: Run, net: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[State, Meter, list[str]]:
-    """Continue from the newest sound checkpoint, if there is one; also a line for each unsound one."""
+def _origin(run: Run, images: Images) -> str:
+    """Of a checkpoint: sha256 of the configuration, the slices and the data, which are all that its numbers come from."""
+    parts = run.config | {"seed": run.seed, "shards": run.shards, "fingerprint": images.fingerprint}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _restore(
+    run: Run, net: nn.Module, optimizer: torch.optim.Optimizer, images: Images
+) -> tuple[State, Meter, list[str]]:
+    """Continue from the newest sound checkpoint, if there is one; also a line for each unsound one.
+
+    Raises Refused (4) if it comes from another configuration or other data.
+    """
     state, meter = State(), Meter(run.accelerator.device)
     found, complaints = run.on_main(lambda: checkpoint.latest(run.folder / "checkpoints"))
     if found:
+        if found["state"]["origin"] != _origin(run, images):
+            raise Refused(f"{run.folder / 'checkpoints'} comes from another configuration or other data; --fresh starts anew", 4)
         meter.loss += found["optimizer"].pop("log/loss").to(meter.loss.device)
         checkpoint.load_weights(net, found["model"])
         checkpoint.load_optimizer_state(optimizer, net, found["optimizer"])
@@ -535,8 +540,9 @@ def _restore(run: Run, net: nn.Module, optimizer: torch.optim.Optimizer) -> tupl
     return state, meter, complaints
 
 
-def _save(run: Run, net: nn.Module, optimizer: torch.optim.Optimizer, state: State, meter: Meter) -> None:
+def _save(run: Run, net: nn.Module, optimizer: torch.optim.Optimizer, images: Images, state: State, meter: Meter) -> None:
     described = asdict(state) | {
+        "origin": _origin(run, images),
         "meter": {name: getattr(meter, name) for name in ("images", "seconds", "train_seconds", "norm")},
         "scaler": run.accelerator.scaler.state_dict() if run.accelerator.scaler is not None else {},
     }

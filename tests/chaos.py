@@ -5,10 +5,10 @@
 The production code knows nothing of this: a seam of it is wrapped, then the recipe runs as `python RECIPE` would. A relaunch by
 torch's elastic agent, in the same job, is left in peace.
 
---at   step=N: before step N of the run; save=N, evaluate=N: at the N-th call in this process, from 1; save=N.M: at the M-th fsync
-       of the N-th save
---do   signals to this process (SIGKILL, SIGSTOP, or several: SIGTERM,SIGTERM), raise, ENOSPC, NAN (the first image of this
-       process's next batch), or a command in one string
+--at   step=N: before step N of the run; import=N (of the recipe), start=N (finding the other processes), open=N (taking the run
+       folder), save=N, evaluate=N: at the N-th call in this process, from 1; save=N.M: at the M-th fsync of the N-th save
+--do   signals to this process (SIGKILL, SIGSTOP, or several: SIGTERM,SIGTERM), LAUNCHER (SIGKILL to its parent), raise, ENOSPC,
+       NAN (the first image of this process's next batch), or a command in one string
 """
 
 import argparse
@@ -21,6 +21,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -28,7 +29,17 @@ import torch
 
 import launch.checkpoint
 import launch.loop
+from launch import Run
 from launch.data import Feed
+
+SEAMS = {
+    "import": (runpy, "run_path"),
+    "start": (Run, "start"),
+    "open": (Run, "open"),
+    "step": (launch.loop.Step, "__call__"),
+    "save": (launch.checkpoint, "save"),
+    "evaluate": (launch.loop, "_evaluate"),
+}
 
 
 def strike(what: str) -> None:
@@ -38,6 +49,11 @@ def strike(what: str) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if what == "NAN":
         poison()
+    elif what == "LAUNCHER":
+        launcher = os.getppid()
+        os.kill(launcher, signal.SIGKILL)
+        while os.getppid() == launcher:
+            time.sleep(0.01)
     elif " " in what:
         subprocess.run(shlex.split(what), check=True)
     else:
@@ -86,10 +102,8 @@ def main(args: Sequence[str]) -> None:
     if chosen.at and here:
         seam, at = chosen.at.split("=")
         at, _, within = at.partition(".")
-        place = {"step": launch.loop.Step, "save": launch.checkpoint, "evaluate": launch.loop}[seam]
-        name = {"step": "__call__", "save": "save", "evaluate": "_evaluate"}[seam]
         action = functools.partial(strike, chosen.do)
-        wrap(place, name, int(at), functools.partial(wrap, os, "fsync", int(within), action) if within else action)
+        wrap(*SEAMS[seam], int(at), functools.partial(wrap, os, "fsync", int(within), action) if within else action)
     sys.argv = recipe
     sys.path.insert(0, str(Path(recipe[0]).resolve().parent))
     runpy.run_path(recipe[0], run_name="__main__")

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -138,6 +139,31 @@ def test_killed_launcher_leaves_no_orphans(tmp_path):
     wait_for(lambda: gone(job.pid), 10)
     assert "stopped by SIGTERM at step" in job.output
     assert json.loads((tmp_path / "run/stopped.json").read_text())["code"] == 143
+
+
+@pytest.mark.parametrize("moment", ["import=1", "start=1", "open=1"])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_launcher_killed_during_start_up_leaves_no_orphans(moment, processes, tmp_path):
+    if moment == "import=1" and not orphans_go_to_process_1():
+        pytest.skip("a subreaper adopts orphans here; while a process imports, only process 1 tells that its launcher died")
+    chaos = ("--at", moment, "--do", "LAUNCHER")
+    assert launched("--epochs", 4000, chaos=chaos, cwd=tmp_path, processes=processes, seconds=20)[0] == -signal.SIGKILL
+
+
+def test_control_a_launcher_that_nobody_follows_leaves_orphans(tmp_path):
+    deaf = "import sys, tiny, launch\nmain = tiny.main\nlaunch.cli\nsys.modules['launch.cli']._follow_launcher = lambda: None\n"
+    (tmp_path / "deaf.py").write_text(deaf + "launch.cli(main)\n")
+    job = begin("--at", "start=1", "--do", "LAUNCHER", "--", tmp_path / "deaf.py", *FLAGS, cwd=tmp_path, processes=2)
+    wait_for(lambda: not job.running())
+    time.sleep(3)
+    assert not gone(job.pid)
+    os.killpg(job.pid, signal.SIGKILL)
+
+
+def orphans_go_to_process_1() -> bool:
+    """Ask a grandchild who its parent is once its own is gone."""
+    script = "import os, time; (os.fork() and os._exit(0)); time.sleep(0.2); print(os.getppid())"
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip() == "1"
 
 
 def test_error_on_one_process_hangs_nobody(tmp_path):

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 import signal
 
 import pytest
@@ -407,6 +408,25 @@ def test_other_data_is_refused(start, images, tmp_path, monkeypatch):
     with pytest.raises(Refused, match="trained on other data") as refused:
         fit(start(), replace(images, fingerprint="62"))
     assert refused.value.code == 4
+
+
+@pytest.mark.parametrize("other", [{}, {"seed": 2}, {"shards": 2}, {"options": {"lr": 0.2}}])
+def test_checkpoint_of_another_configuration_is_refused(other, start, images, tmp_path, monkeypatch):
+    """As when a folder is deleted and used again while its first job still saves, or when checkpoints are copied about."""
+    fit(start(), images)
+    monkeypatch.setattr(loop.Stop, "requested", lambda self: True)
+    with pytest.raises(Refused, match="stopped"):
+        fit(start(out="other", **other), images)
+    shutil.rmtree(tmp_path / "other/checkpoints")
+    shutil.copytree(tmp_path / "run/checkpoints", tmp_path / "other/checkpoints")
+    monkeypatch.undo()
+    if other:
+        with pytest.raises(Refused, match="comes from another configuration") as refused:
+            fit(start(out="other", **other), images)
+        assert refused.value.code == 4
+    else:  # control: its own
+        fit(start(out="other"), images)
+        assert result(tmp_path / "other")["weights_sha256"] == result(tmp_path / "run")["weights_sha256"]
 
 
 def test_foreign_folder_is_refused_and_left_alone(start, images, tmp_path):

@@ -32,10 +32,11 @@ import tyro
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import broadcast_object_list
 
+from . import page
 from .checkpoint import write_atomically
 from .data import Images
 from .errors import Refused, first_line
-from .runs import FORMAT, describe, read_json
+from .runs import FORMAT, describe, read_json, stages
 from .track import complain
 
 LIBRARIES = ("oneloop", "torch", "torchvision", "accelerate", "datasets", "wandb")
@@ -185,6 +186,11 @@ class Run:
     def finish(self, result: dict) -> None:
         """Record `result` as the whole run's: for recipes of several stages; `train` without a stage does it itself."""
         self.on_main(lambda: write_atomically(self.folder / "result.json", json.dumps(result, indent=1).encode()))
+        if self.rank == 0 and stages(self.folder):
+            try:
+                page.write(self.folder)
+            except Exception as error:  # the run is finished and recorded: a page cannot undo that
+                complain(f"{self.folder} has no report.html: {first_line(error)}")
 
     def _open(self, images: Images, facts: dict) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -8,11 +8,12 @@ from typing import Any
 import jinja2
 
 from .checkpoint import write_atomically
-from .runs import describe, home, read_json
+from .compare import compare
+from .runs import describe, home, read_json, stages
 
 PICTURES = {  # file -> what it shows
     "curves": "Loss and accuracy by epoch; the ring marks the best epoch",
-    "confusion": "A row for each true class: which classes its test images were taken for",
+    "confusion": "A row for each true class: which classes its test images were taken for, in eval mode",
     "kernels": "The first layer's kernels, all on one scale",
 }
 
@@ -28,15 +29,37 @@ def write(folder: Path) -> Path:
 
 def _content(folder: Path) -> dict[str, Any]:
     place, recorded = home(folder)
-    result, shown = read_json(folder / "result.json"), read_json(folder / "predictions.json")
+    result = read_json(folder / "result.json")
     ours = [folder / f"{name}.png" for name in PICTURES]
     pictures = [*filter(Path.exists, ours), *sorted({*folder.glob("*.png")} - {*ours, folder / "mistakes.png"})]
     stage = folder.resolve().relative_to(place).parts
-    test, best = result["test"], result["best"]
-    classes = shown["classes"]
     return {
-        "title": " · ".join((result["recipe"], result["net"], *stage)),
+        "title": " · ".join((result["recipe"], *([result["net"]] if "net" in result else []), *stage)),
         "summary": describe(result),
+        "pictures": [
+            (path.stem, PICTURES.get(path.stem, "Drawn by the recipe"), base64.b64encode(path.read_bytes()).decode())
+            for path in pictures
+        ],
+        **(_several(folder) if stages(folder) else _one(folder, result)),
+        "tables": {
+            "Configuration": {key: _text(value) for key, value in (recorded["config"] | {"shards": recorded["shards"]}).items()},
+            "Data": {key: _text(value) for key, value in recorded["data"].items()},
+            "Environment": {
+                **{name: recorded[name] for name in ("device", "world_size", "threads", "precision", "started", "git")},
+                **recorded["versions"],
+            },
+            "Result": {key: _text(value) for key, value in result.items() if key != "stages"},
+        },
+        "command": recorded["command"],
+        "resumed": [launch["started"] for launch in recorded["resumed"]],
+    }
+
+
+def _one(folder: Path, result: dict) -> dict[str, Any]:
+    """The content that a training has."""
+    shown = read_json(folder / "predictions.json")
+    test, best, classes = result["test"], result["best"], shown["classes"]
+    return {
         "figures": {
             "test accuracy": f"{test['accuracy']:.4f}",
             "test loss": f"{test['loss']:.4f}",
@@ -46,28 +69,20 @@ def _content(folder: Path) -> dict[str, Any]:
             "images/s": f"{result['images_per_second']:,.0f}",
             "seconds": f"{result['seconds']:,.1f}",
         },
-        "pictures": [
-            (path.stem, PICTURES.get(path.stem, "Drawn by the recipe"), base64.b64encode(path.read_bytes()).decode())
-            for path in pictures
-        ],
         "classes": [
             (name, sum(row), row[index], f"{row[index] / max(sum(row), 1):.1%}")
             for index, (name, row) in enumerate(zip(classes, shown["counts"], strict=True))
         ],
         "mistakes": [mistake | {key: classes[mistake[key]] for key in ("true", "predicted")} for mistake in shown["mistakes"]],
         "wrong": test["count"] - sum(row[index] for index, row in enumerate(shown["counts"])),
-        "tables": {
-            "Configuration": recorded["config"] | {"shards": recorded["shards"]},
-            "Data": {key: _text(value) for key, value in recorded["data"].items()},
-            "Environment": {
-                **{name: recorded[name] for name in ("device", "world_size", "threads", "precision", "started", "git")},
-                **recorded["versions"],
-            },
-            "Result": {key: _text(value) for key, value in result.items()},
-        },
-        "command": recorded["command"],
-        "resumed": [launch["started"] for launch in recorded["resumed"]],
+        "trainings": None,
     }
+
+
+def _several(folder: Path) -> dict[str, Any]:
+    """The content that a run of several trainings has: their comparison."""
+    compared, _ = compare([folder])
+    return {"figures": {}, "trainings": compared.table()}
 
 
 def _text(value: Any) -> str:

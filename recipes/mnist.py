@@ -8,7 +8,7 @@ Run     accelerate launch recipes/mnist.py
         accelerate launch recipes/mnist.py --net ResidualNet --epochs 10 --batch 64
         accelerate launch recipes/mnist.py --data ~/.keras/datasets/mnist.npz
 
-The run folder's `images` holds the first ten training images as PNG and JPEG files and a hundred in montage.png (section 2.1).
+The run folder has the first hundred training images as montage.png, and in `images` ten as PNG and JPEG files (section 2.1).
 """
 
 from functools import partial
@@ -40,7 +40,7 @@ def main(
 
     def draw(folder: Path) -> None:
         export(folder / "images", images.train, images.classes, count=10)
-        montage(folder / "images" / "montage.png", images.train.pixels[:100])
+        montage(folder / "montage.png", images.train.pixels[:100])
 
     train(run, model, images, optimizer, epochs=epochs, batch=batch, shuffle=lecture, draw=draw)
 

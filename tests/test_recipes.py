@@ -119,7 +119,7 @@ def test_mnist_leaves_images_as_files(start, tmp_path):
         exact, nearly = (pil_to_tensor(Image.open(folder / f"{number}-{label}.{kind}")) for kind in ("png", "jpg"))
         assert exact.equal(pixels)
         assert 0 < (nearly.float() - pixels.float()).abs().mean() < 8
-    montage = pil_to_tensor(Image.open(folder / "montage.png"))
+    montage = pil_to_tensor(Image.open(tmp_path / "run/montage.png"))
     assert montage.shape[1:] == (302, 302)  # ten of 28 pixels in a row, gaps of two
     assert montage[0, 2:30, 32:60].equal(images.train.pixels[1, 0])
 

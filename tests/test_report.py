@@ -15,6 +15,7 @@ from conftest import Tiny, optimizer_for, result
 from PIL import Image
 from torch import nn
 
+from launch import page as page_of
 from launch import report, show, train
 from launch.data import Feed
 
@@ -90,6 +91,23 @@ def test_page_stands_alone_and_says_what_the_result_says(shown):
         assert words[words.index(f"test {name}") + 1] == f"{end['test'][name]:.4f}"
     assert words[words.index("weights_sha256") + 1] == end["weights_sha256"]
     assert words[words.index("Command") + 1] == json.loads((shown / "config.json").read_text())["command"]
+
+
+def test_page_of_several_trainings_compares_them(start, images, tmp_path, capsys, monkeypatch):
+    run = start(pictures=True)
+    for name in ("first", "second"):
+        train(run, net := Tiny(), replace(images, classes=NAMES), optimizer_for(net), epochs=1, batch=16, stage=name)
+    run.finish({"recipe": "test", "summary": "<i>two</i> trainings"})
+    page = Page((tmp_path / "run/report.html").read_text())
+    assert page.references == []
+    assert "i" not in page.tags
+    assert "<i>two</i> trainings" in page.words
+    for name in ("first", "second"):
+        assert page.words[page.words.index(name) + 3] == f"{result(tmp_path / 'run' / name)['test']['accuracy']:.4f}"
+    monkeypatch.setattr(page_of, "_several", lambda _: 1 / 0)
+    run.finish({"recipe": "test", "summary": "again"})
+    assert result(tmp_path / "run")["summary"] == "again"
+    assert capsys.readouterr().err.count("has no report.html: division by zero") == 1
 
 
 def test_control_the_page_would_be_caught():

@@ -228,6 +228,23 @@ def test_upload_sends_a_run_that_wandb_never_saw_and_never_twice(plain):
         assert "Traceback" not in refused.stderr
 
 
+def test_upload_sends_each_stage_and_the_whole(tmp_path):
+    flags = ("--data", "synthetic", "--limit", 60, "--nets", "LeNet5", "--k", 2, "--epochs", 1, "--wandb", "disabled")
+    assert run_recipe("model_selection", *flags, "--out", "run", cwd=tmp_path).returncode == 0
+    with wandb_server() as server:
+        first, second = (oneloop("upload", tmp_path / "run", **online(server)) for _ in range(2))
+        assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+        assert (first.stdout.count("1 of 1 rows sent"), second.stdout.count("0 of 1 rows sent")) == (2, 2)
+        stages = {run.config["stage"]["value"]: run for run in server.runs.values()}
+    assert sorted(stages) == ["", "LeNet5/seed0-fold0", "LeNet5/seed0-fold1"]
+    whole = stages.pop("")
+    assert whole.summary["summary"] == result(tmp_path / "run")["summary"]
+    assert {"final/selection", "final/ranking"} <= set(whole.history[0])
+    for stage, run in stages.items():
+        same(run, tmp_path / "run" / stage)
+        assert run.summary["weights_sha256"] == result(tmp_path / "run" / stage)["weights_sha256"]
+
+
 def test_sweep_agent_chooses_project_and_id(plain, monkeypatch):
     known = mirror.identity(plain)["id"]
     assert mirror.options(plain, "offline", {"model": "Net", "parameters": 1, "trainable": 1})["project"] == "oneloop"

@@ -64,8 +64,8 @@ def _send(folder: Path, job: str, new: bool) -> str:
         mirror.axes(run)
         for row in rows[arrived:]:
             run.log(row)
-        if result and arrived <= len(rows):
-            run.log(mirror.end(run, folder, result))
+        if result and arrived <= len(rows) and (end := mirror.end(run, folder, result)):
+            run.log(end)
         run.finish()
     except (wandb.errors.Error, TimeoutError) as error:
         raise Refused(f"{folder} could not be sent: {first_line(error)}; the same command sends the rest", 1) from error

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import tyro
 
+from launch.compare import train_loss
 from launch.runs import Record, read
 
 ROOT = Path(__file__).parents[1]
@@ -46,10 +47,9 @@ def value(record: Record | None, split: str, quantity: str, epoch: int) -> float
         return None
     if epoch == 0:
         return record.result[split][quantity]
-    lines = [line for line in record.metrics() if line["epoch"] == epoch]
     if (split, quantity) == ("train", "loss"):
-        return next(line["loss"] for line in reversed(lines) if line["event"] == "train")
-    return next(line[quantity] for line in lines if line.get("split") == split)
+        return train_loss(record.metrics())[epoch]
+    return next(line[quantity] for line in record.metrics() if line["epoch"] == epoch and line.get("split") == split)
 
 
 def rows_of(claim: dict) -> list[str]:

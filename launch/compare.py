@@ -173,7 +173,7 @@ def trainings_of(record: Record) -> Iterator[Training]:
             epochs=max((event["epoch"] - (event["event"] == "train") for event in events), default=0),
             of=None if inside else record.options.get("epochs"),
             measures=_measures(result or {}, events, {} if inside else record.config),
-            curves={"test accuracy": _test_accuracy(events), "train loss": _train_loss(events)},
+            curves={"test accuracy": _test_accuracy(events), "train loss": train_loss(events)},
             place=place,
         )
 
@@ -227,8 +227,8 @@ def _test_accuracy(events: Sequence[dict]) -> dict[int, float]:
     return {event["epoch"]: event["accuracy"] for event in events if event["event"] == "eval" and event["split"] == "test"}
 
 
-def _train_loss(events: Sequence[dict]) -> dict[int, float]:
-    """Mean over the images of each epoch, however many lines it has."""
+def train_loss(events: Sequence[dict]) -> dict[int, float]:
+    """The mean over the images of each epoch, however many train lines it has."""
     epochs: dict[int, list[tuple[float, int]]] = {}
     for event, images in _spans(events):
         epochs.setdefault(event["epoch"], []).append((event["loss"], images))

@@ -46,7 +46,7 @@ CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog
 def cifar10(data: str = "hub", keep: tuple[str, ...] = CIFAR10_CLASSES, limit: int = 0) -> Images:
     """CIFAR-10, or the classes `keep` of it, labelled 0, 1, … in that order. Images (3, 32, 32); 50,000 train, 10,000 test.
 
-    mean and std are the book's (chapter 7), computed over all training images. `limit` keeps that many training images (0: all).
+    mean and std are the book's (chapter 7). `limit` keeps that many training images (0: all).
 
     Raises Refused if the data cannot be had, is not (3, 32, 32) or lacks one of the classes.
     """

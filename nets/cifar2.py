@@ -1,7 +1,7 @@
 """The networks of chapter 8: birds against airplanes.
 
 Source  Deep Learning with PyTorch, chapter 8, as noted in document 000, sections 2.4, 3 and 5; the book's notebook
-        p1ch8/1_convolution.ipynb for the four designs that the document only names (batch norm's place, depth, res, res deep)
+        p1ch8/1_convolution.ipynb for NetDepth and NetRes, which the document only names, and for NetResDeep
 Shapes  images float (N, 3, 32, 32) -> logits float (N, 2), for every net here; `in_channels` and `num_classes` change the ends
 """
 

@@ -17,12 +17,14 @@ class Block(nn.Module):
     """Two 3×3 convolutions with batch normalisation. (N, C, H, W) -> (N, planes, H / stride, W / stride).
 
     `shortcut`: the identity, every second pixel and zeros for new channels where the shape changes (the paper's option A, no
-    parameters); without it a plain net. `preact`: normalisation and ReLU before each convolution.
+    parameters); without it a plain net. `preact`: normalisation and ReLU before each convolution; in the `first` block of a net
+    they come before the shortcut, too (Identity Mappings, appendix).
     """
 
-    def __init__(self, in_planes: int, planes: int, stride: int, shortcut: bool, preact: bool):
+    def __init__(self, in_planes: int, planes: int, stride: int, shortcut: bool, preact: bool, first: bool = False):
         super().__init__()
         self.stride, self.new, self.has_shortcut, self.preact = stride, planes - in_planes, shortcut, preact
+        self.first = first
         self.conv1 = nn.Conv2d(in_planes, planes, kernel_size=3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(in_planes if preact else planes)
         self.conv2 = nn.Conv2d(planes, planes, kernel_size=3, stride=1, padding=1, bias=False)
@@ -35,7 +37,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.preact:
-            out = self.conv2(F.relu(self.bn2(self.conv1(F.relu(self.bn1(x))))))
+            out = F.relu(self.bn1(x))
+            x = out if self.first else x
+            out = self.conv2(F.relu(self.bn2(self.conv1(out))))
             return out + self.shortcut(x) if self.has_shortcut else out
         out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
         return F.relu(out + self.shortcut(x) if self.has_shortcut else out)
@@ -59,7 +63,7 @@ class CifarResNet(nn.Module):
         self.preact = preact
         widths = (16, 16, 32, 64)
         for number in (1, 2, 3):
-            row = [Block(widths[number - 1], widths[number], 2 if number > 1 else 1, shortcut, preact)]
+            row = [Block(widths[number - 1], widths[number], 2 if number > 1 else 1, shortcut, preact, first=number == 1)]
             row += [Block(widths[number], widths[number], 1, shortcut, preact) for _ in range(blocks - 1)]
             self.add_module(f"layer{number}", nn.Sequential(*row))
         self.linear = nn.Linear(64, num_classes)

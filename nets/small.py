@@ -30,6 +30,11 @@ class MyNet1(nn.Module):
         halve = nn.Sequential(nn.Conv2d(128, 256, kernel_size=1, stride=2, bias=False), nn.BatchNorm2d(256))
         self.block3 = nn.Sequential(BasicBlock(128, 256, stride=2, downsample=halve), BasicBlock(256, 256))  # resnet18.layer3
         self.fc = nn.Linear(256, num_classes)
+        for module in (*self.block2.modules(), *self.block3.modules()):  # as torchvision makes VGG and ResNet
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:  # (N, 1, 32, 32)
         x = self.block2(self.conv1(x))  # (N, 128, 16, 16)

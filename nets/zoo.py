@@ -5,7 +5,7 @@ Source  document 001, sections 2.1 (architectures, one grey channel, 10 classes,
 Shapes  images float (N, in_channels, H, W) -> logits float (N, num_classes); H and W at least `minimum_size(name)`
 
 Parameters for RGB and 1000 classes: alexnet 61,100,840; vgg16 138,357,544, vgg16_bn 138,365,992, vgg19 143,667,240; googlenet
-6,624,904, with heads 13,004,888; inception_v3 23,834,568, with its head 27,161,264; resnet18 11,689,512, 34 21,797,672,
+6,624,904 and inception_v3 23,834,568, without their auxiliary heads; resnet18 11,689,512, 34 21,797,672,
 50 25,557,032, 101 44,549,160, 152 60,192,808; wide_resnet50_2 68,883,240, 101_2 126,886,696; densenet121 7,978,856;
 efficientnet_b0 5,288,548. For grey and 10 classes: resnet18 11,175,370, vgg16 134,300,362, vgg16_bn 134,308,810.
 """
@@ -36,30 +36,27 @@ def zoo(
     num_classes: int = 10,
     stem: str = "imagenet",
     grey: str = "fresh",
-    aux: bool = False,
     state: dict[str, Tensor] | None = None,
 ) -> nn.Module:
     """The architecture `name` with a first convolution for `in_channels` and a last layer for `num_classes`.
 
     `stem`: "small" gives a ResNet a first convolution of 3×3 with stride 1 and no max pool, for images of about 32×32 (resnet18:
-    11,173,962 parameters with RGB, 11,172,810 with grey). `aux`: keep the auxiliary heads of googlenet and inception_v3, which in
-    training then return a named tuple of logits; without them every net returns logits.
+    11,173,962 parameters with RGB, 11,172,810 with grey). googlenet and inception_v3 come without
+    their auxiliary heads: every net returns logits, in training, too.
 
     `state`: published weights (`weights_url`) as a dictionary of tensors. All values are kept but those of the first convolution
     and the last layers where their shapes differ: these stay fresh. With `grey="sum"` and one channel the first convolution is
     the sum of the published kernel over R, G and B: it answers a grey image as the original answers that image in RGB.
 
-    googlenet and inception_v3 map RGB as ImageNet normalises it to -1..1 themselves: their published weights want it so.
+    Published weights want images of `published_scale`; googlenet and inception_v3 map these to -1..1 themselves.
 
     Raises ValueError for an unknown name or choice, and for a `state` of another architecture.
     """
     _known(name)
     if stem not in ("imagenet", "small") or grey not in ("fresh", "sum"):
         raise ValueError(f"stem is imagenet or small, grey is fresh or sum; they are {stem!r} and {grey!r}")
-    if aux and name not in AUXILIARY:
-        raise ValueError(f"{name} has no auxiliary heads; {' and '.join(AUXILIARY)} have")
     # init_weights is said because torchvision warns that its default will change.
-    more = {"aux_logits": aux, "init_weights": True, "transform_input": in_channels == 3} if name in AUXILIARY else {}
+    more = {"aux_logits": False, "init_weights": True, "transform_input": in_channels == 3} if name in AUXILIARY else {}
     net = models.get_model(name, weights=None, num_classes=num_classes, **more)
     # Setting conv.in_channels would change what is printed and not the kernel: a layer for other channels is another layer.
     first, conv = next((path, module) for path, module in net.named_modules() if isinstance(module, nn.Conv2d))
@@ -73,33 +70,31 @@ def zoo(
         other = nn.Conv2d(in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, bias=bias)
         net.set_submodule(first, other)
     if state is not None:
-        _keep(net, state, first, num_classes, grey, () if aux else AUXILIARY.get(name, ()), name)
+        _keep(net, state, first, num_classes, grey, AUXILIARY.get(name, ()), name)
     return net
 
 
-def weights_url(name: str, weights: str = "DEFAULT") -> str:
-    """Where torchvision publishes weights of `name`: "IMAGENET1K_V1", … or "DEFAULT", the best. The file's name ends in sha256.
-
-    Raises ValueError, naming those that there are.
-    """
+def weights_url(name: str) -> str:
+    """Where torchvision publishes the best weights of `name`. The file's name ends in its sha256's first digits."""
     _known(name)
-    published = models.get_model_weights(name)
-    if weights not in published.__members__:
-        raise ValueError(f"{name} has no weights {weights!r}, only {', '.join(published.__members__)}")
-    return published[weights].url
+    return models.get_model_weights(name).DEFAULT.url
 
 
-def minimum_size(name: str, aux: bool = False) -> int:
-    """The smallest height and width in pixels that `name` takes; with `aux`, in training."""
+def published_scale(channels: int) -> dict[str, tuple[float, ...]]:
+    """ImageNet's mean and std of pixels in 0..1: how images for published weights are normalised; grey: the means over RGB."""
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    return {"mean": mean, "std": std} if channels == 3 else {"mean": (sum(mean) / 3,), "std": (sum(std) / 3,)}
+
+
+def minimum_size(name: str) -> int:
+    """The smallest height and width in pixels that `name` takes."""
     _known(name)
-    if aux and name == "inception_v3":
-        return 299
     return next((size for start, size in MINIMUM.items() if name.startswith(start)), 1)
 
 
-def check_size(name: str, size: int, aux: bool = False) -> None:
+def check_size(name: str, size: int) -> None:
     """Raise ValueError, with the way out, if `name` cannot take images of `size`×`size` pixels."""
-    least = minimum_size(name, aux)
+    least = minimum_size(name)
     if name.startswith(FIXED) and size != least:
         raise ValueError(f"{name} takes images of {least}×{least} only, not {size}×{size}: resize them")
     if size < least:

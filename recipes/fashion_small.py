@@ -1,6 +1,6 @@
 """Small nets from the classics' parts on small grey images.
 
-Source  document 001, section 2.2: MyNet1 (32 × 32), MyNet2 (28 × 28)
+Source  document 001, section 2.2: MyNet1 (32 × 32), MyNet2 (28 × 28); how they are trained is ours
 Data    Fashion-MNIST: 60,000 training and 10,000 test images, (1, 28, 28); MyNet1 sees them resized to 32 × 32 on the device
 Run     accelerate launch recipes/fashion_small.py
         accelerate launch recipes/fashion_small.py --net MyNet1

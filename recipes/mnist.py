@@ -1,7 +1,8 @@
-"""Handwritten digits: document 002's nets as it trained them, and document 004's.
+"""Handwritten digits: document 002's nets as it trained them, document 004's, and LeNet-5.
 
 Source  document 002, sections 2.2 to 2.6 (MnistNet, MnistNet60, MnistNetWide): x / 255, images in their order, SGD 0.01 with
-        momentum 0.5, batches of 100; document 004 (LectureNet, InceptionNet, ResidualNet): the same, normalised and shuffled
+        momentum 0.5, batches of 100. Document 004 (LectureNet, InceptionNet, ResidualNet; LeNet5 is named in 001) gives no
+        numbers: these are normalised and shuffled, and `--batch 64` is the course's that it follows
 Data    MNIST: 60,000 training and 10,000 test images, (1, 28, 28); --data PATH also takes a folder of idx files or an npz file
 Run     accelerate launch recipes/mnist.py
         accelerate launch recipes/mnist.py --net MnistNetWide --epochs 4
@@ -26,15 +27,15 @@ DOCUMENT_002 = {
     "MnistNet60": partial(MnistNet, hidden=60),
     "MnistNetWide": partial(MnistNet, chans1=32, chans2=64, hidden=100),
 }
-DOCUMENT_004 = {net.__name__: net for net in (LectureNet, InceptionNet, ResidualNet, LeNet5)}
-NETS = DOCUMENT_002 | DOCUMENT_004
+OTHERS = {net.__name__: net for net in (LectureNet, InceptionNet, ResidualNet, LeNet5)}
+NETS = DOCUMENT_002 | OTHERS
 
 
 def main(
     run: Run, net: Literal[tuple(NETS)] = "MnistNet", epochs: int = 5, batch: int = 100, lr: float = 0.01, momentum: float = 0.5
 ):
-    lecture = net in DOCUMENT_004
-    images = sources.mnist(run.data, limit=run.limit, normalised=lecture)
+    as_usual = net in OTHERS
+    images = sources.mnist(run.data, limit=run.limit, normalised=as_usual)
     model = NETS[net]()
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, fused=True)
 
@@ -42,7 +43,7 @@ def main(
         export(folder / "images", images.train, images.classes, count=10)
         montage(folder / "montage.png", images.train.pixels[:100])
 
-    train(run, model, images, optimizer, epochs=epochs, batch=batch, shuffle=lecture, draw=draw)
+    train(run, model, images, optimizer, epochs=epochs, batch=batch, shuffle=as_usual, draw=draw)
 
 
 if __name__ == "__main__":

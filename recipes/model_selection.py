@@ -1,7 +1,8 @@
 """Which net? Candidates × folds × seeds, a few epochs each, always from fresh weights.
 
 Source  document 001, section 2.4: a few candidates, each trained 5 to 10 times for 2 or 3 epochs; mean, spread, time, over- and
-        underfitting. Its nets share modules between instances, so that "5 times" goes on training; here every trial is new
+        underfitting; ResNet18 first. Its nets share modules between instances, so that "5 times" goes on training: here every
+        trial is new. It makes the trials' training sets by augmentation; with folds every image judges each net once
 Data    Fashion-MNIST's training images, cut into stratified folds: each trial trains on k - 1 and validates on one. The test
         images are left alone
 Expect  selection.png, and the table in result.json and on screen
@@ -13,6 +14,7 @@ Several processes divide the trials among themselves. An interrupted selection g
 
 import statistics
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -25,9 +27,12 @@ from launch.errors import Refused
 from launch.report import curves
 from launch.runs import read_json, read_metrics
 from nets.mnist import InceptionNet, LectureNet, LeNet5, MnistNet, ResidualNet
-from nets.small import MyNet2
+from nets.small import MyNet1, MyNet2
+from nets.zoo import zoo
 
-NETS = {net.__name__: net for net in (LeNet5, LectureNet, MnistNet, InceptionNet, ResidualNet, MyNet2)}
+NETS = {net.__name__: net for net in (LeNet5, LectureNet, MnistNet, InceptionNet, ResidualNet, MyNet1, MyNet2)} | {
+    "ResNet18": partial(zoo, "resnet18", in_channels=1, stem="small")
+}
 
 
 def main(

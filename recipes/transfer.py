@@ -6,13 +6,12 @@ Data    CIFAR-10. Task A: its eight classes that are neither airplane nor bird. 
 Net     ResNet-20, its last layer new for task B; or the document's MyNetPretrained, its layers 3 and 4 and the last one new
 Run     accelerate launch recipes/transfer.py --mode scratch
         accelerate launch recipes/transfer.py --mode frozen
-        accelerate launch recipes/transfer.py --mode gradual --source runs/transfer/net-…/source
-        accelerate launch recipes/transfer.py --mode finetune --source resnet20.th
+        accelerate launch recipes/transfer.py --mode gradual --source runs/transfer/ResNet20-…/source
         accelerate launch --config_file launch/gpus.yaml recipes/transfer.py --net MyNetPretrained --mode gradual
 
 Without --source, ResNet-20 is first trained on task A, in the run's folder `source`, and MyNetPretrained takes torchvision's
 resnet18, trained on ImageNet. A source is a file of weights (.safetensors, or a state dict that torch saved), an address with
---sha256, or a run folder.
+--sha256, or a run folder. Images are normalised as ImageNet's for MyNetPretrained, else as CIFAR's. Rates and epochs are ours.
 """
 
 from dataclasses import replace
@@ -23,16 +22,17 @@ import torch
 from launch import Run, cli, sources, train
 from launch.checkpoint import weights, weights_sha256
 from launch.data import Images, crop_and_flip
+from launch.errors import Refused
 from launch.weights import load, load_into
 from nets.residual import CifarResNet
 from nets.transfer import MyNetPretrained, add_trainable, lock, trainable, unlock
-from nets.zoo import weights_url
+from nets.zoo import published_scale, weights_url
 
 TASK_B = ("airplane", "bird")
 TASK_A = tuple(name for name in sources.CIFAR10_CLASSES if name not in TASK_B)
 # What `frozen` locks, and the part of it nearest to the output, which `gradual` unlocks.
 BODY = {"ResNet20": ("conv1", "bn1", "layer1", "layer2", "layer3"), "MyNetPretrained": ("pretrained",)}
-LAST = {"ResNet20": "layer3", "MyNetPretrained": "pretrained.5.1"}
+LAST = {"ResNet20": "layer3.2", "MyNetPretrained": "pretrained.5.1"}
 
 
 def main(
@@ -49,8 +49,12 @@ def main(
     unlocked_lr: float = 0.005,  # of the part that `gradual` unlocks
     size: int = 0,  # pixels, resized on the device; 0: 32 for ResNet20, 224 for MyNetPretrained
 ):
+    if epochs < 1 + (mode == "gradual"):
+        raise Refused("--epochs must be at least 1, and 2 for --mode gradual, which trains twice", 2)
     images = sources.cifar10(run.data, keep=TASK_B, limit=few)
-    images = replace(images, size=size or (224 if net == "MyNetPretrained" else 0))
+    if net == "MyNetPretrained":
+        images = replace(images, size=224, **published_scale(channels=3))
+    images = replace(images, size=size or images.size)
     run.open(images, {"mode": mode})
     torch.manual_seed(run.seed)
     if net == "MyNetPretrained":

@@ -3,11 +3,12 @@
 Source  document 001, sections 2.1 and 2.3; `--net` takes every name in torchvision.models' list of classification builders
 Data    CIFAR-10 (3, 32, 32) or Fashion-MNIST (1, 28, 28); `--size` resizes them on the device, in batch
 Run     accelerate launch recipes/zoo.py
-        accelerate launch recipes/zoo.py --net vgg16_bn --dataset fashion_mnist --size 32
+        accelerate launch recipes/zoo.py --net vgg16_bn --stem imagenet --dataset fashion_mnist --size 32
         accelerate launch --config_file launch/gpus.yaml recipes/zoo.py --net resnet50 --stem imagenet --size 224 --pretrained
 
 --stem small gives a ResNet a 3 × 3 first layer without pooling, made for images of 32 × 32; other nets need --stem imagenet.
---pretrained downloads torchvision's weights, checked by the digits in their name; a grey first layer is the sum over R, G and B.
+--pretrained downloads torchvision's weights, checked by the digits in their name, and normalises the images as theirs were; a
+grey first layer is the sum over R, G and B.
 """
 
 from dataclasses import replace
@@ -18,7 +19,7 @@ import torch
 from launch import Run, cli, sources, train
 from launch.errors import Refused
 from launch.weights import load
-from nets.zoo import check_size, names, weights_url, zoo
+from nets.zoo import check_size, names, published_scale, weights_url, zoo
 
 
 def main(
@@ -41,6 +42,8 @@ def main(
         model = zoo(net, in_channels=channels, stem=stem, grey="sum" if pretrained else "fresh", state=state)
     except ValueError as error:
         raise Refused(str(error), 2) from error
+    if pretrained:
+        images = replace(images, **published_scale(channels))
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4, fused=True)
     train(run, model, images, optimizer, epochs=epochs, batch=batch, schedule=lambda epoch: 1 - epoch / epochs)
 

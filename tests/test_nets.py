@@ -54,7 +54,7 @@ def test_count_shape_gradients(net, arguments, shape, classes, parameters):
 
 
 def test_document_list_of_parameter_counts():
-    """Document 000, section 3: the counts of Net's tensors, one after the other."""
+    """The book's list of the counts of Net's tensors, one after the other."""
     assert [p.numel() for p in cifar2.Net().parameters()] == [432, 16, 1152, 8, 16384, 32, 64, 2]
 
 
@@ -130,6 +130,26 @@ def test_plain_net_lacks_only_the_shortcuts():
     residual_net.load_state_dict(plain.state_dict())
     x = torch.randn(1, 3, 32, 32)
     assert not torch.equal(plain(x), residual_net(x))
+
+
+def test_preactivation_comes_before_the_first_shortcut_only():
+    """arXiv:1603.05027, appendix: the first block splits after its activation, the others before."""
+    net = residual.CifarResNet(20, preact=True)
+    x = torch.randn(2, 16, 8, 8)
+    for number, block in enumerate(net.layer1):
+        torch.nn.init.zeros_(block.conv2.weight)  # what is left is the shortcut
+        expected = torch.relu(block.eval().bn1(x)) if number == 0 else x
+        torch.testing.assert_close(block(x), expected)
+
+
+def test_my_net_1_begins_as_torchvision_makes_its_parts():
+    """Document 001, section 2.2, takes them from vgg16_bn and resnet18: normal, fan-out, no bias."""
+    torch.manual_seed(0)
+    for conv in (module for part in (small.MyNet1().block2, small.MyNet1().block3) for module in part.modules()):
+        if isinstance(conv, torch.nn.Conv2d):
+            fan_out = conv.out_channels * conv.kernel_size[0] ** 2
+            assert conv.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.03)
+            assert conv.bias is None or conv.bias.eq(0).all()
 
 
 def test_depth_must_fit():

@@ -1,6 +1,8 @@
 """Every recipe starts, trains and leaves its record; its numbers are the document's; its name shadows nothing."""
 
 import importlib.util
+import re
+import shlex
 import subprocess
 import sys
 
@@ -65,6 +67,36 @@ def test_help_is_complete(recipe, capsys):
     for flag in ("--save-every", "--eval-every", "--log-every", "--wandb", "--compile"):
         assert flag in shown
     assert "Source" in shown
+
+
+class Reached(Exception):
+    """A recipe has come as far as its training."""
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_commands_of_the_header_work(recipe, tmp_path, monkeypatch):
+    """Each is understood and, where it needs no file of the user's or of the net's, comes as far as the training."""
+    module = load(recipe)
+    sys.modules[recipe] = module
+    commands = re.findall(r"^(?:Run)? +(?:accelerate launch|python) (.*)", module.__doc__, re.MULTILINE)
+    assert commands
+    for number, command in enumerate(commands):
+        before, _, flags = command.partition(f"recipes/{recipe}.py")
+        if "--config_file" in before:
+            assert (ROOT / shlex.split(before)[shlex.split(before).index("--config_file") + 1]).exists()
+        run, chosen = parse(module.main, shlex.split(flags))
+        if not hasattr(module, "train") or chosen.get("pretrained") or chosen.get("weights") or chosen.get("source"):
+            continue
+        if chosen.get("net") == "MyNetPretrained":
+            continue
+        run.data, run.limit, run.out, run.wandb = "synthetic", 64, tmp_path / str(number), "disabled"
+        monkeypatch.setattr(module, "train", lambda *_, **__: (_ for _ in ()).throw(Reached))
+        try:
+            assert run.start(recipe, chosen) is None
+            with pytest.raises(Reached):
+                module.main(run, **chosen)
+        finally:
+            run.end()
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

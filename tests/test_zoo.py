@@ -8,7 +8,7 @@ import torch
 from torchvision import models
 
 from launch.weights import load
-from nets.zoo import MINIMUM, check_size, minimum_size, names, weights_url, zoo
+from nets.zoo import MINIMUM, check_size, minimum_size, names, published_scale, weights_url, zoo
 
 PUBLISHED = {  # document 001; RGB, 1000 classes
     "alexnet": 61_100_840, "vgg16": 138_357_544, "vgg16_bn": 138_365_992, "vgg19": 143_667_240, "googlenet": 6_624_904,
@@ -17,8 +17,6 @@ PUBLISHED = {  # document 001; RGB, 1000 classes
     "efficientnet_b0": 5_288_548,
 }  # fmt: skip
 CHANGED = [
-    ("googlenet", {"num_classes": 1000, "aux": True}, 13_004_888),
-    ("inception_v3", {"num_classes": 1000, "aux": True}, 27_161_264),
     ("resnet18", {"in_channels": 1}, 11_175_370),
     ("vgg16", {"in_channels": 1}, 134_300_362),
     ("vgg16_bn", {"in_channels": 1}, 134_308_810),
@@ -85,17 +83,9 @@ def test_fixed_size():
         on_meta("vit_b_16")(image(2, 3, 256))
 
 
-def test_auxiliary_heads_are_off_unless_asked_for():
+def test_auxiliary_heads_are_left_out():
     assert on_meta("googlenet").train()(image(2, 3, 64)).shape == (2, 10)
-    assert [tuple(logits.shape) for logits in on_meta("googlenet", aux=True).train()(image(2, 3, 64))] == [(2, 10)] * 3
-    net = on_meta("inception_v3", aux=True).train()
-    assert minimum_size("inception_v3", aux=True) == 299
-    assert [tuple(logits.shape) for logits in net(image(2, 3, 299))] == [(2, 10)] * 2
-    with pytest.raises(RuntimeError):
-        net(image(2, 3, 298))
-    assert net.eval()(image(2, 3, 298)).shape == (2, 10)
-    with pytest.raises(ValueError, match="no auxiliary heads"):
-        zoo("resnet18", aux=True)
+    assert on_meta("inception_v3").train()(image(2, 3, 96)).shape == (2, 10)
 
 
 def test_setting_in_channels_changes_what_is_printed_and_nothing_else():
@@ -214,10 +204,15 @@ def test_published_first_kernel():
 
 
 def test_addresses():
-    assert weights_url("resnet18", "IMAGENET1K_V1") == "https://download.pytorch.org/models/resnet18-f37072fd.pth"
+    assert weights_url("resnet18") == "https://download.pytorch.org/models/resnet18-f37072fd.pth"
     assert all(re.search(r"-[0-9a-f]{8,}\.pth$", weights_url(name)) for name in names())
-    with pytest.raises(ValueError, match="only IMAGENET1K_V1, DEFAULT"):
-        weights_url("resnet18", "IMAGENET22K")
+
+
+def test_images_for_published_weights_are_scaled_as_torchvision_says():
+    for name in ("resnet18", "googlenet", "vgg16_bn"):
+        expected = models.get_model_weights(name).DEFAULT.transforms()
+        assert published_scale(3) == {"mean": tuple(expected.mean), "std": tuple(expected.std)}
+    assert published_scale(1)["mean"] == pytest.approx((0.449,))
 
 
 def test_unknown_names():

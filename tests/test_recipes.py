@@ -142,6 +142,16 @@ def test_kernels_of_the_chapter():
     assert F.conv2d(step.transpose(2, 3), convolutions.vertical_edge()).abs().max() < 1e-6  # a horizontal edge
 
 
+def test_verdicts_of_the_rules_of_thumb():
+    """Document 001, section 2.4, on validation accuracies by epoch, and training minus validation accuracy."""
+    verdict = load("model_selection").verdict
+    assert verdict([[0.80, 0.86], [0.82, 0.88]], gap=0.05).startswith("overfits: fewer or narrower")
+    assert verdict([[0.50, 0.70]], gap=0.01) == "still learning: more epochs"
+    assert verdict([[0.70, 0.70]], gap=0.01) == "underfits: deeper or wider"
+    assert verdict([[0.80, 0.86]], gap=0.01) == "good, and still rising: go deeper from here"
+    assert verdict([[0.86, 0.86]], gap=0.01) == "good, and level"
+
+
 def test_mnist_leaves_images_as_files(start, tmp_path):
     """Document 002, section 2.1: PNG gives back every pixel, JPEG nearly."""
     load("mnist").main(start(limit=100), epochs=1)

@@ -70,8 +70,9 @@ def test_claims_name_tests_that_exist():
         assert re.search(rf"^def {name}\(", (ROOT / "tests" / file).read_text(), re.MULTILINE), test
 
 
-def test_guarantees_name_tests_that_exist():
-    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (ROOT / "docs/guarantees.md").read_text())
-    assert len(named) > 30
+@pytest.mark.parametrize(("page", "many"), [("guarantees", 40), ("mistakes", 20)])
+def test_pages_name_tests_that_exist(page, many):
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (ROOT / f"docs/{page}.md").read_text())
+    assert len(named) > many
     for file, name in named:
         assert f"def {name}(" in (ROOT / "tests" / file).read_text(), f"{file}::{name}"

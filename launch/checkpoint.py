@@ -24,6 +24,7 @@ from .errors import Refused
 
 FORMAT = 1
 KEEP = 2  # checkpoints
+SCALARS = (bool, int, float, str, type(None))
 
 
 def weights(net: nn.Module) -> dict[str, Tensor]:
@@ -68,14 +69,35 @@ def optimizer_state(optimizer: torch.optim.Optimizer, net: nn.Module) -> dict[st
     }
 
 
-def load_optimizer_state(optimizer: torch.optim.Optimizer, net: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Give the optimizer back what `optimizer_state` returned, on the devices that it uses. Its groups stay as they are."""
-    entries: dict[str, dict[str, Tensor]] = {}
+def optimizer_scalars(optimizer: torch.optim.Optimizer, net: nn.Module) -> dict:
+    """What else the optimizer remembers, as JSON takes it: scalars by parameter name, and those of each group, but its rate.
+
+    Raises Refused (2) for what is neither a tensor nor a scalar.
+    """
+    others = {
+        name: {entry: value for entry, value in optimizer.state.get(parameter, {}).items() if not isinstance(value, Tensor)}
+        for name, parameter in net.named_parameters()
+    }
+    for entry, value in (item for entries in others.values() for item in entries.items()):
+        if not isinstance(value, SCALARS):
+            raise Refused(f"{type(optimizer).__name__} keeps {entry}, a {type(value).__name__}, which no checkpoint can hold", 2)
+    groups = [
+        {key: value for key, value in group.items() if key != "lr" and isinstance(value, SCALARS)}
+        for group in optimizer.param_groups
+    ]
+    return {"state": {name: entries for name, entries in others.items() if entries}, "groups": groups}
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, net: nn.Module, tensors: dict[str, Tensor], scalars: dict) -> None:
+    """Give the optimizer back what `optimizer_state` and `optimizer_scalars` returned, on the devices that it uses."""
+    entries: dict[str, dict] = {name: dict(values) for name, values in scalars["state"].items()}
     for key, value in tensors.items():
         name, _, entry = key.rpartition("/")
         entries.setdefault(name, {})[entry] = value
     names = {parameter: name for name, parameter in net.named_parameters()}
     described = optimizer.state_dict()
+    for group, saved in zip(described["param_groups"], scalars["groups"], strict=True):
+        group |= saved
     parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
     described["state"] = {
         index: {entry: _laid_out(value, parameter) for entry, value in entries[names[parameter]].items()}
@@ -85,9 +107,9 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, net: nn.Module, tenso
     optimizer.load_state_dict(described)  # moves each entry to where the optimizer wants it
 
 
-def _laid_out(value: Tensor, parameter: Tensor) -> Tensor:
+def _laid_out(value: Tensor | float, parameter: Tensor) -> Tensor | float:
     """`value` in the parameter's memory format: torch's fused optimizers walk both in memory order, whatever their strides."""
-    if value.shape != parameter.shape:
+    if not isinstance(value, Tensor) or value.shape != parameter.shape:
         return value  # a count of steps
     return torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
 
@@ -137,8 +159,13 @@ def _sync_folder(folder: Path) -> None:
 
 
 def save(folder: Path, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict) -> None:
-    """Publish a checkpoint of `state["step"]` in `folder`, then remove all but the newest KEEP. Raises OSError."""
+    """Publish a checkpoint of `state["step"]` in `folder`, then remove all but it and those before it, KEEP in all.
+
+    Raises OSError.
+    """
     final = folder / f"step-{state['step']:08d}"
+    while final.exists():  # an unusable one, or one that a stop during the step's evaluation left: neither is overwritten
+        final = final.with_name(f"{final.name}.1")
     temporary = folder / f".tmp-{final.name}-{os.getpid()}"
     contents = {
         "model.safetensors": _packed(model),
@@ -153,16 +180,16 @@ def save(folder: Path, model: dict[str, Tensor], optimizer: dict[str, Tensor], s
             _write(temporary / name, content)
         _write(temporary / "manifest.json", json.dumps({"format": FORMAT, "files": files}, indent=1).encode())
         _sync_folder(temporary)
-        if final.exists():  # an unusable one: `latest` would have returned it otherwise
-            shutil.rmtree(final)
         temporary.rename(final)
         _sync_folder(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     for stale in folder.glob(".tmp-*"):
         shutil.rmtree(stale, ignore_errors=True)
-    for older in _newest_first(folder)[KEEP:]:
-        shutil.rmtree(older, ignore_errors=True)
+    there = _newest_first(folder)
+    place = there.index(final)  # what is newer was unusable: the run has gone on without it
+    for other in there[:place] + there[place + KEEP :]:
+        shutil.rmtree(other, ignore_errors=True)
 
 
 def latest(folder: Path) -> tuple[dict | None, list[str]]:

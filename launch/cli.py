@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +30,7 @@ import filelock
 import torch
 import torch.distributed
 import tyro
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.utils import broadcast_object_list
 
 from . import page
@@ -39,6 +40,7 @@ from .errors import Refused, first_line
 from .runs import FORMAT, describe, read_json, stages
 from .track import complain
 
+START_SECONDS = 1800  # that a process waits for another before the first step: compilation, and data on a slow disk
 LIBRARIES = ("oneloop", "torch", "torchvision", "accelerate", "datasets", "wandb")
 
 
@@ -111,6 +113,9 @@ class Run:
         for name, least in {"limit": 0, "shards": 0, "threads": 0, "save_every": 0, "eval_every": 1, "log_every": 0}.items():
             if getattr(self, name) < least:
                 raise Refused(f"--{name.replace('_', '-')} must be at least {least}, it is {getattr(self, name)}", 2)
+        for name, value in options.items():
+            if isinstance(value, int | float) and not value >= 0:
+                raise Refused(f"--{name.replace('_', '-')} must not be negative, it is {value}", 2)
         if not 0 <= self.seed < 2**63:
             raise Refused(f"--seed must be from 0 to 2**63 - 1, it is {self.seed}", 2)
         self.recipe = recipe
@@ -170,10 +175,10 @@ class Run:
             self.opened = True
 
     def stage(self, name: str) -> "Run":
-        """This run, with the folder `name` inside its own."""
+        """This run, with the folder `name` inside its own. Collective."""
         inner = copy.copy(self)
         inner.folder = self.folder / name
-        inner.folder.mkdir(parents=True, exist_ok=True)
+        inner.on_main(lambda: inner.folder.mkdir(parents=True, exist_ok=True))
         return inner
 
     def alone(self) -> "Run":
@@ -188,14 +193,14 @@ class Run:
         self.on_main(lambda: write_atomically(self.folder / "result.json", json.dumps(result, indent=1).encode()))
         if self.rank == 0 and stages(self.folder):
             try:
-                page.write(self.folder)
+                page.write(self.folder, result)
             except Exception as error:  # the run is finished and recorded: a page cannot undo that
                 complain(f"{self.folder} has no report.html: {first_line(error)}")
 
     def _open(self, images: Images, facts: dict) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         holder = self.folder / "lock.pid"
-        self.lock = filelock.FileLock(self.folder / "lock", timeout=0)
+        self.lock = filelock.FileLock(self.folder / "lock", timeout=1)  # s: `oneloop runs` may look at it
         try:
             self.lock.acquire()  # the system gives it back, however this process ends
         except filelock.Timeout:
@@ -277,7 +282,7 @@ class Run:
             (self.folder / "lock.pid").unlink(missing_ok=True)
             self.lock.release()
         if self.accelerator:
-            self.accelerator.free_memory()  # its reference to DDP, which holds the process group
+            self.accelerator.free_memory()  # collects DDP, which holds the process group
             self.accelerator.end_training()
             self.accelerator = None
 
@@ -376,6 +381,13 @@ def _accelerator(precision: str | None = None) -> Accelerator:
             "use accelerate launch --config_file launch/cpus.yaml (or launch/gpus.yaml)",
             2,
         )
+    for name in ("DEEPSPEED", "FSDP", "MEGATRON_LM"):
+        if env.get(f"ACCELERATE_USE_{name}", "").lower() == "true":
+            raise Refused(f"ACCELERATE_USE_{name} is set; the loop knows one process, or DDP", 2)
+    if env.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1") != "1":
+        raise Refused("ACCELERATE_GRADIENT_ACCUMULATION_STEPS is not recorded with the run; use the recipe's --shards", 2)
+    if (wanted := env.get("ACCELERATE_MIXED_PRECISION", "no")) not in ("no", "fp16", "bf16"):
+        raise Refused(f"--mixed_precision is no, fp16 or bf16 here, not {wanted}", 2)
     if env.get("ACCELERATE_DYNAMO_BACKEND", "NO") != "NO":
         raise Refused("accelerate's dynamo_backend is not recorded with the run; use the recipe's --compile", 2)
     if int(env.get("TORCHELASTIC_MAX_RESTARTS", 0)) and env.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
@@ -393,7 +405,10 @@ def _accelerator(precision: str | None = None) -> Accelerator:
         mixed_precision=precision,
         log_with="wandb",
         # Buffers: batch norm's statistics follow slice 0, see loop.py; DDP's own broadcast would depend on the placement.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            InitProcessGroupKwargs(timeout=timedelta(seconds=START_SECONDS)),
+        ],
     )
     if world != accelerator.num_processes:
         raise Refused(

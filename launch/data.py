@@ -150,9 +150,9 @@ class Feed:
 
 def resized(images: Tensor, size: int) -> Tensor:
     """Images float (n, C, H, W) as (n, C, size, size), smoothed where they get smaller; as they are if `size` is 0."""
-    if size in (0, images.shape[-1]):
+    if size == 0 or images.shape[-2:] == (size, size):
         return images
-    return F.interpolate(images, (size, size), mode="bilinear", antialias=size < images.shape[-1])
+    return F.interpolate(images, (size, size), mode="bilinear", antialias=size < max(images.shape[-2:]))
 
 
 def _fits(rows: Tensor, device: torch.device) -> bool:

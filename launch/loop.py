@@ -10,6 +10,7 @@ Hence a checkpoint is parameters, buffers, optimizer and step, and a run goes on
 
 import contextlib
 import hashlib
+import itertools
 import json
 import math
 import signal
@@ -26,10 +27,10 @@ import torch
 import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 
 from . import checkpoint
-from .cli import Run
+from .cli import START_SECONDS, Run
 from .data import Augment, Feed, Images, bounds, order, slice_seed
 from .errors import Refused, first_line
 from .runs import read_json
@@ -38,7 +39,6 @@ from .track import Track
 EVALUATION_BATCH = 500  # images; fixed, so that the result does not depend on the number of processes
 POLL_STEPS = 16  # how often a GPU is asked for a broken loss or a stop; a CPU is asked at every step
 SILENCE_SECONDS = 300  # after which a process that takes no part is given up: longer than anything that one does alone in a run
-START_SECONDS = 1800  # the same before the first step: compilation, and data on a slow disk
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -78,6 +78,7 @@ def train(
         raise Refused(f"--epochs and --batch must be at least 1, they are {epochs} and {batch}", 2)
     samples, steps = len(images.train), math.ceil(len(images.train) / batch)  # of an epoch
     net = model.to(run.accelerator.device, memory_format=torch.channels_last)
+    _check(run, net, optimizer, {batch if batch <= samples else 0, samples % batch})
     facts = {
         "model": type(net).__name__,
         "parameters": sum(p.numel() for p in net.parameters()),
@@ -87,7 +88,10 @@ def train(
     if stage:
         run = run.stage(stage)
         if recorded := run.on_main(lambda: read_json(run.folder / "result.json")):
-            _restore(run, net, optimizer, images)
+            _, _, complaints = _restore(run, net, optimizer, images)
+            if checkpoint.weights_sha256(checkpoint.weights(net)) != recorded["weights_sha256"]:  # host-device sync
+                why = "; ".join(complaints) or f"{run.folder / 'checkpoints'} lacks it"
+                raise Refused(f"stage {stage} is finished, and its last checkpoint cannot be had: {why}. --fresh starts anew", 4)
             torch.manual_seed(run.seed)
             return recorded
     feeds = {name: Feed(getattr(images, name), images, run.accelerator.device) for name in ("train", "test")}
@@ -111,6 +115,7 @@ def train(
         step.check(state.step)
         meter.stop()
         state.seconds = time.perf_counter() - began
+        run.on_main(track.sync)  # the record first: a checkpoint is never ahead of it
         _save(run, net, optimizer, images, state, meter)
 
     # An epoch that was stopped at its end, before its lines were complete, writes them again.
@@ -139,6 +144,7 @@ def train(
                 if start + batch >= samples:
                     break  # the end of the epoch has its own lines and its own checkpoint
                 if run.log_every and state.step % run.log_every == 0:
+                    step.check(state.step)
                     track.write(train_line(*meter.read(net)))
                     meter.reset()
                 if stopping or (run.save_every and state.step % run.save_every == 0):
@@ -169,9 +175,13 @@ def train(
             if last or not run.save_every or state.step % run.save_every == 0:
                 save()
         state.seconds = time.perf_counter() - began
-        result = _finish(run, net, images, facts, state, meter)
-        # After the last collective: the other processes have gone on while the main one draws.
-        track.finish(result, lambda: _show(run, net, feeds["test"], images, draw))
+        result = _result(run, net, facts, state, meter, samples)
+        _wait_at_most(run, START_SECONDS)  # while the main process draws
+        run.on_main(lambda: _publish(run, net, images, "model.safetensors"))
+        track.finish(result, lambda: _show(run, net, feeds["test"], images, result, draw))
+        run.finish(result)  # last, as the mark of a finished run: what is killed before shows itself when it goes on
+        if stage and _any(run, stop.requested()):
+            raise stop.refusal(run.folder, state.step)
     # What a next stage begins with does not depend on whether this one was trained now, before, or on how many processes.
     torch.manual_seed(run.seed)
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -220,12 +230,10 @@ class Step:
             net = torch.compile(net) if run.compile else net
             self.wrapped = run.accelerator.prepare_model(net, evaluation_mode=run.world == 1)  # this mode is without DDP
         self.learning = [(name, p) for name, p in self.net.named_parameters() if p.requires_grad]
-        self.statistics = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
-        self.reseed = (
-            torch.cuda.default_generators[torch.cuda.current_device()].manual_seed
-            if device.type == "cuda"
-            else torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
-        )  # fmt: skip
+        self.statistics = [m for m in net.modules() if isinstance(m, _NormBase) and m.running_mean is not None]
+        # torch.manual_seed would seed every GPU of the machine; a net may also draw on the host.
+        here = {"cpu": [], "cuda": [torch.cuda.default_generators[torch.cuda.current_device()]] if device.type == "cuda" else []}
+        self.generators = [torch.default_generator, *here[device.type]] if device.type in here else [torch]
         # On a CPU the host sees every loss at no cost. A GPU is asked now and then: until then a fused optimizer skips, on the
         # device, the updates for which its `found_inf` is 1. For others, and with fp16's scaler, it is asked at every step.
         fused = all(group.get("fused") for group in optimizer.param_groups)
@@ -287,6 +295,9 @@ class Step:
     def _culprits(self, ids: Tensor) -> str:
         """Which of the samples break the net, each judged apart from its batch; "" if none or all do. Collective."""
         cuts, found = bounds(len(ids), self.shards), []
+        for module in self.statistics:  # the broken batch is in them; the run ends here
+            module.track_running_stats = True
+            module.reset_running_stats()
         self.net.eval()
         for index in (index for block in self.blocks for index in block if cuts[index] < cuts[index + 1]):
             these = ids[cuts[index] : cuts[index + 1]]
@@ -340,7 +351,8 @@ class Step:
 
     def _slice(self, ids: Tensor, weight: float, step: int, index: int, first: bool, last: bool) -> Tensor:
         """Forward, loss, zero the gradients (for the first), backward: one slice, weighted by its part of the batch."""
-        self.reseed(slice_seed(self.seed, step, index))
+        for generator in self.generators:
+            generator.manual_seed(slice_seed(self.seed, step, index))
         for module in self.statistics:  # running statistics follow slice 0: one update a step, wherever the slices lie
             if module.track_running_stats != (index == 0):
                 module.track_running_stats = index == 0
@@ -349,7 +361,8 @@ class Step:
             logits = self.wrapped(pixels)
             loss = self.loss(logits, labels)
             if first:
-                self.optimizer.zero_grad()
+                for _, parameter in self.learning:  # also those that the optimizer does not have
+                    parameter.grad = None
             # DDP divides by the number of processes; with the last slice it reduces the gradients (collective).
             self.accelerator.backward(loss * (weight * self.world) if weight * self.world != 1 else loss)
         return loss.detach() * weight if weight != 1 else loss.detach()
@@ -486,6 +499,29 @@ class Stop:
         return Refused(f"stopped by {number.name} at step {step:,}, saved in {folder}; the same command goes on", 128 + number)
 
 
+def _any(run: Run, wish: bool) -> bool:
+    """Whether any process wishes it. Collective."""
+    wishes = torch.tensor(float(wish), device=run.accelerator.device)
+    if run.world > 1:
+        torch.distributed.all_reduce(wishes)  # collective
+    return wishes.item() > 0  # host-device sync
+
+
+def _check(run: Run, net: nn.Module, optimizer: torch.optim.Optimizer, batches: set[int]) -> None:
+    """Raise Refused (2) for what would train, and then fail: with these sizes of batches, or when it is saved."""
+    own = {id(parameter) for parameter in net.parameters()}
+    if any(id(parameter) not in own for group in optimizer.param_groups for parameter in group["params"]):
+        raise Refused("the optimizer has a parameter that is not the net's: no checkpoint would hold it; make it the net's", 2)
+    cuts = {size: bounds(size, run.shards) for size in batches}
+    alone = [size for size, cut in cuts.items() if any(end - start == 1 for start, end in itertools.pairwise(cut))]
+    if alone and any(isinstance(module, nn.BatchNorm1d) for module in net.modules()):
+        raise Refused(
+            f"a batch of {alone[0]} images in {run.shards} slices leaves one image by itself, which {type(net).__name__}'s "
+            "BatchNorm1d cannot normalise; another --batch, --limit or --shards will do",
+            2,
+        )
+
+
 def _wait_at_most(run: Run, seconds: float) -> None:
     """In a collective, for the other processes."""
     if run.world > 1:
@@ -530,8 +566,8 @@ def _restore(
             raise Refused(f"{run.folder / 'checkpoints'} comes from another configuration or other data; --fresh starts anew", 4)
         meter.loss += found["optimizer"].pop("log/loss").to(meter.loss.device)
         checkpoint.load_weights(net, found["model"])
-        checkpoint.load_optimizer_state(optimizer, net, found["optimizer"])
         described = found["state"]
+        checkpoint.load_optimizer_state(optimizer, net, found["optimizer"], described["optimizer"])
         for name, value in described["meter"].items():
             setattr(meter, name, value)
         if run.accelerator.scaler is not None:
@@ -543,6 +579,7 @@ def _restore(
 def _save(run: Run, net: nn.Module, optimizer: torch.optim.Optimizer, images: Images, state: State, meter: Meter) -> None:
     described = asdict(state) | {
         "origin": _origin(run, images),
+        "optimizer": checkpoint.optimizer_scalars(optimizer, net),
         "meter": {name: getattr(meter, name) for name in ("images", "seconds", "train_seconds", "norm")},
         "scaler": run.accelerator.scaler.state_dict() if run.accelerator.scaler is not None else {},
     }
@@ -569,9 +606,9 @@ def _publish(run: Run, net: nn.Module, images: Images, name: str) -> None:
     checkpoint.write_tensors(run.folder / name, checkpoint.weights(net), metadata)
 
 
-def _finish(run: Run, net: nn.Module, images: Images, facts: dict, state: State, meter: Meter) -> dict:
-    """Write model.safetensors and then, as the mark of a finished run, result.json."""
-    result = {
+def _result(run: Run, net: nn.Module, facts: dict, state: State, meter: Meter, samples: int) -> dict:
+    """What result.json holds, of a run with `samples` training images. Host-device sync."""
+    return {
         "recipe": run.recipe,
         "net": run.config.get("net", facts["model"]),
         "parameters": facts["parameters"],
@@ -580,23 +617,19 @@ def _finish(run: Run, net: nn.Module, images: Images, facts: dict, state: State,
         "steps": state.step,
         **state.results,
         "best": state.best,
-        "images_per_second": state.epochs * len(images.train) / max(meter.train_seconds, 1e-9),
+        "images_per_second": state.epochs * samples / max(meter.train_seconds, 1e-9),
         "seconds": state.seconds,
         "world_size": run.world,
         "precision": run.accelerator.mixed_precision,
         "weights_sha256": checkpoint.weights_sha256(checkpoint.weights(net)),
     }
 
-    run.on_main(lambda: _publish(run, net, images, "model.safetensors"))
-    run.finish(result)
-    return result
 
-
-def _show(run: Run, net: nn.Module, feed: Feed, images: Images, draw: Callable[[Path], None] | None) -> None:
+def _show(run: Run, net: nn.Module, feed: Feed, images: Images, result: dict, draw: Callable[[Path], None] | None) -> None:
     """The recipe's own pictures and those of every run: main process only, nothing in it is collective."""
     if draw:
         draw(run.folder)
     if not run.quiet:
         from .show import show  # matplotlib takes half a second: only where it draws
 
-        show(run, net, feed, images)
+        show(run, net, feed, images, result)

@@ -18,18 +18,17 @@ PICTURES = {  # file -> what it shows
 }
 
 
-def write(folder: Path) -> Path:
-    """Write report.html in the folder of a finished run or stage, from the files in it. Raises OSError."""
+def write(folder: Path, result: dict) -> Path:
+    """Write report.html in the folder of a run or stage with this result, from it and the files there. Raises OSError."""
     template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    content = environment.from_string(template).render(**_content(folder))
+    content = environment.from_string(template).render(**_content(folder, result))
     write_atomically(path := folder / "report.html", content.encode())
     return path
 
 
-def _content(folder: Path) -> dict[str, Any]:
+def _content(folder: Path, result: dict) -> dict[str, Any]:
     place, recorded = home(folder)
-    result = read_json(folder / "result.json")
     ours = [folder / f"{name}.png" for name in PICTURES]
     pictures = [*filter(Path.exists, ours), *sorted({*folder.glob("*.png")} - {*ours, folder / "mistakes.png"})]
     stage = folder.resolve().relative_to(place).parts

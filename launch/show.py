@@ -31,8 +31,8 @@ MISTAKES = 24  # images, the worst
 THUMBNAIL = 96  # pixels, height and width at most
 
 
-def show(run: "Run", net: nn.Module, feed: Feed, images: Images) -> None:
-    """Write what the module's docstring lists into the run folder, from the net and the test images.
+def show(run: "Run", net: nn.Module, feed: Feed, images: Images, result: dict) -> None:
+    """Write what the module's docstring lists into the run folder, from the net, the test images and the result.
 
     For one process alone: nothing here is collective. Raises OSError, and whatever a net or a font may raise.
     """
@@ -49,12 +49,14 @@ def show(run: "Run", net: nn.Module, feed: Feed, images: Images) -> None:
     name, first = layers[0] if layers else ("", None)
     if isinstance(first, nn.Conv2d) and first.weight.shape[1] in (1, 3):
         report.kernels(run.folder / "kernels.png", first.weight.detach().cpu(), name)  # host-device sync
-    page.write(run.folder)
+    page.write(run.folder, result)
 
 
 def predictions(logits: Tensor, images: Images) -> dict:
     """What predictions.json holds, from logits float (N, classes) of the test images in their order."""
     labels = images.test.labels
+    if logits.shape[1] != len(images.classes):
+        raise ValueError(f"the net has {logits.shape[1]} logits for {len(images.classes)} classes")
     probabilities, predicted = logits.softmax(1).max(1)
     k, wrong = len(images.classes), predicted != labels
     losses = F.cross_entropy(logits, labels, reduction="none").where(wrong, -1.0)

@@ -136,7 +136,7 @@ def _cached_hub(name: str, channels: int) -> dict:
 
         try:
             found = _load(name, datasets)
-        except (ConnectionError, FileNotFoundError, datasets.exceptions.DatasetNotFoundError) as error:
+        except Exception as error:  # whatever the network, the hub or the disk does, the ways out are the same
             raise _unreachable(name, offline or error) from error
         return _write(slug, _decode(found, name, channels))
 
@@ -317,10 +317,13 @@ def _npz(path: Path) -> dict:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise Refused(f"{path}: cannot be read: {str(error).splitlines()[0]}", 4) from error
     for name, pixels, labels in (("train", x_train, y_train), ("test", x_test, y_test)):
-        if pixels.dtype.kind not in "uif" or labels.dtype.kind not in "uif" or len(pixels) != len(labels):
+        shapes = pixels.ndim >= 2 and labels.ndim in (1, 2) and len(pixels) == len(labels)
+        if not shapes or pixels.dtype.kind not in "uif" or labels.dtype.kind not in "uif":
             raise Refused(f"{path}: {name} images {pixels.dtype}{pixels.shape} and labels {labels.dtype}{labels.shape}", 4)
         if pixels[:1].size != 784:
             raise Refused(f"{path}: {name} images of {pixels[:1].size} pixels; they have 784", 4)
+        if not (np.isfinite(pixels).all() and np.isfinite(labels).all()):
+            raise Refused(f"{path}: {name} has values that are no numbers", 4)
         if pixels.dtype.kind == "f":  # 0 to 1, or 0 to 255
             pixels = np.rint(pixels * (255 if pixels.max() <= 1 else 1))
         if labels.ndim == 2:  # one-hot
@@ -374,7 +377,7 @@ def _write(slug: str, decoded: dict, state: str = "") -> dict:
     try:
         safetensors.torch.save_file(tensors, temporary, metadata={"oneloop": json.dumps(facts)})
         temporary.replace(path)
-    except OSError as error:
+    except (OSError, safetensors.SafetensorError) as error:  # the latter when the disk is full
         temporary.unlink(missing_ok=True)
         raise Refused(f"cannot write the cache {path.parent}: {error}; choose another with ONELOOP_CACHE") from error
     for older in cache_folder().glob(f"{slug}.*.safetensors"):

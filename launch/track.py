@@ -4,6 +4,7 @@ Only the main process writes. W&B is reached through accelerate's tracker; whate
 mirror, never the run.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from . import mirror
+from .checkpoint import write_atomically
 from .data import Images
 from .errors import Refused, first_line
 from .runs import describe, read_metrics
@@ -28,16 +30,24 @@ if TYPE_CHECKING:
 class Track:
     """The open record of a run on the main process; on the others every method does nothing.
 
-    What `metrics.jsonl` holds beyond the step `kept` is cut off: it will be written again, with the same values.
+    What `metrics.jsonl` holds beyond the step `kept` is cut off: it will be written again, with the same values. Made on all
+    processes together (collective); raises Refused (1) if it cannot be written.
     """
 
     def __init__(self, run: "Run", images: Images, facts: dict, step: int, total: int, kept: int):
         self.world, self.artifacts = run.world, run.wandb_artifacts
         self.main, self.accelerator, self.folder = run.rank == 0, run.accelerator, run.folder
+        recorded: list[dict] = []
+
+        def cut() -> None:
+            self.file, kept_events = _cut(run.folder / "metrics.jsonl", kept)
+            recorded.extend(kept_events)
+
+        run.on_main(cut)
+        self.failure: OSError | None = None  # of writing the record
         if not self.main:
             return
         self.console = Console(highlight=False, soft_wrap=True, quiet=run.quiet)
-        self.file, recorded = _cut(run.folder / "metrics.jsonl", kept)
         self.say(
             f"{run.recipe} {facts['model']}: {facts['parameters']:,} parameters; {len(images.train):,} training and "
             f"{len(images.test):,} test images from {images.source}; {run.world} × "
@@ -65,7 +75,8 @@ class Track:
         """Stop the bar, close the record, say why the run ends, finish W&B (mirror.FINISH_SECONDS at most)."""
         if self.main:
             self.bar.stop()
-            self.file.close()
+            with contextlib.suppress(OSError):  # said before, or of no matter: the checkpoint has what was synced
+                self.file.close()
             if isinstance(error, Refused):
                 complain(str(error))  # now: a launcher may end this process while it waits for W&B
                 error.said = True
@@ -88,12 +99,22 @@ class Track:
             self.bar.update(self.task, completed=step, description=description, note=self.note)
 
     def write(self, *events: dict) -> None:
-        """Append events of one step to `metrics.jsonl`, then send them to W&B as one step."""
-        if not self.main:
+        """Append events of one step to `metrics.jsonl`, then send them to W&B as one step. What fails, `sync` raises."""
+        if not self.main or self.failure:
             return
-        self.file.writelines(json.dumps(event) + "\n" for event in events)
-        self.file.flush()
+        try:
+            self.file.writelines(json.dumps(event) + "\n" for event in events)
+            self.file.flush()
+        except OSError as error:
+            self.failure = error
+            return
         self._send(*mirror.rows(events))
+
+    def sync(self) -> None:
+        """Have the disk hold what was written: before each checkpoint. Main process only. Raises OSError."""
+        if self.failure:
+            raise self.failure
+        os.fsync(self.file.fileno())
 
     def epoch(self, title: str, loss: float, speed: float, results: dict[str, dict]) -> None:
         """The line on the screen at the end of an epoch."""
@@ -136,8 +157,7 @@ class Track:
         if self.accelerator.trackers and self.row > self.wandb_state["rows"]:
             # Marked first: a kill between the two leaves a gap in an offline run, and never a double.
             self.wandb_state["rows"] = self.row
-            mirror.mark(self.folder, self.wandb_state)
-            self._wandb(lambda tracker: tracker.log(row))
+            self._wandb(lambda tracker: (mirror.mark(self.folder, self.wandb_state), tracker.log(row)))
 
     def _start_wandb(self, run: "Run", facts: dict) -> None:
         """Start or continue the run's one W&B run; unreachable, it is kept offline beside the other files.
@@ -185,9 +205,7 @@ class Track:
 def _cut(path: Path, step: int) -> tuple[TextIO, list[dict]]:
     """Open `path` for appending after its events up to `step`; also returns these."""
     kept = [event for event in read_metrics(path) if event["step"] <= step]
-    temporary = path.with_name(f".tmp-{path.name}")
-    temporary.write_text("".join(json.dumps(event) + "\n" for event in kept))
-    temporary.replace(path)
+    write_atomically(path, "".join(json.dumps(event) + "\n" for event in kept).encode())
     return open(path, "a"), kept
 
 

@@ -48,6 +48,8 @@ def main(
     if k < 2 or seeds < 1 or not nets:
         raise Refused("--k must be at least 2, --seeds at least 1, and --nets name a net", 2)
     images = sources.fashion_mnist(run.data, limit=run.limit)
+    if k > len(images.train):
+        raise Refused(f"--k is {k}, and there are {len(images.train)} images", 2)
     run.open(images, {"nets": nets})
     parts = folds(images.train.labels, k, run.seed)
     trials = [(net, seed, fold) for net in nets for seed in range(seeds) for fold in range(k)]

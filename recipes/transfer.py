@@ -4,6 +4,7 @@ Source  document 001, section 2.3: (1) all weights as an initialisation, (2) loc
         from the output side with a small rate
 Data    CIFAR-10. Task A: its eight classes that are neither airplane nor bird. Task B: airplane and bird, `few` training images
 Net     ResNet-20, its last layer new for task B; or the document's MyNetPretrained, its layers 3 and 4 and the last one new
+Expect  with a source of 3 epochs, test accuracy: scratch 0.83, frozen 0.85, gradual 0.85, finetune 0.865
 Run     accelerate launch recipes/transfer.py --mode scratch
         accelerate launch recipes/transfer.py --mode frozen
         accelerate launch recipes/transfer.py --mode gradual --source runs/transfer/ResNet20-…/source

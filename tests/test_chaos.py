@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -91,13 +92,15 @@ def test_silent_process_ends_the_job_in_bounded_time(reference, tmp_path):
     goes_on(reference, tmp_path)
 
 
-def test_one_broken_image_stops_all_before_the_update(reference, tmp_path):
-    chaos = ("--rank", 1, "--at", "step=8", "--do", "NAN")
-    code, output = launched(chaos=chaos, cwd=tmp_path, processes=2)
-    assert code != 0
-    assert "exitcode  : 3" in output
-    assert output.count("the loss is not finite at step 8, from training image ") == 1
-    assert "(slice 1, process 1); the weights are those after step 7. Look at these images" in output
+@pytest.mark.parametrize(
+    ("processes", "rank", "named"), [(2, 1, "slice 1, process 1"), (2, 0, "slice 0, process 0"), (None, 0, "slice 0")]
+)
+def test_one_broken_image_stops_all_before_the_update(processes, rank, named, reference, tmp_path):
+    chaos = ("--rank", rank, "--at", "step=8", "--do", "NAN")
+    code, output = launched(chaos=chaos, cwd=tmp_path, processes=processes)
+    assert code == 3 if processes is None else "exitcode  : 3" in output
+    assert len(re.findall(rf"the loss is not finite at step 8, from training image \d+ \({named}", output)) == 1
+    assert "); the weights are those after step 7. Look at these images" in output
     assert saved(tmp_path / "run") == 5
     goes_on(reference, tmp_path)
 

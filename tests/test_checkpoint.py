@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from launch import checkpoint
+from launch.errors import Refused
 
 MODEL, OPTIMIZER = {"w": torch.arange(6.0)}, {"w/momentum_buffer": torch.ones(6)}
 
@@ -105,14 +106,42 @@ def test_tensor_with_two_names_is_kept_once():
 def test_optimizer_state_is_by_name_not_by_place():
     net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
     net(torch.randn(4, 2)).sum().backward()
-    optimizer = torch.optim.Adam(net.parameters())
+    optimizer = torch.optim.Adam([{"params": net[0].parameters()}, {"params": net[1].parameters()}])
     optimizer.step()
-    kept = checkpoint.optimizer_state(optimizer, net)
+    kept, scalars = checkpoint.optimizer_state(optimizer, net), checkpoint.optimizer_scalars(optimizer, net)
     assert {name for name in kept if name.startswith("1.bias")} == {"1.bias/step", "1.bias/exp_avg", "1.bias/exp_avg_sq"}
     turned = torch.optim.Adam([{"params": net[1].parameters()}, {"params": net[0].parameters(), "lr": 1.0}])
-    checkpoint.load_optimizer_state(turned, net, kept)
+    checkpoint.load_optimizer_state(turned, net, kept, scalars)
     assert torch.equal(turned.state[net[1].bias]["exp_avg"], kept["1.bias/exp_avg"])
     assert turned.param_groups[1]["lr"] == 1.0
+
+
+def test_what_an_optimizer_keeps_beside_tensors():
+    net = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    optimizer.param_groups[0]["d"] = 0.5
+    optimizer.state[net.weight] = {"step": 3, "mean": torch.ones(2, 2)}
+    scalars = json.loads(json.dumps(checkpoint.optimizer_scalars(optimizer, net)))
+    fresh = torch.optim.SGD(net.parameters(), lr=0.2)
+    checkpoint.load_optimizer_state(fresh, net, checkpoint.optimizer_state(optimizer, net), scalars)
+    assert fresh.state[net.weight]["step"] == 3
+    assert fresh.state[net.weight]["mean"].eq(1).all()
+    assert (fresh.param_groups[0]["d"], fresh.param_groups[0]["lr"]) == (0.5, 0.2)  # the rate is the recipe's
+    optimizer.state[net.weight]["history"] = [1, 2]
+    with pytest.raises(Refused, match="SGD keeps history, a list"):
+        checkpoint.optimizer_scalars(optimizer, net)
+
+
+def test_unusable_newer_ones_do_not_crowd_out_the_sound(tmp_path):
+    for step in (40, 43):
+        save(tmp_path, step)
+    for manifest in tmp_path.glob("*/manifest.json"):
+        manifest.write_text("{}")
+    save(tmp_path, 10)
+    found, complaints = checkpoint.latest(tmp_path)
+    assert (found["state"]["step"], complaints) == (10, [])
+    save(tmp_path, 20)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000010", "step-00000020"]
 
 
 # ------------------------------------------------------------------------------------------------- a crash at every file call
@@ -193,6 +222,22 @@ def test_fault_at_every_file_call_leaves_the_old_or_the_new(fault, tmp_path):
     assert len(found) > 20
     assert set(found) == {2, 3}
     assert fault is full or found == sorted(found)  # first the old one, from the rename on the new one
+
+
+def test_fault_while_a_step_is_saved_again_loses_nothing(tmp_path):
+    """As after a stop during the evaluation at an epoch's end."""
+    for nth in itertools.count(1):
+        place = tmp_path / str(nth)
+        save(place, 1)
+        struck = faulty(lambda place=place: checkpoint.save(place, MODEL, OPTIMIZER, {"step": 1, "again": True}), nth, kill)
+        found, complaints = checkpoint.latest(place)
+        assert (found["state"]["step"], complaints) == (1, [])
+        if not struck:
+            break
+    assert nth > 10
+    assert found["state"]["again"]
+    save(place, 2)
+    assert len(list(place.iterdir())) == 2
 
 
 def test_control_a_save_in_place_loses_both(tmp_path):

@@ -9,11 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import Tiny, metrics, optimizer_for, result
+from tiny import tiny_images
 
 from launch import checkpoint, evaluate, loop, train
 from launch.checkpoint import weights, weights_sha256
 from launch.data import Feed, order
 from launch.errors import Refused
+from launch.track import Track
 
 EPOCHS, BATCH = 3, 8  # 61 images: 8 steps an epoch, the last with 5 images
 STEPS = EPOCHS * 8
@@ -122,12 +124,15 @@ def test_resume_during_evaluation_is_exact(start, straight, images, tmp_path, mo
     ]
 
 
-def test_killed_between_the_last_checkpoint_and_the_result(start, straight, images, tmp_path, monkeypatch):
+@pytest.mark.parametrize("moment", ["_result", "_show"])
+def test_killed_between_the_last_checkpoint_and_the_result(moment, start, straight, images, tmp_path, monkeypatch):
+    """Also while it draws: a run that is called finished has its pictures."""
     digest, lines = straight()
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(loop, moment, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             fit(start(), images)
+    assert not (tmp_path / "run/result.json").exists()
     fit(start(), images)
     assert result(tmp_path / "run")["weights_sha256"] == digest
     assert metrics(tmp_path / "run") == lines
@@ -138,11 +143,11 @@ def test_control_resume_differs_when_state_is_lost(lost, start, straight, images
     digest, _ = straight()
     restore = loop._restore
 
-    def forgetful(run, net, optimizer):
+    def forgetful(run, net, optimizer, images):
+        buffers = [b.clone() for b in net.buffers()]
+        state, meter, complaints = restore(run, net, optimizer, images)
         if lost == "seed":
             run.seed += 1
-        buffers = [b.clone() for b in net.buffers()]
-        state, meter, complaints = restore(run, net, optimizer)
         if lost == "momentum":
             optimizer.state.clear()
         if lost == "buffers":
@@ -480,6 +485,104 @@ def test_stages_go_on_alike_trained_now_or_before(shards, start, images, tmp_pat
     both(start(shards=shards))
     for stage in ("one", "two"):
         assert result(tmp_path / "run" / stage)["weights_sha256"] == result(tmp_path / "straight" / stage)["weights_sha256"]
+
+
+@pytest.mark.parametrize("harm", ["damage", "loss", None])
+def test_finished_stage_whose_weights_are_lost_is_refused(harm, start, images, tmp_path):
+    def first(run):
+        try:
+            torch.manual_seed(run.seed)
+            model = Tiny()
+            train(run, model, images, optimizer_for(model), epochs=2, batch=BATCH, stage="one")
+        finally:
+            run.end()
+        return model
+
+    trained = first(start()).fc.weight
+    newest = sorted((tmp_path / "run/one/checkpoints").iterdir())[-1]
+    if harm == "damage":
+        (newest / "model.safetensors").write_bytes(b"")
+    if harm == "loss":
+        shutil.rmtree(newest.parent)
+    if harm:
+        with pytest.raises(Refused, match="stage one is finished, and its last checkpoint cannot be had") as refused:
+            first(start())
+        assert refused.value.code == 4
+    else:  # control
+        assert first(start()).fc.weight.equal(trained)
+
+
+def test_signal_while_a_stage_draws_stops_before_the_next(start, images, tmp_path, monkeypatch):
+    run, model = start(), Tiny()
+    monkeypatch.setattr(loop, "_show", lambda *_: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(Refused, match="stopped by SIGTERM") as refused:
+        train(run, model, images, optimizer_for(model), epochs=1, batch=BATCH, stage="one")
+    assert refused.value.code == 143
+    assert (tmp_path / "run/one/result.json").exists()
+
+
+def test_scalars_that_an_optimizer_keeps_are_resumed(start, images, tmp_path, monkeypatch):
+    class Fading(torch.optim.SGD):
+        def step(self):
+            for group in self.param_groups:
+                group["steps"] = group.get("steps", 0) + 1
+                group["lr"] = 0.1 / group["steps"]
+            super().step()
+
+    monkeypatch.setitem(globals(), "optimizer_for", lambda model, _: Fading(model.parameters(), lr=0.1))
+    fit(start(out="straight"), images)
+    interrupted(start, images, monkeypatch, at=13)
+    assert result(tmp_path / "run")["weights_sha256"] == result(tmp_path / "straight")["weights_sha256"]
+
+
+def test_foreign_parameter_is_refused(start, images):
+    temperature, model = torch.nn.Parameter(torch.ones(())), Tiny()
+    with pytest.raises(Refused, match="a parameter that is not the net's") as refused:
+        train(start(), model, images, torch.optim.SGD([*model.parameters(), temperature]), epochs=1, batch=BATCH)
+    assert refused.value.code == 2
+
+
+def test_parameters_that_no_optimizer_has_gather_no_gradients(start, images, tmp_path):
+    norms = []
+    for out, shards in (("one", 1), ("two", 2)):
+        model = Linear()
+        optimizer = torch.optim.SGD([model.fc.bias], lr=0.1)
+        train(start(out=out, shards=shards, log_every=1), model, images, optimizer, epochs=2, batch=BATCH)
+        norms.append([line["gradient_norm"] for line in metrics(tmp_path / out) if line["event"] == "train"])
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3)
+
+
+@pytest.mark.parametrize(("count", "fits"), [(17, False), (18, True)])
+def test_one_image_by_itself_is_refused_where_batch_norm_cannot_have_it(count, fits, start):
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3), torch.nn.BatchNorm1d(3))
+    images = tiny_images(count)
+    if fits:
+        train(start(), net, images, optimizer_for(net), epochs=1, batch=16)
+    else:
+        with pytest.raises(Refused, match="a batch of 1 images in 1 slices leaves one image by itself") as refused:
+            train(start(), net, images, optimizer_for(net), epochs=1, batch=16)
+        assert refused.value.code == 2
+
+
+def test_record_that_cannot_be_written_ends_the_run_at_the_next_checkpoint(start, images, tmp_path, monkeypatch):
+    write, calls = Track.write, []
+
+    def full(self, *events):
+        calls.append(1)
+        if len(calls) == 4:
+            with monkeypatch.context() as patch:
+                patch.setattr("launch.track.json.dumps", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+                return write(self, *events)
+        return write(self, *events)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Track, "write", full)
+        with pytest.raises(Refused, match="No space left on device") as refused:
+            fit(start(save_every=2, log_every=1), images)
+    assert refused.value.code == 1
+    fit(start(out="straight", log_every=1), images)
+    fit(start(save_every=2, log_every=1), images)
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "straight")
 
 
 def test_broken_evaluation_is_no_result(start, images, tmp_path):

@@ -154,7 +154,7 @@ def test_no_other_process_is_waited_for(start, images, shown, monkeypatch):
         run.on_main(lambda: None)
     monkeypatch.setattr(run, "folder", shown)
     (shown / "curves.png").unlink()
-    show.show(run, net, Feed(images.test, images, run.accelerator.device), images)
+    show.show(run, net, Feed(images.test, images, run.accelerator.device), images, result(shown))
     assert (shown / "curves.png").exists()
     assert net.training
 

@@ -225,6 +225,18 @@ def test_hub_that_refuses_and_nothing_cached(tmp_path):
     assert not list((tmp_path / "cache").glob("*.safetensors"))
 
 
+def test_hub_that_gives_rubbish(tmp_path):
+    root = write_parquet(tmp_path / "repository")
+    for file in root.rglob("*.parquet"):
+        file.write_bytes(b"PAR1, or so it says")
+    with hub(root, "uoft-cs/cifar10") as (address, _):
+        code, _, err, _ = load_from_hub(address, tmp_path)
+    assert code == 1
+    assert "cannot get the data set 'uoft-cs/cifar10'" in err[-1]
+    assert not any("Traceback" in line for line in err)
+    assert not list((tmp_path / "cache").glob("*.safetensors"))
+
+
 def test_hub_that_hangs_and_nothing_cached(tmp_path):
     with silent() as address:
         code, _, err, seconds = load_from_hub(address, tmp_path)

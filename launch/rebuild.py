@@ -173,7 +173,10 @@ def load(path: Path) -> ModuleType:
     sys.path.insert(0, str(path.resolve().parent))  # as `python PATH` does: a recipe may import what lies beside it
     spec = importlib.util.spec_from_file_location(path.stem, path)
     recipe = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(recipe)
+    try:
+        spec.loader.exec_module(recipe)
+    except Exception as error:
+        raise Refused(f"{path} is no recipe: it cannot be imported ({first_line(error)})", 2) from error
     if not hasattr(recipe, "main"):
         raise Refused(f"{path} is no recipe: it has no main(run, …)", 2)
     return recipe

@@ -222,10 +222,12 @@ MOST_GROUPS = 21  # that colours and line styles can tell apart
 
 
 def comparison(folder: Path, compared: Comparison) -> list[Path]:
-    """Draw curves.png, bars.png and cost.png of the groups of highest accuracy into `folder`; without values for one, not it."""
+    """Draw curves.png, bars.png and cost.png of the groups of highest accuracy into `folder`; one without values is removed."""
     groups = {compared.label(group): group for group in compared.groups[:MOST_GROUPS]}
     with _style():
         drawn = [_overlay(folder / "curves.png", groups), _bars(folder / "bars.png", groups), _cost(folder / "cost.png", groups)]
+    for name in {"curves.png", "bars.png", "cost.png"} - {path.name for path in drawn if path}:
+        (folder / name).unlink(missing_ok=True)  # another comparison's
     return [path for path in drawn if path]
 
 
@@ -302,6 +304,10 @@ def _finish(figure: matplotlib.figure.Figure, path: Path, place: str = "outside 
         return None
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(drawn.values(), drawn.keys(), loc=place, ncols=columns, frameon=False, fontsize=9)
+    names = [_short(label, 60) for label in drawn]
+    if place == "outside right upper":  # what does not fit beside the axes has more paper
+        figure.set_figheight(max(figure.get_figheight(), 0.3 + 0.19 * len(names)))
+        figure.set_figwidth(figure.get_figwidth() + 0.07 * max(0, max(map(len, names)) - 16))
+    figure.legend(drawn.values(), names, loc=place, ncols=columns, frameon=False, fontsize=9)
     figure.savefig(path)
     return path

@@ -2,6 +2,8 @@
 # One run on several machines under Slurm, one process for each GPU; stopped by the queue, it saves, is queued again and goes on:
 #   sbatch --array=1-3 launch/slurm.sh recipes/cifar10.py --depth 20     # three seeds, a run each, from --array
 #   sbatch launch/slurm.sh recipes/cifar10.py --depth 20                 # one run
+#   RUN=runs/slurm-123-1 sbatch launch/slurm.sh recipes/cifar10.py --depth 20     # goes on with an earlier job's run
+# Precision is bf16; ACCELERATE_MIXED_PRECISION=no in the environment is another. The run folder is RUN, not --out.
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=4
@@ -13,7 +15,15 @@
 set -euo pipefail
 
 processes=${PROCESSES_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}
-run=runs/slurm-${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}-${SLURM_ARRAY_TASK_ID:-1}
+run=${RUN:-runs/slurm-${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}-${SLURM_ARRAY_TASK_ID:-1}}
+if [[ " $* " == *" --out"* ]]; then
+    echo "the run folder is named by RUN=FOLDER in the environment, not by --out" >&2
+    exit 2
+fi
+recipe=$1
+shift
+seed=${SLURM_ARRAY_TASK_ID:+--seed $SLURM_ARRAY_TASK_ID}
+export ACCELERATE_MIXED_PRECISION=${ACCELERATE_MIXED_PRECISION:-bf16}
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=80  # seconds that the launcher gives its processes, to which it hands the signal on
 
@@ -21,7 +31,7 @@ code=0
 srun --kill-on-bad-exit=1 bash -c 'exec torchrun --nnodes "$SLURM_NNODES" --node-rank "$SLURM_NODEID" "$@"' launch \
     --nproc-per-node "$processes" --rdzv-backend static --rdzv-endpoint "$first:${PORT:-29500}" \
     --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 \
-    "$@" --seed "${SLURM_ARRAY_TASK_ID:-1}" --out "$run" || code=$?
+    "$recipe" --out "$run" $seed "$@" || code=$?
 
 # stopped.json tells a stop by a signal (128 + its number) from an error.
 if [ "$code" -ne 0 ] && grep -qs '"code": 1[34]' "$run/stopped.json"; then

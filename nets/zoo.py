@@ -98,7 +98,7 @@ def check_size(name: str, size: int) -> None:
     if name.startswith(FIXED) and size != least:
         raise ValueError(f"{name} takes images of {least}×{least} only, not {size}×{size}: resize them")
     if size < least:
-        small = ", or take a net for small images, such as resnet18 with stem='small'"
+        small = ", or take a net for small images: resnet18 with a small stem"
         raise ValueError(f"{name} needs images of at least {least}×{least}, these are {size}×{size}: resize them{small}")
 
 

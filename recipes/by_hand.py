@@ -5,7 +5,8 @@ Data    CIFAR-10, classes airplane and bird: 10,000 training and 2,000 test imag
 Expect  the weights of `python recipes/cifar2.py`, bit for bit, on a CPU with as many threads (tests/test_by_hand.py)
 Run     python recipes/by_hand.py --data synthetic --epochs 10
 
-What launch/loop.py adds to this file: several processes, precision, checkpoints, the record, and their price measured.
+What launch/loop.py adds to this file: several processes, precision, checkpoints, the record, and their price measured. The
+run folder of this one holds its weights and no record, so that `oneloop compare`, predict and evaluate have nothing to read.
 """
 
 import torch

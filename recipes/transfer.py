@@ -56,18 +56,19 @@ def main(
     if net == "MyNetPretrained":
         images = replace(images, size=224, **published_scale(channels=3))
     images = replace(images, size=size or images.size)
-    run.open(images, {"mode": mode})
+    published = source or (weights_url("resnet18") if net == "MyNetPretrained" else "")
+    state = load(published, sha256) if published and mode != "scratch" else None
     torch.manual_seed(run.seed)
     if net == "MyNetPretrained":
-        state = None if mode == "scratch" else load(source or weights_url("resnet18"), sha256)
         model = MyNetPretrained(num_classes=2, state=state)
         unlock(model)
     else:
         model = CifarResNet(20, num_classes=2)
-        if mode != "scratch":
-            report = load_into(model, load(source, sha256) if source else task_a(run, source_epochs), partial=True)
-            if run.rank == 0:
-                print(report)
+        if state:
+            begin_with(run, model, state)
+    run.open(images, {"mode": mode})
+    if net == "ResNet20" and mode != "scratch" and not source:
+        begin_with(run, model, task_a(run, source_epochs))
     if mode in ("frozen", "gradual"):
         lock(model, *BODY[net])
     before = locked_digest(model)
@@ -89,6 +90,15 @@ def main(
     if run.rank == 0:
         locked = mode in ("frozen", "gradual")
         print(summary + (f"; the locked tensors are those of before, sha256 {before[:16]}" if locked else ""))
+
+
+def begin_with(run: Run, model: CifarResNet, state: dict[str, torch.Tensor]) -> None:
+    """Copy all of `state` but the last layer, which is for other classes. Raises Refused (4) if it is of another net."""
+    report = load_into(model, state, partial=True)
+    if missing := [name for name in report.new if not name.startswith("linear.")]:
+        raise Refused(f"--source is not of a ResNet-20: it lacks {', '.join(missing[:4])}", 4)
+    if run.rank == 0:
+        print(report)
 
 
 def task_a(run: Run, epochs: int) -> dict[str, torch.Tensor]:

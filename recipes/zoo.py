@@ -41,7 +41,7 @@ def main(
         state = load(weights_url(net)) if pretrained else None
         model = zoo(net, in_channels=channels, stem=stem, grey="sum" if pretrained else "fresh", state=state)
     except ValueError as error:
-        raise Refused(str(error), 2) from error
+        raise Refused(f"{error} (--size N resizes; --stem imagenet for all but ResNets)", 2) from error
     if pretrained:
         images = replace(images, **published_scale(channels))
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4, fused=True)

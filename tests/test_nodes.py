@@ -112,10 +112,13 @@ def test_slurm_script_asks_for_another_turn_when_the_queue_stops_it(tmp_path):
         (tmp_path / "bin" / name).chmod(0o755)
     path = f"{tmp_path / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "127.0.0.1", "SLURM_NNODES": "1", "PROCESSES_PER_NODE": "2"}
-    script = [str(ROOT / "launch/slurm.sh"), str(TINY), "--threads", "1", "--log-every", "1", "--epochs", "4000"]
+    script = [str(ROOT / "launch/slurm.sh"), str(TINY), "--threads", "1", "--log-every", "1", "--epochs", "4000", "--seed", "5"]
+    environment = os.environ | slurm | {"PATH": path, "PORT": "29511"}
+    named = subprocess.run([*script, "--out", "mine"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (named.returncode, named.stderr) == (2, "the run folder is named by RUN=FOLDER in the environment, not by --out\n")
     with open(tmp_path / "log", "w") as log:
         job = subprocess.Popen(
-            script, cwd=tmp_path, env=os.environ | slurm | {"PATH": path, "PORT": "29511"}, stdout=log, stderr=log,
+            script, cwd=tmp_path, env=environment, stdout=log, stderr=log,
             start_new_session=True,
         )  # fmt: skip
     record = tmp_path / "runs/slurm-7-1/metrics.jsonl"
@@ -127,3 +130,5 @@ def test_slurm_script_asks_for_another_turn_when_the_queue_stops_it(tmp_path):
     assert (tmp_path / "asked").read_text() == "requeue 7\n"
     assert json.loads((record.parent / "stopped.json").read_text())["code"] == 138
     assert "stopped by SIGUSR1" in (tmp_path / "log").read_text()
+    recorded = json.loads((record.parent / "config.json").read_text())
+    assert (recorded["config"]["seed"], recorded["precision"]) == (5, "bf16")  # the user's; the script's

@@ -75,6 +75,28 @@ def test_cells_are_the_grid_and_share_the_cores(here):
     assert given[0].flags[-2:] == ("--threads", "3")
 
 
+def test_runs_at_once_have_a_gpu_each(here, monkeypatch):
+    begun = []
+
+    class Ended:
+        returncode = 1
+
+        def poll(self):
+            return 1
+
+    def start(_command, errors, environment):
+        begun.append(environment)
+        errors.write_text("")
+        return Ended()
+
+    monkeypatch.setattr(sweep, "_start", start)
+    cells = sweep.grid(CIFAR2, {"--data": ["synthetic"], "--seed": ["1", "2", "3"]}, 2, None)
+    sweep.run(cells, ["launch"], 2, gpus=["4", "6"])
+    assert begun == [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in ("4", "6", "4")]
+    sweep.run(cells, ["launch"], 2, gpus=["4"])  # one is everyone's, as it is
+    assert begun[3:] == [{}] * 3
+
+
 def test_launch_file_gives_precision_and_processes(here):
     assert sweep.launched(str(ROOT / "launch/gpu.yaml")) == ("bf16", 1)
     assert sweep.launched(str(ROOT / "launch/cpus.yaml")) == ("no", 2)

@@ -13,6 +13,7 @@ from ..errors import Refused
 from ..runs import find
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 PAPER = 10_000  # characters: wider than any table
@@ -80,14 +81,24 @@ def _print_table(comparison: Comparison) -> None:
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = PAPER  # nothing is cut in a file or a pipe; a table takes what it needs
-    table = _rich_table(comparison, *comparison.table())
-    if console.measure(table, options=console.options.update(width=PAPER)).maximum > console.width:
-        table = _rich_table(comparison, *comparison.table(spread=("last",)))
-    console.print(table)
+    head, rows = comparison.table()
+    left_out: list[str] = []
+    if not _fits(console, _rich_table(comparison, head, rows)):
+        head, rows = comparison.table(spread=("last",))
+    while not _fits(console, _rich_table(comparison, head, rows)) and head[-1] != "accuracy":
+        left_out.insert(0, head[-1])
+        head, rows = head[:-1], [row[:-1] for row in rows]
+    console.print(_rich_table(comparison, head, rows))
+    if left_out:
+        console.print(f"left out, as {console.width} columns are too few: {', '.join(left_out)}", soft_wrap=True)
     same = ", ".join(f"{key} {text_of(value)}" for key, value in comparison.same.items())
     console.print(f"the same for all: {same}", soft_wrap=True)
     if len(comparison.places()) > 1:
         console.print(f"speeds and times are of different places: {'; '.join(comparison.places())}", soft_wrap=True)
+
+
+def _fits(console: "Console", table: "Table") -> bool:
+    return console.measure(table, options=console.options.update(width=PAPER)).maximum <= console.width
 
 
 def _rich_table(comparison: Comparison, head: list[str], rows: list[list[str]]) -> "Table":
@@ -96,7 +107,8 @@ def _rich_table(comparison: Comparison, head: list[str], rows: list[list[str]]) 
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     for heading in head:
-        table.add_column(heading, justify="left" if heading in comparison.differ else "right", overflow="fold")
+        varies = heading in comparison.differ
+        table.add_column(heading, justify="left" if varies else "right", overflow="fold", no_wrap=not varies)
     for row in rows:
         table.add_row(*row)
     return table

@@ -10,6 +10,8 @@ from ..compare import trainings_of
 from ..errors import Refused
 from ..runs import find, read
 
+PAPER = 10_000  # characters: wider than any table
+
 
 def main(args: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
@@ -46,14 +48,16 @@ def _row(folder: Path) -> dict:
         note = record.stopped["why"]
     elif record.result:
         note = record.result.get("summary", "")
+    recorded = any(training.curves["train loss"] for training in trainings) or state != "finished"  # by_hand.py keeps no record
+    epochs = sum(training.epochs for training in trainings) if recorded else None
     if len(trainings) > 1 and not note:
         note = f"{sum(training.state == 'finished' for training in trainings)} stages finished"
     row |= {
         "recipe": record.options["recipe"],
         "net": record.options.get("net") or record.config.get("model"),
         "seed": record.options["seed"],
-        "epochs": sum(training.epochs for training in trainings),
-        "of": trainings[0].of,
+        "epochs": epochs,
+        "of": None if epochs is None else trainings[0].of,
         "accuracy": trainings[-1].measures.get("last") if len(trainings) == 1 else None,
         "started": datetime.strptime(last["started"], "%Y-%m-%dT%H:%M:%S%z").astimezone().isoformat(),
     }
@@ -65,25 +69,42 @@ def _print_table(rows: list[dict]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    for heading in ("run", "recipe", "net", "seed", "state"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("epochs", "accuracy", "started"):
-        table.add_column(heading, justify="right")
-    noted = any(row["note"] for row in rows)
-    if noted:
-        table.add_column("", overflow="fold")
-    for row in rows:
-        epochs = "–" if row["epochs"] is None else str(row["epochs"])
-        cells = [row["folder"], *("–" if row[key] is None else str(row[key]) for key in ("recipe", "net", "seed")), row["state"]]
-        cells.append(epochs if row["of"] in (None, row["epochs"]) else f"{epochs}/{row['of']}")
-        cells.append("–" if row["accuracy"] is None else f"{row['accuracy']:.4f}")
-        cells.append("–" if row["started"] is None else _age(row["started"]))
-        table.add_row(*cells, *([row["note"]] if noted else []))
+    shown = {"state": "left", "epochs": "right", "accuracy": "right", "started": "right"}
+    shown |= {"recipe": "left", "net": "left", "seed": "left", "run": "left"}  # a path may be long: last
+
+    def table() -> Table:
+        made = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+        for heading, side in shown.items():
+            made.add_column(heading, justify=side, no_wrap=True)
+        for row in rows:
+            made.add_row(*(_cell(row, heading) for heading in shown))
+        return made
+
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
-        console.width = 10_000  # nothing is cut in a file or a pipe
-    console.print(table)
+        console.width = PAPER  # nothing is cut in a file or a pipe
+
+    def width() -> int:
+        return console.measure(table(), options=console.options.update(width=PAPER)).maximum
+
+    for spare in ("recipe", "seed", "net"):  # the folder's name says most of these
+        if width() > console.width:
+            del shown[spare]
+    console.width = max(console.width, width())  # a path that is cut would be of no use: rather let the terminal fold it
+    console.print(table(), soft_wrap=True)
+    for row in rows:
+        if row["note"]:
+            console.print(f"{row['folder']}: {row['note']}", soft_wrap=True)
+
+
+def _cell(row: dict, heading: str) -> str:
+    """A cell of the table; – for what is not known."""
+    if heading == "epochs" and row["epochs"] is not None and row["of"] not in (None, row["epochs"]):
+        return f"{row['epochs']}/{row['of']}"
+    value = row["folder" if heading == "run" else heading]
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if heading == "accuracy" else _age(value) if heading == "started" else str(value)
 
 
 def _age(started: str) -> str:

@@ -48,15 +48,18 @@ def main(args: Sequence[str]) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("recipe", metavar="RECIPE", type=Path, help="the file of a recipe")
-    parser.add_argument("--at-once", type=int, default=1, metavar="N", help="runs at a time, sharing the CPU's cores; default: 1")
+    parser.add_argument("--at-once", type=int, default=1, metavar="N", help="runs at a time, sharing cores and GPUs; default: 1")
     parser.add_argument("--config_file", metavar="FILE", help="accelerate's, for each run; as launch/gpu.yaml")
     parser.add_argument("--compare", type=Path, default="compare", metavar="FOLDER", help="of the pictures; default: compare")
     chosen, words = parser.parse_known_args(args)
     if chosen.at_once < 1:
         raise Refused(f"--at-once must be at least 1, it is {chosen.at_once}", 2)
     cells = grid(chosen.recipe, axes_of(words), chosen.at_once, chosen.config_file)
-    launch = ["launch", *(["--config_file", chosen.config_file] if chosen.config_file else []), str(chosen.recipe)]
-    failed = run(cells, launch, chosen.at_once)
+    _, processes = launched(chosen.config_file)
+    gpus = _gpus() if processes == 1 else []
+    single = ["--num_processes", "1"] if len(gpus) > 1 else []  # by itself accelerate would start one on each GPU
+    launch = ["launch", *(["--config_file", chosen.config_file] if chosen.config_file else single), str(chosen.recipe)]
+    failed = run(cells, launch, chosen.at_once, gpus)
 
     from .compare import draw, show
 
@@ -126,8 +129,16 @@ def launched(config_file: str | None) -> tuple[str, int]:
     return config.mixed_precision or "no", processes if isinstance(processes, int) and processes > 0 else 1
 
 
-def run(cells: Sequence[Cell], launch: Sequence[str], at_once: int) -> dict[Cell, str]:
-    """Run those that are not finished, `at_once` at a time. Returns why for each that failed.
+def _gpus() -> list[str]:
+    """The GPUs that may be used, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return given.split(",") if given else [str(number) for number in range(torch.cuda.device_count())]
+
+
+def run(cells: Sequence[Cell], launch: Sequence[str], at_once: int, gpus: Sequence[str] = ()) -> dict[Cell, str]:
+    """Run those that are not finished, `at_once` at a time, in turn on `gpus` if there are several. Returns why each failed.
 
     Raises Refused (130, 143) after a signal, when the runs have ended as they do after one: saved.
     """
@@ -136,6 +147,8 @@ def run(cells: Sequence[Cell], launch: Sequence[str], at_once: int) -> dict[Cell
     print(f"{len(cells)} runs, {len(cells) - len(waiting)} of them finished before", flush=True)
     running: dict[Cell, subprocess.Popen] = {}
     failed: dict[Cell, str] = {}
+    places = {slot: {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if len(gpus) > 1 else {} for slot in range(at_once)}
+    slots: dict[Cell, int] = {}
     with _signals() as signals, tempfile.TemporaryDirectory() as place:
         errors = {cell: Path(place, str(index)) for index, cell in enumerate(cells)}  # what each says on standard error
         try:
@@ -143,7 +156,8 @@ def run(cells: Sequence[Cell], launch: Sequence[str], at_once: int) -> dict[Cell
                 while waiting and len(running) < at_once:
                     cell = waiting.pop(0)
                     print(f"{number[cell]} {cell.name} …", flush=True)
-                    running[cell] = _start([*launch, *cell.flags], errors[cell])
+                    slots[cell] = min(places.keys() - {slots[other] for other in running})
+                    running[cell] = _start([*launch, *cell.flags], errors[cell], places[slots[cell]])
                 time.sleep(POLL_SECONDS)
                 for cell in [cell for cell, process in running.items() if process.poll() is not None]:
                     code, result = running.pop(cell).returncode, cell.result()
@@ -170,11 +184,13 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(each, handler)
 
 
-def _start(command: Sequence[str], errors: Path) -> subprocess.Popen:
+def _start(command: Sequence[str], errors: Path, environment: dict[str, str]) -> subprocess.Popen:
     """accelerate's `command` in a fresh process, out of reach of the terminal's Ctrl-C."""
     command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", *command]
     with open(errors, "w") as file:
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file, start_new_session=True)
+        return subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=file, start_new_session=True, env=os.environ | environment
+        )
 
 
 def _end(running: dict[Cell, subprocess.Popen]) -> None:

@@ -20,7 +20,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NoReturn
 
 from ..errors import Refused
 from ..runs import read_json, read_metrics
@@ -45,6 +44,9 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument("recipe", metavar="RECIPE", type=Path, help="the file of a recipe")
     parser.add_argument("--out", metavar="FILE", type=Path, default=Path("receipt.json"), help="default: receipt.json")
     chosen, flags = parser.parse_known_args(args)
+    _understood(chosen.recipe, flags)
+    if chosen.out.is_dir() or not os.access(chosen.out if chosen.out.exists() else chosen.out.resolve().parent, os.W_OK):
+        raise Refused(f"cannot write {chosen.out}; --out names another file")
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="oneloop-verify-") as place:
         trial = Trial(chosen.recipe.resolve(), _short(chosen.recipe, flags), Path(place))
@@ -60,11 +62,11 @@ def main(args: Sequence[str]) -> None:
         "seconds": round(time.monotonic() - began),
         "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+    _print(receipt, chosen.out)
     try:
         chosen.out.write_text(json.dumps(receipt, indent=1))
     except OSError as error:
         raise Refused(f"cannot write {chosen.out}: {error.strerror}") from error
-    _print(receipt, chosen.out)
     if failed := [check.what for check in checks if check.verdict == "FAIL"]:
         raise Refused(f"does not hold here: {'; '.join(failed)}", 4)
 
@@ -127,8 +129,8 @@ class Trial:
 
 def _checks(trial: Trial) -> Iterator[Check]:
     """Each promise tried, in turn. Raises Refused if the recipe does not even run."""
-    if trial.run("one"):
-        _say_why(trial.log("one"))
+    if code := trial.run("one"):
+        raise Refused(f"the recipe does not run here: {_last_line(trial.log('one'))}", code if 0 < code < 6 else 1)
     if not trial.records("one"):
         raise Refused(f"{trial.recipe} left no metrics.jsonl: there is nothing to compare", 2)
 
@@ -248,6 +250,14 @@ def _evaluated(trial: Trial) -> Check:
 # --------------------------------------------------------------------------------------------------------------------- parts
 
 
+def _understood(recipe: Path, flags: Sequence[str]) -> None:
+    """Whether the recipe takes the flags. Raises Refused (2) or exits with 2, having said why."""
+    from ..cli import parse
+    from ..rebuild import load
+
+    parse(load(recipe).main, flags, prog=f"oneloop verify {recipe}")
+
+
 def _short(recipe: Path, flags: Sequence[str]) -> list[str]:
     """The flags with a short run's --limit and --epochs where they are not given."""
     given = {flag.partition("=")[0] for flag in flags}
@@ -315,10 +325,6 @@ def _last_line(log: str) -> str:
     """What a recipe said last of itself; a launcher's report follows it."""
     own = [line for line in log.splitlines() if line.strip() and not line.startswith(("W1", "E1", "W0", "E0", " ", "===", "---"))]
     return own[-1] if own else "no word"
-
-
-def _say_why(log: str) -> NoReturn:
-    raise Refused(f"the recipe does not run here: {_last_line(log)}", 2)
 
 
 def _print(receipt: dict, file: Path) -> None:

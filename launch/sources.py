@@ -104,7 +104,8 @@ def _select(found: dict, keep: tuple[str, ...], limit: int, shape: tuple[int, in
         pixels, labels = found[name]
         if tuple(pixels.shape[1:]) != shape:
             has, takes = ("×".join(map(str, size)) for size in (pixels.shape[1:], shape))
-            raise Refused(f"{source}: the {name} images are {has} (channels×height×width), this recipe takes {takes}", 4)
+            wrong = f"{source}: the {name} images are {has} (channels×height×width), this recipe takes {takes}"
+            raise Refused(f"{wrong}: resize them first", 4)
         if tuple(keep) != tuple(classes):
             relabel = torch.full((len(classes),), -1)
             relabel[[classes.index(wanted) for wanted in keep]] = torch.arange(len(keep))
@@ -174,12 +175,12 @@ def _unreachable(name: str, error: Exception) -> Refused:
 
 def _cached_folder(folder: Path, channels: int) -> dict:
     if not folder.is_dir():
-        raise Refused(f"--data {folder}: no such folder; it takes hub, synthetic or a folder that `datasets` can read", 4)
+        raise Refused(f"--data {folder}: no such folder; it takes hub, synthetic or a folder that `datasets` can read")
     folder = folder.resolve()
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     facts = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     if not facts:
-        raise Refused(f"--data {folder}: the folder is empty", 4)
+        raise Refused(f"--data {folder}: the folder is empty")
     slug = f"folder-{folder.name}-{_digest(str(folder))}"
     state = _digest(json.dumps([channels, facts]))
     with _lock(slug):
@@ -313,7 +314,7 @@ def _npz(path: Path) -> dict:
                 raise Refused(f"{path}: has {', '.join(arrays.files)}; it takes {known}", 4)
             x_train, y_train, x_test, y_test = (arrays[key] for key in keys)
     except FileNotFoundError as error:
-        raise Refused(f"--data {path}: no such file", 4) from error
+        raise Refused(f"--data {path}: no such file") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise Refused(f"{path}: cannot be read: {str(error).splitlines()[0]}", 4) from error
     for name, pixels, labels in (("train", x_train, y_train), ("test", x_test, y_test)):

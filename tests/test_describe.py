@@ -340,7 +340,7 @@ def test_shape_comes_from_the_recipe_or_the_flag(own_path, tmp_path, monkeypatch
     ("args", "code", "says"),
     [
         (["recipes/cifar2.py", "--shape", "3", "28", "28"], 4, "fc1 expects 512 features, got 392"),
-        (["recipes/cifar2.py", "--data", "/nowhere"], 4, "no such folder"),
+        (["recipes/cifar2.py", "--data", "/nowhere"], 1, "no such folder"),
         (["recipes/nowhere.py"], 2, "no such file"),
         (["README.md"], 2, "does not end in .py"),
         (["recipes/by_hand.py"], 2, "does not import `train`"),

@@ -17,12 +17,12 @@ def main(args: Sequence[str]) -> None:
         usage="oneloop evaluate RUN [--data …] [--split test | train] [--weights last | best] [--json]",
         description="Measure loss and accuracy of a trained net: every image once, dropout off, in the run's precision.\n"
         "Without --data on the run's own images, where the numbers are those that the training logged.",
-        epilog="example: oneloop evaluate runs/cifar2/Net-0a1b2c3d --data photos/",
+        epilog="example: oneloop evaluate runs/cifar2/Net-0a1b2c3d --data other-birds/",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add_run(parser)
-    parser.add_argument("--data", help="hub, synthetic or a folder, with the run's classes; default: the run's")
+    parser.add_argument("--data", help="hub, synthetic or a folder as for training, with the run's classes; default: the run's")
     parser.add_argument("--split", choices=("test", "train"), default="test", help="default: test")
     parser.add_argument("--json", action="store_true", help="all digits")
     chosen = parser.parse_args(args)

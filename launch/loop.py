@@ -27,7 +27,7 @@ import torch
 import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from . import checkpoint
 from .cli import START_SECONDS, Run
@@ -229,8 +229,9 @@ class Step:
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             net = torch.compile(net) if run.compile else net
             self.wrapped = run.accelerator.prepare_model(net, evaluation_mode=run.world == 1)  # this mode is without DDP
+        self.parameters = list(self.net.parameters())
         self.learning = [(name, p) for name, p in self.net.named_parameters() if p.requires_grad]
-        self.statistics = [m for m in net.modules() if isinstance(m, _NormBase) and m.running_mean is not None]
+        self.statistics = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
         if device.type == "cuda":  # the host's, too; torch.manual_seed would seed every GPU of the machine
             self.generators = [torch.default_generator, torch.cuda.default_generators[torch.cuda.current_device()]]
         else:
@@ -362,7 +363,7 @@ class Step:
             logits = self.wrapped(pixels)
             loss = self.loss(logits, labels)
             if first:
-                for _, parameter in self.learning:  # also those that the optimizer does not have
+                for parameter in self.parameters:  # also those that the optimizer lacks, or that were locked meanwhile
                     parameter.grad = None
             # DDP divides by the number of processes; with the last slice it reduces the gradients (collective).
             self.accelerator.backward(loss * (weight * self.world) if weight * self.world != 1 else loss)
@@ -485,12 +486,14 @@ class Stop:
         self.before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, error: type | None, *_) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
+        if error and self.signal:  # the process is ending: the death of its launcher, which got the signal too, changes nothing
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def _note(self, number: int, _frame) -> None:
-        self.signal = number
+        self.signal = self.signal or number
 
     def requested(self) -> bool:
         return self.signal is not None
@@ -515,7 +518,8 @@ def _check(run: Run, net: nn.Module, optimizer: torch.optim.Optimizer, batches: 
         raise Refused("the optimizer has a parameter that is not the net's: no checkpoint would hold it; make it the net's", 2)
     cuts = {size: bounds(size, run.shards) for size in batches}
     alone = [size for size, cut in cuts.items() if any(end - start == 1 for start, end in itertools.pairwise(cut))]
-    if alone and any(isinstance(module, nn.BatchNorm1d) for module in net.modules()):
+    learning = (module for module in net.modules() if any(p.requires_grad for p in module.parameters(recurse=False)))
+    if alone and any(isinstance(module, nn.BatchNorm1d) for module in learning):
         raise Refused(
             f"a batch of {alone[0]} images in {run.shards} slices leaves one image by itself, which {type(net).__name__}'s "
             "BatchNorm1d cannot normalise; another --batch, --limit or --shards will do",
@@ -563,8 +567,9 @@ def _restore(
     state, meter = State(), Meter(run.accelerator.device)
     found, complaints = run.on_main(lambda: checkpoint.latest(run.folder / "checkpoints"))
     if found:
-        if found["state"]["origin"] != _origin(run, images):
-            raise Refused(f"{run.folder / 'checkpoints'} comes from another configuration or other data; --fresh starts anew", 4)
+        if found["state"].get("origin") != _origin(run, images):
+            where = run.folder / "checkpoints"
+            raise Refused(f"{where} comes from another configuration, other data or an older oneloop; --fresh starts anew", 4)
         meter.loss += found["optimizer"].pop("log/loss").to(meter.loss.device)
         checkpoint.load_weights(net, found["model"])
         described = found["state"]

@@ -59,7 +59,7 @@ def main(
         load_into(model, load(weights, sha256))
     if epochs == 0:
         return measure(run, model, images)
-    nesterov = net == "DenseNetBC"
+    nesterov = net == "DenseNetBC" and momentum > 0
     optimizer = torch.optim.SGD(
         model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, fused=True
     )

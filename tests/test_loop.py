@@ -517,6 +517,7 @@ def test_signal_while_a_stage_draws_stops_before_the_next(start, images, tmp_pat
     monkeypatch.setattr(loop, "_show", lambda *_: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(Refused, match="stopped by SIGTERM") as refused:
         train(run, model, images, optimizer_for(model), epochs=1, batch=BATCH, stage="one")
+    assert signal.signal(signal.SIGTERM, signal.SIG_DFL) == signal.SIG_IGN  # what comes now cannot disturb the end
     assert refused.value.code == 143
     assert (tmp_path / "run/one/result.json").exists()
 
@@ -540,6 +541,18 @@ def test_foreign_parameter_is_refused(start, images):
     with pytest.raises(Refused, match="a parameter that is not the net's") as refused:
         train(start(), model, images, torch.optim.SGD([*model.parameters(), temperature]), epochs=1, batch=BATCH)
     assert refused.value.code == 2
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_layer_locked_between_stages_stays(shards, start, images):
+    """By requires_grad alone, with its last gradient still there and the optimizer still holding it."""
+    run, model = start(shards=shards), Tiny()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    train(run, model, images, optimizer, epochs=1, batch=BATCH, stage="one")
+    model.conv.requires_grad_(False)
+    before = model.conv.weight.clone()
+    train(run, model, images, optimizer, epochs=1, batch=BATCH, stage="two")
+    assert model.conv.weight.equal(before)
 
 
 def test_parameters_that_no_optimizer_has_gather_no_gradients(start, images, tmp_path):

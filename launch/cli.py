@@ -347,10 +347,10 @@ def _follow_launcher() -> None:
     """
     if not {"ACCELERATE_DYNAMO_BACKEND", "TORCHELASTIC_RUN_ID"} & os.environ.keys():
         return
-    launcher = os.getppid()
+    launcher, adopted = os.getppid(), _adopted()
 
     def watch() -> None:
-        while os.getppid() == launcher and not _adopted():
+        while os.getppid() == launcher and not adopted:
             time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGTERM)
 

@@ -225,10 +225,12 @@ def comparison(folder: Path, compared: Comparison) -> list[Path]:
     """Draw curves.png, bars.png and cost.png of the groups of highest accuracy into `folder`; one without values is removed."""
     groups = {compared.label(group): group for group in compared.groups[:MOST_GROUPS]}
     with _style():
-        drawn = [_overlay(folder / "curves.png", groups), _bars(folder / "bars.png", groups), _cost(folder / "cost.png", groups)]
-    for name in {"curves.png", "bars.png", "cost.png"} - {path.name for path in drawn if path}:
-        (folder / name).unlink(missing_ok=True)  # another comparison's
-    return [path for path in drawn if path]
+        ways = {"curves.png": _overlay, "bars.png": _bars, "cost.png": _cost}
+        drawn = {name: draw(folder / name, groups) for name, draw in ways.items()}
+    for name, path in drawn.items():
+        if path is None:
+            (folder / name).unlink(missing_ok=True)  # another comparison's
+    return [path for path in drawn.values() if path]
 
 
 def _overlay(path: Path, groups: Mapping[str, Group]) -> Path | None:

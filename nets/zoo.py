@@ -41,8 +41,8 @@ def zoo(
     """The architecture `name` with a first convolution for `in_channels` and a last layer for `num_classes`.
 
     `stem`: "small" gives a ResNet a first convolution of 3×3 with stride 1 and no max pool, for images of about 32×32 (resnet18:
-    11,173,962 parameters with RGB, 11,172,810 with grey). googlenet and inception_v3 come without
-    their auxiliary heads: every net returns logits, in training, too.
+    11,173,962 parameters with RGB, 11,172,810 with grey). googlenet and inception_v3 come without their auxiliary heads: every
+    net returns logits, in training, too.
 
     `state`: published weights (`weights_url`) as a dictionary of tensors. All values are kept but those of the first convolution
     and the last layers where their shapes differ: these stay fresh. With `grey="sum"` and one channel the first convolution is

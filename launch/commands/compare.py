@@ -83,9 +83,9 @@ def _print_table(comparison: Comparison) -> None:
         console.width = PAPER  # nothing is cut in a file or a pipe; a table takes what it needs
     head, rows = comparison.table()
     left_out: list[str] = []
-    if not _fits(console, _rich_table(comparison, head, rows)):
+    if width_of(_rich_table(comparison, head, rows), console) > console.width:
         head, rows = comparison.table(spread=("last",))
-    while not _fits(console, _rich_table(comparison, head, rows)) and head[-1] != "accuracy":
+    while width_of(_rich_table(comparison, head, rows), console) > console.width and head[-1] != "accuracy":
         left_out.insert(0, head[-1])
         head, rows = head[:-1], [row[:-1] for row in rows]
     console.print(_rich_table(comparison, head, rows))
@@ -97,8 +97,9 @@ def _print_table(comparison: Comparison) -> None:
         console.print(f"speeds and times are of different places: {'; '.join(comparison.places())}", soft_wrap=True)
 
 
-def _fits(console: "Console", table: "Table") -> bool:
-    return console.measure(table, options=console.options.update(width=PAPER)).maximum <= console.width
+def width_of(table: "Table", console: "Console") -> int:
+    """The columns that `table` takes where nothing of it is folded or cut."""
+    return console.measure(table, options=console.options.update(width=PAPER)).maximum
 
 
 def _rich_table(comparison: Comparison, head: list[str], rows: list[list[str]]) -> "Table":

@@ -9,8 +9,7 @@ from pathlib import Path
 from ..compare import trainings_of
 from ..errors import Refused
 from ..runs import find, read
-
-PAPER = 10_000  # characters: wider than any table
+from .compare import PAPER, width_of
 
 
 def main(args: Sequence[str]) -> None:
@@ -84,13 +83,11 @@ def _print_table(rows: list[dict]) -> None:
     if not console.is_terminal:
         console.width = PAPER  # nothing is cut in a file or a pipe
 
-    def width() -> int:
-        return console.measure(table(), options=console.options.update(width=PAPER)).maximum
-
     for spare in ("recipe", "seed", "net"):  # the folder's name says most of these
-        if width() > console.width:
+        if width_of(table(), console) > console.width:
             del shown[spare]
-    console.width = max(console.width, width())  # a path that is cut would be of no use: rather let the terminal fold it
+    # A path that is cut would be of no use: rather let the terminal fold it.
+    console.width = max(console.width, width_of(table(), console))
     console.print(table(), soft_wrap=True)
     for row in rows:
         if row["note"]:

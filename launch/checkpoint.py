@@ -139,7 +139,8 @@ def _packed(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) 
 
 
 def _write(path: Path, content: bytes) -> None:
-    with open(path, "wb") as file:
+    path.unlink(missing_ok=True)
+    with open(path, "xb") as file:  # a file of its own: never through a link that somebody left there
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

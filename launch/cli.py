@@ -9,6 +9,7 @@ import contextlib
 import copy
 import ctypes
 import functools
+import glob
 import hashlib
 import importlib.metadata
 import json
@@ -33,7 +34,7 @@ import tyro
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.utils import broadcast_object_list
 
-from . import page
+from . import code, page
 from .checkpoint import write_atomically
 from .data import Images
 from .errors import Refused, first_line
@@ -73,11 +74,17 @@ class Run:
     wandb_artifacts: bool = False
     """Upload the best and the last weights to W&B, as versions of one artifact."""
     compile: bool = False
-    """Use torch.compile: other rounding, so another run."""
+    """Use torch.compile. Changes rounding, so it counts as a different run."""
+    deterministic: bool = False
+    """Use only GPU kernels that repeat themselves: exact resume on a GPU, at a price. Counts as a different run."""
+    accept_edit: bool = False
+    """Resume although the recipe or a net was edited since the run began; the edit is recorded."""
 
     # What `start` finds out; not flags.
     recipe: str = field(init=False, default="")
     config: dict = field(init=False, default_factory=dict)
+    code: dict[str, str] = field(init=False, default_factory=dict)  # the recipe and its modules, see launch/code.py
+    notes: list[str] = field(init=False, default_factory=list)  # what the user is told when the training starts
     folder: Path = field(init=False, default=Path())
     accelerator: Accelerator = field(init=False, repr=False, default=None)
     lock: filelock.FileLock | None = field(init=False, repr=False, default=None)
@@ -93,6 +100,8 @@ class Run:
         Returns the recorded result if the run is finished. Collective: every process calls it. Raises Refused.
         """
         self.accelerator = _accelerator()
+        if self.deterministic:
+            _use_deterministic_kernels()
         self.configure(recipe, options, self.accelerator.mixed_precision)
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
         torch.set_num_threads(self.threads or max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
@@ -116,6 +125,8 @@ class Run:
         for name, value in options.items():
             if isinstance(value, int | float) and not value >= 0:
                 raise Refused(f"--{name.replace('_', '-')} must not be negative, it is {value}", 2)
+        if self.threads > (most := max(64, 4 * _cores())):
+            raise Refused(f"--threads is {self.threads}; this machine takes {most} at most", 2)
         if not 0 <= self.seed < 2**63:
             raise Refused(f"--seed must be from 0 to 2**63 - 1, it is {self.seed}", 2)
         self.recipe = recipe
@@ -130,6 +141,7 @@ class Run:
             "seed": self.seed,
             "shards": self.shards,
             "compile": self.compile,
+            **({"deterministic": True} if self.deterministic else {}),  # absent, as in the runs from before this flag
             "precision": precision,
         }
 
@@ -137,33 +149,45 @@ class Run:
         """The run folder, its number of slices and, if the run is finished, its result. Writes nothing; main process only."""
         text = json.dumps(self.config, sort_keys=True, default=str)
         short = hashlib.sha256(text.encode()).hexdigest()[:8]
-        default = Path("runs") / self.recipe / f"{self.config.get('net', self.recipe)}-{short}"
-        folder = self.out or default
-        beside = [folder]  # what --fresh made: name, name-2, name-3, …
-        while beside[-1].exists():
-            beside.append(folder.with_name(f"{folder.name}-{len(beside) + 1}"))
-        if self.fresh:
-            folder = beside[-1]
-        elif self.out is None and len(beside) > 1:
-            folder = beside[-2]
+        folder = self.out or Path("runs") / self.recipe / f"{self.config.get('net', self.recipe)}-{short}"
+        if not folder.name and not (folder := folder.resolve()).name:
+            raise Refused("--out / is no folder for a run; name one inside it", 2)
+        numbers = _fresh_numbers(folder)  # of name, name-2, name-3, …: what --fresh made
+        if self.fresh and numbers:
+            folder = folder.with_name(f"{folder.name}-{numbers[-1] + 1}")
+        elif self.out is None and numbers and numbers[-1] > 1:
+            folder = folder.with_name(f"{folder.name}-{numbers[-1]}")
         if folder.exists() and not folder.is_dir():
             raise Refused(f"--out {folder} is a file", 4)
         recorded = read_json(folder / "config.json")
         if recorded is None:
-            if folder.exists() and any(path.name not in ("lock", "lock.pid") for path in folder.glob("[!.]*")):
+            begun = ("lock", "lock.pid", code.FOLDER)  # what a kill may leave before config.json is there
+            if folder.exists() and any(path.name not in begun for path in folder.glob("[!.]*")):
                 raise Refused(f"{folder} is not empty and not a run folder; choose another with --out", 4)
             return folder, self.shards or self.world, None
         if recorded.get("format") != FORMAT:
             raise Refused(f"{folder} was written by another version of oneloop (format {recorded.get('format')})", 4)
         # Slices left open (0) are those that the run began with, whatever was said then.
         wanted = json.loads(text) | {"shards": self.shards or recorded["shards"]}
-        if differences := _differences(recorded["config"] | {"shards": recorded["shards"]}, wanted):
+        had = recorded["config"] | {"shards": recorded["shards"]}
+        moved = wanted["data"] != had["data"] and not {wanted["data"], had["data"]} & {"hub", "synthetic"}
+        if moved:  # the data's fingerprint says whether they are the same; it is compared when they are there
+            wanted["data"] = self.config["data"] = had["data"]
+        if differences := _differences(had, wanted):
+            longer = self.config.keys() & {"epochs"} and {line.split()[0] for line in differences} == {"epochs"}
+            way = "Give a folder beside it: more epochs start from its last checkpoint" if longer else "Choose another --out"
             raise Refused(
-                f"{folder} belongs to another configuration: {'; '.join(differences)}. "
-                "Repeat its command to continue it, or choose another --out, or --fresh",
+                f"{folder} belongs to another configuration: {'; '.join(differences)}. {way}, repeat its command to resume it, "
+                "or start anew with --fresh",
                 4,
             )
-        return folder, recorded["shards"], read_json(folder / "result.json")
+        if not self.accept_edit and (names := code.edited(folder, recorded.get("code", []), self.code)):
+            raise Refused(
+                f"{', '.join(names)} changed since {folder} was trained: its numbers come from other code. Undo the edit, start "
+                "anew with --fresh, or resume with the new code by --accept-edit, which records it",
+                4,
+            )
+        return folder, recorded["shards"], None if moved else read_json(folder / "result.json")
 
     def open(self, images: Images, facts: dict) -> None:
         """Take the run folder for this run and write config.json; refuse one in use, or made from other data.
@@ -171,7 +195,7 @@ class Run:
         Collective: every process calls it. `facts` are further entries of config.json. Raises Refused.
         """
         if not self.opened:  # a further stage finds it so
-            self.on_main(lambda: self._open(images, facts))
+            self.folder, self.notes = self.on_main(lambda: self._open(images, facts))
             self.opened = True
 
     def stage(self, name: str) -> "Run":
@@ -197,7 +221,9 @@ class Run:
             except Exception as error:  # the run is finished and recorded: a page cannot undo that
                 complain(f"{self.folder} has no report.html: {first_line(error)}")
 
-    def _open(self, images: Images, facts: dict) -> None:
+    def _open(self, images: Images, facts: dict) -> tuple[Path, list[str]]:
+        if self.out is None and not self.fresh and not (self.folder / "config.json").exists():
+            self.folder = self._same_data_elsewhere(images) or self.folder
         self.folder.mkdir(parents=True, exist_ok=True)
         holder = self.folder / "lock.pid"
         self.lock = filelock.FileLock(self.folder / "lock", timeout=1)  # s: `oneloop runs` may look at it
@@ -206,8 +232,9 @@ class Run:
         except filelock.Timeout:
             pid = holder.read_text() if holder.exists() else "unknown"
             raise Refused(f"{self.folder} is in use by process {pid}; wait for it, or use --out or --fresh", 5) from None
-        holder.write_text(str(os.getpid()))
+        write_atomically(holder, str(os.getpid()).encode())  # not through a link that somebody left there
         (self.folder / "stopped.json").unlink(missing_ok=True)
+        notes: list[str] = []
         recorded = read_json(self.folder / "config.json")
         if recorded is None:
             recorded = {
@@ -215,6 +242,7 @@ class Run:
                 "config": self.config,
                 "recipe_file": str(Path(sys.argv[0]).resolve()),
                 "shards": self.shards,
+                "code": [],
                 **facts,
                 **self._environment(),
                 "data": {
@@ -235,8 +263,35 @@ class Run:
                 4,
             )
         else:
-            recorded["resumed"].append(self._environment())
+            before, now = (recorded["resumed"] or [recorded])[-1]["versions"], self._environment()
+            for name in [name for name in LIBRARIES if before.get(name) != now["versions"][name]]:
+                notes.append(f"{name} is {now['versions'][name]}, and was {before.get(name)}: the bits may differ from here on")
+            recorded["resumed"].append(now)
+        copies = recorded.setdefault("code", [])
+        names = code.edited(self.folder, copies, self.code)
+        if self.code and (names or not copies):
+            copies.append(code.digests(self.code))
+            code.keep(self.folder, len(copies), self.code)
+            if names:
+                place = self.folder / code.FOLDER / str(len(copies))
+                notes.append(f"{', '.join(names)} changed; the new code is kept in {place}")
         write_atomically(self.folder / "config.json", json.dumps(recorded, indent=1, default=str).encode())
+        return self.folder, notes
+
+    def _same_data_elsewhere(self, images: Images) -> Path | None:
+        """The run beside the default folder that differs in the path of its data alone: moved, as their sha256 says."""
+        for path in sorted(self.folder.parent.glob("*/config.json")):
+            with contextlib.suppress(Refused, OSError, AttributeError, KeyError, TypeError):  # not a run that can be read
+                recorded = read_json(path)
+                same_pixels = recorded["data"]["fingerprint"] == images.fingerprint
+                had = recorded["config"] | {"data": self.config["data"]}
+                elsewhere = recorded["config"]["data"] not in ("hub", "synthetic", self.config["data"])
+                same_code = not code.edited(path.parent, recorded.get("code", []), self.code)
+                alike = same_pixels and elsewhere and same_code and recorded["shards"] == self.shards
+                if alike and not _differences(had, json.loads(json.dumps(self.config, default=str))):
+                    self.config["data"] = recorded["config"]["data"]
+                    return path.parent
+        return None
 
     def _environment(self) -> dict:
         device = self.accelerator.device
@@ -248,6 +303,7 @@ class Run:
             "world_size": self.world,
             "threads": torch.get_num_threads(),
             "precision": self.accelerator.mixed_precision,
+            "float32": torch.backends.cudnn.conv.fp32_precision,  # ieee: no TF32
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
 
@@ -281,6 +337,8 @@ class Run:
         if self.lock and self.lock.is_locked:
             (self.folder / "lock.pid").unlink(missing_ok=True)
             self.lock.release()
+        if self.deterministic:
+            torch.use_deterministic_algorithms(False)
         if self.accelerator:
             self.accelerator.free_memory()  # collects DDP, which holds the process group
             self.accelerator.end_training()
@@ -313,30 +371,31 @@ def cli(main: Callable[..., Any]) -> None:
     module = sys.modules[main.__module__]
     run, chosen = parse(main)
     _follow_launcher()
-    code = 0
+    status = 0
     try:
+        run.code = code.sources(module)
         result = run.start(Path(module.__file__).stem, chosen)
         if result is None:
             main(run, **chosen)
         elif run.rank == 0:
             print(f"finished before: {describe(result)}\n{run.folder}")
     except Refused as error:
-        code = error.code
-        run.stopped(code, str(error))
+        status = error.code
+        run.stopped(status, str(error))
         # Once on each machine, as the data may lack on one of them; from every process where each has trials of its own.
         if not error.said and (run.divided or int(os.environ.get("LOCAL_RANK", 0)) == 0):
             complain(str(error))
     except KeyboardInterrupt:
-        code = 130
-        run.stopped(code, "interrupted")
+        status = 130
+        run.stopped(status, "interrupted")
         if int(os.environ.get("RANK", 0)) == 0:
             complain("interrupted; what was saved before is sound, and the same command goes on from it")
     except Exception as error:
         run.stopped(1, first_line(error))
         raise
     run.end()
-    if code:
-        sys.exit(code)
+    if status:
+        sys.exit(status)
 
 
 def _follow_launcher() -> None:
@@ -400,6 +459,13 @@ def _accelerator(precision: str | None = None) -> Accelerator:
     on_cpu = not torch.accelerator.is_available() or env.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     if env.get("ACCELERATE_MIXED_PRECISION") == "fp16" and on_cpu:
         raise Refused("fp16 needs a GPU; on a CPU use --mixed_precision bf16 or no", 2)
+    torch.backends.fp32_precision = "ieee"  # precision "no" is float32: cuDNN's convolutions would take TF32, of 10 bits, for it
+    if not on_cpu and torch.cuda.is_available():
+        device = int(env.get("LOCAL_RANK", 0))
+        if (precision or wanted) == "bf16" and _only_emulates_bf16(torch.cuda.get_device_capability(device)):
+            precision = "fp16"
+            if int(env.get("RANK", 0)) == 0:
+                complain(f"{torch.cuda.get_device_name(device)} only emulates bf16: fp16 is used, and recorded as the precision")
     accelerator = Accelerator(
         cpu=on_cpu,
         mixed_precision=precision,
@@ -417,6 +483,26 @@ def _accelerator(precision: str | None = None) -> Accelerator:
             2,
         )
     return accelerator
+
+
+def _only_emulates_bf16(capability: tuple[int, int]) -> bool:
+    """Of a GPU of this compute capability: Ampere, 8.0, was the first to compute in it."""
+    return capability < (8, 0)
+
+
+def _use_deterministic_kernels() -> None:
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA is first used
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what it has not written
+
+
+def _fresh_numbers(folder: Path) -> list[int]:
+    """Which of name (1), name-2, name-3, … are there, sorted."""
+    found = [1] if folder.exists() else []
+    for path in folder.parent.glob(f"{glob.escape(folder.name)}-*"):
+        number = path.name.removeprefix(f"{folder.name}-")
+        found += [int(number)] if number.isdecimal() and int(number) > 1 else []
+    return sorted(found)
 
 
 def _cores() -> int:

@@ -29,14 +29,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from . import checkpoint
+from . import checkpoint, shorter
 from .cli import START_SECONDS, Run
-from .data import Augment, Feed, Images, bounds, order, slice_seed
+from .data import Augment, Feed, Images, Split, bounds, order, slice_seed
 from .errors import Refused, first_line
 from .runs import read_json
 from .track import Track
 
 EVALUATION_BATCH = 500  # images; fixed, so that the result does not depend on the number of processes
+FEW_IMAGES = 16  # below which batch norm's statistics of a slice are poor
 POLL_STEPS = 16  # how often a GPU is asked for a broken loss or a stop; a CPU is asked at every step
 SILENCE_SECONDS = 300  # after which a process that takes no part is given up: longer than anything that one does alone in a run
 
@@ -78,7 +79,7 @@ def train(
         raise Refused(f"--epochs and --batch must be at least 1, they are {epochs} and {batch}", 2)
     samples, steps = len(images.train), math.ceil(len(images.train) / batch)  # of an epoch
     net = model.to(run.accelerator.device, memory_format=torch.channels_last)
-    _check(run, net, optimizer, {batch if batch <= samples else 0, samples % batch})
+    _check(run, net, images, optimizer, {batch if batch <= samples else 0, samples % batch})
     facts = {
         "model": type(net).__name__,
         "parameters": sum(p.numel() for p in net.parameters()),
@@ -87,16 +88,20 @@ def train(
     run.open(images, facts)
     if stage:
         run = run.stage(stage)
-        if recorded := run.on_main(lambda: read_json(run.folder / "result.json")):
-            _, _, complaints = _restore(run, net, optimizer, images)
-            if checkpoint.weights_sha256(checkpoint.weights(net)) != recorded["weights_sha256"]:  # host-device sync
-                why = "; ".join(complaints) or f"{run.folder / 'checkpoints'} lacks it"
-                raise Refused(f"stage {stage} is finished, and its last checkpoint cannot be had: {why}. --fresh starts anew", 4)
-            torch.manual_seed(run.seed)
-            return recorded
+    if recorded := run.on_main(lambda: read_json(run.folder / "result.json")):  # a stage, or a run whose data have moved
+        _, _, complaints = _restore(run, net, optimizer, images)
+        if checkpoint.weights_sha256(checkpoint.weights(net)) != recorded["weights_sha256"]:  # host-device sync
+            why = "; ".join(complaints) or f"{run.folder / 'checkpoints'} lacks it"
+            raise Refused(f"{run.folder} is finished, and its last checkpoint cannot be had: {why}. --fresh starts anew", 4)
+        torch.manual_seed(run.seed)
+        return recorded
     feeds = {name: Feed(getattr(images, name), images, run.accelerator.device) for name in ("train", "test")}
     rates = [group["lr"] for group in optimizer.param_groups]
+    factors = Factors(rates, schedule, steps)
     state, meter, complaints = _restore(run, net, optimizer, images)
+    if not state.step and not stage and not run.fresh:
+        state, meter, notes = _start_from_shorter(run, net, optimizer, images, epochs, factors)
+        complaints += notes
     step, before = Step(run, net, feeds["train"], optimizer, loss, augment), state.step
     began = time.perf_counter() - state.seconds
 
@@ -116,14 +121,18 @@ def train(
         meter.stop()
         state.seconds = time.perf_counter() - began
         run.on_main(track.sync)  # the record first: a checkpoint is never ahead of it
-        _save(run, net, optimizer, images, state, meter)
+        _save(run, net, optimizer, images, state, meter, factors if state.epochs == epochs else None)
 
     # An epoch that was stopped at its end, before its lines were complete, writes them again.
     kept = state.step - (state.step == (state.epochs + 1) * steps)
     record = Track(run, images, facts, state.step, total=epochs * steps, kept=kept)
     with _company(run, state), record as track, Stop() as stop:
-        for complaint in complaints:
-            track.say(complaint)
+        for line in (*run.notes, *complaints):
+            track.say(line)
+        if step.statistics and batch // run.shards < FEW_IMAGES:
+            track.say(f"batch norm sees {batch // run.shards} images at a time: --batch is {batch}, in {run.shards} slices")
+        if run.world > 1 and state.step < epochs * steps:
+            step.warm_up(feeds["train"].order(torch.arange(min(samples, max(2, batch // run.shards)))))
         while state.epochs < epochs:
             epoch, last, stopping = state.epochs, state.epochs + 1 == epochs, False
             ids = feeds["train"].order(order(samples, run.seed, epoch) if shuffle else torch.arange(samples))
@@ -138,7 +147,8 @@ def train(
                 batch_loss, stopping = step(these, state.step, stop.requested())
                 meter.add(batch_loss, len(these))
                 state.step += 1
-                if state.step == before + 1:
+                if state.step == before + (steps if run.compile else 1):  # nobody compiles any more
+                    run.accelerator.wait_for_everyone()  # collective: else a fast process gives up one that still prepares
                     _wait_at_most(run, SILENCE_SECONDS)
                 track.progress(state.step, f"epoch {epoch + 1}/{epochs}")
                 if start + batch >= samples:
@@ -170,7 +180,8 @@ def train(
             meter.reset()
             state.epochs, state.results = state.epochs + 1, results
             if results and results["test"]["accuracy"] > state.best["accuracy"]:
-                state.best = {"accuracy": results["test"]["accuracy"], "epoch": state.epochs}
+                digest = checkpoint.weights_sha256(checkpoint.weights(net))  # host-device sync
+                state.best = {"accuracy": results["test"]["accuracy"], "epoch": state.epochs, "weights_sha256": digest}
                 run.on_main(lambda: _publish(run, net, images, "best.safetensors"))
             if last or not run.save_every or state.step % run.save_every == 0:
                 save()
@@ -188,6 +199,7 @@ def train(
         group["lr"] = rate
     for module in step.statistics:
         module.track_running_stats = True
+    run.accelerator.free_memory()  # it holds every net that it has prepared
     return result
 
 
@@ -227,11 +239,15 @@ class Step:
         # Checkpoints take the net itself, under its own names, never this wrapping of it by torch.compile and DDP.
         with warnings.catch_warnings():  # torch 2.15 renames an option that accelerate 1.15 still passes by its old name
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-            net = torch.compile(net) if run.compile else net
-            self.wrapped = run.accelerator.prepare_model(net, evaluation_mode=run.world == 1)  # this mode is without DDP
+            if run.compile:
+                torch.compiler.reset()  # what was compiled for an earlier stage counts towards the limit of recompilations
+                # A graph for each shape: else the shape that comes first, another one after a resume, decides the kernels.
+                net = torch.compile(net, dynamic=False)
+            # In a shell of its own, as accelerate marks and patches what it prepares. This mode is without DDP.
+            self.wrapped = run.accelerator.prepare_model(nn.Sequential(net), evaluation_mode=run.world == 1)
         self.parameters = list(self.net.parameters())
         self.learning = [(name, p) for name, p in self.net.named_parameters() if p.requires_grad]
-        self.statistics = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+        self.statistics = [m for m in self.net.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
         if device.type == "cuda":  # the host's, too; torch.manual_seed would seed every GPU of the machine
             self.generators = [torch.default_generator, torch.cuda.default_generators[torch.cuda.current_device()]]
         else:
@@ -245,7 +261,9 @@ class Step:
             for group in optimizer.param_groups:
                 for parameter in group["params"] if group["momentum"] else []:
                     optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
-        self.broken = torch.zeros((), device=device)  # steps since the first loss that was not finite
+        self.found_inf = torch.zeros((), device=device)  # 1 from the first loss or gradient on that is not finite
+        self.broken = torch.zeros((), device=device)  # steps since then
+        self.latest = self.broken  # the loss of the last step
         self.recent: deque[Tensor] = deque(maxlen=self.poll)  # the samples of the steps that the host has not looked at
         self.no, self.yes = torch.zeros((), device=device), torch.ones((), device=device)
 
@@ -265,33 +283,54 @@ class Step:
                 2,
             )
         wish = None
+        gradients = [parameter.grad for _, parameter in self.learning] if self.accelerator.scaler is None else []
         if self.world > 1:
             shared = torch.stack((loss, self.yes if stop else self.no))
             torch.distributed.all_reduce(shared)  # collective: loss and wish to stop
             loss, wish = shared
-        if self.poll == 1:
-            self.broken += 0.0 if math.isfinite(loss.item()) else 1.0  # host-device sync, but on a CPU
-            asked = True
-        else:
-            self.broken += ~torch.isfinite(loss) | (self.broken > 0)
-            self.optimizer.found_inf = (self.broken > 0).float()
-            asked = step % self.poll == 0
+        # GradScaler's check, with a scale of 1: one kernel for all. fp16's own scaler looks at the gradients itself.
+        torch._amp_foreach_non_finite_check_and_unscale_([loss, *gradients], self.found_inf, self.yes)
+        self.broken += self.found_inf
+        self.latest = loss
+        if self.poll > 1:
+            self.optimizer.found_inf = self.found_inf
+        asked = step % self.poll == 0
         if asked:
             self.check(step + 1)
         self._update()
         return loss, asked and (stop if wish is None else bool(wish.item()))  # host-device sync, as above
 
     def check(self, steps: int) -> None:
-        """Raise Refused (3), on all processes, if a loss was not finite in the `steps` so far. Host-device sync."""
+        """Raise Refused (3), on all processes, if a loss or gradient was not finite in the `steps` so far. Host-device sync."""
         if broken := int(self.broken.item()):
             samples = self._culprits(self.recent[-broken]) if broken <= len(self.recent) else ""
             cure = "Look at these images" if samples else "A smaller --lr is the usual cure"
-            sound = steps - broken
+            sound, what = steps - broken, "the loss"
+            if broken > 1:
+                what = "the loss or a gradient"
+            elif self.latest.isfinite():
+                names = [name for name, parameter in self.learning if not parameter.grad.isfinite().all()]
+                what = f"the gradient of {', '.join(names[:4])}"
             raise Refused(
-                f"the loss is not finite at step {sound + 1}{samples}; the weights are those after step {sound}. {cure}; "
+                f"{what} is not finite at step {sound + 1}{samples}; the weights are those after step {sound}. {cure}; "
                 "the last checkpoint is sound",
                 3,
             )
+
+    def warm_up(self, ids: Tensor) -> None:
+        """One slice forward and backward that counts for nothing, before the first step of a launch. Collective.
+
+        DDP lays its buckets out anew after its first backward. With 3 processes or more their layout decides how sums round, so
+        without this a resumed run would make its first step in another layout than the run that went through.
+        """
+        self.net.train()
+        kept = [buffer.clone() for buffer in self.net.buffers()]
+        self._slice(ids, 0.0, 0, self.blocks[0][0], first=True, last=True)
+        with torch.no_grad():
+            for buffer, before in zip(self.net.buffers(), kept, strict=True):
+                buffer.copy_(before)
+        for parameter in self.parameters:
+            parameter.grad = None
 
     @torch.no_grad()
     def _culprits(self, ids: Tensor) -> str:
@@ -360,8 +399,7 @@ class Step:
                 module.track_running_stats = index == 0
         pixels, labels = self.feed.batch(ids, self._augment())
         with contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped):
-            logits = self.wrapped(pixels)
-            loss = self.loss(logits, labels)
+            loss = self.loss(self.wrapped(pixels), labels)
             if first:
                 for parameter in self.parameters:  # also those that the optimizer lacks, or that were locked meanwhile
                     parameter.grad = None
@@ -511,20 +549,30 @@ def _any(run: Run, wish: bool) -> bool:
     return wishes.item() > 0  # host-device sync
 
 
-def _check(run: Run, net: nn.Module, optimizer: torch.optim.Optimizer, batches: set[int]) -> None:
+def _check(run: Run, net: nn.Module, images: Images, optimizer: torch.optim.Optimizer, batches: set[int]) -> None:
     """Raise Refused (2) for what would train, and then fail: with these sizes of batches, or when it is saved."""
     own = {id(parameter) for parameter in net.parameters()}
     if any(id(parameter) not in own for group in optimizer.param_groups for parameter in group["params"]):
         raise Refused("the optimizer has a parameter that is not the net's: no checkpoint would hold it; make it the net's", 2)
     cuts = {size: bounds(size, run.shards) for size in batches}
     alone = [size for size, cut in cuts.items() if any(end - start == 1 for start, end in itertools.pairwise(cut))]
-    learning = (module for module in net.modules() if any(p.requires_grad for p in module.parameters(recurse=False)))
-    if alone and any(isinstance(module, nn.BatchNorm1d) for module in learning):
-        raise Refused(
-            f"a batch of {alone[0]} images in {run.shards} slices leaves one image by itself, which {type(net).__name__}'s "
-            "BatchNorm1d cannot normalise; another --batch, --limit or --shards will do",
-            2,
-        )
+    if alone and any(isinstance(module, _BatchNorm) for module in net.modules()):
+        feed = Feed(Split(*(tensor[:1] for tensor in images.train)), images, run.accelerator.device)
+        kept = [buffer.clone() for buffer in net.buffers()]
+        try:
+            with torch.no_grad():
+                net.train()(feed.batch(feed.order(torch.zeros(1, dtype=torch.int64)))[0])
+        except ValueError as error:
+            raise Refused(
+                f"a batch of {alone[0]} images in {run.shards} slices leaves one image by itself, which {type(net).__name__}'s "
+                f"batch norm cannot normalise ({first_line(error)}); another --batch, --limit or --shards will do",
+                2,
+            ) from error
+        for buffer, before in zip(net.buffers(), kept, strict=True):
+            buffer.copy_(before)
+    if optimizer.state:  # made by its constructor, before the net took its device and layout: laid out as a resume does it
+        tensors, scalars = checkpoint.optimizer_state(optimizer, net), checkpoint.optimizer_scalars(optimizer, net)
+        checkpoint.load_optimizer_state(optimizer, net, tensors, scalars)
 
 
 def _wait_at_most(run: Run, seconds: float) -> None:
@@ -541,6 +589,9 @@ def _company(run: Run, state: State) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if "does not have a deterministic implementation" in str(error):
+            what, _, _ = first_line(error).partition(" does not")
+            raise Refused(f"{what} has no kernel that repeats itself: leave out --deterministic, or change the net", 2) from error
         if run.world == 1 or not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
             raise
         raise Refused(
@@ -551,9 +602,9 @@ def _company(run: Run, state: State) -> Iterator[None]:
         _wait_at_most(run, START_SECONDS)
 
 
-def _origin(run: Run, images: Images) -> str:
+def _origin(run: Run, images: Images, **other) -> str:
     """Of a checkpoint: sha256 of the configuration, the slices and the data, which are all that its numbers come from."""
-    parts = run.config | {"seed": run.seed, "shards": run.shards, "fingerprint": images.fingerprint}
+    parts = run.config | {"seed": run.seed, "shards": run.shards, "fingerprint": images.fingerprint} | other
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -564,12 +615,17 @@ def _restore(
 
     Raises Refused (4) if it comes from another configuration or other data.
     """
-    state, meter = State(), Meter(run.accelerator.device)
     found, complaints = run.on_main(lambda: checkpoint.latest(run.folder / "checkpoints"))
+    if found and found["state"].get("origin") != _origin(run, images):
+        where = run.folder / "checkpoints"
+        raise Refused(f"{where} comes from another configuration, other data or an older oneloop; --fresh starts anew", 4)
+    return *_take(run, net, optimizer, found), complaints
+
+
+def _take(run: Run, net: nn.Module, optimizer: torch.optim.Optimizer, found: dict | None) -> tuple[State, Meter]:
+    """Continue from the checkpoint `found`; from the beginning without one."""
+    state, meter = State(), Meter(run.accelerator.device)
     if found:
-        if found["state"].get("origin") != _origin(run, images):
-            where = run.folder / "checkpoints"
-            raise Refused(f"{where} comes from another configuration, other data or an older oneloop; --fresh starts anew", 4)
         meter.loss += found["optimizer"].pop("log/loss").to(meter.loss.device)
         checkpoint.load_weights(net, found["model"])
         described = found["state"]
@@ -579,15 +635,61 @@ def _restore(
         if run.accelerator.scaler is not None:
             run.accelerator.scaler.load_state_dict(described["scaler"])
         state = State(**{name: described[name] for name in State.__dataclass_fields__})
-    return state, meter, complaints
+    return state, meter
 
 
-def _save(run: Run, net: nn.Module, optimizer: torch.optim.Optimizer, images: Images, state: State, meter: Meter) -> None:
+@dataclass(frozen=True)
+class Factors:
+    """What the learning rates are at each step: `rates` of the groups, times the schedule, over epochs of `steps`."""
+
+    rates: list[float]
+    schedule: Callable[[float], float] | None
+    steps: int
+
+    def sha256(self, steps: int) -> str:
+        """Over the rates of the first `steps` steps."""
+        factors = [self.schedule(step / self.steps) if self.schedule else 1.0 for step in range(steps)]
+        return hashlib.sha256(json.dumps([self.rates, factors]).encode()).hexdigest()
+
+
+def _start_from_shorter(
+    run: Run, net: nn.Module, optimizer: torch.optim.Optimizer, images: Images, epochs: int, factors: Factors
+) -> tuple[State, Meter, list[str]]:
+    """Continue where a shorter run of the same configuration ended, if one lies beside this; also what to say. Collective."""
+
+    def begin() -> tuple[dict | None, list[str]]:
+        for record in shorter.beside(run.folder, run.config, run.shards, images.fingerprint):
+            found, _ = checkpoint.latest(record.folder / "checkpoints")
+            why = "" if found else "its last checkpoint is lost"
+            if found:
+                state = found["state"]
+                if state.get("origin") != _origin(run, images, epochs=record.options["epochs"]) or "rates" not in state:
+                    why = "its checkpoint is of an older oneloop or another run"
+                elif state["rates"] != factors.sha256(state["step"]):
+                    why = "the learning rate depends on the number of epochs"
+                elif state["optimizer"]["groups"] != checkpoint.optimizer_scalars(optimizer, net)["groups"]:
+                    why = "the optimizer's options depend on the number of epochs"
+                else:
+                    why = shorter.take_record(record, run, factors.steps)
+            if not why:
+                return found, [f"starts where {record.folder} ended, after {record.options['epochs']} epochs"]
+            return None, [f"starts from the beginning and not where {record.folder} ended: {why}"]
+        return None, []
+
+    found, notes = run.on_main(begin)
+    return *_take(run, net, optimizer, found), notes
+
+
+def _save(
+    run: Run, net: nn.Module, optimizer: torch.optim.Optimizer, images: Images, state: State, meter: Meter, rates: Factors | None
+) -> None:
+    """`rates` are given with the last checkpoint: a longer run may start from it."""
     described = asdict(state) | {
         "origin": _origin(run, images),
         "optimizer": checkpoint.optimizer_scalars(optimizer, net),
         "meter": {name: getattr(meter, name) for name in ("images", "seconds", "train_seconds", "norm")},
         "scaler": run.accelerator.scaler.state_dict() if run.accelerator.scaler is not None else {},
+        **({"rates": rates.sha256(state.step)} if rates else {}),
     }
 
     def write() -> None:
@@ -608,8 +710,9 @@ def _publish(run: Run, net: nn.Module, images: Images, name: str) -> None:
     """Write the net's weights into the run folder, with what their user needs to know."""
     about = {"recipe": run.recipe, "classes": images.classes, "mean": images.mean, "std": images.std}
     about |= {"shape": [*images.train.pixels.shape[1:]], "size": images.size}
-    metadata = {"oneloop": json.dumps(about | {"net": run.config.get("net", type(net).__name__)})}
-    checkpoint.write_tensors(run.folder / name, checkpoint.weights(net), metadata)
+    tensors = checkpoint.weights(net)
+    about |= {"net": run.config.get("net", type(net).__name__), "weights_sha256": checkpoint.weights_sha256(tensors)}
+    checkpoint.write_tensors(run.folder / name, tensors, {"oneloop": json.dumps(about)})
 
 
 def _result(run: Run, net: nn.Module, facts: dict, state: State, meter: Meter, samples: int) -> dict:

@@ -449,7 +449,8 @@ def test_signals_are_given_back(start, images):
 
 
 def test_compiled_net_is_saved_under_its_own_names(start, images, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda net: torch._dynamo.optimize("eager")(net))
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda net, **how: compiled(net, backend="eager", **how))
     fit(start(compile=True), images)
     saved = checkpoint.safetensors.torch.load_file(tmp_path / "run/model.safetensors")
     assert saved.keys() == weights(Tiny()).keys()
@@ -505,7 +506,7 @@ def test_finished_stage_whose_weights_are_lost_is_refused(harm, start, images, t
     if harm == "loss":
         shutil.rmtree(newest.parent)
     if harm:
-        with pytest.raises(Refused, match="stage one is finished, and its last checkpoint cannot be had") as refused:
+        with pytest.raises(Refused, match="run/one is finished, and its last checkpoint cannot be had") as refused:
             first(start())
         assert refused.value.code == 4
     else:  # control
@@ -644,17 +645,34 @@ def test_slices_left_open_are_those_of_the_run(start, images, tmp_path, monkeypa
         start(out="open-0", shards=4)
 
 
-def test_broken_weights_are_not_saved(start, images, tmp_path):
-    """The loss is finite, its gradient overflows in step 5: only the next loss would tell."""
-    model = Linear()
+def test_broken_gradient_under_a_finite_loss_is_not_applied(start, images, tmp_path):
+    model, before = Linear(), {}
     calls = itertools.count(1)
-    model.fc.weight.register_hook(lambda gradient: gradient * (float("inf") if next(calls) == 5 else 1))
-    with pytest.raises(Refused, match=r"fc\.weight is not finite after step 5, and was not saved") as refused:
+
+    def broken(gradient):
+        if next(calls) != 5:
+            return gradient
+        before.update({name: tensor.detach().clone() for name, tensor in weights(model).items()})
+        return gradient * float("inf")
+
+    model.fc.weight.register_hook(broken)
+    with pytest.raises(Refused, match=r"the gradient of fc\.weight is not finite at step 5; .* those after step 4") as refused:
         fit(start(save_every=1), images, model=model)
     assert refused.value.code == 3
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(model).items())
     found, _ = checkpoint.latest(tmp_path / "run/checkpoints")
     assert found["state"]["step"] == 4
     assert not (tmp_path / "run/best.safetensors").exists()
+
+
+def test_broken_weights_are_not_saved(start, images, tmp_path):
+    """Loss and gradients are finite, the update of step 7 overflows: only the next loss would tell."""
+    model = Linear()
+    options = {"epochs": 1, "batch": 8, "schedule": lambda epoch: 1e42 if epoch == 6 / 8 else 1}
+    with pytest.raises(Refused, match=r"fc\.\w+ is not finite after step 7, and was not saved") as refused:
+        train(start(save_every=7), model, images, optimizer_for(model), **options)
+    assert refused.value.code == 3
+    assert not list(tmp_path.rglob("step-*"))
 
 
 def test_parameter_without_gradient_is_refused_by_name(start, images):

@@ -63,7 +63,8 @@ def reference(tmp_path_factory) -> Path:
 
 def test_two_machines_give_the_bits_of_one_with_two_processes(nodes, reference, tmp_path):
     """As launch/nodes.yaml says, with accelerate's own launcher."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / "launch/nodes.yaml")]
+    config = ["--config_file", str(ROOT / "launch/nodes.yaml"), "--mixed_precision", "no"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *config]
     recipe = ["--main_process_ip", FIRST, str(TINY), *map(str, FLAGS)]
     jobs = [
         subprocess.Popen(

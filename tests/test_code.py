@@ -1,0 +1,201 @@
+"""A run knows the code that it came from, and a longer run the shorter one that it starts from."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, metrics, result
+from jobs import begin
+
+RECIPE = '''"""A recipe."""
+import torch
+from mynets.small import Small
+from tiny import tiny_images
+from launch import Run, cli, train
+from launch.data import crop_and_flip
+def main(run: Run, epochs: int = 2, lr: float = 0.1, drop: bool = False):
+    model = Small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, fused=True)
+    schedule = (lambda epoch: 1 - epoch / epochs) if drop else None
+    train(run, model, tiny_images(run.limit), optimizer, epochs=epochs, batch=8, schedule=schedule, augment=crop_and_flip)
+if __name__ == "__main__":
+    cli(main)
+'''
+NET = '''"""Nets."""
+import torch
+from torch import nn
+from mynets.parts import SLOPE
+class Small(nn.Module):
+    """A net."""
+    def __init__(self):
+        super().__init__()
+        self.norm, self.drop, self.fc = nn.BatchNorm2d(1), nn.Dropout(0.2), nn.Linear(64, 3)
+    def forward(self, x):
+        return self.fc(self.drop(torch.tanh(SLOPE * self.norm(x)).flatten(1)))  # (N, 3)
+'''
+
+
+@pytest.fixture
+def place(tmp_path) -> Path:
+    """A user's own recipe, with a package of nets beside it."""
+    (tmp_path / "mynets").mkdir()
+    (tmp_path / "mine.py").write_text(RECIPE)
+    (tmp_path / "mynets/__init__.py").write_text("")
+    (tmp_path / "mynets/small.py").write_text(NET)
+    (tmp_path / "mynets/parts.py").write_text("SLOPE = 2.0\n")
+    (tmp_path / "tiny.py").write_text((ROOT / "tests/tiny.py").read_text())
+    return tmp_path
+
+
+def mine(place: Path, *flags, code: int = 0) -> str:
+    """What the recipe says on its way to the exit code `code`."""
+    job = begin(place / "mine.py", "--data", "synthetic", "--threads", 1, "--wandb", "disabled", *flags, cwd=place)
+    assert job.wait() == code, job.output
+    return job.output
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def folders(place: Path) -> list[str]:
+    return sorted(path.name for path in (place / "runs/mine").iterdir())
+
+
+def test_edited_net_is_refused_by_name(place):
+    mine(place)
+    assert "finished before" in mine(place)
+    edit(place / "mynets/small.py", "torch.tanh", "torch.relu")
+    said = mine(place, code=4)
+    assert said.startswith("mynets/small.py changed since runs/mine/")
+    assert "--fresh" in said
+    assert "--accept-edit" in said
+    assert len(said.splitlines()) == 1
+    edit(place / "mynets/small.py", "torch.relu", "torch.tanh")
+    edit(place / "mine.py", "momentum=0.9", "momentum=0.8")
+    edit(place / "mynets/parts.py", "2.0", "3.0")  # imported by the net, a number only
+    assert mine(place, code=4).startswith("mine.py, mynets/parts.py changed")
+    assert "done" in mine(place, "--fresh")
+    assert "finished before" in mine(place)  # that of --fresh, by the new code
+    assert len(folders(place)) == 2
+
+
+def test_interrupted_run_takes_an_edit_only_if_told_and_records_it(place):
+    begin("--at", "step=12", "--do", "SIGKILL", "--", place / "mine.py", "--data", "synthetic", "--threads", 1, cwd=place).wait()
+    edit(place / "mynets/small.py", "Dropout(0.2)", "Dropout(0.3)")
+    assert "mynets/small.py changed" in mine(place, code=4)
+    (folder,) = (place / "runs/mine").iterdir()
+    before = json.loads((folder / "config.json").read_text())
+    assert len(before["code"]) == 1
+    assert "mynets/small.py changed; the new code is kept in" in mine(place, "--accept-edit")
+    recorded = json.loads((folder / "config.json").read_text())["code"]
+    assert len(recorded) == 2
+    assert recorded[0]["mynets/small.py"] != recorded[1]["mynets/small.py"]
+    assert "Dropout(0.2)" in (folder / "code/1/mynets/small.py").read_text()
+    assert "Dropout(0.3)" in (folder / "code/2/mynets/small.py").read_text()
+    assert "finished before" in mine(place)  # the new code is now the run's
+
+
+def test_comments_docstrings_and_formatting_are_no_edit(place):
+    mine(place)
+    edit(place / "mynets/small.py", '"""A net."""', '"""Another word for it."""\n\n    # why')
+    edit(place / "mine.py", "lr: float = 0.1, drop", "lr: float = 0.1,\n    drop")
+    assert "finished before" in mine(place)
+
+
+def test_copy_is_compared_and_never_run(place):
+    """Not even where somebody has put other code in its place: that is told from the recorded digest."""
+    mine(place)
+    (folder,) = (place / "runs/mine").iterdir()
+    (folder / "code/1/mynets/small.py").write_text(f"open({str(place / 'ran')!r}, 'w')")
+    edit(place / "mynets/small.py", '"""A net."""', '"""Another word."""')
+    assert "mynets/small.py changed" in mine(place, code=4)
+    assert not (place / "ran").exists()
+
+
+def test_run_from_before_copies_were_kept_is_resumed(place):
+    mine(place)
+    (folder,) = (place / "runs/mine").iterdir()
+    recorded = json.loads((folder / "config.json").read_text())
+    del recorded["code"]
+    (folder / "config.json").write_text(json.dumps(recorded))
+    shutil.rmtree(folder / "code")
+    assert "finished before" in mine(place)
+
+
+def test_another_version_of_a_library_is_said_and_recorded(place):
+    begin("--at", "step=12", "--do", "SIGKILL", "--", place / "mine.py", "--data", "synthetic", "--threads", 1, cwd=place).wait()
+    (folder,) = (place / "runs/mine").iterdir()
+    recorded = json.loads((folder / "config.json").read_text())
+    recorded["versions"]["torch"] = "2.0.0"
+    (folder / "config.json").write_text(json.dumps(recorded))
+    assert "and was 2.0.0: the bits may differ" in mine(place)
+    assert json.loads((folder / "config.json").read_text())["resumed"][0]["versions"]["torch"] != "2.0.0"
+
+
+# ------------------------------------------------------------------------------------------------------------- longer runs
+
+
+def same(place: Path, long: str, straight: str) -> bool:
+    ours, theirs = place / "runs/mine" / long, place / straight
+    assert metrics(ours) == metrics(theirs)
+    assert result(ours)["best"] == result(theirs)["best"]
+    assert (ours / "best.safetensors").read_bytes() == (theirs / "best.safetensors").read_bytes()
+    return result(ours)["weights_sha256"] == result(theirs)["weights_sha256"]
+
+
+def test_longer_run_starts_where_the_shorter_one_ended(place):
+    """4 epochs after 1 and 2 have the bits, the lines and the best weights of 4 straight, and train 2 only."""
+    mine(place, "--epochs", 4, "--out", "elsewhere/straight")
+    mine(place, "--epochs", 1)
+    assert "starts where" in mine(place, "--epochs", 2)
+    short = set(folders(place))
+    said = mine(place, "--epochs", 4)
+    assert "starts where runs/mine/" in said
+    assert "after 2 epochs" in said
+    assert "epoch 2/4" not in said
+    assert "epoch 3/4" in said
+    (long,) = set(folders(place)) - short
+    assert same(place, long, "elsewhere/straight")
+
+
+def test_longer_run_killed_before_its_first_checkpoint(place):
+    mine(place, "--epochs", 4, "--out", "elsewhere/straight")
+    mine(place, "--epochs", 2)
+    short = set(folders(place))
+    flags = ("--data", "synthetic", "--threads", 1, "--wandb", "disabled", "--epochs", 4)
+    begin("--at", "step=20", "--do", "SIGKILL", "--", place / "mine.py", *flags, cwd=place).wait()
+    mine(place, "--epochs", 4)
+    (long,) = set(folders(place)) - short
+    assert same(place, long, "elsewhere/straight")
+
+
+@pytest.mark.parametrize(
+    ("short", "long", "why"),
+    [
+        (("--drop",), ("--drop",), "the learning rate depends on the number of epochs"),
+        ((), ("--eval-every", 4), "its last evaluation is none of --eval-every 4"),
+        (("--log-every", 3), (), "its lines were logged at other steps"),
+        ((), ("--lr", 0.2), None),  # another run, of which nothing is said
+        (("--seed", 2), (), None),
+        ((), ("--fresh",), None),
+    ],
+)
+def test_control_run_that_is_not_the_beginning_of_the_longer_one(short, long, why, place):
+    mine(place, "--epochs", 2, *short)
+    said = mine(place, "--epochs", 4, *long)
+    assert "epoch 1/4" in said
+    assert "starts where" not in said
+    assert ("starts from the beginning" in said) == bool(why)
+    assert (why or "") in said
+
+
+def test_more_epochs_in_the_same_folder_names_the_way(place):
+    mine(place, "--epochs", 2, "--out", "run")
+    said = mine(place, "--epochs", 4, "--out", "run", code=4)
+    assert "epochs was 2, now 4" in said
+    assert "a folder beside it: more epochs start from its last checkpoint" in said
+    assert "starts where run ended" in mine(place, "--epochs", 4, "--out", "longer")

@@ -33,7 +33,7 @@ from . import checkpoint, shorter
 from .cli import START_SECONDS, Run
 from .data import Augment, Feed, Images, Split, bounds, order, slice_seed
 from .errors import Refused, first_line
-from .runs import read_json
+from .runs import read_json, read_metrics
 from .track import Track
 
 EVALUATION_BATCH = 500  # images; fixed, so that the result does not depend on the number of processes
@@ -99,9 +99,13 @@ def train(
     rates = [group["lr"] for group in optimizer.param_groups]
     factors = Factors(rates, schedule, steps)
     state, meter, complaints = _restore(run, net, optimizer, images)
-    if not state.step and not stage and not run.fresh:
-        state, meter, notes = _start_from_shorter(run, net, optimizer, images, epochs, factors)
-        complaints += notes
+    if not state.step:
+        begun = run.on_main(lambda: bool(read_metrics(run.folder / "metrics.jsonl")))
+        if not stage and not run.fresh:
+            state, meter, notes = _start_from_shorter(run, net, optimizer, images, epochs, factors)
+            complaints += notes
+        if begun and not state.step:
+            complaints.append(f"{run.folder} has no checkpoint: starts again from step 0")
     step, before = Step(run, net, feeds["train"], optimizer, loss, augment), state.step
     began = time.perf_counter() - state.seconds
 

@@ -67,6 +67,8 @@ def start(tmp_path, monkeypatch):
 
 
 def optimizer_for(model, kind="sgd"):
+    if kind == "adagrad":  # makes its state at once
+        return torch.optim.Adagrad(model.parameters(), lr=1e-2, fused=True)
     if kind == "adam":
         return torch.optim.Adam(model.parameters(), lr=1e-2, fused=True)
     return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True)

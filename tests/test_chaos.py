@@ -192,6 +192,20 @@ def test_four_processes_are_one_up_to_rounding(tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
+@pytest.mark.parametrize(("processes", "kills"), [(3, (4, 13, 20)), (4, (7, 16))])
+def test_resume_on_more_processes_is_exact(processes, kills, tmp_path):
+    """Where DDP's layout of buckets decides the rounding: killed at these steps, begun and resumed on the same number."""
+    shards = ("--shards", processes)
+    assert launched(*shards, "--out", "whole", cwd=tmp_path, processes=processes)[0] == 0
+    for step in kills:
+        fault = ("--rank", step % processes, "--at", f"step={step}", "--do", "SIGKILL")
+        code, output = launched(*shards, "--save-every", 3, cwd=tmp_path, processes=processes, chaos=fault)
+        assert code != 0, output
+    assert saved(tmp_path / "run") > 9
+    assert launched(*shards, "--save-every", 3, cwd=tmp_path, processes=processes)[0] == 0
+    same(tmp_path / "run", tmp_path / "whole")
+
+
 UNUSED = """
 import tiny
 from launch import cli

@@ -1,13 +1,16 @@
 """train() and evaluate() in one process: each promise, and a control that fails when it is broken."""
 
+import gc
 import itertools
 import json
 import shutil
 import signal
+import weakref
 
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate.state import AcceleratorState
 from conftest import Tiny, metrics, optimizer_for, result
 from tiny import tiny_images
 
@@ -40,11 +43,16 @@ def step_of(run, model, images):
     return loop.Step(run, model, Feed(images.train, images, torch.device("cpu")), optimizer_for(model), F.cross_entropy)
 
 
+def stop_at(patch, step: int) -> None:
+    """Have the next run believe, at this step, counted from 1, that it got a SIGTERM."""
+    asked = iter(range(1, 10_000))
+    patch.setattr(loop.Stop, "requested", lambda self: next(asked) == step)
+
+
 def interrupted(start, images, monkeypatch, at: int, kind="sgd", epochs=EPOCHS, **flags):
     """A run that is told to stop during step `at`, counted from 1, and the same started again."""
-    asked = iter(range(1, 10_000))
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Stop, "requested", lambda self: next(asked) == at)
+        stop_at(patch, at)
         with pytest.raises(Refused) as refused:
             fit(start(**flags), images, kind, epochs=epochs)
     assert refused.value.code == 143
@@ -85,13 +93,12 @@ class TwoConvolutions(torch.nn.Module):
         return self.fc(self.conv2(torch.relu(self.conv1(x))).flatten(1))
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adam"])
+@pytest.mark.parametrize("kind", ["sgd", "adam", "adagrad"])
 def test_resume_keeps_the_optimizers_memory_format(kind, start, images, tmp_path, monkeypatch):
     """torch's fused optimizers walk parameter and momentum in memory order, whatever their strides."""
     def stopped(at: int, out: str) -> None:
-        asked = iter(range(1, 1000))
         with monkeypatch.context() as patch:
-            patch.setattr(loop.Stop, "requested", lambda self: next(asked) == at)
+            stop_at(patch, at)
             with pytest.raises(Refused):
                 fit(start(out=out), images, kind, model=TwoConvolutions())
 
@@ -454,6 +461,85 @@ def test_compiled_net_is_saved_under_its_own_names(start, images, tmp_path, monk
     fit(start(compile=True), images)
     saved = checkpoint.safetensors.torch.load_file(tmp_path / "run/model.safetensors")
     assert saved.keys() == weights(Tiny()).keys()
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_every_stage_has_the_precision_and_the_graphs_of_the_first(precision, start, images, monkeypatch):
+    """A net that is compiled and trained twice; each shape of a slice has a graph for itself, whichever comes first."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", precision)
+    AcceleratorState._reset_state(True)  # an earlier test's precision
+    compiled, seen, graphs = torch.compile, [], []
+
+    def backend(graph, inputs):
+        graphs.append([size for tensor in inputs for size in getattr(tensor, "shape", ())])
+        return graph
+
+    monkeypatch.setattr(torch, "compile", lambda net, **how: compiled(net, backend=backend, **how))
+    model = TwoConvolutions()
+    run = start(compile=True)
+    for stage in ("one", "two"):
+        train(run, model, images, optimizer_for(model), epochs=1, batch=BATCH, stage=stage)
+        seen.append((len(graphs), {tensor for graph in graphs for tensor in map(type, graph)}))
+    assert seen[0][0] * 2 == seen[1][0]
+    assert seen[1][1] == {int}  # no symbol for a size
+    model.fc.register_forward_hook(lambda module, inputs, logits: seen.append(logits.dtype))
+    torch.compiler.reset()
+    train(run, model, images, optimizer_for(model), epochs=1, batch=BATCH, stage="three")
+    assert {dtype for dtype in seen[2:]} == {torch.bfloat16 if precision == "bf16" else torch.float32}
+    assert "forward" not in vars(model)  # as it was: usable without the accelerator
+    AcceleratorState._reset_state(True)
+
+
+def test_trained_net_is_let_go(start, images):
+    run, model = start(), Tiny()
+    train(run, model, images, optimizer_for(model), epochs=1, batch=BATCH, stage="one")
+    there = weakref.ref(model)
+    del model
+    gc.collect()
+    assert there() is None
+
+
+def test_deterministic_is_recorded_and_names_what_cannot_be(start, images, tmp_path):
+    class Unpooling(torch.nn.Module):  # has no deterministic kernel, on a CPU either
+        def __init__(self):
+            super().__init__()
+            self.fc = torch.nn.Linear(64, 3)
+
+        def forward(self, x):
+            pooled, where = F.max_pool2d(x, 2, return_indices=True)
+            return self.fc(F.max_unpool2d(pooled, where, 2).flatten(1))
+
+    fit(start(deterministic=True), images)
+    assert json.loads((tmp_path / "run/config.json").read_text())["config"]["deterministic"] is True
+    with pytest.raises(Refused, match="max_unpooling2d_forward_out has no kernel that repeats itself") as refused:
+        fit(start(out="other", deterministic=True), images, model=Unpooling())
+    assert refused.value.code == 2
+    fit(start(out="without"), images, model=Unpooling())
+    assert "deterministic" not in json.loads((tmp_path / "without/config.json").read_text())["config"]
+
+
+def test_float32_is_float32_on_every_device(start, images, tmp_path):
+    fit(start(), images)
+    assert torch.backends.cudnn.conv.fp32_precision == torch.backends.cuda.matmul.fp32_precision == "ieee"  # not TF32
+    assert json.loads((tmp_path / "run/config.json").read_text())["float32"] == "ieee"
+
+
+def test_few_images_for_batch_norm_are_said(start, images, capsys):
+    fit(start(shards=2), images)
+    assert "batch norm sees 4 images at a time: --batch is 8, in 2 slices" in capsys.readouterr().out
+    fit(start(out="more"), images, batch=32)
+    fit(start(out="without"), images, model=TwoConvolutions())
+    assert "batch norm sees" not in capsys.readouterr().out
+
+
+def test_lost_checkpoints_are_said(start, images, monkeypatch, tmp_path, capsys):
+    stop_at(monkeypatch, 12)
+    with pytest.raises(Refused):
+        fit(start(), images)
+    monkeypatch.undo()
+    shutil.rmtree(tmp_path / "run/checkpoints")
+    fit(start(pictures=False), images)
+    assert "has no checkpoint: starts again from step 0" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("shards", [1, 2])

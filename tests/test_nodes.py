@@ -101,35 +101,68 @@ def test_machine_cut_off_ends_the_job_and_it_goes_on_exactly(nodes, reference, t
     assert [line["step"] for line in metrics(tmp_path / "run") if line["event"] == "train"] == list(range(1, 25))
 
 
-def test_slurm_script_asks_for_another_turn_when_the_queue_stops_it(tmp_path):
-    """The script and torchrun are real; srun, which starts the tasks, and scontrol stand in for a queue."""
-    (tmp_path / "bin").mkdir()
+@pytest.fixture
+def queue(tmp_path):
+    """queue(recipe, *flags, cwd=…, **environment) starts launch/slurm.sh in a process group of its own.
+
+    The script and torchrun are real; srun, which starts the tasks and hands signals on, and scontrol stand in for a queue: what
+    srun was told lies in the file told, what was asked of scontrol in asked.
+    """
     tools = {
-        "srun": '[[ $1 == --kill* ]] && shift\nSLURM_NODEID=0 exec "$@"',
+        "srun": 'echo "$@" > told\nwhile [[ $1 == --* ]]; do shift; done\nSLURM_NODEID=0 exec "$@"',
         "scontrol": 'if [[ $1 == show ]]; then echo 127.0.0.1; else echo "$@" >> asked; fi',
     }
+    (tmp_path / "bin").mkdir()
     for name, body in tools.items():
         (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{body}\n")
         (tmp_path / "bin" / name).chmod(0o755)
-    path = f"{tmp_path / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "127.0.0.1", "SLURM_NNODES": "1", "PROCESSES_PER_NODE": "2"}
-    script = [str(ROOT / "launch/slurm.sh"), str(TINY), "--threads", "1", "--log-every", "1", "--epochs", "4000", "--seed", "5"]
-    environment = os.environ | slurm | {"PATH": path, "PORT": "29511"}
-    named = subprocess.run([*script, "--out", "mine"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert (named.returncode, named.stderr) == (2, "the run folder is named by RUN=FOLDER in the environment, not by --out\n")
-    with open(tmp_path / "log", "w") as log:
-        job = subprocess.Popen(
-            script, cwd=tmp_path, env=environment, stdout=log, stderr=log,
-            start_new_session=True,
-        )  # fmt: skip
+
+    def queue(*command, **environment) -> subprocess.Popen:
+        path = f"{tmp_path / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "127.0.0.1", "SLURM_NNODES": "1", "PROCESSES_PER_NODE": "2"}
+        with open(tmp_path / "log", "a") as log:
+            return subprocess.Popen(
+                [str(ROOT / "launch/slurm.sh"), *map(str, command)], cwd=tmp_path,
+                env=os.environ | slurm | {"PATH": path} | environment, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+
+    return queue
+
+
+def test_slurm_script_asks_for_another_turn_when_the_queue_stops_it(queue, tmp_path):
+    flags = (TINY, "--threads", 1, "--log-every", 1, "--epochs", 4000, "--seed", 5)
+    assert queue(*flags, "--out", "mine").wait(60) == 2
+    assert (tmp_path / "log").read_text() == "the run folder is named by RUN=FOLDER in the environment, not by --out\n"
+    (tmp_path / "venv/bin").mkdir(parents=True)
+    (tmp_path / "venv/bin/activate").write_text("echo activated\n")
+    job = queue(*flags, SLURM_CPUS_PER_TASK="3", VENV="venv")
     record = tmp_path / "runs/slurm-7-1/metrics.jsonl"
     wait_for(lambda: (record.exists() and record.stat().st_size) or job.poll() is not None, 120)
-    launchers = subprocess.run(["pgrep", "-g", str(job.pid), "-f", "torchrun --nnodes"], capture_output=True, text=True)
-    for pid in launchers.stdout.split():
-        os.kill(int(pid), signal.SIGUSR1)
+    os.kill(job.pid, signal.SIGUSR1)  # to the script alone, as --signal=B:USR1 does
     assert job.wait(60) == 0, (tmp_path / "log").read_text()
     assert (tmp_path / "asked").read_text() == "requeue 7\n"
     assert json.loads((record.parent / "stopped.json").read_text())["code"] == 138
     assert "stopped by SIGUSR1" in (tmp_path / "log").read_text()
+    assert "activated" in (tmp_path / "log").read_text()
     recorded = json.loads((record.parent / "config.json").read_text())
     assert (recorded["config"]["seed"], recorded["precision"]) == (5, "bf16")  # the user's; the script's
+    told = (tmp_path / "told").read_text()
+    assert "--cpus-per-task=3" in told
+    assert "--rdzv-endpoint 127.0.0.1:20007" in told  # of this job alone
+
+
+def test_slurm_script_does_not_ask_again_for_a_turn_that_fails(queue, tmp_path):
+    """The turn before was stopped by the queue, this one fails before it opens the run folder."""
+    (tmp_path / "runs/slurm-7-1").mkdir(parents=True)
+    (tmp_path / "runs/slurm-7-1/stopped.json").write_text('{"code": 138, "why": "stopped by SIGUSR1"}')
+    assert queue(TINY, "--epochs", "many").wait(60) != 0
+    assert not (tmp_path / "asked").exists()
+
+
+def test_slurm_script_asks_for_another_turn_when_stopped_before_the_first_step(queue, tmp_path):
+    job = queue(TINY, "--threads", 1)
+    wait_for(lambda: (tmp_path / "told").exists())
+    os.kill(job.pid, signal.SIGUSR1)
+    assert job.wait(60) == 0
+    assert (tmp_path / "asked").read_text() == "requeue 7\n"
+    assert not (tmp_path / "runs").exists()

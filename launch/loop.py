@@ -572,8 +572,9 @@ def _check(run: Run, net: nn.Module, images: Images, optimizer: torch.optim.Opti
                 f"batch norm cannot normalise ({first_line(error)}); another --batch, --limit or --shards will do",
                 2,
             ) from error
-        for buffer, before in zip(net.buffers(), kept, strict=True):
-            buffer.copy_(before)
+        finally:
+            for buffer, before in zip(net.buffers(), kept, strict=True):
+                buffer.copy_(before)
     if optimizer.state:  # made by its constructor, before the net took its device and layout: laid out as a resume does it
         tensors, scalars = checkpoint.optimizer_state(optimizer, net), checkpoint.optimizer_scalars(optimizer, net)
         checkpoint.load_optimizer_state(optimizer, net, tensors, scalars)

@@ -5,7 +5,9 @@ import itertools
 import json
 import shutil
 import signal
+import time
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from tiny import tiny_images
 
 from launch import checkpoint, evaluate, loop, train
 from launch.checkpoint import weights, weights_sha256
-from launch.data import Feed, order
+from launch.data import Feed, order, slice_seed
 from launch.errors import Refused
 from launch.track import Track
 
@@ -181,6 +183,81 @@ def test_cadences_do_not_change_the_numbers(start, straight, images, tmp_path):
         assert result(tmp_path / f"cadence-{number}")["weights_sha256"] == digest, flags
     last = [line for line in metrics(tmp_path / "cadence-2") if line["event"] == "eval"]
     assert last == [line for line in lines if line["event"] == "eval" and line["epoch"] == EPOCHS]
+
+
+def test_last_step_is_saved_and_no_line_is_written_twice(start, images, tmp_path):
+    fit(start(save_every=5, log_every=4), images)
+    found, _ = checkpoint.latest(tmp_path / "run/checkpoints")
+    assert found["state"]["step"] == STEPS
+    assert [line["step"] for line in metrics(tmp_path / "run") if line["event"] == "train"] == [4, 8, 12, 16, 20, 24]
+
+
+def test_time_of_an_earlier_launch_counts(start, images, tmp_path, monkeypatch):
+    """One step of the launch that is stopped takes a second."""
+    model, calls = Linear(), itertools.count(1)
+
+    def slow(logits, labels):
+        time.sleep(next(calls) == 2)
+        return F.cross_entropy(logits, labels)
+
+    stop_at(monkeypatch, 12)
+    with pytest.raises(Refused):
+        train(run := start(), model, images, optimizer_for(model), slow, epochs=2, batch=BATCH)
+    run.end()
+    monkeypatch.undo()
+    fit(start(pictures=True), images, model=Linear(), epochs=2)
+    ended = result(tmp_path / "run")
+    assert 1 < ended["seconds"] < 60
+    assert ended["images_per_second"] < 2 * 61
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    first, second = [line for line in lines if line["event"] == "train"]
+    assert 1 < first["seconds"] < second["seconds"] <= ended["seconds"]
+    assert first["images_per_second"] < 61 < second["images_per_second"]
+
+
+def test_dropout_depends_on_seed_step_and_slice(start, images):
+    def masks(run, step: int) -> list[torch.Tensor]:
+        """What is dropped of the same two images in each of two slices."""
+        model, seen = Tiny(), []
+        made = step_of(run, model.train(), images)
+        model.drop.register_forward_hook(lambda module, inputs, output: seen.append((output == 0) & (inputs[0] != 0)))
+        made(torch.tensor([0, 1, 0, 1]), step, False)
+        return seen
+
+    torch.manual_seed(1)
+    first, second = masks(start(shards=2, seed=1), 3)
+    assert first.any()
+    assert not first.equal(second)
+    torch.manual_seed(1)
+    assert masks(start(out="again", shards=2, seed=1), 3)[0].equal(first)
+    for out, seed, step in (("seed", 2, 3), ("step", 1, 4)):
+        torch.manual_seed(1)
+        assert not masks(start(out=out, shards=2, seed=seed), step)[0].equal(first)
+
+
+def test_measuring_as_the_book_did_changes_the_results_and_nothing_else(start, images, tmp_path):
+    """In train mode, with dropout and the batch's own statistics; the running ones stay as they are."""
+    for mode in ("train", "eval"):
+        fit(start(out=mode), images, measured_in=mode)
+    trained, evaluated = (result(tmp_path / mode) for mode in ("train", "eval"))
+    assert trained["weights_sha256"] == evaluated["weights_sha256"]
+    assert trained["test"]["loss"] != evaluated["test"]["loss"]
+    model = Tiny()
+    checkpoint.load_weights(model, checkpoint.safetensors.torch.load_file(tmp_path / "train/model.safetensors"))
+    feed, losses = Feed(images.test, images, torch.device("cpu")), []
+    for number, ids in enumerate(torch.arange(23).split(BATCH)):
+        torch.manual_seed(slice_seed(1, STEPS, number))
+        pixels, labels = feed.batch(ids)
+        losses.append(F.cross_entropy(model.train()(pixels), labels, reduction="sum").item())
+    assert trained["test"]["loss"] == pytest.approx(sum(losses) / 23, rel=1e-5)
+
+
+def test_batch_norm_is_tracked_as_before(start, images):
+    model = fit(start(shards=2), images)
+    assert model.norm.track_running_stats
+    before = model.norm.running_mean.clone()
+    model.train()(torch.ones(4, 1, 8, 8))
+    assert not model.norm.running_mean.equal(before)
 
 
 def test_every_sample_once_an_epoch_whatever_the_shards(start, images, tmp_path, monkeypatch):
@@ -411,10 +488,7 @@ def test_other_configuration_is_refused_with_the_differences(start, images, tmp_
 
 
 def test_other_data_is_refused(start, images, tmp_path, monkeypatch):
-    from dataclasses import replace
-
-    asked = iter(range(1, 1000))
-    monkeypatch.setattr(loop.Stop, "requested", lambda self: next(asked) == 3)
+    stop_at(monkeypatch, 3)
     with pytest.raises(Refused):
         fit(start(), images)
     with pytest.raises(Refused, match="trained on other data") as refused:
@@ -422,17 +496,19 @@ def test_other_data_is_refused(start, images, tmp_path, monkeypatch):
     assert refused.value.code == 4
 
 
-@pytest.mark.parametrize("other", [{}, {"seed": 2}, {"shards": 2}, {"options": {"lr": 0.2}}])
+@pytest.mark.parametrize("other", [{}, {"seed": 2}, {"shards": 2}, {"options": {"lr": 0.2}}, {"data": "62"}])
 def test_checkpoint_of_another_configuration_is_refused(other, start, images, tmp_path, monkeypatch):
     """As when a folder is deleted and used again while its first job still saves, or when checkpoints are copied about."""
     fit(start(), images)
+    refused_for, other = bool(other), dict(other)
+    images = replace(images, fingerprint=other.pop("data", images.fingerprint))
     monkeypatch.setattr(loop.Stop, "requested", lambda self: True)
     with pytest.raises(Refused, match="stopped"):
         fit(start(out="other", **other), images)
     shutil.rmtree(tmp_path / "other/checkpoints")
     shutil.copytree(tmp_path / "run/checkpoints", tmp_path / "other/checkpoints")
     monkeypatch.undo()
-    if other:
+    if refused_for:
         with pytest.raises(Refused, match="comes from another configuration") as refused:
             fit(start(out="other", **other), images)
         assert refused.value.code == 4
@@ -662,6 +738,22 @@ def test_one_image_by_itself_is_refused_where_batch_norm_cannot_have_it(count, f
         with pytest.raises(Refused, match="a batch of 1 images in 1 slices leaves one image by itself") as refused:
             train(start(), net, images, optimizer_for(net), epochs=1, batch=16)
         assert refused.value.code == 2
+
+
+@pytest.mark.parametrize(("stride", "fits"), [(8, False), (2, True)])
+def test_one_image_is_refused_where_batch_norm_has_one_value_of_it(stride, fits, start):
+    """As after global pooling: a map of 1×1 has no deviation, one of 4×4 has. What the try does to the statistics is undone."""
+    convolution = torch.nn.Conv2d(1, 2, stride, stride=stride)
+    net = torch.nn.Sequential(convolution, torch.nn.BatchNorm2d(2), torch.nn.Flatten(), torch.nn.LazyLinear(3))
+    net(torch.zeros(2, 1, 8, 8))
+    before = {name: tensor.clone() for name, tensor in weights(net).items()}
+    if fits:
+        train(start(), net, tiny_images(17), optimizer_for(net), epochs=1, batch=16)
+    else:
+        with pytest.raises(Refused, match="batch norm cannot normalise") as refused:
+            train(start(), net, tiny_images(17), optimizer_for(net), epochs=1, batch=16)
+        assert refused.value.code == 2
+        assert all(tensor.equal(before[name]) for name, tensor in weights(net).items())
 
 
 def test_record_that_cannot_be_written_ends_the_run_at_the_next_checkpoint(start, images, tmp_path, monkeypatch):

@@ -64,6 +64,19 @@ def test_dropout_and_short_last_slices_on_two_processes(tmp_path):
     same(tmp_path / "on-2", tmp_path / "on-None")
 
 
+def test_evaluation_on_two_processes_uses_the_statistics_of_one(tmp_path):
+    """Many batches, so that each process has some; batch norm's running statistics are made on the main one only."""
+    (tmp_path / "small.py").write_text(
+        "import launch.loop, tiny\nfrom launch import cli\nlaunch.loop.EVALUATION_BATCH = 3\nmain = tiny.main\n"
+        "if __name__ == '__main__':\n    cli(main)\n"
+    )
+    for processes in (None, 2):
+        flags = ("--threads", 1, "--shards", 2, "--out", f"on-{processes}")
+        job = jobs.begin(tmp_path / "small.py", *flags, cwd=tmp_path, processes=processes)
+        assert job.wait() == 0, job.output
+    same(tmp_path / "on-2", tmp_path / "on-None")
+
+
 def test_control_other_slices_give_other_bits(uninterrupted, tmp_path):
     flags = [flag if flag != 2 else 1 for flag in FLAGS]
     assert run_recipe("cifar2", *flags, "--net", "NetBatchNorm", cwd=tmp_path).returncode == 0

@@ -1,0 +1,104 @@
+"""The run folder: which one a command means, what it may write there, what it says of it."""
+
+import json
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import Tiny, metrics, optimizer_for, result
+
+from launch import Run, loop, train
+from launch.errors import Refused
+
+
+def test_a_fresh_run_never_takes_an_older_ones_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def folder(**flags) -> str:
+        run = Run(data="synthetic", wandb="disabled", **flags)
+        run.configure("test", {}, "no")
+        found = run.find_folder()[0]
+        if run.fresh:
+            found.mkdir(parents=True)
+            (found / "config.json").write_text(json.dumps({"format": 1, "config": run.config, "shards": 1}))
+        return found.name
+
+    first = folder(fresh=True)
+    assert [folder(fresh=True) for _ in range(2)] == [f"{first}-2", f"{first}-3"]
+    for gone in (f"{first}-2", first):
+        os.remove(tmp_path / "runs/test" / gone / "config.json")
+        os.rmdir(tmp_path / "runs/test" / gone)
+        assert folder() == f"{first}-3"
+    assert folder(fresh=True) == f"{first}-4"
+
+
+@pytest.mark.parametrize("out", ["/", "", "."])
+def test_out_that_is_no_place_for_a_run(out, tmp_path, monkeypatch):
+    (tmp_path / "thesis.txt").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    run = Run(data="synthetic", out=tmp_path.__class__(out), wandb="disabled")
+    with pytest.raises(Refused, match="is no folder for a run" if out == "/" else "is not empty and not a run folder") as refused:
+        run.start("test", {})
+    assert refused.value.code == (2 if out == "/" else 4)
+    run.end()
+
+
+def test_more_threads_than_a_machine_can_have(tmp_path):
+    with pytest.raises(Refused, match="--threads is 100000; this machine takes") as refused:
+        Run(data="synthetic", threads=100_000).configure("test", {}, "no")
+    assert refused.value.code == 2
+
+
+def test_links_in_a_prepared_folder_are_not_written_through(start, images, tmp_path):
+    """A folder that others may write to: whoever put a link there does not get another file overwritten."""
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / "run").mkdir()
+    for name in ("lock.pid", *(f".tmp-{name}-{os.getpid()}" for name in ("config.json", "metrics.jsonl", "model.safetensors"))):
+        (tmp_path / "run" / name).symlink_to(victim)
+    model = Tiny()
+    train(start(), model, images, optimizer_for(model), epochs=1, batch=8)
+    assert victim.read_text() == "mine"
+    assert result(tmp_path / "run")["epochs"] == 1
+    assert len(metrics(tmp_path / "run")) == 3
+
+
+@pytest.mark.parametrize("out", [None, "run"])
+@pytest.mark.parametrize("finished", [True, False])
+def test_data_that_have_moved_are_the_same_data(out, finished, images, tmp_path, monkeypatch):
+    """The sha256 of the images says what a run was trained on, not the path that they had."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("launch.show.show", lambda *_: None)
+
+    def trained(place: str, stop: bool = False, **other) -> tuple[Run, dict]:
+        run = Run(data=str(tmp_path / place), wandb="disabled", threads=1, out=out and tmp_path / out)
+        assert run.start("test", {}) is None
+        torch.manual_seed(1)
+        model = Tiny()
+        try:
+            with monkeypatch.context() as patch:
+                patch.setattr(loop.Stop, "requested", lambda self: stop)
+                return run, train(run, model, replace(images, **other), optimizer_for(model), epochs=2, batch=8)
+        finally:
+            run.end()
+
+    if finished:
+        _, first = trained("before")
+        again, second = trained("after")
+        assert second["seconds"] == first["seconds"]  # not trained again
+    else:
+        with pytest.raises(Refused, match="stopped"):
+            trained("before", stop=True)
+        again, second = trained("after")
+    assert second["steps"] == 16
+    steps = [line["step"] for line in metrics(again.folder) if line["event"] == "train"]
+    assert steps == [8, 16]
+    if out is None:
+        (folder,) = (tmp_path / "runs/test").iterdir()
+        assert again.folder.resolve() == folder
+        other, _ = trained("elsewhere", fingerprint="62")  # control
+        assert other.folder.resolve() != folder
+    else:
+        with pytest.raises(Refused, match="was trained on other data"):
+            trained("elsewhere", fingerprint="62")

@@ -462,7 +462,7 @@ def _accelerator(precision: str | None = None) -> Accelerator:
     torch.backends.fp32_precision = "ieee"  # precision "no" is float32: cuDNN's convolutions would take TF32, of 10 bits, for it
     if not on_cpu and torch.cuda.is_available():
         device = int(env.get("LOCAL_RANK", 0))
-        if (precision or wanted) == "bf16" and _only_emulates_bf16(torch.cuda.get_device_capability(device)):
+        if (precision or wanted) == "bf16" and only_emulates_bf16(torch.cuda.get_device_capability(device)):
             precision = "fp16"
             if int(env.get("RANK", 0)) == 0:
                 complain(f"{torch.cuda.get_device_name(device)} only emulates bf16: fp16 is used, and recorded as the precision")
@@ -485,7 +485,7 @@ def _accelerator(precision: str | None = None) -> Accelerator:
     return accelerator
 
 
-def _only_emulates_bf16(capability: tuple[int, int]) -> bool:
+def only_emulates_bf16(capability: tuple[int, int]) -> bool:
     """Of a GPU of this compute capability: Ampere, 8.0, was the first to compute in it."""
     return capability < (8, 0)
 

@@ -173,6 +173,18 @@ def test_longer_run_killed_before_its_first_checkpoint(place):
     assert same(place, long, "elsewhere/straight")
 
 
+def test_longer_run_that_gets_no_better_has_the_shorter_ones_best(place):
+    """With a rate of 0 no later epoch is better than the first."""
+    mine(place, "--epochs", 2, "--lr", 0)
+    short = set(folders(place))
+    mine(place, "--epochs", 4, "--lr", 0)
+    (long,) = set(folders(place)) - short
+    assert result(place / "runs/mine" / long)["best"]["epoch"] == 1
+    (short,) = short
+    best, long_best = (place / "runs/mine" / name / "best.safetensors" for name in (short, long))
+    assert best.read_bytes() == long_best.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("short", "long", "why"),
     [

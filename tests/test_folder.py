@@ -9,6 +9,7 @@ import torch
 from conftest import Tiny, metrics, optimizer_for, result
 
 from launch import Run, loop, train
+from launch.cli import only_emulates_bf16
 from launch.errors import Refused
 
 
@@ -102,3 +103,38 @@ def test_data_that_have_moved_are_the_same_data(out, finished, images, tmp_path,
     else:
         with pytest.raises(Refused, match="was trained on other data"):
             trained("elsewhere", fingerprint="62")
+
+
+def test_what_changes_the_numbers_names_the_folder(tmp_path, monkeypatch):
+    """And nothing else does: cadences, threads and W&B are no difference."""
+    monkeypatch.chdir(tmp_path)
+
+    def folder(options=None, precision="no", **flags) -> str:
+        run = Run(**({"data": "synthetic"} | flags))
+        run.configure("test", {"lr": 0.1} | (options or {}), precision)
+        return run.find_folder()[0].name
+
+    ours = folder()
+    same = [{"threads": 2}, {"save_every": 5}, {"eval_every": 2}, {"log_every": 1}, {"wandb": "disabled"}]
+    assert {folder(**flags) for flags in same} == {ours}
+    other = [
+        {"data": str(tmp_path)}, {"limit": 5}, {"seed": 2}, {"shards": 2}, {"compile": True}, {"deterministic": True},
+        {"precision": "bf16"}, {"options": {"lr": 0.2}},
+    ]  # fmt: skip
+    assert len({ours, *(folder(**flags) for flags in other)}) == 1 + len(other)
+
+
+def test_seed_decides_the_first_weights(start):
+    first = []
+    for out, seed in (("one", 1), ("two", 2), ("again", 1)):
+        torch.manual_seed(99)
+        start(out=out, seed=seed)
+        first.append(Tiny().fc.weight)
+    assert first[0].equal(first[2])
+    assert not first[0].equal(first[1])
+
+
+@pytest.mark.parametrize(("capability", "emulated"), [((7, 5), True), ((8, 0), False), ((8, 9), False), ((9, 0), False)])
+def test_cards_that_only_emulate_bf16(capability, emulated):
+    """Turing and before; Ampere, Ada and Hopper compute in it."""
+    assert only_emulates_bf16(capability) == emulated

@@ -252,6 +252,27 @@ def test_measuring_as_the_book_did_changes_the_results_and_nothing_else(start, i
     assert trained["test"]["loss"] == pytest.approx(sum(losses) / 23, rel=1e-5)
 
 
+def test_augmentation_is_drawn_anew_each_epoch(start, images):
+    """With the epoch that the step belongs to, counted from 0, and the run's seed."""
+    seen = []
+
+    def augment(pixels, ids, seed, epoch):
+        seen.append((seed, epoch))
+        return pixels
+
+    fit(start(seed=5), images, augment=augment)
+    assert seen == [(5, epoch) for epoch in range(EPOCHS) for _ in range(8)]
+
+
+def test_best_is_the_first_epoch_of_the_highest_accuracy(start, images, tmp_path):
+    """A net that learns nothing any more: its weights are as good as before."""
+    model = Linear()
+    train(start(), model, images, optimizer_for(model), epochs=3, batch=BATCH, schedule=lambda epoch: float(epoch < 1))
+    assert result(tmp_path / "run")["best"]["epoch"] == 1
+    saved = checkpoint.safetensors.torch.load_file(tmp_path / "run/best.safetensors")
+    assert weights_sha256(saved) == result(tmp_path / "run")["best"]["weights_sha256"]
+
+
 def test_batch_norm_is_tracked_as_before(start, images):
     model = fit(start(shards=2), images)
     assert model.norm.track_running_stats

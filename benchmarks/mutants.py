@@ -15,6 +15,7 @@ Noticed is what makes a test fail, or hang. First the tests have to pass on a co
 
 import contextlib
 import importlib
+import itertools
 import multiprocessing
 import os
 import shutil
@@ -50,10 +51,10 @@ class Mutant:
     equal: str = ""
 
     def __str__(self) -> str:
-        """Its place and the first lines that differ."""
-        pairs = zip(self.old.splitlines(), self.new.splitlines() or [""], strict=False)
-        old, new = next(((old, new) for old, new in pairs if old != new), (self.old, self.new))
-        return f"{self.file}: {old.strip()} → {new.strip() or '(nothing)'}"
+        """Its file and the first lines that differ."""
+        pairs = itertools.zip_longest(self.old.splitlines(), self.new.splitlines(), fillvalue="")
+        old, new = next(((old, new) for old, new in pairs if old != new), ("", ""))
+        return f"{self.file}: {old.strip() or '(nothing)'} → {new.strip() or '(nothing)'}"
 
     def apply(self, root: Path) -> None:
         path = root / self.file
@@ -97,8 +98,7 @@ class Attempt:
 
     def start(self, root: Path, place: Path) -> None:
         self.place, self.began = place, time.monotonic()
-        hidden = shutil.ignore_patterns(".*", "__pycache__", "runs", "wandb", "*.egg-info")
-        shutil.copytree(root, place / "tree", ignore=hidden)
+        shutil.copytree(root, place / "tree")
         if self.mutant:
             self.mutant.apply(place / "tree")
         self.process = multiprocessing.get_context("fork").Process(
@@ -140,13 +140,15 @@ def _test(place: Path, tests: tuple[str, ...], first_only: bool) -> None:
 
 
 def run(root: Path, attempts: Iterable[Attempt], jobs: int) -> Iterator[Attempt]:
-    """The attempts as they end, `jobs` at a time."""
+    """The attempts as they end, `jobs` at a time, all on the tree as it is now."""
     waiting, running = list(attempts), []
+    hidden = shutil.ignore_patterns(".*", "__pycache__", "runs", "wandb", "*.egg-info")
     with tempfile.TemporaryDirectory(prefix="oneloop-mutants-") as folder:
+        shutil.copytree(root, tree := Path(folder) / "tree", ignore=hidden)
         while waiting or running:
             while waiting and len(running) < jobs:
                 attempt = waiting.pop(0)
-                attempt.start(root, Path(tempfile.mkdtemp(dir=folder)))
+                attempt.start(tree, Path(tempfile.mkdtemp(dir=folder)))
                 running.append(attempt)
             wait([attempt.process.sentinel for attempt in running], timeout=1)
             ended = [attempt for attempt in running if attempt.over()]

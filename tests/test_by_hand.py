@@ -15,6 +15,7 @@ from launch import Run, cli, data, train
 from launch.checkpoint import weights_sha256
 from launch.errors import Refused
 from launch.rebuild import load
+from nets.cifar2 import Net
 
 # More than 500 images, which are evaluated in several batches, and a last batch that is shorter.
 FLAGS = ("--data", "synthetic", "--limit", 540, "--epochs", 2, "--threads", 1, "--out", "run")
@@ -70,6 +71,18 @@ def test_weights_that_are_not_finite_are_not_saved(limit, by_hand, start, tmp_pa
     assert refused.value.code == 3
     assert not list(tmp_path.rglob("*.safetensors"))
     assert not (tmp_path / "run/result.json").exists()
+
+
+def test_one_weight_that_is_not_finite_is_enough(by_hand, start, monkeypatch):
+    """Also where the loss is: tanh makes 1 of the infinite."""
+    def burst():
+        net = Net()
+        net.conv1.bias.data[0] = torch.inf
+        return net
+
+    monkeypatch.setattr(by_hand, "Net", burst)
+    with pytest.raises(Refused, match="not finite after epoch 1"):
+        by_hand.main(start(limit=8), epochs=1)
 
 
 # ------------------------------------------------------------------------------------------------------------------- Ctrl-C

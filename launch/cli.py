@@ -389,7 +389,9 @@ def cli(main: Callable[..., Any]) -> None:
         status = 130
         run.stopped(status, "interrupted")
         if int(os.environ.get("RANK", 0)) == 0:
-            complain("interrupted; what was saved before is sound, and the same command goes on from it")
+            saved = run.folder.name and any(run.folder.rglob("checkpoints/step-*"))
+            goes_on = "what was saved before is sound, and the same command goes on from it"
+            complain(f"interrupted; {goes_on if saved else 'nothing was saved, and the same command begins anew'}")
     except Exception as error:
         run.stopped(1, first_line(error))
         raise

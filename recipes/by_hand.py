@@ -20,8 +20,10 @@ from nets.cifar2 import Net
 
 
 def main(run: Run, epochs: int = 100, batch: int = 64, lr: float = 1e-2):
-    if run.world > 1:
-        raise Refused("by_hand.py is a loop for one process; recipes/cifar2.py is the same for several", 2)
+    if run.shards > 1 or run.compile or run.accelerator.mixed_precision != "no":
+        raise Refused("by_hand.py is a loop of whole batches on one process, fp32, not compiled; recipes/cifar2.py has it all", 2)
+    if epochs < 1 or batch < 1:
+        raise Refused(f"--epochs and --batch must be at least 1, they are {epochs} and {batch}", 2)
     images = sources.cifar10(run.data, keep=("airplane", "bird"), limit=run.limit)
     run.open(images, {})
     training, validation = (Feed(split, images, torch.device("cpu")) for split in (images.train, images.test))
@@ -39,6 +41,8 @@ def main(run: Run, epochs: int = 100, batch: int = 64, lr: float = 1e-2):
             loss.backward()
             optimizer.step()
             loss_train += loss.item() * len(ids)  # by images: the last batch is shorter
+        if not all(parameter.isfinite().all() for parameter in model.parameters()):
+            raise Refused(f"the weights are not finite after epoch {epoch}: nothing was saved; a smaller --lr may help", 3)
         if epoch == 1 or epoch % 10 == 0:
             print(f"Epoch {epoch}, Training loss {loss_train / len(images.train):.4f}")
 

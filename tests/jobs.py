@@ -69,7 +69,8 @@ def begin(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["jobs"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # Python 3.11's fork server does not know our sys.path
+        here = Path(__file__).parent  # Python 3.11's fork server does not know our sys.path
+        patch.setenv("PYTHONPATH", os.pathsep.join((str(here), str(here.parent))))
         multiprocessing.forkserver.ensure_running()
     log = log or cwd / f"log-{time.monotonic_ns()}"
     environment = {name: value for name, value in (os.environ | (env or {})).items() if value is not None}

@@ -1,8 +1,24 @@
-"""The open loop and train() give the same weights, bit for bit."""
+"""The open loop and train() give the same weights, bit for bit, and the same accuracies; what goes wrong saves nothing."""
 
-from conftest import result, run_recipe
+import ast
+import os
+import signal
+import sys
 
-FLAGS = ("--data", "synthetic", "--limit", 300, "--epochs", 2, "--threads", 1, "--out", "run")
+import pytest
+import torch
+from conftest import ROOT, Tiny, optimizer_for, result, run_recipe
+from safetensors.torch import load_file
+from tiny import tiny_images
+
+from launch import Run, cli, data, train
+from launch.checkpoint import weights_sha256
+from launch.errors import Refused
+from launch.rebuild import load
+from nets.cifar2 import Net
+
+# More than 500 images, which are evaluated in several batches, and a last batch that is shorter.
+FLAGS = ("--data", "synthetic", "--limit", 540, "--epochs", 2, "--threads", 1, "--out", "run")
 
 
 def test_by_hand_is_train(tmp_path):
@@ -12,7 +28,98 @@ def test_by_hand_is_train(tmp_path):
     assert done.returncode == 0, done.stderr
     assert run_recipe("cifar2", *FLAGS, cwd=tmp_path / "loop").returncode == 0
     by_hand = next(line for line in done.stdout.splitlines() if line.startswith("weights_sha256")).split()[1]
-    assert by_hand == result(tmp_path / "loop/run")["weights_sha256"]
+    loop = result(tmp_path / "loop/run")
+    assert by_hand == loop["weights_sha256"] == result(tmp_path / "hand/run")["weights_sha256"]
+    assert weights_sha256(load_file(tmp_path / "hand/run/model.safetensors")) == by_hand
+    accuracies = ast.literal_eval(result(tmp_path / "hand/run")["summary"].removeprefix("accuracy ").partition(", weights")[0])
+    assert accuracies == {"train": loop["train"]["accuracy"], "val": loop["test"]["accuracy"]}
+    losses = [line for line in (tmp_path / "loop/run/metrics.jsonl").read_text().splitlines() if '"train", "step"' in line]
+    assert f"Epoch 1, Training loss {ast.literal_eval(losses[0])['loss']:.4f}" in done.stdout
     again = run_recipe("by_hand", *FLAGS, cwd=tmp_path / "hand")
     assert again.returncode == 0
     assert by_hand in again.stdout
+
+
+@pytest.fixture
+def by_hand():
+    return load(ROOT / "recipes/by_hand.py")
+
+
+def test_an_epoch_in_ten_is_said(by_hand, start, capsys):
+    by_hand.main(start(limit=8), epochs=21)
+    said = [line.split(",")[0] for line in capsys.readouterr().out.splitlines() if line.startswith("Epoch")]
+    assert said == ["Epoch 1", "Epoch 10", "Epoch 20"]
+
+
+@pytest.mark.parametrize(("flags", "options", "why"), [
+    ({"shards": 2}, {}, "whole batches on one process"),
+    ({"compile": True}, {}, "not compiled"),
+    ({}, {"epochs": 0}, "at least 1, they are 0 and 64"),
+    ({}, {"batch": 0}, "at least 1, they are 1 and 0"),
+])  # fmt: skip
+def test_what_it_does_not_do_is_refused(flags, options, why, by_hand, start, tmp_path):
+    with pytest.raises(Refused, match=why) as refused:
+        by_hand.main(start(limit=8, **flags), **{"epochs": 1} | options)
+    assert refused.value.code == 2
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("limit", [8, 200])  # one step, whose loss is finite, and several
+def test_weights_that_are_not_finite_are_not_saved(limit, by_hand, start, tmp_path):
+    with pytest.raises(Refused, match="not finite after epoch 1: nothing was saved") as refused:
+        by_hand.main(start(limit=limit), epochs=2, lr=float("inf"))
+    assert refused.value.code == 3
+    assert not list(tmp_path.rglob("*.safetensors"))
+    assert not (tmp_path / "run/result.json").exists()
+
+
+def test_one_weight_that_is_not_finite_is_enough(by_hand, start, monkeypatch):
+    """Also where the loss is: tanh makes 1 of the infinite."""
+    def burst():
+        net = Net()
+        net.conv1.bias.data[0] = torch.inf
+        return net
+
+    monkeypatch.setattr(by_hand, "Net", burst)
+    with pytest.raises(Refused, match="not finite after epoch 1"):
+        by_hand.main(start(limit=8), epochs=1)
+
+
+# ------------------------------------------------------------------------------------------------------------------- Ctrl-C
+
+
+def interrupted(main, tmp_path, monkeypatch, capsys, *flags) -> str:
+    """What `cli(main)` says when SIGINT comes; it is 130."""
+    place = ["--out", str(tmp_path / "run"), "--wandb", "disabled", "--threads", "1"]
+    monkeypatch.setattr(sys, "argv", ["recipe.py", "--data", "synthetic", *place, *flags])
+    with pytest.raises(SystemExit) as ended:
+        cli(main)
+    assert ended.value.code == 130
+    return capsys.readouterr().err
+
+
+def test_interrupted_by_hand_claims_nothing_saved(by_hand, tmp_path, monkeypatch, capsys):
+    def order(n, seed, epoch):
+        if epoch == 1:
+            signal.raise_signal(signal.SIGINT)
+        return data.order(n, seed, epoch)
+
+    monkeypatch.setattr(by_hand, "order", order)
+    said = interrupted(by_hand.main, tmp_path, monkeypatch, capsys, "--limit", "8")
+    assert "interrupted; nothing was saved, and the same command begins anew" in said
+    assert "sound" not in said
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def twice(run: Run):
+    """A recipe that is interrupted between two trainings."""
+    torch.manual_seed(0)
+    model = Tiny()
+    train(run, model, tiny_images(8), optimizer_for(model), epochs=1, batch=8, stage="first")
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_interrupted_after_a_stage_goes_on_from_it(tmp_path, monkeypatch, capsys):
+    said = interrupted(twice, tmp_path, monkeypatch, capsys)
+    assert "interrupted; what was saved before is sound, and the same command goes on from it" in said
+    assert (tmp_path / "run/first/checkpoints").exists()

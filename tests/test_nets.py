@@ -58,19 +58,6 @@ def test_document_list_of_parameter_counts():
     assert [p.numel() for p in cifar2.Net().parameters()] == [432, 16, 1152, 8, 16384, 32, 64, 2]
 
 
-def test_res_adds_its_input_and_depth_does_not():
-    torch.manual_seed(0)
-    depth, res = cifar2.NetDepth(), cifar2.NetRes()
-    res.load_state_dict(depth.state_dict())
-    x = torch.randn(2, 3, 32, 32)
-    assert not torch.equal(depth(x), res(x))
-    for net in (depth, res):
-        torch.nn.init.zeros_(net.conv3.weight)
-        torch.nn.init.zeros_(net.conv3.bias)
-    assert depth(x)[0].equal(depth(x)[1])  # nothing passes a convolution of zeros
-    assert not res(x)[0].equal(res(x)[1])  # the identity does
-
-
 def test_blocks_of_res_deep_are_independent():
     blocks = cifar2.NetResDeep(n_blocks=3).resblocks
     assert len({id(p) for p in blocks.parameters()}) == 9
@@ -122,34 +109,6 @@ def test_log_softmax_and_cross_entropy_are_the_documents_loss():
     logits, labels = net(torch.randn(4, 1, 28, 28)), torch.tensor([1, 2, 3, 4])
     cross_entropy, nll = torch.nn.functional.cross_entropy(logits, labels), torch.nn.functional.nll_loss(logits, labels)
     torch.testing.assert_close(cross_entropy, nll)
-
-
-def test_plain_net_lacks_only_the_shortcuts():
-    torch.manual_seed(0)
-    plain, residual_net = residual.CifarResNet(20, shortcut=False).eval(), residual.CifarResNet(20).eval()
-    residual_net.load_state_dict(plain.state_dict())
-    x = torch.randn(1, 3, 32, 32)
-    assert not torch.equal(plain(x), residual_net(x))
-
-
-def test_preactivation_comes_before_the_first_shortcut_only():
-    """arXiv:1603.05027, appendix: the first block splits after its activation, the others before."""
-    net = residual.CifarResNet(20, preact=True)
-    x = torch.randn(2, 16, 8, 8)
-    for number, block in enumerate(net.layer1):
-        torch.nn.init.zeros_(block.conv2.weight)  # what is left is the shortcut
-        expected = torch.relu(block.eval().bn1(x)) if number == 0 else x
-        torch.testing.assert_close(block(x), expected)
-
-
-def test_my_net_1_begins_as_torchvision_makes_its_parts():
-    """Document 001, section 2.2, takes them from vgg16_bn and resnet18: normal, fan-out, no bias."""
-    torch.manual_seed(0)
-    for conv in (module for part in (small.MyNet1().block2, small.MyNet1().block3) for module in part.modules()):
-        if isinstance(conv, torch.nn.Conv2d):
-            fan_out = conv.out_channels * conv.kernel_size[0] ** 2
-            assert conv.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.03)
-            assert conv.bias is None or conv.bias.eq(0).all()
 
 
 def test_depth_must_fit():

@@ -135,6 +135,7 @@ def test_only_changed_layers_are_fresh(resnet18, arguments, fresh):
     own = zoo("resnet18", state=state, **arguments).state_dict()
     expected = dict(state, **{"conv1.weight": state["conv1.weight"].sum(1, keepdim=True)}) if "grey" in arguments else state
     assert {name for name in own if not own[name].equal(expected[name])} == fresh
+    assert own["conv1.weight"].equal(state["conv1.weight"].sum(1, keepdim=True)) == ("grey" in arguments)
 
 
 def test_summed_stem_answers_grey_as_the_original_answers_rgb(resnet18):
@@ -205,6 +206,7 @@ def test_published_first_kernel():
 
 def test_addresses():
     assert weights_url("resnet18") == "https://download.pytorch.org/models/resnet18-f37072fd.pth"
+    assert weights_url("resnet50") == "https://download.pytorch.org/models/resnet50-11ad3fa6.pth"  # the better of two
     assert all(re.search(r"-[0-9a-f]{8,}\.pth$", weights_url(name)) for name in names())
 
 

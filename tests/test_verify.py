@@ -47,9 +47,10 @@ def verified(tmp_path, monkeypatch, capsys):
             return self.process.exitcode
 
     def fork(trial, name, processes=1, shards=2, gpus=False):
+        recipe = (ROOT / "launch/trial.py", trial.tests, trial.recipe, *trial.flags)
         fixed = ("--shards", shards, "--threads", 1, "--log-every", 1, "--save-every", 1, "--out", name)
         where = {"cwd": trial.place, "log": trial.place / f"{name}.log", "env": {"ACCELERATE_USE_CPU": "true"}}
-        return Forked(begin("--", trial.recipe, *trial.flags, *fixed, processes=processes if processes > 1 else None, **where))
+        return Forked(begin("--", *recipe, *fixed, processes=processes if processes > 1 else None, **where))
 
     def verified(recipe: Path, *flags):
         code = main(["verify", str(recipe), *flags, "--out", str(tmp_path / "receipt.json")])

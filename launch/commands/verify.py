@@ -195,7 +195,7 @@ def _checks(trial: Trial) -> Iterator[Check]:
     yield _same(trial, "1 process and 2", "one", "two", trial.run("two", processes=2))
     why = "by its make (batch norm, dropout) the net judges an image with its batch or by chance"
     try:
-        alone, draws = _judges(trial)
+        alone, draws = judges(trial)
     except Refused as error:
         alone, draws, why = False, False, str(error)
     if alone:
@@ -206,12 +206,12 @@ def _checks(trial: Trial) -> Iterator[Check]:
     yield _flipped(trial)
     yield _evaluated(trial)
     if count := _gpus():
-        yield from _on_gpus(trial, count, draws)
+        yield from on_gpus(trial, count, draws)
     else:
         yield Check("GPUs", "skipped", "none here")
 
 
-def _on_gpus(trial: Trial, count: int, draws: bool) -> Iterator[Check]:
+def on_gpus(trial: Trial, count: int, draws: bool) -> Iterator[Check]:
     """What can be asked of a GPU, which need not repeat the bits of a CPU, nor its own."""
     code, what = trial.run("gpu", gpus=True), "1 GPU and the CPU"
     if draws and not code:
@@ -364,7 +364,7 @@ def _names(flags: Sequence[str]) -> set[str]:
     return {flag.partition("=")[0].replace("_", "-") for flag in flags if flag.startswith("--")}
 
 
-def _judges(trial: Trial) -> tuple[bool, bool]:
+def judges(trial: Trial) -> tuple[bool, bool]:
     """Of the net in train mode: whether it says of an image the same in any batch, then slices do not change the function; and
     whether it draws random numbers. Where recipes have several nets, of the first."""
     import torch

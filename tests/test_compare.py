@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 
 import filelock
@@ -88,6 +89,70 @@ def test_an_unfinished_run_is_no_finished_one(tmp_path):
     (tmp_path / "b/result.json").write_text((tmp_path / "a/result.json").read_text())
     finished, unfinished = compared(tmp_path).groups
     assert finished.seeds == [1, 2]
+
+
+def test_curve_is_over_the_epochs_that_all_have(tmp_path):
+    """One evaluates every epoch, the other every second one: the band is over epochs 2 and 4, each with its own values."""
+    record(tmp_path / "a", (0.1, 0.2, 0.3, 0.4), seed=1)
+    record(tmp_path / "b", (0.5, 0.6, 0.7, 0.8), seed=2)
+    lines = (tmp_path / "b/metrics.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "b/metrics.jsonl").write_text("".join(lines[place] for place in (0, 2, 3, 4, 6, 7)))
+    (group,) = compared(tmp_path).groups
+    assert group.curve("test accuracy") == ([2, 4], [[0.2, 0.4], [0.6, 0.8]])
+    assert group.curve("train loss")[0] == [1, 2, 3, 4]
+
+
+def test_best_is_what_the_result_says(tmp_path):
+    """The record of this finished run has lost its lines; what the result holds is the run's."""
+    folder = record(tmp_path / "a", (0.9, 0.7))
+    (folder / "metrics.jsonl").write_text("".join((folder / "metrics.jsonl").read_text().splitlines(keepends=True)[2:]))
+    end = json.loads((folder / "result.json").read_text())
+    end["test"]["accuracy"] = 0.75
+    (folder / "result.json").write_text(json.dumps(end))
+    (group,) = compared(tmp_path).groups
+    assert [group.measure(name)[0] for name in ("best", "last", "gap")] == [0.9, 0.75, pytest.approx(0.05)]
+    record(tmp_path / "b", (0.9, 0.7), finished=False, net="So far")
+    assert compared(tmp_path / "b").groups[0].measure("best")[0] == 0.9
+
+
+def test_seconds_are_those_so_far(tmp_path):
+    record(tmp_path / "a", (0.2, 0.3, 0.4), finished=False)
+    (group,) = compared(tmp_path).groups
+    assert group.measure("seconds") == (30, None)
+
+
+def test_speed_is_images_by_time(tmp_path):
+    """100 images at 50 a second and 100 at 100: 200 in 3 s, and not the mean of the speeds."""
+    record(tmp_path / "a", (0.2, 0.3), finished=False)
+    (group,) = compared(tmp_path).groups
+    assert group.measure("images_per_second") == (pytest.approx(200 / 3), None)
+
+
+def test_an_epoch_counts_when_it_is_closed(tmp_path):
+    """A train line is from within its epoch, which may be open; an evaluation closes it."""
+    folder = record(tmp_path / "a", (0.2, 0.3), finished=False)
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text("".join(lines[:3]))
+    assert compared(tmp_path).groups[0].progress() == "1/2 interrupted"
+
+
+def test_labels_of_pictures(tmp_path):
+    record(tmp_path / "a", lr=0.1)
+    record(tmp_path / "b", (0.2,), lr=0.2, finished=False)
+    comparison = compared(tmp_path)
+    assert [comparison.label(group) for group in comparison.groups] == ["lr 0.1", "lr 0.2 (1/2 interrupted)"]
+    (group,) = compared(tmp_path / "a").groups
+    assert compared(tmp_path / "a").label(group) == "Net"
+
+
+def test_speeds_of_different_places_are_said(place, capsys):
+    assert commands.main(["compare", "runs"]) == 0
+    assert "different places" not in capsys.readouterr().out
+    about = json.loads((place / "runs/a2/config.json").read_text())
+    (place / "runs/a2/config.json").write_text(json.dumps(about | {"threads": 4}))
+    assert commands.main(["compare", "runs"]) == 0
+    said = "speeds and times are of different places: 1 × cpu, 1 threads, precision no; 1 × cpu, 4 threads, precision no"
+    assert said in capsys.readouterr().out
 
 
 def test_only_what_differs_is_a_column(tmp_path):
@@ -266,6 +331,42 @@ def test_a_run_inside_another_is_one_of_its_own(tmp_path):
     assert {(group.options.get("stage"), group.options["net"]) for group in compared(tmp_path).groups} == {
         ("frozen", "Net"), (None, "Inner"), ("s", "Deep"),
     }  # fmt: skip
+
+
+def test_a_stage_of_a_run_inside_another_is_not_the_others(tmp_path):
+    outer = record(tmp_path / "a", (0.6, 0.7))
+    record(outer / "other", (0.8, 0.9), net="Deep", stage="one/two")
+    assert [(group.options["net"], group.options.get("stage")) for group in compared(tmp_path).groups] == [
+        ("Deep", "one/two"), ("Net", None),
+    ]  # fmt: skip
+
+
+def test_a_run_of_which_one_stage_is_damaged_is_left_out_as_a_whole(tmp_path):
+    record(tmp_path / "a", (0.6, 0.7), stage="first")
+    record(tmp_path / "a", (0.6, 0.7), stage="second")
+    record(tmp_path / "b", net="Other")
+    (tmp_path / "a/second/result.json").write_text("[]")
+    comparison, complaints = compare(find([tmp_path]))
+    assert [group.options["net"] for group in comparison.groups] == ["Other"]
+    assert len(complaints) == 1
+
+
+STATES = {1: "failed", 3: "failed", 4: "failed", 130: "interrupted", 143: "interrupted"}
+
+
+@pytest.mark.parametrize(("code", "state"), STATES.items())
+def test_states_by_exit_code(code, state, tmp_path):
+    assert read(record(tmp_path / "a", finished=False, stopped=code)).state == state
+
+
+def test_age_is_that_of_the_last_launch(place, capsys):
+    about = json.loads((place / "runs/a1/config.json").read_text())
+    launches = [{"started": f"2026-01-0{day}T10:00:00+0000"} for day in (2, 3)]
+    (place / "runs/a1/config.json").write_text(json.dumps(about | {"resumed": launches}))
+    assert commands.main(["runs", "--json"]) == 0
+    first, *_ = json.loads(capsys.readouterr().out)
+    assert first["folder"] == "runs/a1"
+    assert datetime.fromisoformat(first["started"]) == datetime(2026, 1, 3, 10, tzinfo=UTC)
 
 
 def broken(place: Path, file: str, content: bytes | dict | None = None, line: int = 0) -> None:

@@ -152,6 +152,15 @@ def test_what_became_of_each_is_said_in_its_word(cells, capsys):
     assert "[4/5] --seed 3: well\n" in out
 
 
+def test_finished_runs_are_not_started(cells, capsys):
+    first, second = cells("exit 5", WELL)
+    for cell in (first, second):
+        cell.folder.mkdir(parents=True)
+    (first.folder / "result.json").write_text('{"summary": "done before"}')
+    assert sweep.run([first, second], ["launch"], 1) == {}
+    assert "2 runs, 1 of them finished before" in capsys.readouterr().out
+
+
 def test_a_run_that_another_command_works_on_is_not_started_and_not_failed(cells, capsys, monkeypatch):
     """As after a sweep that was killed: its runs go on."""
     first, second = cells("exit 0", "exit 3")

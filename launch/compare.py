@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import Refused
-from .runs import Record, read, read_json, read_metrics, stages
+from .errors import Refused, printable
+from .runs import Record, read, read_metrics, read_result, stages
 
 MEASURES = {  # name -> (heading, format)
     "last": ("accuracy", "{:.4f}"),  # of the test images, at the end
@@ -81,7 +81,7 @@ class Group:
         if self.finished:
             return text
         of, states = self.trainings[0].of, sorted({training.state for training in self.trainings})
-        return f"{text}{'' if of is None else f'/{of}'} {', '.join(states)}"
+        return f"{text}{'' if of is None else f'/{text_of(of)}'} {', '.join(states)}"
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def compare(folders: Iterable[Path]) -> tuple[Comparison, list[str]]:
     trainings, complaints = [], []
     for folder in folders:
         try:
-            trainings += trainings_of(read(folder))
+            trainings += list(trainings_of(read(folder)))  # all of a run or none
         except Refused as error:
             complaints.append(str(error))
     if not trainings:
@@ -143,13 +143,13 @@ def compare(folders: Iterable[Path]) -> tuple[Comparison, list[str]]:
             del training.options["pixels"]
     grouped: dict[tuple, list[Training]] = {}
     for training in trainings:
-        key = sorted((name, text_of(value)) for name, value in training.options.items())
+        key = sorted((name, text_of(value)) for name, value in training.options.items() if value is not None)
         grouped.setdefault((training.state == "finished", *key), []).append(training)
     groups = [Group(each[0].options, each) for each in grouped.values()]
     groups.sort(key=lambda group: -(group.measure("last") or (-1.0,))[0])
     keys = dict.fromkeys(key for group in groups for key in group.options)
     differ = [key for key in keys if len({text_of(group.options.get(key)) for group in groups}) > 1]
-    return Comparison(groups, {key: groups[0].options[key] for key in keys if key not in differ}, differ), complaints
+    return Comparison(groups, {key: groups[0].options.get(key) for key in keys if key not in differ}, differ), complaints
 
 
 def trainings_of(record: Record) -> Iterator[Training]:
@@ -162,19 +162,19 @@ def trainings_of(record: Record) -> Iterator[Training]:
     where = record.config
     place = f"{where['world_size']} × {where['device']}, {where['threads']} threads, precision {where['precision']}"
     for folder in inside or [record.folder]:
-        result = read_json(folder / "result.json")
+        result = read_result(folder)
         events = read_metrics(folder / "metrics.jsonl")
         inner = {"stage": folder.relative_to(record.folder).as_posix()} if inside else {}
         yield Training(
             folder=folder,
             options=options | inner,
             seed=seed,
-            state="finished" if result else record.state,
+            state="finished" if result is not None else record.state,
             epochs=max((event["epoch"] - (event["event"] == "train") for event in events), default=0),
             of=None if inside else record.options.get("epochs"),
             measures=_measures(result or {}, events, {} if inside else record.config),
             curves={"test accuracy": _test_accuracy(events), "train loss": train_loss(events)},
-            place=place,
+            place=printable(place),
         )
 
 
@@ -182,26 +182,29 @@ def flat(options: dict, prefix: str = "") -> dict[str, Any]:
     """Nested options by dotted name."""
     found = {}
     for key, value in options.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        name = prefix + printable(key)
+        found |= flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
     return found
 
 
 def text_of(value: Any) -> str:
     """An option in a table: a list as words, – for None."""
-    return "–" if value is None else " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return "–" if value is None else printable(" ".join(map(str, value)) if isinstance(value, list) else str(value))
 
 
 def _measures(result: dict, events: Sequence[dict], facts: dict) -> dict[str, float]:
     """Training's `measures`: of the result, or so far."""
     accuracies, spans = _test_accuracy(events), list(_spans(events))
     last = {event["split"]: event for event in events if event["event"] == "eval"} | result
+    test, train, best = (last.get(name, {}) for name in ("test", "train", "best"))
+    accuracy, trained = test.get("accuracy"), train.get("accuracy")
     seconds = [event["seconds"] for event, _ in spans]
     found = {
-        "last": last.get("test", {}).get("accuracy"),
-        "best": result["best"]["accuracy"] if "best" in result else max(accuracies.values(), default=None),
-        "loss": last.get("test", {}).get("loss"),
-        "train": last.get("train", {}).get("accuracy"),
-        "gap": last["train"]["accuracy"] - last["test"]["accuracy"] if "train" in last and "test" in last else None,
+        "last": accuracy,
+        "best": best.get("accuracy", max(accuracies.values(), default=None)),
+        "loss": test.get("loss"),
+        "train": trained,
+        "gap": None if accuracy is None or trained is None else trained - accuracy,
         "images_per_second": result.get("images_per_second") or _speed(spans),
         "seconds": result.get("seconds") or (seconds[-1] if seconds else None),
         "parameters": result.get("parameters", facts.get("parameters")),
@@ -213,7 +216,7 @@ def _spans(events: Sequence[dict]) -> Iterator[tuple[dict, int]]:
     """Each train line, with the number of images that it is about."""
     before = 0
     for event in events:
-        if event["event"] == "train":
+        if event["event"] == "train" and event["images"] > before:
             yield event, event["images"] - before
             before = event["images"]
 

@@ -4,6 +4,8 @@ Exit codes  0 done, 1 data or disk cannot be had, 2 wrong usage, 3 non-finite lo
             mismatch, 5 run folder in use, 130 / 138 / 143 stopped by SIGINT / SIGUSR1 / SIGTERM after saving
 """
 
+import re
+
 
 class Refused(Exception):
     """The run cannot go on; `str(error)` is one line that says why and the way out, `code` the exit code."""
@@ -20,3 +22,13 @@ class Refused(Exception):
 def first_line(error: Exception) -> str:
     """What an error says, in one line; its kind if it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def printable(text: str) -> str:
+    """`text` for a terminal: control characters, line separators and what is no character at all as visible escapes."""
+    return re.sub("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", _escape, text)
+
+
+def _escape(found: re.Match) -> str:
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"

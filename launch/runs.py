@@ -8,14 +8,21 @@
 
 import glob
 import json
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import filelock
 
 from .errors import Refused
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 FORMAT = 1  # of a run folder
 
@@ -48,38 +55,69 @@ class Record:
 
 
 def read(folder: Path) -> Record:
-    """The record in `folder`. Raises Refused (4) if it is no run folder, damaged, or another version's."""
-    config = read_json(folder / "config.json")
+    """The record in `folder`. Raises Refused: it cannot be read (1); it is no run folder, damaged, or another version's (4)."""
+    path = folder / "config.json"
+    config = read_json(path)
     if config is None:
         raise Refused(f"{folder} is no run folder: it has no config.json", 4)
     if config.get("format") != FORMAT:
         raise Refused(f"{folder} was written by another version of oneloop (format {config.get('format')})", 4)
-    return Record(folder, config, read_json(folder / "result.json"), read_json(folder / "stopped.json"))
+    _check(config, CONFIG, path)
+    _check(config, FACTS, path, needed=False)
+    stopped = read_json(folder / "stopped.json")
+    _check(stopped or {}, STOPPED, folder / "stopped.json", needed=stopped is not None)
+    return Record(folder, config, read_result(folder), stopped)
+
+
+def read_result(folder: Path) -> dict | None:
+    """The result of the run or stage in `folder`, None if it is not finished. Raises Refused as `read` does."""
+    result = read_json(folder / "result.json")
+    _check(result or {}, RESULT, folder / "result.json", needed=False)
+    return result
 
 
 def find(places: Iterable[str | Path]) -> list[Path]:
     """The run folders that `places` name: run folders, globs of them, or folders with runs somewhere inside.
 
-    In the order given, sorted within a place, each once. Raises Refused (2), naming the place that has none.
+    In the order given, sorted within a place, each once, whatever links lead to it. A folder that cannot be looked into is one
+    of them: it may be a run, and `read` says what is wrong. Raises Refused (2), naming the place that has none.
     """
-    found: dict[Path, None] = {}
+    found: dict[str, Path] = {}  # by its real path
     for place in places:
-        named = [Path(place)] if Path(place).exists() else sorted(map(Path, glob.glob(str(place))))
-        inside = [folder for path in named for folder in _under(path)]
+        named = [Path(place)]
+        if not os.path.exists(place):
+            named = [path for path in sorted(map(Path, glob.glob(str(place)))) if not _leads_up(path)]
+        seen: set[str] = set()
+        inside = [folder for path in sorted(named, key=Path.is_symlink) for folder in _under(path, seen)]
         if not inside:
             raise Refused(f"no run at {place}: no folder there holds a config.json, as a recipe leaves it under runs/", 2)
-        found |= dict.fromkeys(inside)
-    return list(found)
+        for folder in inside:
+            found.setdefault(os.path.realpath(folder), folder)
+    return list(found.values())
 
 
-def _under(path: Path) -> Iterator[Path]:
-    """`path` if it is a run folder, else those below it; what lies inside a run folder belongs to it."""
-    if (path / "config.json").is_file():
-        yield path
-    elif path.is_dir():
-        for inner in sorted(path.iterdir()):
-            if inner.is_dir() and not inner.name.startswith("."):
-                yield from _under(inner)
+def _under(path: Path, seen: set[str]) -> Iterator[Path]:
+    """The run folders at and below `path`, whose real paths are added to `seen`: links last, and only to what is not in it."""
+    real = os.path.realpath(path)
+    if real in seen:
+        return
+    seen.add(real)
+    try:
+        if (path / "config.json").is_file():
+            yield path
+        below = sorted(inner for inner in path.iterdir() if inner.is_dir() and not inner.name.startswith("."))
+    except OSError:
+        if path.is_dir():
+            yield path
+        return
+    for inner in sorted(below, key=Path.is_symlink):
+        if not _leads_up(inner):
+            yield from _under(inner, seen)
+
+
+def _leads_up(path: Path) -> bool:
+    """Whether `path` is a link to a folder that it lies in."""
+    return path.is_symlink() and Path(os.path.realpath(path.parent)).is_relative_to(os.path.realpath(path))
 
 
 def home(folder: Path) -> tuple[Path, dict]:
@@ -91,12 +129,36 @@ def home(folder: Path) -> tuple[Path, dict]:
 
 
 def stages(folder: Path) -> list[Path]:
-    """The folders of the trainings inside a run, sorted; none where the run is one training itself."""
-    return sorted(path.parent for path in folder.rglob("metrics.jsonl") if path.parent != folder)
+    """The folders of the trainings inside a run, sorted; none where the run is one training itself. A run inside is another."""
+
+    def of_another(place: Path) -> bool:
+        return place != folder and ((place / "config.json").exists() or of_another(place.parent))
+
+    inside = (path.parent for path in folder.rglob("metrics.jsonl"))
+    return sorted(place for place in inside if place != folder and not of_another(place))
 
 
 def in_use(folder: Path) -> bool:
-    """Whether a process works on the run in `folder`. Takes its lock for an instant."""
+    """Whether a process works on the run in `folder`: holds its lock. One that may not be looked at is not known to be held."""
+    if fcntl is None:
+        return _in_use_on_windows(folder)
+    try:
+        # A shared lock needs no more than reading, as in another user's folder, and is given back with the descriptor.
+        descriptor = os.open(folder / "lock", os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _in_use_on_windows(folder: Path) -> bool:
     if not (folder / "lock").exists():
         return False
     lock = filelock.FileLock(folder / "lock", timeout=0)
@@ -109,34 +171,139 @@ def in_use(folder: Path) -> bool:
 
 
 def read_json(path: Path) -> dict | None:
-    """The content of a JSON file, None where there is none. Raises Refused (4) for a damaged one."""
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
+    """The object in a JSON file, None where there is no file. Raises Refused: it cannot be read (1), it is damaged (4)."""
+    content = _content(path)
+    if content is None:
         return None
-    except ValueError as error:
+    try:
+        found = json.loads(content)
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds a {type(found).__name__}, not an object")
+    except (ValueError, RecursionError) as error:
         raise Refused(f"{path} is damaged ({error}); --fresh or another --out starts anew", 4) from error
+    return found
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The events of a `metrics.jsonl`; a torn last line, as a kill leaves it, is left out."""
+    """The events of a `metrics.jsonl`; a torn last line, as a kill leaves it, is left out.
+
+    Raises Refused: it cannot be read (1), another line is damaged (4), for what follows it would be lost.
+    """
+    *lines, torn = (_content(path) or b"").split(b"\n")
     events = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for number, line in enumerate([*lines, torn], 1):
         try:
-            events.append(json.loads(line))
-        except ValueError:
-            break
+            event = json.loads(line)
+            wrong = _wrong(event, EVENTS[event["event"]])
+        except (ValueError, RecursionError, TypeError, KeyError):
+            wrong = "it is no event"
+        if not wrong:
+            events.append(event)
+        elif number <= len(lines):
+            way = "mend it from a copy, or start anew with --fresh or another --out"
+            raise Refused(f"{path} is damaged in line {number} of {len(lines)} ({wrong}); {way}", 4)
     return events
 
 
+def _content(path: Path) -> bytes | None:
+    """What is in a file, None where there is none. Raises Refused (1)."""
+    try:
+        if path.exists() and not path.is_file():
+            raise Refused(f"{path} cannot be read: it is no file")
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Refused(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+# ------------------------------------------------------------------------------------------------------- what is believed
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) < 1e100  # finite, and so are squares and sums of it
+
+
+def _positive(value: Any) -> bool:
+    return _number(value) and value > 0
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and abs(value) < 2**63
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _time(value: Any) -> bool:
+    try:
+        moment(value)
+    except (TypeError, ValueError, OverflowError, OSError):  # the latter two for times that no clock has
+        return False
+    return True
+
+
+def moment(text: str) -> datetime:
+    """The time that a launch has recorded as the one of its start, in the zone of this machine."""
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S%z").astimezone()
+
+
+def _launches(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(launch, dict) and _time(launch.get("started")) for launch in value)
+
+
+# What readers of a run folder depend on, by dotted name: it may come from anyone, or from a disk that lost something.
+Fields = dict[str, Callable[[Any], bool]]
+CONFIG: Fields = {
+    "config.recipe": _text, "config.data": _text, "config.seed": _whole, "shards": _whole, "data.fingerprint": _text,
+    "started": _time, "world_size": _whole, "device": _text, "threads": _whole, "precision": _text, "resumed": _launches,
+}  # fmt: skip
+FACTS: Fields = {"model": _text, "parameters": _whole}  # of the net, where the run is one training
+STOPPED: Fields = {"code": _whole, "why": _text}
+RESULT: Fields = {
+    "test.accuracy": _number, "test.loss": _number, "train.accuracy": _number, "train.loss": _number, "best.accuracy": _number,
+    "images_per_second": _positive, "seconds": _number, "parameters": _whole, "summary": _text,
+}  # fmt: skip
+HEAD: Fields = {"step": _whole, "epoch": _whole, "images": _whole}
+EVENTS: dict[str, Fields] = {
+    "train": HEAD | {"loss": _number, "images_per_second": _positive, "seconds": _number},
+    "eval": HEAD | {"split": _text, "loss": _number, "accuracy": _number},
+}
+
+
+def _wrong(content: dict, fields: Fields, needed: bool = True) -> str:
+    """What of `fields` is not in `content` (if `needed`) or is not what it should be; "" if nothing."""
+    for name, sound in fields.items():
+        *outer, last = name.split(".")
+        place = content
+        for key in outer:
+            place = place.get(key, {}) if isinstance(place, dict) else None
+        if not isinstance(place, dict):
+            return f"{'.'.join(outer)} is no object"
+        if last not in place and needed:
+            return f"it has no {name}"
+        if last in place and not sound(place[last]):
+            return f"{name} is {str(place[last])[:40]!r}"
+    return ""
+
+
+def _check(content: dict, fields: Fields, path: Path, needed: bool = True) -> None:
+    if wrong := _wrong(content, fields, needed):
+        raise Refused(f"{path} is damaged ({wrong}); --fresh or another --out starts anew", 4)
+
+
 def describe(result: dict) -> str:
-    """A result.json in one line; a recipe of several stages brings its own as "summary"."""
+    """A result.json in one line; a recipe of several stages brings its own as "summary". Raises Refused (4)."""
     if "summary" in result:
-        return result["summary"]
-    test, best = result["test"], result["best"]
-    return (
-        f"{result['net']}, {result['epochs']} epochs: test accuracy {test['accuracy']:.4f} "
-        f"({round(test['accuracy'] * test['count'])}/{test['count']}), loss {test['loss']:.4f}; "
-        f"best {best['accuracy']:.4f} after epoch {best['epoch']}; {result['images_per_second']:,.0f} images/s, "
-        f"{result['seconds']:,.0f} s"
-    )
+        return str(result["summary"])
+    try:
+        test, best = result["test"], result["best"]
+        return (
+            f"{result['net']}, {result['epochs']} epochs: test accuracy {test['accuracy']:.4f} "
+            f"({round(test['accuracy'] * test['count'])}/{test['count']}), loss {test['loss']:.4f}; "
+            f"best {best['accuracy']:.4f} after epoch {best['epoch']}; {result['images_per_second']:,.0f} images/s, "
+            f"{result['seconds']:,.0f} s"
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise Refused("result.json is damaged (no result is in it); --fresh or another --out starts anew", 4) from error

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from . import mirror
 from .checkpoint import write_atomically
 from .data import Images
-from .errors import Refused, first_line
+from .errors import Refused, first_line, printable
 from .runs import describe, read_metrics
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Track:
         self.failure: OSError | None = None  # of writing the record
         if not self.main:
             return
-        self.console = Console(highlight=False, soft_wrap=True, quiet=run.quiet)
+        self.console = Console(file=sys.stdout and Screen(sys.stdout), highlight=False, soft_wrap=True, quiet=run.quiet)
         self.say(
             f"{run.recipe} {facts['model']}: {facts['parameters']:,} parameters; {len(images.train):,} training and "
             f"{len(images.test):,} test images from {images.source}; {run.world} × "
@@ -90,7 +90,7 @@ class Track:
     def say(self, line: str) -> None:
         """One line on the screen, above the progress bar."""
         if self.main:
-            self.console.print(line, markup=False)
+            self.console.print(printable(line), markup=False)
 
     def progress(self, step: int, description: str) -> None:
         """Move the bar; drawn five times a second at most, so that it costs the steps nothing."""
@@ -209,6 +209,39 @@ def _cut(path: Path, step: int) -> tuple[TextIO, list[dict]]:
     return open(path, "a"), kept
 
 
+class Screen:
+    """Standard output that may end before the run, as with `| head` or on a full disk: that is said once and ends nothing."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> None:
+        self._try(lambda: self.stream.write(text))
+
+    def flush(self) -> None:
+        self._try(self.stream.flush)
+
+    def _try(self, action: Callable[[], Any]) -> None:
+        try:
+            action()
+        except OSError as error:
+            complain(f"standard output cannot be written ({error.strerror or error}): no more lines; the run goes on")
+            _silence(self.stream)
+
+
 def complain(line: str) -> None:
-    """One line on standard error."""
-    print(line, file=sys.stderr, flush=True)
+    """One line on standard error, if there is one."""
+    try:
+        print(printable(line), file=sys.stderr, flush=True)
+    except OSError:
+        _silence(sys.stderr)
+
+
+def _silence(stream: TextIO) -> None:
+    """Have what is written to `stream`, and what waits in its buffer, go nowhere: the process can end in peace."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

@@ -2,10 +2,12 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 
+import filelock
 import pytest
 import yaml
 from conftest import ROOT, metrics, result
@@ -13,6 +15,7 @@ from conftest import ROOT, metrics, result
 from launch import commands
 from launch.cli import parse
 from launch.commands import sweep
+from launch.errors import Refused
 from launch.rebuild import load
 from launch.runs import find, in_use, read, read_metrics
 
@@ -97,6 +100,80 @@ def test_runs_at_once_have_a_gpu_each(here, monkeypatch):
     assert begun[3:] == [{}] * 3
 
 
+@pytest.fixture
+def cells(here, monkeypatch):
+    """cells(script, …) -> a cell for each; in place of a training a shell runs the script, in which FOLDER is its folder."""
+
+    def cells(*scripts):
+        made = sweep.grid(CIFAR2, {"--data": ["synthetic"], "--seed": [str(seed) for seed in range(len(scripts))]}, 1, None)
+        of = {cell.flags: script.replace("FOLDER", str(cell.folder)) for cell, script in zip(made, scripts, strict=True)}
+
+        def start(command, errors, _environment):
+            script = of[tuple(command[1:])]
+            with open(errors, "w") as file:
+                return subprocess.Popen(["sh", "-c", script], stderr=file, start_new_session=True)
+
+        monkeypatch.setattr(sweep, "_start", start)
+        return made
+
+    return cells
+
+
+WELL = """echo '{"summary": "well"}' > FOLDER/result.json"""
+
+
+def test_a_run_that_the_sweeps_own_end_ended_is_interrupted(cells, capsys):
+    """The signal reaches all at once, as from a queue: the run is gone, with an exit code, when the sweep looks."""
+    me = os.getpid()
+    for script in (f"kill -TERM {me}; exit 1", f"trap 'exit 1' TERM; kill -TERM {me}; while :; do sleep 0.01; done"):
+        with pytest.raises(Refused, match="stopped by SIGTERM; the same command goes on") as refused:
+            sweep.run(cells(script, "exit 7"), ["launch"], 1)
+        assert refused.value.code == 143
+        out = capsys.readouterr().out
+        assert "[1/2] --seed 0: interrupted\n" in out
+        assert "failed" not in out
+        assert "--seed 1" not in out
+
+
+def test_what_became_of_each_is_said_in_its_word(cells, capsys):
+    made = cells("kill -KILL $$", "echo 'not \033[31mfinite' >&2; exit 3", "exit 0", WELL, "exit 4")
+    killed, broken, silent, done, damaged = made
+    done.folder.mkdir(parents=True)
+    damaged.folder.mkdir(parents=True)
+    (damaged.folder / "config.json").write_text("[]")
+    left = sweep.run(made, ["launch"], 2)
+    assert left[killed] == f"interrupted: exit code -9, and no result in {killed.folder}"
+    assert left[broken] == "failed: not \x1b[31mfinite"
+    assert left[silent] == f"failed: exit code 0, and no result in {silent.folder}"
+    assert left[damaged].startswith(f"failed: {damaged.folder}/config.json is damaged")
+    assert done not in left
+    out = capsys.readouterr().out
+    assert r"failed: not \x1b[31mfinite" in out
+    assert "[4/5] --seed 3: well\n" in out
+
+
+def test_finished_runs_are_not_started(cells, capsys):
+    first, second = cells("exit 5", WELL)
+    for cell in (first, second):
+        cell.folder.mkdir(parents=True)
+    (first.folder / "result.json").write_text('{"summary": "done before"}')
+    assert sweep.run([first, second], ["launch"], 1) == {}
+    assert "2 runs, 1 of them finished before" in capsys.readouterr().out
+
+
+def test_a_run_that_another_command_works_on_is_not_started_and_not_failed(cells, capsys, monkeypatch):
+    """As after a sweep that was killed: its runs go on."""
+    first, second = cells("exit 0", "exit 3")
+    first.folder.mkdir(parents=True)
+    with filelock.FileLock(first.folder / "lock"):
+        left = sweep.run([first, second], ["launch"], 2)
+    assert left[first] == f"running: another command works on {first.folder}"
+    assert left[second].startswith("failed: exit code 3")
+    out = capsys.readouterr().out
+    assert "[1/2] --seed 0: running: " in out
+    assert "[1/2] --seed 0 …" not in out
+
+
 def test_launch_file_gives_precision_and_processes(here):
     assert sweep.launched(str(ROOT / "launch/gpu.yaml")) == ("bf16", 1)
     assert sweep.launched(str(ROOT / "launch/cpus.yaml")) == ("no", 2)
@@ -122,7 +199,9 @@ def test_stopped_then_the_same_sweep_goes_on_and_a_failure_stops_no_other(here, 
     stopper.start()
     assert commands.main(one) == 143
     stopper.join()
-    assert capsys.readouterr().err == "stopped by SIGTERM; the same command goes on\n"
+    out, errors = capsys.readouterr()
+    assert errors == "stopped by SIGTERM; the same command goes on\n"
+    assert out.endswith(": interrupted\n")
     assert not any(in_use(folder) for folder in find(["runs"]))  # nobody is left
     assert read(sound).state == "interrupted"
     assert read_metrics(sound / "metrics.jsonl")[-1]["epoch"] < 20
@@ -132,6 +211,7 @@ def test_stopped_then_the_same_sweep_goes_on_and_a_failure_stops_no_other(here, 
     assert "not finite" in errors
     assert "accelerate launch " + " ".join(recipe) in errors
     assert "1 of 2 runs failed" in errors
+    assert "\nfailed: " in "\n" + errors
     assert read(sound).config["resumed"]
     steps = [line["step"] for line in metrics(sound) if line.get("split") == "test"]
     assert steps == [4 * epoch for epoch in range(1, 21)]  # each once

@@ -1,15 +1,25 @@
 """`oneloop verify` passes where the promises hold, and names the one that does not."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
 from pathlib import Path
 
+import psutil
 import pytest
-from conftest import ROOT
-from jobs import begin
+import torch
+from conftest import ROOT, Tiny, result
+from jobs import begin, wait_for
 
+from launch import train
 from launch.commands import main, verify
+from launch.errors import Refused
+from launch.runs import read
+from launch.trial import fewer
 
 RANDOM = """
 import os
@@ -47,9 +57,10 @@ def verified(tmp_path, monkeypatch, capsys):
             return self.process.exitcode
 
     def fork(trial, name, processes=1, shards=2, gpus=False):
+        recipe = (ROOT / "launch/trial.py", trial.tests, trial.recipe, *trial.flags)
         fixed = ("--shards", shards, "--threads", 1, "--log-every", 1, "--save-every", 1, "--out", name)
         where = {"cwd": trial.place, "log": trial.place / f"{name}.log", "env": {"ACCELERATE_USE_CPU": "true"}}
-        return Forked(begin("--", trial.recipe, *trial.flags, *fixed, processes=processes if processes > 1 else None, **where))
+        return Forked(begin("--", *recipe, *fixed, processes=processes if processes > 1 else None, **where))
 
     def verified(recipe: Path, *flags):
         code = main(["verify", str(recipe), *flags, "--out", str(tmp_path / "receipt.json")])
@@ -93,6 +104,269 @@ def test_recipe_that_does_not_run_is_one_line(capsys, tmp_path):
     assert "--epochs and --batch must be at least 1" in capsys.readouterr().err
     assert main(["verify", str(ROOT / "recipes/cifar2.py"), "--shards", "4"]) == 2
     assert "--shards cannot be chosen here" in capsys.readouterr().err
+
+
+@pytest.fixture
+def scripted(tmp_path, monkeypatch):
+    """scripted(script) -> a trial whose runs are a shell that runs the script; NAME is the run's, LIMIT as the flags say."""
+    tried = []
+
+    def begin(trial, name, **_):
+        limit = trial.flags[trial.flags.index("--limit") + 1]
+        tried.append((int(limit), trial.tests))
+        script = trial.script.replace("NAME", name).replace("LIMIT", limit)
+        return subprocess.Popen(["bash", "-c", script], cwd=trial.place, start_new_session=True)
+
+    def scripted(script, *flags, **known):
+        trial = verify.Trial(Path("mine.py"), [*flags], tmp_path, **known)
+        trial.script, trial.tried = script, tried
+        return trial
+
+    monkeypatch.setattr(verify.Trial, "begin", begin)
+    return scripted
+
+
+LONG = "mkdir NAME; echo > NAME/config.json; [ LIMIT -lt 30 ] || sleep 100; exit 3"
+
+
+def test_first_run_takes_fewer_images_until_it_is_short(scripted, monkeypatch):
+    monkeypatch.setattr(verify, "SHORT_SECONDS", 0.2)
+    trial = scripted(LONG)
+    assert trial.first() == 3
+    assert trial.tried == [(251, 503), (61, 127), (23, 29)]
+    assert (trial.flags, trial.tests) == (["--epochs", "3", "--limit", "23"], 29)
+    assert 60 < trial.seconds < 65  # of the last try alone
+
+
+def test_first_run_that_is_short_is_not_repeated_and_data_may_take_long(scripted, monkeypatch):
+    monkeypatch.setattr(verify, "SHORT_SECONDS", 0.2)
+    trial = scripted("sleep 0.6; mkdir NAME; echo > NAME/config.json; exit 0", "--epochs=2")
+    assert trial.first() == 0
+    assert trial.tried == [(251, 503)]
+    assert trial.flags == ["--epochs=2", "--limit", "251"]
+    assert 66 <= trial.seconds < 80
+
+
+def test_limit_that_was_chosen_stays(scripted, monkeypatch):
+    monkeypatch.setattr(verify, "SHORT_SECONDS", 0.2)
+    trial = scripted(LONG.replace("sleep 100", "sleep 0.5"), "--limit", "1000")
+    assert trial.first() == 3
+    assert trial.tried == [(1000, 503)]
+    assert trial.flags == ["--limit", "1000", "--epochs", "3"]
+
+
+def test_run_that_hangs_is_ended_by_what_the_first_one_took(scripted):
+    trial = scripted("sleep 100", "--limit", "1", seconds=0.3)
+    with pytest.raises(Refused, match=r"a run took more than 0 s; a smaller --limit"):
+        trial.run("two")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signal_leaves_no_process_behind(number, code, scripted, tmp_path, monkeypatch, capsys):
+    """Also none in a session of its own, as torch's launcher starts its processes; nor a folder."""
+    mark = f"{os.getpid()}.{int(number)}"
+    made = scripted(f"setsid sleep 1{mark} & echo $! > ../began; sleep 2{mark}", "--limit", "1")
+    monkeypatch.setattr(verify.Trial, "script", made.script, raising=False)
+    (tmp_path / "place").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "place"))
+
+    def stop():
+        wait_for(lambda: any((tmp_path / "place").glob("began")))
+        os.kill(os.getpid(), number)
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    flags = ["--limit", "1", "--out", str(tmp_path / "receipt.json")]
+    assert main(["verify", str(ROOT / "tests/tiny.py"), *flags]) == code
+    stopper.join()
+    assert capsys.readouterr().err == f"stopped by {number.name}; nothing is left\n"
+    inner = int((tmp_path / "place/began").read_text())
+    assert not psutil.pid_exists(inner) or psutil.Process(inner).status() == psutil.STATUS_ZOMBIE
+    assert [path.name for path in (tmp_path / "place").iterdir()] == ["began"]
+    assert not (tmp_path / "receipt.json").exists()
+
+
+def test_trial_is_the_recipe_evaluated_on_few_test_images(tmp_path):
+    """And nothing else: the training is the same, so are the weights."""
+    script, flags = ROOT / "tests/tiny.py", ("--data", "synthetic", "--epochs", 2, "--limit", 20)
+    jobs = [
+        begin(ROOT / "launch/trial.py", 7, script, *flags, "--out", "few", cwd=tmp_path),
+        begin(ROOT / "launch/trial.py", 99, script, *flags, "--out", "whole", cwd=tmp_path),
+        begin(script, *flags, "--out", "plain", cwd=tmp_path),
+    ]
+    assert [job.wait(60) for job in jobs] == [0, 0, 0], jobs[0].output
+    few, whole, plain = (result(tmp_path / name) for name in ("few", "whole", "plain"))
+    assert len({each["weights_sha256"] for each in (few, whole, plain)}) == 1
+    assert [each["test"]["count"] for each in (few, whole, plain)] == [7, 23, 23]
+    assert [each["train"]["count"] for each in (few, whole, plain)] == [20, 20, 20]
+    assert read(tmp_path / "few").config["data"]["test"] == 7
+    assert read(tmp_path / "few").options == read(tmp_path / "plain").options
+
+
+def test_few_test_images_are_a_sample_and_not_the_first(images):
+    """Control: a folder's images come sorted by class."""
+    few = fewer(images, 7)
+    places = [images.test.pixels.flatten(1).tolist().index(row) for row in few.test.pixels.flatten(1).tolist()]
+    assert places == sorted(set(places)) != list(range(7))
+    assert few.test.labels.tolist() == [images.test.labels.tolist()[place] for place in places]
+    assert few.train is images.train
+    assert fewer(images, 23) is images
+
+
+@pytest.fixture
+def recorded(start, images, tmp_path):
+    """recorded(name, …) -> the record of two epochs of Tiny without dropout, in so many threads, at this rate."""
+
+    def recorded(name, threads=1, lr=0.1, loss=torch.nn.functional.cross_entropy, **flags):
+        torch.manual_seed(0)
+        net = Tiny()
+        net.drop.p = 0.0
+        run = start(name, log_every=1, **flags)
+        torch.set_num_threads(threads)
+        try:
+            optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=0.9, fused=True)
+            train(run, net, images, optimizer, loss, epochs=2, batch=16)
+        finally:
+            torch.set_num_threads(1)
+        return verify.Trial(Path("tiny.py"), [], tmp_path).records(name)
+
+    return recorded
+
+
+def test_rounding_is_near_and_another_function_is_not(recorded):
+    one = recorded("one")
+    near, said = verify.beginnings_near(one, recorded("two", threads=2, shards=1), "no")
+    assert near
+    assert said.startswith("equal up to rounding (no): loss of step 1 ")
+    assert "gradient norm of step 1 " in said
+    assert "loss of step 2 " in said
+    near, said = verify.beginnings_near(one, recorded("rate", lr=0.3), "no")
+    assert not near
+    assert said.startswith("step 2: loss ")
+    twice = recorded("twice", loss=lambda logits, labels: 1.001 * torch.nn.functional.cross_entropy(logits, labels))
+    near, said = verify.beginnings_near(one, twice, "no")
+    assert not near
+    assert said.startswith("step 1: loss ")
+    assert verify.beginnings_near(one, twice, "bf16")[0]  # where so much is rounding
+
+
+def line(step, loss, norm=None, event="train"):
+    return {"event": event, "step": step, "loss": loss} | ({} if norm is None else {"gradient_norm": norm})
+
+
+SOUND = [line(1, 2.0, 1.0), line(2, 1.0, 1.0), line(3, 0.5, 1.0)]
+RECORDS = {  # the other record of a net trained on a GPU -> precision, what is said
+    "TF32": ([line(1, 2.0001, 1.01), line(2, 1.001, 1.0), line(3, 0.6, 2.0)], "no", "equal up to rounding"),
+    "the third step is no measure": ([line(1, 2.0, 1.0), line(2, 1.0, 1.0), line(3, 9.0, 9.0)], "no", "equal up to rounding"),
+    "loss": ([line(1, 2.01, 1.0), line(2, 1.0, 1.0)], "no", "step 1: loss 2 and 2.01, apart by 5.0e-03; rounding is 5e-04"),
+    "loss in bf16": ([line(1, 2.005, 1.0), line(2, 1.0, 1.0)], "bf16", "equal up to rounding"),
+    "gradient": ([line(1, 2.0, 1.06), line(2, 1.0, 1.0)], "no", "step 1: gradient_norm 1 and 1.06"),
+    "gradient in bf16": ([line(1, 2.0, 1.06), line(2, 1.0, 1.0)], "bf16", "equal up to rounding"),
+    "update": ([line(1, 2.0, 1.0), line(2, 1.02, 1.0)], "no", "step 2: loss 1 and 1.02"),
+    "update in fp16": ([line(1, 2.0, 1.0), line(2, 1.02, 1.0)], "fp16", "step 2: loss 1 and 1.02"),
+    "no number": ([line(1, float("nan"), 1.0), line(2, 1.0)], "no", "step 1: loss 2 and nan"),
+    "no gradient": ([line(1, 2.0), line(2, 1.0)], "fp16", "step 1: no gradient_norm in one record"),
+    "nothing": ([], "no", "step 1: no loss in one record"),
+    "evaluation is no step": ([line(1, 2.0, 1.0, event="eval")], "no", "step 1: no loss in one record"),
+}
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+def test_beginnings_of_made_up_records(kind):
+    theirs, precision, expected = RECORDS[kind]
+    near, said = verify.beginnings_near({".": SOUND}, {".": theirs}, precision)
+    assert said.startswith(expected)
+    assert near == expected.startswith("equal")
+
+
+def test_the_stage_that_was_trained_first_is_compared(tmp_path):
+    trial = verify.Trial(Path("mine.py"), [], tmp_path)
+    for name, first in (("ours", 2.0), ("theirs", 2.0)):
+        for place, (stage, loss) in enumerate({"z": first, "a": 1.0 if name == "ours" else 3.0}.items()):
+            (tmp_path / name / stage).mkdir(parents=True)
+            event = {**line(1, loss, 1.0), "epoch": 1, "images": 8, "images_per_second": 1.0, "seconds": 1.0}
+            file = tmp_path / name / stage / "metrics.jsonl"
+            file.write_text(json.dumps(event) + "\n")
+            os.utime(file, (1000 + place, 1000 + place))
+    ours, theirs = trial.records("ours"), trial.records("theirs")
+    assert verify.beginnings_near(ours, theirs, "no") == (
+        True, "equal up to rounding (no): loss of step 1 0.0e+00, gradient norm of step 1 0.0e+00",
+    )  # fmt: skip
+    assert not verify.beginnings_near(ours, {"a": theirs["a"]}, "no")[0]
+
+
+@pytest.fixture
+def on_gpus(tmp_path, monkeypatch):
+    """on_gpus(draws, …) -> the checks of a machine with two GPUs, whose runs are copies of what is given by name."""
+
+    def on_gpus(draws, **runs):
+        def run(trial, name, **options):
+            given, code = runs.get(name.replace("-killed", ""), SOUND), 0
+            if isinstance(given, int):
+                return given
+            folder = tmp_path / name
+            folder.mkdir(exist_ok=True)
+            (folder / "config.json").write_text('{"precision": "no"}')
+            (folder / "result.json").write_text(json.dumps({"weights_sha256": str(given)}))
+            more = {"epoch": 1, "images": 8, "images_per_second": 1.0, "seconds": 1.0}
+            (folder / "metrics.jsonl").write_text("".join(json.dumps(each | more) + "\n" for each in given))
+            (tmp_path / f"{name}.log").write_text("no word")
+            return code
+
+        def killed(trial, name, when, **options):
+            (tmp_path / name).mkdir()
+            asked.append((name, options))
+
+        asked = []
+        monkeypatch.setattr(verify.Trial, "run", run)
+        monkeypatch.setattr(verify.Trial, "killed", killed)
+        trial = verify.Trial(Path("mine.py"), [], tmp_path)
+        trial.run("one")
+        return {check.what: check for check in verify.on_gpus(trial, 2, draws)}, asked
+
+    return on_gpus
+
+
+OTHER = [line(1, 2.0, 1.0), line(2, 1.0, 1.0), line(3, 0.50001, 1.0)]
+
+
+def test_sound_gpus_pass(on_gpus):
+    checks, asked = on_gpus(draws=False)
+    assert {check.verdict for check in checks.values()} == {"pass"}
+    assert list(checks) == ["1 GPU and the CPU", "killed on the GPU, then the same command", "1 GPU and 2"]
+    assert asked == [("gpu-killed", {"gpus": True})]
+
+
+def test_net_that_draws_is_not_compared_across_devices(on_gpus):
+    checks, _ = on_gpus(draws=True, gpu=OTHER, again=OTHER, gpus=OTHER)
+    assert checks["1 GPU and the CPU"].verdict == "skipped"
+    assert "dropout" in checks["1 GPU and the CPU"].detail
+    assert checks["killed on the GPU, then the same command"].verdict == "pass"
+    assert checks["1 GPU and 2"].verdict == "pass"
+
+
+def test_gpu_that_does_not_repeat_itself_cannot_show_exact_resume(on_gpus):
+    checks, asked = on_gpus(draws=False, again=OTHER)
+    check = checks["killed on the GPU, then the same command"]
+    assert (check.verdict, asked) == ("skipped", [])
+    assert "whose kernels do not repeat themselves: first at step 3: loss 0.5 and 0.50001" in check.detail
+
+
+def test_gpu_that_fails_is_said(on_gpus, tmp_path):
+    (tmp_path / "gpu.log").write_text("out of memory")
+    checks, _ = on_gpus(draws=True, gpu=3)
+    assert {what: check.verdict for what, check in checks.items()} == {"1 GPU and the CPU": "FAIL"}
+    assert checks["1 GPU and the CPU"].detail == "exit code 3: out of memory"
+
+
+@pytest.mark.parametrize(
+    ("net", "alone", "draws"), [("Net", True, False), ("NetDropout", False, True), ("NetBatchNorm", False, False)]
+)
+def test_what_a_net_is_by_its_make(net, alone, draws, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    trial = verify.Trial(ROOT / "recipes/cifar2.py", ["--data", "synthetic", "--net", net], tmp_path)
+    assert verify.judges(trial) == (alone, draws)
+    sys.modules.pop("cifar2", None)
 
 
 def test_first_difference_names_step_key_and_values():

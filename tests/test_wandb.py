@@ -83,6 +83,24 @@ def test_offline_run_has_the_record_on_epochs(plain, tmp_path):
     assert run["tags"] == ["synthetic"]
 
 
+def test_rows_of_the_record():
+    """One for each step; the loss of training and that of an evaluation on the training images have names of their own."""
+    head = {"step": 4, "epoch": 2, "images": 32}
+    events = [
+        {"event": "train", "step": 2, "epoch": 1, "images": 16, "loss": 3.0, "lr": 0.1, "seconds": 1.0},
+        {"event": "train", **head, "loss": 2.0, "gradient_norm": 7.0, "images_per_second": 9.0},
+        {"event": "eval", **head, "split": "test", "loss": 1.0, "accuracy": 0.5, "count": 2},
+        {"event": "eval", **head, "split": "train", "loss": 0.5, "accuracy": 0.75, "count": 4},
+    ]
+    assert mirror.rows(events) == [
+        {"train/loss": 3.0, "epoch": 1, "images": 16, "lr": 0.1},
+        {
+            "train/loss": 2.0, "train/gradient_norm": 7.0, "images_per_second": 9.0, "epoch": 2, "images": 32,
+            "test/loss": 1.0, "test/accuracy": 0.5, "train_eval/loss": 0.5, "train_eval/accuracy": 0.75,
+        },
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("kind", ["refused", "hangs"])
 def test_unreachable_server_costs_seconds_and_changes_nothing(kind, plain, tmp_path):
     env = {"WANDB_MODE": "online", "WANDB_API_KEY": KEY}

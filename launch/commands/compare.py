@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..compare import MEASURES, Comparison, compare, text_of
-from ..errors import Refused
+from ..errors import Refused, printable
 from ..runs import find
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def main(args: Sequence[str]) -> None:
     if chosen.out or not chosen.form:
         draw(comparison, chosen.out or Path("compare"), quiet=bool(chosen.form))
     for complaint in complaints:
-        print(complaint, file=sys.stderr)
+        print(printable(complaint), file=sys.stderr)
     if complaints:
         raise Refused(f"{len(complaints)} could not be read, and {'is' if len(complaints) == 1 else 'are'} not in the comparison")
 

@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from ..compare import trainings_of
-from ..errors import Refused
-from ..runs import find, read
+from ..errors import Refused, printable
+from ..runs import find, moment, read
 from .compare import PAPER, width_of
 
 
@@ -58,7 +58,7 @@ def _row(folder: Path) -> dict:
         "epochs": epochs,
         "of": None if epochs is None else trainings[0].of,
         "accuracy": trainings[-1].measures.get("last") if len(trainings) == 1 else None,
-        "started": datetime.strptime(last["started"], "%Y-%m-%dT%H:%M:%S%z").astimezone().isoformat(),
+        "started": moment(last["started"]).isoformat(),
     }
     return {"folder": str(folder), "state": state, "note": note, **row}
 
@@ -91,17 +91,17 @@ def _print_table(rows: list[dict]) -> None:
     console.print(table(), soft_wrap=True)
     for row in rows:
         if row["note"]:
-            console.print(f"{row['folder']}: {row['note']}", soft_wrap=True)
+            console.print(printable(f"{row['folder']}: {row['note']}"), soft_wrap=True)
 
 
 def _cell(row: dict, heading: str) -> str:
     """A cell of the table; – for what is not known."""
     if heading == "epochs" and row["epochs"] is not None and row["of"] not in (None, row["epochs"]):
-        return f"{row['epochs']}/{row['of']}"
+        return printable(f"{row['epochs']}/{row['of']}")
     value = row["folder" if heading == "run" else heading]
     if value is None:
         return "–"
-    return f"{value:.4f}" if heading == "accuracy" else _age(value) if heading == "started" else str(value)
+    return f"{value:.4f}" if heading == "accuracy" else _age(value) if heading == "started" else printable(str(value))
 
 
 def _age(started: str) -> str:

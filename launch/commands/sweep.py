@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..compare import compare
-from ..errors import Refused, first_line
-from ..runs import describe, in_use, read_json
+from ..errors import Refused, first_line, printable
+from ..runs import describe, in_use, read, read_result
 
 POLL_SECONDS = 0.1
 END_SECONDS = 90  # for the runs to save and for W&B to finish, after a signal
@@ -32,7 +32,7 @@ class Cell:
     folder: Path
 
     def result(self) -> dict | None:
-        return read_json(self.folder / "result.json")
+        return read_result(self.folder)
 
 
 def main(args: Sequence[str]) -> None:
@@ -59,18 +59,24 @@ def main(args: Sequence[str]) -> None:
     gpus = _gpus() if processes == 1 else []
     single = ["--num_processes", "1"] if len(gpus) > 1 else []  # by itself accelerate would start one on each GPU
     launch = ["launch", *(["--config_file", chosen.config_file] if chosen.config_file else single), str(chosen.recipe)]
-    failed = run(cells, launch, chosen.at_once, gpus)
+    left = run(cells, launch, chosen.at_once, gpus)
 
     from .compare import draw, show
 
     if begun := [cell.folder for cell in cells if (cell.folder / "config.json").exists()]:
-        comparison, _ = compare(begun)
-        show(comparison)
-        draw(comparison, chosen.compare)
-    for cell, why in failed.items():
-        print(f"failed: {why}\n  {shlex.join(['accelerate', *launch, *cell.flags])}", file=sys.stderr)
-    if failed:
-        raise Refused(f"{len(failed)} of {len(cells)} runs failed; the same command tries them again")
+        try:
+            comparison, complaints = compare(begun)
+            show(comparison)
+            draw(comparison, chosen.compare)
+        except Refused as error:  # no run can be read: named below, as what failed
+            complaints = [str(error)]
+        for complaint in complaints:
+            print(printable(complaint), file=sys.stderr)
+    for cell, why in left.items():
+        print(printable(why), f"  {shlex.join(['accelerate', *launch, *cell.flags])}", sep="\n", file=sys.stderr)
+    if left:
+        what = "failed" if all(why.startswith("failed: ") for why in left.values()) else "are not finished"
+        raise Refused(f"{len(left)} of {len(cells)} runs {what}; the same command tries them again")
 
 
 def axes_of(words: Sequence[str]) -> dict[str, list[str]]:
@@ -138,42 +144,63 @@ def _gpus() -> list[str]:
 
 
 def run(cells: Sequence[Cell], launch: Sequence[str], at_once: int, gpus: Sequence[str] = ()) -> dict[Cell, str]:
-    """Run those that are not finished, `at_once` at a time, in turn on `gpus` if there are several. Returns why each failed.
+    """Run those that are not finished, `at_once` at a time, in turn on `gpus` if there are several.
 
-    Raises Refused (130, 143) after a signal, when the runs have ended as they do after one: saved.
+    Returns of each that has not finished what became of it: "failed: why", "interrupted: why" by a signal or a kill, or
+    "running: …" where another command works on it. Raises Refused (130, 143) after a signal, when the runs have ended as they do
+    after one: saved.
     """
     waiting = [cell for cell in cells if not cell.result()]
     number = {cell: f"[{place:>{len(str(len(cells)))}}/{len(cells)}]" for place, cell in enumerate(cells, 1)}
     print(f"{len(cells)} runs, {len(cells) - len(waiting)} of them finished before", flush=True)
     running: dict[Cell, subprocess.Popen] = {}
-    failed: dict[Cell, str] = {}
+    left: dict[Cell, str] = {}
     places = {slot: {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if len(gpus) > 1 else {} for slot in range(at_once)}
     slots: dict[Cell, int] = {}
-    with _signals() as signals, tempfile.TemporaryDirectory() as place:
+    with signals_noted() as signals, tempfile.TemporaryDirectory() as place:
         errors = {cell: Path(place, str(index)) for index, cell in enumerate(cells)}  # what each says on standard error
         try:
             while (waiting or running) and not signals:
                 while waiting and len(running) < at_once:
                     cell = waiting.pop(0)
+                    if in_use(cell.folder):  # as after a sweep that was killed: its runs go on
+                        left[cell] = f"running: another command works on {cell.folder}"
+                        print(f"{number[cell]} {cell.name}: {printable(left[cell])}", flush=True)
+                        continue
                     print(f"{number[cell]} {cell.name} …", flush=True)
                     slots[cell] = min(places.keys() - {slots[other] for other in running})
                     running[cell] = _start([*launch, *cell.flags], errors[cell], places[slots[cell]])
                 time.sleep(POLL_SECONDS)
-                for cell in [cell for cell, process in running.items() if process.poll() is not None]:
-                    code, result = running.pop(cell).returncode, cell.result()
-                    if code or not result:
-                        failed[cell] = _why(errors[cell].read_text()) or f"exit code {code}, and no result in {cell.folder}"
-                    print(f"{number[cell]} {cell.name}: {failed.get(cell) or describe(result)}", flush=True)
+                ended = [] if signals else [cell for cell, process in running.items() if process.poll() is not None]
+                for cell in ended:
+                    if what := _left(cell, running.pop(cell).returncode, errors[cell]):
+                        left[cell] = what
+                    print(f"{number[cell]} {cell.name}: {printable(what or describe(cell.result()))}", flush=True)
         finally:  # after a signal, or an error of this process
             if running:
                 _end(running)
         if signals:
+            for cell in running:  # whatever its exit code is: the signal was ours
+                done = cell.result()
+                print(f"{number[cell]} {cell.name}: {printable(describe(done)) if done else 'interrupted'}", flush=True)
             raise Refused(f"stopped by {signal.Signals(signals[0]).name}; the same command goes on", 128 + signals[0])
-    return failed
+    return left
+
+
+def _left(cell: Cell, code: int, errors: Path) -> str:
+    """What became of a run whose launcher ended with `code`, "" if it has finished."""
+    why = _why(errors.read_text(errors="replace")) or f"exit code {code}, and no result in {cell.folder}"
+    try:
+        if code == 0 and cell.result():
+            return ""
+        state = read(cell.folder).state if (cell.folder / "config.json").exists() else "failed"
+    except Refused as error:  # what is in the folder is damaged
+        return f"failed: {error}"
+    return f"{'interrupted' if code < 0 else state if state != 'finished' else 'failed'}: {why}"
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
+def signals_noted() -> Iterator[list[int]]:
     """The signals to stop that arrive meanwhile."""
     got: list[int] = []
     before = {each: signal.signal(each, lambda number, _: got.append(number)) for each in (signal.SIGINT, signal.SIGTERM)}

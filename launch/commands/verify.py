@@ -7,7 +7,6 @@ Real processes of the recipe, a few steps each, in a temporary folder. Two runs 
 import argparse
 import contextlib
 import json
-import math
 import os
 import platform
 import random
@@ -17,16 +16,27 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ..errors import Refused
-from ..runs import read_json, read_metrics
+import psutil
 
-LIMIT, EPOCHS = 251, 3  # images: a prime, so that no batch, slice or process divides them
-SECONDS = 300  # for one run
-ROUNDING = 2e-3  # relative: how far sums in another order may move a loss in so few steps
+from ..errors import Refused, printable
+from ..runs import read_json, read_metrics
+from .sweep import signals_noted
+
+# Training and test images: primes, so that no batch, slice or process divides them; the most with which a run is short. Of 503
+# test images an evaluation on two processes makes a batch each.
+SIZES = ((251, 503), (61, 127), (23, 29))
+EPOCHS = 3
+SHORT_SECONDS = 30  # that the first run may train; with the last of SIZES, as long as it takes
+FIRST_SECONDS = 3600  # for the first run with its data, which may have to be fetched
+# How far two devices, or two orders of summation, may be apart, relatively: loss and gradient's norm of the first step, with the
+# same weights and images, and the second step's loss. Later steps are no measure: a residual net's loss is 2e-2 away at step 3,
+# from rounding alone. Measured on nets of 5 to 56 layers: fp32 in another order 9e-7, 2e-4, 1e-3; TF32, in which GPUs convolve,
+# emulated 7e-5, 9e-3, 2e-3; bf16 against fp32 6e-4, 1e-2, 2e-3. fp16 has TF32's mantissa; its gradients' norm is not recorded.
+NEAR = {"no": (5e-4, 5e-2, 1e-2), "fp16": (5e-4, 5e-2, 1e-2), "bf16": (3e-3, 1e-1, 2e-2)}
 CLOCK = ("seconds", "images_per_second")
 
 
@@ -35,9 +45,10 @@ def main(args: Sequence[str]) -> None:
         "oneloop verify",
         usage="oneloop verify RECIPE [the recipe's own flags] [--out FILE]",
         description="Prove on this machine, with this net and these data: the same curve on 1 and 2 processes, exact resume\n"
-        "after a kill, evaluation of every image, checkpoints that verify or are not used. A minute or two.",
+        "after a kill, evaluation of every image, checkpoints that verify or are not used. A few minutes.",
         epilog="example: oneloop verify recipes/cifar2.py --net NetDropout\n\n"
-        f"{LIMIT} images and {EPOCHS} epochs, unless --limit and --epochs say otherwise; exit 0: all hold, 4: one does not",
+        f"{SIZES[0][0]} training images, fewer for a large net, and {EPOCHS} epochs, unless --limit and --epochs say otherwise;\n"
+        f"at most {SIZES[0][1]} test images; exit 0: all hold, 4: one does not",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -48,13 +59,15 @@ def main(args: Sequence[str]) -> None:
     if chosen.out.is_dir() or not os.access(chosen.out if chosen.out.exists() else chosen.out.resolve().parent, os.W_OK):
         raise Refused(f"cannot write {chosen.out}; --out names another file")
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="oneloop-verify-") as place:
-        trial = Trial(chosen.recipe.resolve(), _short(chosen.recipe, flags), Path(place))
+    with tempfile.TemporaryDirectory(prefix="oneloop-verify-") as place, signals_noted() as signals:
+        trial = Trial(chosen.recipe.resolve(), flags, Path(place), signals=signals)
         checks = list(_checks(trial))
+        trial.stop_if_told()
         environment = read_json(trial.place / "one/config.json")
     receipt = {
         "recipe": str(chosen.recipe),
         "flags": trial.flags,
+        "test_images": trial.tests,
         "passed": all(check.verdict != "FAIL" for check in checks),
         "checks": [asdict(check) for check in checks],
         **{key: environment[key] for key in ("git", "versions", "device", "threads")},
@@ -81,39 +94,84 @@ class Check:
     digests: dict[str, str] = field(default_factory=dict)  # sha256 of the weights, by run
 
 
-@dataclass(frozen=True)
+@dataclass
 class Trial:
-    """The recipe, its flags, and the folder of its runs."""
+    """The recipe, its flags, the folder of its runs, and what is known of how long one may take."""
 
     recipe: Path
     flags: list[str]
     place: Path
+    tests: int = SIZES[0][1]  # test images, at most
+    seconds: float = FIRST_SECONDS  # for a run
+    signals: list[int] = field(default_factory=list)  # to stop, as they arrive
 
     def begin(self, name: str, processes: int = 1, shards: int = 2, gpus: bool = False) -> subprocess.Popen:
         """Start the run in the folder `name`, or go on with it; its output is appended to `name`.log."""
-        environment = os.environ | {"WANDB_MODE": "disabled"} | ({} if gpus else {"ACCELERATE_USE_CPU": "true"})
+        # The current folder is no place of modules: this package is the installed one, as for this process.
+        environment = os.environ | {"WANDB_MODE": "disabled", "PYTHONSAFEPATH": "1"}
+        environment |= {} if gpus else {"ACCELERATE_USE_CPU": "true"}
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
+        recipe = ["-m", "launch.trial", str(self.tests), str(self.recipe), *self.flags]
         fixed = ["--shards", str(shards), "--threads", "1", "--log-every", "1", "--save-every", "1"]
-        command = [sys.executable, *launcher, str(self.recipe), *self.flags, *fixed, "--out", str(self.place / name)]
+        command = [sys.executable, *launcher, *recipe, *fixed, "--out", str(self.place / name)]
         with open(self.place / f"{name}.log", "a") as log:
             return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
+    def first(self) -> int:
+        """Bring the run `one` to its end, with the first of SIZES with which it is short; its exit code.
+
+        Sets `flags` and `tests`, and by what this run has taken the `seconds` for one of the others. Raises Refused.
+        """
+        flags = _short(self.flags)
+        opened = self.place / "one/config.json"
+
+        def too_long() -> bool:
+            return opened.exists() and time.time() - opened.stat().st_mtime > SHORT_SECONDS
+
+        sizes = SIZES[:1] if "--limit" in _names(flags) else SIZES
+        for limit, tests in sizes:
+            shutil.rmtree(self.place / "one", ignore_errors=True)
+            self.flags = flags if len(sizes) == 1 else [*flags, "--limit", str(limit)]
+            self.tests, began = tests, time.monotonic()
+            last = (limit, tests) == sizes[-1]
+            code = self._until("one", (lambda: False) if last else too_long)
+            if code is not None:
+                break
+        self.seconds = 10 * (time.monotonic() - began) + 60
+        return code
+
     def run(self, name: str, **options) -> int:
-        """Bring the run to its end; its exit code. Raises Refused after SECONDS."""
-        process = self.begin(name, **options)
+        """Bring the run to its end; its exit code. Raises Refused after `seconds`."""
+        return self._until(name, lambda: False, **options)
+
+    def killed(self, name: str, when: Callable[[], bool], **options) -> None:
+        """Start the run and kill it `when` it is so, unless it ends before."""
+        self._until(name, when, **options)
+
+    def _until(self, name: str, over: Callable[[], bool], **options) -> int | None:
+        """Start the run and wait for its end; its exit code, None if it was `over` before and has been killed."""
+        process, deadline = self.begin(name, **options), time.monotonic() + self.seconds
         try:
-            return process.wait(SECONDS)
-        except subprocess.TimeoutExpired:
-            raise Refused(f"a run took more than {SECONDS} s; a smaller --limit makes it shorter") from None
+            while (code := process.poll()) is None and not over():
+                self.stop_if_told()
+                if time.monotonic() > deadline:
+                    raise Refused(f"a run took more than {self.seconds:.0f} s; a smaller --limit makes it shorter")
+                time.sleep(0.005)
+            return code
         finally:
             _kill(process)
+
+    def stop_if_told(self) -> None:
+        """Raise Refused (130, 143) after a signal."""
+        if self.signals:
+            raise Refused(f"stopped by {signal.Signals(self.signals[0]).name}; nothing is left", 128 + self.signals[0])
 
     def log(self, name: str) -> str:
         return (self.place / f"{name}.log").read_text()
 
     def records(self, name: str) -> dict[str, list[dict]]:
-        """The lines of every metrics.jsonl of the run, without the clock's entries; a recipe may have stages."""
-        files = sorted((self.place / name).rglob("metrics.jsonl"))
+        """The lines of every metrics.jsonl of the run, without the clock's entries; stages in the order in which they ended."""
+        files = sorted((self.place / name).rglob("metrics.jsonl"), key=lambda file: file.stat().st_mtime_ns)
         return {
             str(file.parent.relative_to(self.place / name)): [
                 {key: value for key, value in line.items() if key not in CLOCK} for line in read_metrics(file)
@@ -129,22 +187,54 @@ class Trial:
 
 def _checks(trial: Trial) -> Iterator[Check]:
     """Each promise tried, in turn. Raises Refused if the recipe does not even run."""
-    if code := trial.run("one"):
+    if code := trial.first():
         raise Refused(f"the recipe does not run here: {_last_line(trial.log('one'))}", code if 0 < code < 6 else 1)
     if not trial.records("one"):
         raise Refused(f"{trial.recipe} left no metrics.jsonl: there is nothing to compare", 2)
 
     yield _same(trial, "1 process and 2", "one", "two", trial.run("two", processes=2))
-    yield _same_function(trial)
-    yield _killed(trial)
+    why = "by its make (batch norm, dropout) the net judges an image with its batch or by chance"
+    try:
+        alone, draws = judges(trial)
+    except Refused as error:
+        alone, draws, why = False, False, str(error)
+    if alone:
+        yield _near(trial, "a batch in 2 slices and whole", "one", "whole", trial.run("whole", shards=1))
+    else:
+        yield Check("a batch in 2 slices and whole", "skipped", why)
+    yield _killed(trial, "killed, then the same command", "one", "killed")
     yield _flipped(trial)
     yield _evaluated(trial)
     if count := _gpus():
-        yield _near(trial, "1 GPU and the CPU", "one", "gpu", trial.run("gpu", gpus=True))
-        if count > 1:
-            yield _near(trial, "1 GPU and 2", "gpu", "gpus", trial.run("gpus", processes=2, gpus=True))
+        yield from on_gpus(trial, count, draws)
     else:
         yield Check("GPUs", "skipped", "none here")
+
+
+def on_gpus(trial: Trial, count: int, draws: bool) -> Iterator[Check]:
+    """What can be asked of a GPU, which need not repeat the bits of a CPU, nor its own."""
+    code, what = trial.run("gpu", gpus=True), "1 GPU and the CPU"
+    if draws and not code:
+        yield Check(what, "skipped", "the net draws random numbers (dropout): a GPU draws others than a CPU")
+    else:
+        yield _near(trial, what, "one", "gpu", code)
+    if code:
+        return
+    yield _killed_on_gpu(trial, trial.run("again", gpus=True))
+    if count > 1:
+        yield _near(trial, "1 GPU and 2", "gpu", "gpus", trial.run("gpus", processes=2, gpus=True))
+
+
+def _killed_on_gpu(trial: Trial, code: int) -> Check:
+    """Exact resume, where the GPU repeats itself at all: in the runs `gpu` and `again`, the latter with the exit `code`."""
+    what = "killed on the GPU, then the same command"
+    repeated = _same(trial, what, "gpu", "again", code)
+    if repeated.verdict == "FAIL":
+        if not code:
+            repeated.verdict = "skipped"
+            repeated.detail = f"two whole runs differ on this GPU, whose kernels do not repeat themselves: {repeated.detail}"
+        return repeated
+    return _killed(trial, what, "gpu", "gpu-killed", gpus=True)
 
 
 def _same(trial: Trial, what: str, first: str, second: str, code: int) -> Check:
@@ -165,57 +255,62 @@ def _near(trial: Trial, what: str, first: str, second: str, code: int) -> Check:
     digests = {name: trial.digest(name) for name in (first, second)}
     if code:
         return Check(what, "FAIL", f"exit code {code}: {_last_line(trial.log(second))}", digests)
-    worst, where = 0.0, ""
-    for stage, ours, theirs in _pairs(trial.records(first), trial.records(second)):
-        if ours is None or theirs is None:
-            return Check(what, "FAIL", f"{stage}: one has more lines than the other", digests)
-        away = abs(ours["loss"] - theirs["loss"]) / max(abs(ours["loss"]), 1e-3)
-        if away > worst or math.isnan(away):
-            worst, where = away, f"step {ours['step']}: loss {ours['loss']:.9g} and {theirs['loss']:.9g}"
-    if worst <= ROUNDING:
-        return Check(what, "pass", f"equal up to rounding: losses differ by {worst:.1e} at most", digests)
-    return Check(what, "FAIL", f"losses differ by {worst:.1e}, {where}", digests)
+    precision = read_json(trial.place / second / "config.json")["precision"]
+    near, detail = beginnings_near(trial.records(first), trial.records(second), precision)
+    return Check(what, "pass" if near else "FAIL", detail, digests)
 
 
-def _same_function(trial: Trial) -> Check:
-    what = "a batch in 2 slices and whole"
-    try:
-        if not _judges_alone(trial):
-            return Check(what, "skipped", "by its make (batch norm, dropout) the net judges an image with its batch or by chance")
-    except Refused as error:
-        return Check(what, "skipped", str(error))
-    return _near(trial, what, "one", "whole", trial.run("whole", shards=1))
+def beginnings_near(ours: dict[str, list[dict]], theirs: dict[str, list[dict]], precision: str) -> tuple[bool, str]:
+    """Whether the first two steps of two records, as `Trial.records` has them, are apart by rounding only; and that in words."""
+    loss, norm, later = NEAR[precision]
+    said = []
+    (stage, ours), (other, theirs) = (next(iter(record.items())) for record in (ours, theirs))
+    if stage != other:
+        return False, f"the first stage is {stage} in one record and {other} in the other"
+    for step, key, bound in ((1, "loss", loss), (1, "gradient_norm", norm), (2, "loss", later)):
+        values = [
+            next((line.get(key) for line in lines if line["event"] == "train" and line["step"] == step), None)
+            for lines in (ours, theirs)
+        ]
+        if values == [None, None] and (step, key) != (1, "loss"):  # one step only, or fp16
+            continue
+        if None in values:
+            return False, f"step {step}: no {key} in one record"
+        away = abs(values[0] - values[1]) / max(abs(values[0]), 1e-3)
+        if not away <= bound:
+            return False, f"step {step}: {key} {values[0]:.9g} and {values[1]:.9g}, apart by {away:.1e}; rounding is {bound:.0e}"
+        said.append(f"{key.replace('_', ' ')} of step {step} {away:.1e}")
+    return True, f"equal up to rounding ({precision}): {', '.join(said)}"
 
 
-def _killed(trial: Trial) -> Check:
-    """SIGKILL at a random step, then the same command; what the kill left is copied for `_flipped`."""
-    what = "killed, then the same command"
-    last = max(lines[-1]["step"] for lines in trial.records("one").values())
+def _killed(trial: Trial, what: str, whole: str, name: str, **options) -> Check:
+    """SIGKILL at a random step, then the same command; what the kill left is copied, for `_flipped`."""
+    last = _reached(trial.records(whole))
     for _ in range(5):
-        shutil.rmtree(trial.place / "killed", ignore_errors=True)
-        process = trial.begin("killed")
-        aim, deadline = random.randint(2, max(2, last - 2)), time.monotonic() + SECONDS
-        try:
-            while process.poll() is None and time.monotonic() < deadline:
-                if any(lines and lines[-1]["step"] >= aim for lines in trial.records("killed").values()):
-                    break
-                time.sleep(0.002)
-        finally:
-            _kill(process)
-        if not (trial.place / "killed/result.json").exists():
+        shutil.rmtree(trial.place / name, ignore_errors=True)
+        aim = random.randint(2, max(2, last - 2))
+        trial.killed(name, lambda aim=aim: _reached(trial.records(name)) >= aim, **options)
+        if not (trial.place / name / "result.json").exists():
             break
     else:
         return Check(what, "skipped", "the run was over before it could be killed; a larger --limit makes it longer")
-    step = max((lines[-1]["step"] for lines in trial.records("killed").values() if lines), default=0)
-    shutil.copytree(trial.place / "killed", trial.place / "flipped")
-    check = _same(trial, what, "one", "killed", trial.run("killed"))
+    step = _reached(trial.records(name))
+    shutil.copytree(trial.place / name, trial.place / f"{name}-as-left")
+    check = _same(trial, what, whole, name, trial.run(name, **options))
     check.detail = f"SIGKILL after step {step}; {check.detail}"
     return check
+
+
+def _reached(records: dict[str, list[dict]]) -> int:
+    """The last step of any stage."""
+    return max((lines[-1]["step"] for lines in records.values() if lines), default=0)
 
 
 def _flipped(trial: Trial) -> Check:
     """One bit of the newest checkpoint turned: the one before is taken, the broken one named, the bits are the same."""
     what = "a broken checkpoint"
+    if (trial.place / "killed-as-left").exists():
+        (trial.place / "killed-as-left").rename(trial.place / "flipped")
     found = sorted((trial.place / "flipped").rglob("step-*/model.safetensors"), key=lambda file: file.stat().st_mtime_ns)
     if not found:
         return Check(what, "skipped", "no checkpoint had been written when the run was killed")
@@ -258,24 +353,27 @@ def _understood(recipe: Path, flags: Sequence[str]) -> None:
     parse(load(recipe).main, flags, prog=f"oneloop verify {recipe}")
 
 
-def _short(recipe: Path, flags: Sequence[str]) -> list[str]:
-    """The flags with a short run's --limit and --epochs where they are not given."""
-    given = {flag.partition("=")[0] for flag in flags}
-    if fixed := given & {"--shards", "--threads", "--log-every", "--save-every", "--fresh"}:
+def _short(flags: Sequence[str]) -> list[str]:
+    """The flags with a short run's --epochs where they are not given. Raises Refused (2) for those that are not to be chosen."""
+    if fixed := _names(flags) & {"--shards", "--threads", "--log-every", "--save-every", "--fresh"}:
         raise Refused(f"{', '.join(sorted(fixed))} cannot be chosen here: oneloop verify sets it", 2)
-    short = {"--limit": str(LIMIT), "--epochs": str(EPOCHS)}
-    return [*flags, *(part for name, value in short.items() if name not in given for part in (name, value))]
+    return [*flags, *(() if "--epochs" in _names(flags) else ("--epochs", str(EPOCHS)))]
 
 
-def _judges_alone(trial: Trial) -> bool:
-    """Whether the net, in train mode, says of an image the same in any batch: then slices do not change the function."""
+def _names(flags: Sequence[str]) -> set[str]:
+    return {flag.partition("=")[0].replace("_", "-") for flag in flags if flag.startswith("--")}
+
+
+def judges(trial: Trial) -> tuple[bool, bool]:
+    """Of the net in train mode: whether it says of an image the same in any batch, then slices do not change the function; and
+    whether it draws random numbers. Where recipes have several nets, of the first."""
     import torch
 
     from ..data import Feed
     from ..rebuild import load
     from .describe import build
 
-    flags = trial.flags if any(flag.startswith("--data") for flag in trial.flags) else ["--data", "hub", *trial.flags]
+    flags = trial.flags if "--data" in _names(trial.flags) else ["--data", "hub", *trial.flags]
     net, images = build(load(trial.recipe), flags, prog="oneloop verify")
     ids = torch.arange(min(8, len(images.train)))
     pixels, _ = Feed(images.train, images, torch.device("cpu")).batch(ids)
@@ -284,8 +382,10 @@ def _judges_alone(trial: Trial) -> bool:
         torch.manual_seed(1)
         whole = net(pixels)
         torch.manual_seed(2)
+        again = net(pixels)
         halves = torch.cat([net(half) for half in pixels.chunk(2)])
-    return torch.allclose(whole, halves, rtol=1e-3, atol=1e-4)
+    alike = [torch.allclose(whole, other, rtol=1e-3, atol=1e-4) for other in (halves, again)]
+    return alike[0], not alike[1]
 
 
 def _gpus() -> int:
@@ -315,10 +415,20 @@ def _first_difference(ours: dict, theirs: dict) -> str:
 
 
 def _kill(process: subprocess.Popen) -> None:
-    """End the process and all that it started."""
+    """End the process and all that it started, also what has a session of its own, as the processes of torch's launcher have."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGSTOP)  # it starts no more
+    try:
+        family = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        family = []
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+    for each in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
     process.wait()
+    psutil.wait_procs(family, timeout=10)
 
 
 def _last_line(log: str) -> str:
@@ -329,14 +439,16 @@ def _last_line(log: str) -> str:
 
 def _print(receipt: dict, file: Path) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"{receipt['recipe']} {' '.join(receipt['flags'])}", title_justify="left")
+    title = f"{receipt['recipe']} {' '.join(receipt['flags'])}, at most {receipt['test_images']} test images"
+    table = Table(title=escape(printable(title)), title_justify="left")
     for column in ("compared", "verdict", "what came out"):
         table.add_column(column)
     colours = {"pass": "green", "FAIL": "bold red", "skipped": "dim"}
     for check in receipt["checks"]:
-        table.add_row(check["what"], f"[{colours[check['verdict']]}]{check['verdict']}", check["detail"])
+        table.add_row(check["what"], f"[{colours[check['verdict']]}]{check['verdict']}", escape(printable(check["detail"])))
     versions = ", ".join(f"{name} {receipt['versions'][name]}" for name in ("oneloop", "torch", "accelerate", "python"))
     console = Console()
     console.print(table)

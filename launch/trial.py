@@ -1,0 +1,40 @@
+"""A recipe's file run as `python FILE` runs it, but evaluated on few of the test images: the processes of `oneloop verify`.
+
+    python -m launch.trial TESTS RECIPE [the recipe's own flags]
+"""
+
+import functools
+import runpy
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import launch.loop
+from launch.data import Images, Split, order
+
+
+def fewer(images: Images, tests: int) -> Images:
+    """`images` with at most `tests` test images, a fixed sample as --limit takes one of the training images."""
+    if tests >= len(images.test):
+        return images
+    some = order(len(images.test), seed=0, epoch=0)[:tests].sort().values
+    return replace(images, test=Split(images.test.pixels[some], images.test.labels[some]))
+
+
+def main(args: Sequence[str]) -> None:
+    tests, recipe, *flags = args
+    whole = launch.loop.train
+
+    @functools.wraps(whole)
+    def train(run, model, images, *further, **options):
+        return whole(run, model, fewer(images, int(tests)), *further, **options)
+
+    launch.loop.train = train  # what a recipe imports, before it does
+    sys.argv = [recipe, *flags]
+    sys.path.insert(0, str(Path(recipe).resolve().parent))
+    runpy.run_path(recipe, run_name="__main__")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -156,7 +156,6 @@ def rebuild(
             return result
         raise Refused(f"{record.folder / name} comes before {folder} and is not finished; the run's command goes on with it", 4)
 
-    about = _about(path)
     try:
         net, images, given = reach(module, run, options, stage, earlier, precision)
     except Refused:
@@ -164,6 +163,7 @@ def rebuild(
     except Exception as error:  # of any kind: the options may be anything
         why = f"{type(error).__name__}: {first_line(error)}"
         raise Refused(f"{module.__file__} fails with the options of {record.folder} ({why})", 4) from error
+    about = _about(path)
     if list(images.classes) != about["classes"]:
         theirs, ours = _some(images.classes), _some(about["classes"])
         raise Refused(f"the classes of {images.source} are {theirs}; {record.folder} was trained on {ours}", 4)

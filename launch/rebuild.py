@@ -42,6 +42,7 @@ OWN_FILES = (  # of a run or a stage, beside its pictures
 )  # fmt: skip
 MOST_PIXELS = 4096  # of an image's height and width: what claims more is damaged
 MOST_CLASSES = 100_000
+MOST_METADATA = 100_000_000  # bytes, safetensors' own limit
 
 
 class Trained(NamedTuple):
@@ -195,13 +196,12 @@ def _without_weights(record: Record, stage: str) -> Refused:
 
 def _about(path: Path) -> dict:
     """What a file of weights says of its net. Raises Refused (4) if it does not, or if it is nothing that a net could take."""
-    import safetensors
-
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            about = json.loads(file.metadata()["oneloop"])
+        with open(path, "rb") as file:  # not safetensors' own function: it wants names in UTF-8
+            length = int.from_bytes(file.read(8), "little")
+            about = json.loads(json.loads(file.read(min(length, MOST_METADATA)))["__metadata__"]["oneloop"])
         about = {name: about[name] for name in ("recipe", "net", "classes", "mean", "std", "shape", "size")}
-    except (OSError, KeyError, TypeError, ValueError, RecursionError, safetensors.SafetensorError) as error:
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise Refused(f"{path} does not say what it holds ({first_line(error)}): it is damaged, or not of `train`", 4) from error
 
     def whole(value: Any, least: int, most: int) -> bool:

@@ -350,41 +350,42 @@ def test_names_that_are_no_text_or_would_steer_the_terminal(birds, place, oneloo
         _, out, error = oneloop(command, name, *([photos / "a.png"] if command in ("predict", "explain") else []), *(
             ["--format", "safetensors"] if command == "export" else []), "--weights", "best")  # fmt: skip
         assert not {"\a", "\u202e"} & {*out, *error}
-    code, out, _ = oneloop("export", name, "--format", "safetensors", "--recipe", mine)
-    assert (code, out.count("\n")) == (0, 1)
+    code, out, error = oneloop("export", name, "--format", "safetensors", "--recipe", mine)
+    assert (code, out.count("\n"), error) == (0, 1, "")
     assert f"{SHOWN}not \\udcff UTF-8/exported.safetensors: " in out
     code, out, error = oneloop("evaluate", name, "--recipe", mine, "--data", photos)
-    assert (code, error.count("\n")) == (1, 1)
+    assert (code, error.count("\n")) == (4, 1)
     assert SHOWN in error
 
 
-def test_what_the_encoding_of_the_output_lacks_is_escaped(place, monkeypatch, tmp_path):
+def test_what_the_encoding_of_the_output_lacks_is_escaped(place, tmp_path):
     shutil.copy(place / "pictures/test/bird/01.png", tmp_path / "猫.png")
-    with open(tmp_path / "out", "w", encoding="ascii") as file:
-        monkeypatch.setattr(sys, "stdout", file)
+    with open(tmp_path / "out", "w", encoding="ascii") as file, contextlib.redirect_stdout(file):
         assert commands.main(["predict", str(place / "birds"), str(tmp_path / "猫.png")]) == 0
     assert (tmp_path / "out").read_text().count("\\u732b.png,") == 2
 
 
 @pytest.mark.parametrize("buffer", [1, 1 << 20], ids=["line by line", "at the end"])
-def test_output_to_a_full_disk_is_one_line(place, monkeypatch, buffer):
+def test_output_to_a_full_disk_is_one_line(place, buffer):
     predict, evaluate = ["predict", place / "birds", place / "pictures"], ["evaluate", place / "birds"]
     for args in (predict, evaluate, ["runs", place], ["--help"]):
-        with open("/dev/full", "w", buffering=buffer) as full, contextlib.redirect_stderr(io.StringIO()) as said:
-            monkeypatch.setattr(sys, "stdout", full)
+        with (
+            open("/dev/full", "w", buffering=buffer) as full,
+            contextlib.redirect_stdout(full),
+            contextlib.redirect_stderr(io.StringIO()) as said,
+        ):
             assert commands.main([*map(str, args)]) == 1
         assert said.getvalue() == "cannot write to standard output: No space left on device\n"
     with open("/dev/full", "w", buffering=1) as full, contextlib.redirect_stderr(full):  # nor can that be said
         assert commands.main(["runs", str(place / "nowhere")]) == 2
 
 
-def test_a_reader_that_has_gone_is_no_error(place, monkeypatch):
+def test_a_reader_that_has_gone_is_no_error(place):
     """As in `oneloop predict … | head`."""
     for args in (["predict", place / "birds", place / "pictures"], ["runs", place, "--json"], ["runs", place]):
         reader, writer = os.pipe()
         os.close(reader)
-        with open(writer, "w") as pipe, contextlib.redirect_stderr(io.StringIO()) as said:
-            monkeypatch.setattr(sys, "stdout", pipe)
+        with open(writer, "w") as pipe, contextlib.redirect_stdout(pipe), contextlib.redirect_stderr(io.StringIO()) as said:
             assert commands.main([*map(str, args)]) == 0
         assert said.getvalue() == ""
 
@@ -469,6 +470,40 @@ def test_an_export_that_is_not_the_net_is_not_published(place, oneloop, tmp_path
     assert "its logits differ by 1.0e-02; nothing is written" in error
     assert file.read_text() == "the one before"
     assert [path.name for path in tmp_path.iterdir()] == ["exported"]
+
+
+def test_an_export_leaves_the_runs_own_files(birds, place, oneloop, tmp_path, monkeypatch):
+    """Of its run and of any other: all that training, evaluating and saving made. Earlier exports may go."""
+    other, twice = shutil.copytree(birds, tmp_path / "other"), shutil.copytree(place / "twice", tmp_path / "twice")
+    (birds / "checkpoints/step-00000001/manifest.json").parent.mkdir(parents=True, exist_ok=True)
+    (birds / "checkpoints/step-00000001/manifest.json").write_text("{}")
+    (birds / "link.safetensors").symlink_to(birds / "model.safetensors")
+    (tmp_path / "linked").symlink_to(birds)
+    own = [path for folder in (birds, other, twice) for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    own += [tmp_path / "linked/model.safetensors", birds / "stopped.json", birds / "BEST.safetensors", birds / "lock.pid"]
+    before = {path: path.read_bytes() for path in own if path.exists()}
+    assert len(own) > 40
+    for path in own:
+        code, out, error = oneloop("export", birds, "--format", "safetensors", "--out", path)
+        assert (code, out, error.count("\n")) == (2, "", 1), path
+        assert "a file of the run" in error
+    (birds / "result.json").unlink()  # as in a run that goes on: what is not there yet is its own, too
+    assert oneloop("export", birds, "--format", "safetensors", "--out", birds / "result.json")[0] == 2
+    (birds / "result.json").write_bytes(before[birds / "result.json"])
+    pytest.importorskip("captum")
+    for path in (birds / "curves.png", birds / "model.safetensors", other / "kernels.png"):
+        assert oneloop("explain", birds, place / "pictures/test/bird/01.png", "--out", path)[0] == 2
+    assert {path: path.read_bytes() for path in before} == before
+    monkeypatch.chdir(birds)
+    for _ in range(2):  # control: what it makes, it may make again
+        assert oneloop("export", birds, "--format", "safetensors")[0] == 0
+        assert oneloop("export", birds, "--format", "safetensors", "--out", birds / "birds.safetensors")[0] == 0
+        assert oneloop("export", ".", "--format", "safetensors", "--out", tmp_path / "model.safetensors")[0] == 0
+        assert oneloop("explain", birds, place / "pictures/test/bird/01.png")[0] == 0
+    assert oneloop("export", birds, "--format", "safetensors", "--out", "link.safetensors")[0] == 0  # not where it leads
+    (tmp_path / "config.json").write_text('{"model_type": "of others"}')  # a folder of weights, and no run
+    assert oneloop("export", birds, "--format", "safetensors", "--out", tmp_path / "model.safetensors")[0] == 0
+    assert {path: path.read_bytes() for path in before} == before
 
 
 # ------------------------------------------------------------------------------------------------------------------ explain
@@ -669,6 +704,69 @@ def test_a_recipe_that_has_changed_is_refused(birds, place, oneloop, tmp_path):
     assert (code, error.count("\n")) == (2, 1)
     assert "ended without calling `train` for the stage second" in error
     assert result(folder) == {"summary": "as it was"}
+
+
+def claimed(folder: Path, **changes) -> None:
+    """Change what model.safetensors says of its net; None takes an entry away."""
+    with safetensors.safe_open(folder / "model.safetensors", framework="pt") as file:
+        about, tensors = json.loads(file.metadata()["oneloop"]) | changes, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    about = {name: value for name, value in about.items() if value is not None}
+    safetensors.torch.save_file(tensors, folder / "model.safetensors", {"oneloop": json.dumps(about)})
+
+
+@pytest.mark.parametrize(("name", "values"), [
+    ("shape", [[3, 100_000, 100_000], [3, 32], [3, 32, 32, 32], [3, 0, 32], [3, 32, -1], [2, 32, 32], [3, 32.0, 32],
+               [3, True, 32], "332", 3, {}, None, [3, 4097, 32], [[3], 32, 32]]),
+    ("size", [-3, 100_000, 1.5, "32", True, [32], 10**30]),
+    ("mean", [[0.5], [0.5] * 4, [0.5, 0.5, "0.5"], [0.5, 0.5, None], [0.5, 0.5, float("nan")], 0.5, "abc", {}]),
+    ("std", [[0.5], [0.5, 0.5, 0.0], [0.5, 0.5, -1], [0.5, 0.5, float("inf")], 0.5]),
+    ("classes", [[], ["airplane"], ["airplane", "bird", "cat"], ["airplane", 3], "ab", 2, {"airplane": 0, "bird": 1},
+                 ["bird", "airplane"], ["x"] * 1_000_000, ["x" * 100] * 90_000]),
+    ("net", [3, []]), ("recipe", [None, ["cifar2"]]),
+])  # fmt: skip
+def test_what_weights_say_must_fit_a_net(birds, place, oneloop, name, values):
+    """Read as it stands, this would fill the memory, or end in a traceback."""
+    for value in values:
+        claimed(birds, **{name: value})
+        code, out, error = oneloop("predict", birds, place / "pictures/test/bird/01.png")
+        assert (code, out, error.count("\n")) == (4, "", 1), value
+        assert len(error) < 1500
+    claimed(birds, **json.loads(safetensors.safe_open(place / "birds/model.safetensors", framework="pt").metadata()["oneloop"]))
+    assert oneloop("predict", birds, place / "pictures/test/bird/01.png")[0] == 0  # control
+
+
+def test_an_image_that_the_net_cannot_take_names_the_layer(birds, place, oneloop):
+    for changes in ({"shape": [3, 28, 28]}, {"size": 28}):
+        claimed(birds, **changes)
+        code, _, error = oneloop("export", birds, "--format", "safetensors")
+        assert (code, error.count("\n")) == (4, 1)
+        assert "NetBatchNorm cannot take (1, 3, 28, 28): fc1 expects 1024 features, got 784" in error
+        claimed(birds, shape=[3, 32, 32])
+    claimed(birds, shape=[3, 40, 48], size=32)  # control: what is resized first may have any size
+    assert oneloop("predict", birds, place / "pictures/test/bird/01.png")[0] == 0
+
+
+@pytest.mark.parametrize("metadata", [b"", b"{}", b"[", b"[" * 100_000, b'{"__metadata__": {"oneloop": 3}}'])
+def test_a_head_that_says_nothing_is_one_line(birds, place, oneloop, metadata):
+    for length in (len(metadata), 1 << 62):
+        (birds / "model.safetensors").write_bytes(length.to_bytes(8, "little") + metadata)
+        code, _, error = oneloop("predict", birds, place / "pictures")
+        assert (code, error.count("\n")) == (4, 1)
+        assert "model.safetensors does not say what it holds" in error
+
+
+@pytest.mark.parametrize("changes", [
+    {"limit": "many"}, {"seed": None}, {"config": []}, {"config": {}}, {"data": 3}, {"data": {}},
+    {"data": {"source": 1, "fingerprint": 2}}, {"net": 3}, {"net": ["Net"]}, {"precision": "fp99"}, {"precision": 16}, {"recipe": 3},
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_a_config_that_no_recipe_takes_is_one_line(birds, place, oneloop, command, changes):
+    recorded(birds, **changes)
+    if changes == {"data": {}}:
+        config = json.loads((birds / "config.json").read_text())
+        (birds / "config.json").write_text(json.dumps(config | changes | {"config": config["config"] | {"data": "synthetic"}}))
+    code, out, error = oneloop(command, birds, *([place / "pictures/test"] if command == "predict" else []))
+    assert (code, out, error.count("\n")) == (4, "", 1) or (command == "predict" and "fp99" in str(changes))
 
 
 def test_runs_without_weights_say_why_in_one_line(birds, place, oneloop, tmp_path):

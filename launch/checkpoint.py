@@ -202,7 +202,7 @@ def latest(folder: Path) -> tuple[dict | None, list[str]]:
     for path in _newest_first(folder):
         try:
             return _verified(path), complaints
-        except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError) as error:
             complaints.append(f"checkpoint {path} is not used: {error}")
     return None, complaints
 
@@ -224,6 +224,8 @@ def _verified(path: Path) -> dict:
 
 
 def _verified_files(path: Path, files: dict) -> Iterator[tuple[str, bytes]]:
+    if not isinstance(files, dict):
+        raise ValueError("its manifest lists no files")
     for name, expected in files.items():
         content = (path / Path(name).name).read_bytes()
         if len(content) != expected["size"] or hashlib.sha256(content).hexdigest() != expected["sha256"]:

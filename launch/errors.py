@@ -4,7 +4,7 @@ Exit codes  0 done, 1 data or disk cannot be had, 2 wrong usage, 3 non-finite lo
             mismatch, 5 run folder in use, 130 / 138 / 143 stopped by SIGINT / SIGUSR1 / SIGTERM after saving
 """
 
-import re
+import unicodedata
 
 
 class Refused(Exception):
@@ -25,10 +25,13 @@ def first_line(error: Exception) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` for a terminal: control characters, line separators and what is no character at all as visible escapes."""
-    return re.sub("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", _escape, text)
+    """`text` as a terminal may be given it: in one line, and with nothing in it that steers the terminal.
 
-
-def _escape(found: re.Match) -> str:
-    code = ord(found[0])
-    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+    Names come from files, folders and runs of others. Control characters, line ends, marks that turn the direction of writing,
+    and what is not UTF-8 in the name of a file become escapes, such as \\x1b or \\udcff; all else stays as it is.
+    """
+    escaped = ("Cc", "Cf", "Cs", "Zl", "Zp")  # control, format, surrogate, line and paragraph separator
+    return "".join(
+        character.encode("unicode_escape").decode() if unicodedata.category(character) in escaped else character
+        for character in text
+    )

@@ -23,7 +23,7 @@ def write(folder: Path, result: dict) -> Path:
     template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     content = environment.from_string(template).render(**_content(folder, result))
-    write_atomically(path := folder / "report.html", content.encode())
+    write_atomically(path := folder / "report.html", content.encode(errors="backslashreplace"))
     return path
 
 

@@ -17,6 +17,8 @@ import matplotlib.ticker
 import numpy as np
 from PIL import Image
 
+from .errors import printable
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -203,6 +205,7 @@ def kernels(path: Path, weight: Tensor, name: str, most: int = 64) -> Path:
 
 
 def _short(name: str, most: int = 16) -> str:
+    name = printable(name)  # no font has the rest
     return name if len(name) <= most else name[: most - 1] + "…"
 
 

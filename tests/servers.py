@@ -1,16 +1,37 @@
-"""Loopback servers for the tests: a hub with one small data set, and one that accepts and never answers."""
+"""Loopback servers for the tests: a hub with one small data set, any other with or without encryption, two that hold one up."""
 
 import contextlib
 import hashlib
 import json
 import socket
+import ssl
+import tempfile
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs
 
+import pytest
+
 COMMIT = "0" * 40
+# A key and a certificate of nothing but 127.0.0.1 in these tests, until 2120.
+CERTIFICATE = """-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgRJCFH+NhLeI0HNZC
+zj7d6VkRUwLWHZdaEJT9wx9WisChRANCAARp0Pef2pW+CSJ3XIT3WFtYGK34x3PK
+DwSfY9PtI0eg4DVFVl8nFWEQfLRbVxUQnHEzrFpo5EwgQ73Xc1ujVtxk
+-----END PRIVATE KEY-----
+-----BEGIN CERTIFICATE-----
+MIIBZTCCAQqgAwIBAgIBATAKBggqhkjOPQQDAjAYMRYwFAYDVQQDDA1vbmVsb29w
+LXRlc3RzMCAXDTIwMDEwMTAwMDAwMFoYDzIxMjAwMTAxMDAwMDAwWjAYMRYwFAYD
+VQQDDA1vbmVsb29wLXRlc3RzMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEadD3
+n9qVvgkid1yE91hbWBit+Mdzyg8En2PT7SNHoOA1RVZfJxVhEHy0W1cVEJxxM6xa
+aORMIEO913Nbo1bcZKNDMEEwDwYDVR0RBAgwBocEfwAAATAPBgNVHRMBAf8EBTAD
+AQH/MB0GA1UdDgQWBBRVy9rJkisOVt8BeFZn6j28q8Ev2TAKBggqhkjOPQQDAgNJ
+ADBGAiEA2+L3PnNpgmXRCjIzpzNiqbAUISJ9rPVL5mBjk+cUudkCIQD3Ni8HNot/
+PX1uaUJeh1dssuJ/vbjHZtuFJb1M4aZwdQ==
+-----END CERTIFICATE-----
+"""
 
 
 @contextlib.contextmanager
@@ -70,12 +91,19 @@ def hub(root: Path, name: str) -> Iterator[tuple[str, list[str]]]:
 
 
 @contextlib.contextmanager
-def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    """The address of a server on this machine that has `handler` answer."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+def serving(handler: type[BaseHTTPRequestHandler], encrypted: bool = False) -> Iterator[str]:
+    """The address of a server on this machine that has `handler` answer; Python trusts an encrypted one within."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, contextlib.ExitStack() as stack:
+        if encrypted:
+            file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "certificate.pem"
+            file.write_text(CERTIFICATE)
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(file)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+            stack.enter_context(pytest.MonkeyPatch.context()).setenv("SSL_CERT_FILE", str(file))
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}"
+            yield f"http{'s' if encrypted else ''}://127.0.0.1:{server.server_port}"
         finally:
             server.shutdown()
 
@@ -85,3 +113,25 @@ def silent() -> Iterator[str]:
     """An address that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0), backlog=50) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def dripping(beginning: bytes) -> Iterator[str]:
+    """An address that answers with `beginning` and then with a byte every 20 ms, for ever."""
+    ended = threading.Event()
+
+    class Drip(BaseHTTPRequestHandler):
+        def do_GET(self):
+            with contextlib.suppress(OSError):
+                self.wfile.write(beginning)
+                while not ended.wait(0.02):
+                    self.wfile.write(b"0")
+
+        def log_message(self, *_):
+            pass
+
+    with serving(Drip) as address:
+        try:
+            yield address
+        finally:
+            ended.set()

@@ -71,6 +71,19 @@ def test_other_format_is_not_guessed_at(tmp_path):
     assert "format is 2" in complaints[0]
 
 
+@pytest.mark.parametrize(
+    "manifest",
+    ["[]", '{"format": 1}', "[" * 5_000, *(f'{{"format": 1, "files": {files}}}' for files in ("[]", "{}", "3", "null"))],
+)
+def test_manifest_that_lists_no_files_is_one_complaint(manifest, tmp_path):
+    for step in (1, 2):
+        save(tmp_path, step)
+    (tmp_path / "step-00000002/manifest.json").write_text(manifest)
+    found, complaints = checkpoint.latest(tmp_path)
+    assert found["state"]["step"] == 1
+    assert len(complaints) == 1
+
+
 def test_failed_save_leaves_the_old_one_and_no_rest(tmp_path, monkeypatch):
     save(tmp_path, 1)
     monkeypatch.setattr(checkpoint.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))

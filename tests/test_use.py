@@ -1,9 +1,12 @@
 """A trained net put to use: the numbers of its training, files that say the same, and one line for what cannot be."""
 
+import contextlib
 import copy
 import csv
+import errno
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -47,12 +50,30 @@ def main(run: Run, widths: tuple[int, ...] = (3, 5)):
 '''
 
 
+LARGE = '''"""Large grey images of three classes.
+
+Source  none
+"""
+import torch
+from torch import nn
+from launch import Run, train
+from launch.data import Images, Split
+
+def main(run: Run):
+    pixels, labels = torch.zeros(3, 1, 2048, 4096, dtype=torch.uint8), torch.arange(3)
+    images = Images(train=Split(pixels, labels), test=Split(pixels, labels), classes=("a", "b", "c"), mean=(0.5,), std=(0.5,),
+                    source="drawn", fingerprint="0")
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 3))
+    train(run, net, images, torch.optim.SGD(net.parameters(), lr=0.1), epochs=1, batch=3)
+'''
+
+
 @pytest.fixture(autouse=True)
 def own_path(monkeypatch):
     """What a recipe in this process adds to Python's path and modules goes with the test."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     yield
-    for name in ("cifar2", "twice", "by_hand", "transfer"):
+    for name in ("cifar2", "twice", "by_hand", "transfer", "large", "evil", "mine"):
         sys.modules.pop(name, None)
 
 
@@ -224,6 +245,40 @@ def test_predict_names_what_is_no_image_and_goes_on(place, oneloop, tmp_path, mo
     assert "┃" in table
 
 
+def test_predict_takes_every_file(place, oneloop, tmp_path):
+    """More than are in memory at a time; in the order of their names, each with what is said of it alone."""
+    pictures = sorted((place / "pictures/test").rglob("*.png"))
+    for number in range(503):
+        (tmp_path / f"{number:04}.png").symlink_to(pictures[number % 12])
+    (tmp_path / "0400.png").unlink()
+    (tmp_path / "0400.png").write_text("no image")
+    code, out, error = oneloop("predict", place / "birds", tmp_path, "--top", 1, "--csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert (code, error.count("\n")) == (1, 2)
+    assert [Path(row["image"]).name for row in rows] == [f"{number:04}.png" for number in range(503) if number != 400]
+    few = list(csv.DictReader(io.StringIO(oneloop("predict", place / "birds", *pictures, "--top", 1)[1])))
+    for row in rows:
+        expected = few[int(Path(row["image"]).stem) % 12]
+        assert row["class"] == expected["class"]
+        assert float(row["probability"]) == pytest.approx(float(expected["probability"]), abs=1e-5)
+
+
+def test_predict_takes_large_images_few_at_a_time(place, oneloop, tmp_path):
+    """Of 4 images (1, 2048, 4096) never all are in memory at once."""
+    seen = []
+    (tmp_path / "large.py").write_text(LARGE)
+    picture = next((place / "pictures").rglob("*.png"))
+    for number in range(4):
+        shutil.copy(picture, tmp_path / f"{number}.png")
+    train_here(tmp_path / "large.py", "--out", tmp_path / "run")
+    trained = rebuild(runs.read(tmp_path / "run"), recipe=tmp_path / "large.py")
+    trained.net.register_forward_pre_hook(lambda _net, images: seen.append(images[0].shape))
+    from launch.commands.predict import predictions
+
+    assert len([*predictions(trained, sorted(tmp_path.glob("*.png")), 1)]) == 4
+    assert seen == [(2, 1, 2048, 4096)] * 2
+
+
 def test_predict_takes_any_image(place, oneloop, tmp_path):
     """Grey, with transparency, with a palette, larger, or lying on its side: one image, nearly the same probabilities."""
     picture = Image.open(place / "pictures/test/bird/01.png")
@@ -242,7 +297,106 @@ def test_predict_takes_any_image(place, oneloop, tmp_path):
     assert others[0] == others[3] == pytest.approx(first, abs=1e-6)
     assert others == pytest.approx([first] * 4, abs=0.05)
     assert turned != pytest.approx(first, abs=0.005)
-    assert oneloop("predict", place / "twice/second", tmp_path)[0] == 0  # in grey, 28 × 28
+    assert oneloop("predict", place / "twice/second", tmp_path, "--recipe", place / "twice.py")[0] == 0  # in grey, 28 × 28
+
+
+BELL = "ev\x1b]0;il\a\u202e\n"  # would set a terminal's title, ring, turn the line round and end it
+SHOWN = "ev\\x1b]0;il\\x07\\u202e\\n"
+NO_TEXT = os.fsdecode(b"not \xff UTF-8")  # and its name is no text
+
+
+def named(folder: Path, name: str) -> None:
+    """Have the run's second class be called `name` in all that it records."""
+    for file in folder.glob("*.safetensors"):
+        with safetensors.safe_open(file, framework="pt") as opened:
+            about, tensors = json.loads(opened.metadata()["oneloop"]), {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+        safetensors.torch.save_file(tensors, file, {"oneloop": json.dumps(about | {"classes": ["airplane", name]})})
+
+
+@pytest.mark.parametrize("kind", ["--csv", "--json", "table"])
+def test_names_that_are_no_text_or_would_steer_the_terminal(birds, place, oneloop, tmp_path, monkeypatch, kind):
+    """Of files and of classes: each is predicted, and nothing reaches the terminal that it would obey."""
+    photos = tmp_path / f"photos {BELL}"
+    photos.mkdir()
+    for name in ("a", BELL, NO_TEXT):
+        shutil.copy(place / "pictures/test/bird/01.png", photos / f"{name}.png")
+    (photos / f"z {BELL} {NO_TEXT}").write_text("no image")
+    named(birds, BELL)
+    mine = tmp_path / "cifar2.py"
+    text = (ROOT / "recipes/cifar2.py").read_text()
+    mine.write_text(text.replace("    train(", f"    images = replace(images, classes=('airplane', {BELL!r}))\n    train(", 1)
+                    .replace("import torch", "from dataclasses import replace\nimport torch", 1))  # fmt: skip
+    flags = [] if kind == "table" else [kind]
+    if kind == "table":
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("COLUMNS", "400")
+    code, out, error = oneloop("predict", birds, photos, "--recipe", mine, *flags)
+    assert code == 1
+    assert error.count("\n") == 2
+    assert f"z {SHOWN} not \\udcff UTF-8 cannot be read" in error
+    for text in (out, error):
+        assert not {"\a", "\u202e"} & {*text}
+        assert "\x1b]" not in text
+    if kind == "--json":
+        assert [each["image"] for each in json.loads(out)] == [str(photos / f"{name}.png") for name in ("a", BELL, NO_TEXT)]
+        assert {each["class"] for said in json.loads(out) for each in said["predictions"]} == {"airplane", BELL}
+    else:
+        assert out.count(f"{SHOWN}.png") == (2 if kind == "--csv" else 1)
+        assert "not \\udcff UTF-8.png" in out
+        assert out.count("airplane") == 3
+        assert len(out.splitlines()) == (7 if kind == "--csv" else 12)
+    name = birds.rename(tmp_path / f"{BELL}{NO_TEXT}")
+    for command in ("predict", "evaluate", "explain", "export"):
+        _, out, error = oneloop(command, name, *([photos / "a.png"] if command in ("predict", "explain") else []), *(
+            ["--format", "safetensors"] if command == "export" else []), "--weights", "best")  # fmt: skip
+        assert not {"\a", "\u202e"} & {*out, *error}
+    code, out, error = oneloop("export", name, "--format", "safetensors", "--recipe", mine)
+    assert (code, out.count("\n"), error) == (0, 1, "")
+    assert f"{SHOWN}not \\udcff UTF-8/exported.safetensors: " in out
+    code, out, error = oneloop("evaluate", name, "--recipe", mine, "--data", photos)
+    assert (code, error.count("\n")) == (4, 1)
+    assert SHOWN in error
+
+
+def test_what_the_encoding_of_the_output_lacks_is_escaped(place, tmp_path):
+    shutil.copy(place / "pictures/test/bird/01.png", tmp_path / "猫.png")
+    with open(tmp_path / "out", "w", encoding="ascii") as file, contextlib.redirect_stdout(file):
+        assert commands.main(["predict", str(place / "birds"), str(tmp_path / "猫.png")]) == 0
+    assert (tmp_path / "out").read_text().count("\\u732b.png,") == 2
+
+
+@pytest.mark.parametrize("buffer", [1, 1 << 20], ids=["line by line", "at the end"])
+def test_output_to_a_full_disk_is_one_line(place, buffer):
+    predict, evaluate = ["predict", place / "birds", place / "pictures"], ["evaluate", place / "birds"]
+    for args in (predict, evaluate, ["runs", place], ["--help"]):
+        with (
+            open("/dev/full", "w", buffering=buffer) as full,
+            contextlib.redirect_stdout(full),
+            contextlib.redirect_stderr(io.StringIO()) as said,
+        ):
+            assert commands.main([*map(str, args)]) == 1
+        assert said.getvalue() == "cannot write to standard output: No space left on device\n"
+    with open("/dev/full", "w", buffering=1) as full, contextlib.redirect_stderr(full):  # nor can that be said
+        assert commands.main(["runs", str(place / "nowhere")]) == 2
+
+
+def test_a_reader_that_has_gone_is_no_error(place):
+    """As in `oneloop predict … | head`."""
+    for args in (["predict", place / "birds", place / "pictures"], ["runs", place, "--json"], ["runs", place]):
+        reader, writer = os.pipe()
+        os.close(reader)
+        with open(writer, "w") as pipe, contextlib.redirect_stdout(pipe), contextlib.redirect_stderr(io.StringIO()) as said:
+            assert commands.main([*map(str, args)]) == 0
+        assert said.getvalue() == ""
+
+
+def test_control_an_error_that_is_no_output_is_a_traceback(monkeypatch):
+    def broken(*_):
+        raise OSError(errno.EIO, "as of a file of ours", "somewhere")
+
+    monkeypatch.setattr("launch.commands.runs.main", broken)
+    with pytest.raises(OSError, match="of ours"):
+        commands.main(["runs"])
 
 
 # ------------------------------------------------------------------------------------------------------------------- export
@@ -278,10 +432,10 @@ def test_export_is_the_net_with_its_preprocessing(place, oneloop, tmp_path, kind
     if kind == "onnx":
         pytest.importorskip("onnxscript")
     file = tmp_path / "exported"
-    code, out, error = oneloop("export", place / "twice/second", "--format", kind, "--out", file)
+    code, out, error = oneloop("export", place / "twice/second", "--recipe", place / "twice.py", "--format", kind, "--out", file)
     assert (code, error) == (0, "")
     assert out.startswith(f"{file}: {file.stat().st_size:,} bytes; logits of 16 images are the net's within ")
-    trained = rebuild(runs.read(place / "twice"), "second")
+    trained = rebuild(runs.read(place / "twice"), "second", recipe=place / "twice.py")
     function, about = in_file(kind, file, trained.net)
     assert about["classes"] == [*map(str, range(10))]
     assert (about["mean"], about["std"], about["shape"], about["channels"]) == ([0.1307], [0.3081], [1, 28, 28], "grey")
@@ -311,11 +465,45 @@ def test_an_export_that_is_not_the_net_is_not_published(place, oneloop, tmp_path
     monkeypatch.setattr(safetensors.torch, "save", wrong_tensor)
     file = tmp_path / "exported"
     file.write_text("the one before")
-    code, out, error = oneloop("export", place / "twice/second", "--format", kind, "--out", file)
+    code, out, error = oneloop("export", place / "twice/second", "--recipe", place / "twice.py", "--format", kind, "--out", file)
     assert (code, out, error.count("\n")) == (4, "", 1)
     assert "its logits differ by 1.0e-02; nothing is written" in error
     assert file.read_text() == "the one before"
     assert [path.name for path in tmp_path.iterdir()] == ["exported"]
+
+
+def test_an_export_leaves_the_runs_own_files(birds, place, oneloop, tmp_path, monkeypatch):
+    """Of its run and of any other: all that training, evaluating and saving made. Earlier exports may go."""
+    other, twice = shutil.copytree(birds, tmp_path / "other"), shutil.copytree(place / "twice", tmp_path / "twice")
+    (birds / "checkpoints/step-00000001/manifest.json").parent.mkdir(parents=True, exist_ok=True)
+    (birds / "checkpoints/step-00000001/manifest.json").write_text("{}")
+    (birds / "link.safetensors").symlink_to(birds / "model.safetensors")
+    (tmp_path / "linked").symlink_to(birds)
+    own = [path for folder in (birds, other, twice) for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    own += [tmp_path / "linked/model.safetensors", birds / "stopped.json", birds / "BEST.safetensors", birds / "lock.pid"]
+    before = {path: path.read_bytes() for path in own if path.exists()}
+    assert len(own) > 40
+    for path in own:
+        code, out, error = oneloop("export", birds, "--format", "safetensors", "--out", path)
+        assert (code, out, error.count("\n")) == (2, "", 1), path
+        assert "a file of the run" in error
+    (birds / "result.json").unlink()  # as in a run that goes on: what is not there yet is its own, too
+    assert oneloop("export", birds, "--format", "safetensors", "--out", birds / "result.json")[0] == 2
+    (birds / "result.json").write_bytes(before[birds / "result.json"])
+    pytest.importorskip("captum")
+    for path in (birds / "curves.png", birds / "model.safetensors", other / "kernels.png"):
+        assert oneloop("explain", birds, place / "pictures/test/bird/01.png", "--out", path)[0] == 2
+    assert {path: path.read_bytes() for path in before} == before
+    monkeypatch.chdir(birds)
+    for _ in range(2):  # control: what it makes, it may make again
+        assert oneloop("export", birds, "--format", "safetensors")[0] == 0
+        assert oneloop("export", birds, "--format", "safetensors", "--out", birds / "birds.safetensors")[0] == 0
+        assert oneloop("export", ".", "--format", "safetensors", "--out", tmp_path / "model.safetensors")[0] == 0
+        assert oneloop("explain", birds, place / "pictures/test/bird/01.png")[0] == 0
+    assert oneloop("export", birds, "--format", "safetensors", "--out", "link.safetensors")[0] == 0  # not where it leads
+    (tmp_path / "config.json").write_text('{"model_type": "of others"}')  # a folder of weights, and no run
+    assert oneloop("export", birds, "--format", "safetensors", "--out", tmp_path / "model.safetensors")[0] == 0
+    assert {path: path.read_bytes() for path in before} == before
 
 
 # ------------------------------------------------------------------------------------------------------------------ explain
@@ -366,10 +554,10 @@ def test_a_stage_is_rebuilt_and_nothing_is_written(place, oneloop):
 
     before = state()
     for stage, width in (("first", 3), ("second", 5)):
-        code, out, _ = oneloop("evaluate", place / "twice" / stage, "--json")
+        code, out, _ = oneloop("evaluate", place / "twice" / stage, "--recipe", place / "twice.py", "--json")
         said = json.loads(out)  # and nothing that the recipe prints
         assert (code, said["loss"]) == (0, result(place / "twice" / stage)["test"]["loss"])
-        assert rebuild(runs.read(place / "twice"), stage).net[0].out_channels == width
+        assert rebuild(runs.read(place / "twice"), stage, recipe=place / "twice.py").net[0].out_channels == width
     code, _, error = oneloop("predict", place / "twice", place / "pictures")
     assert code == 4
     assert f"name one: {place / 'twice/first'}, {place / 'twice/second'}\n" in error
@@ -384,26 +572,105 @@ def test_describing_a_recipe_of_stages_writes_nothing(oneloop, tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_recipe_where_it_was_or_where_the_user_says(birds, place, oneloop, tmp_path, monkeypatch):
-    """And never one that a run folder brings along: it is code, and the folder may be from anyone."""
-    monkeypatch.chdir(tmp_path)
-    config = json.loads((birds / "config.json").read_text())
-    ran = tmp_path / "ran"
-    code = f"import pathlib\npathlib.Path({str(ran)!r}).touch()\n" + (ROOT / "recipes/cifar2.py").read_text()
+@pytest.fixture
+def evil(tmp_path, monkeypatch):
+    """evil(path) writes a recipe that trains as cifar2.py does and is known by `evil.ran`; the current directory is empty."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    class Evil:
+        mark = tmp_path / "ran"
+
+        @property
+        def ran(self) -> bool:
+            there = self.mark.exists()
+            self.mark.unlink(missing_ok=True)
+            return there
+
+        def __call__(self, path: Path) -> Path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"open({str(self.mark)!r}, 'w').close()\n" + (ROOT / "recipes/cifar2.py").read_text())
+            return path
+
+    return Evil()
+
+
+def recorded(folder: Path, **changes) -> None:
+    """Change what config.json records: the options of its "config", or its own entries."""
+    config = json.loads((folder / "config.json").read_text())
+    for name, value in changes.items():
+        (config["config"] if name in config["config"] else config)[name] = value
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate", "export", "explain"])
+def test_a_run_folder_brings_no_recipe(command, birds, place, oneloop, tmp_path, evil, monkeypatch):
+    """A recipe is code and a run folder may be from anyone: whatever name or file it records, nothing that it brings is run."""
+    if command == "explain":
+        pytest.importorskip("captum")
     image = place / "pictures/test/bird/01.png"
-    for folder, runs_it in ((birds, False), (tmp_path / "elsewhere", True)):  # the second is the control
-        folder.mkdir(exist_ok=True)
-        (folder / "cifar2.py").write_text(code)
-        (birds / "config.json").write_text(json.dumps(config | {"recipe_file": str(folder / "cifar2.py")}))
-        exit_code, _, error = oneloop("predict", birds, image)
-        assert (exit_code, ran.exists()) == ((0, True) if runs_it else (2, False)), error
-    (birds / "config.json").write_text(json.dumps(config | {"recipe_file": "/gone/cifar2.py"}))
+    args = {"evaluate": [], "export": ["--format", "safetensors", "--out", tmp_path / "out"]}.get(command, [image])
+    beside, outside, inner = evil(birds / "evil.py"), evil(tmp_path / "evil.py"), evil(birds / "recipes/evil.py")
+    evil(tmp_path / "recipes/evil.py")  # beside the run folder
+    (birds / "link.py").symlink_to(outside)
+    (birds / "elsewhere").symlink_to(tmp_path)
+    for name in (
+        str(outside.with_suffix("")), str(beside.with_suffix("")), "../evil", "../birds/evil", "../../here/../evil", "evil", "",
+        ".", "..", "evil\0", "evil.py", "a/evil", "*", "link", "elsewhere/evil",
+    ):  # fmt: skip
+        linked = birds / "link.py", birds / "elsewhere/evil.py"
+        for file in (*map(str, (beside, inner, outside, *linked)), "evil.py", f"{name}.py", "\0", "", "/" * 9999, 3, None):
+            recorded(birds, recipe=name, recipe_file=file)
+            code, out, error = oneloop(command, birds, *args)
+            assert (code, out, error.count("\n"), evil.ran) == (2, "", 1, False), (name, file)
+    recorded(birds, recipe="evil", recipe_file=str(inner))
+    for here in (birds, birds / "recipes"):  # who works inside of it
+        monkeypatch.chdir(here)
+        assert (oneloop(command, birds, *args)[0], evil.ran) == (2, False)
+        assert (oneloop(command, ".", *args)[0] in (2, 4), evil.ran) == (True, False)
+    (tmp_path / "here/recipes").symlink_to(birds / "recipes")  # and where `recipes` leads into it
+    monkeypatch.chdir(tmp_path / "here")
+    assert (oneloop(command, birds, *args)[0], evil.ran) == (2, False)
+    (tmp_path / "here/recipes").unlink()
+    assert (oneloop(command, birds, *args, "--recipe", outside)[0], evil.ran) == (0, True)  # control: it could have run
+
+
+def test_a_recipe_that_is_elsewhere_is_the_users_to_name(birds, place, oneloop, tmp_path, evil):
+    """One that a run records and that is none of those in `recipes`, such as a changed copy: the message has the flag."""
+    image, mine = place / "pictures/test/bird/01.png", evil(tmp_path / "my own/cifar2.py")
+    recorded(birds, recipe_file=str(mine))
+    code, _, error = oneloop("predict", birds, image)
+    assert (code, error.count("\n"), evil.ran) == (2, 1, False)
+    assert f"{birds} was trained by {mine}, which is neither in {ROOT / 'recipes'} nor in recipes/" in error
+    assert error.endswith(f"if you trust that file, --recipe '{mine}'\n")
+    assert (oneloop("predict", birds, image, "--recipe", mine)[0], evil.ran) == (0, True)
+    recorded(birds, recipe="mine", recipe_file="/gone/mine.py")
     code, _, error = oneloop("predict", birds, image)
     assert (code, error.count("\n")) == (2, 1)
-    assert "is neither at /gone/cifar2.py nor at recipes/cifar2.py; --recipe FILE says where it is" in error
-    assert oneloop("predict", birds, image, "--recipe", ROOT / "recipes/cifar2.py")[0] == 0
-    monkeypatch.chdir(ROOT)
+    assert f"mine.py, is neither in {ROOT / 'recipes'} nor in recipes/; --recipe FILE says where it is" in error
+
+
+def test_recipes_that_need_no_flag(birds, place, oneloop, tmp_path, evil):
+    """Those of the package, from anywhere, and those in `recipes` where the user works; of one name, the package's first."""
+    image = place / "pictures/test/bird/01.png"
     assert oneloop("predict", birds, image)[0] == 0
+    recorded(birds, recipe_file="/gone/cifar2.py")  # the run was made on another machine
+    assert oneloop("predict", birds, image)[0] == 0
+    (tmp_path / "copy").mkdir()
+    recorded(birds, recipe_file=shutil.copy(ROOT / "recipes/cifar2.py", tmp_path / "copy"))  # in another checkout
+    assert oneloop("predict", birds, image)[0] == 0
+    recorded(birds, recipe_file=str(evil(birds / "cifar2.py")))  # what the folder brings does not stand in the way
+    assert (oneloop("predict", birds, image)[0], evil.ran) == (0, False)
+    mine = evil(tmp_path / "here/recipes/mine.py")
+    recorded(birds, recipe="mine", recipe_file=str(mine))
+    assert (oneloop("predict", birds, image)[0], evil.ran) == (0, True)
+    recorded(birds, recipe_file="/gone/mine.py")
+    assert (oneloop("predict", birds, image)[0], evil.ran) == (0, True)
+    evil(tmp_path / "here/recipes/cifar2.py")
+    recorded(birds, recipe="cifar2")
+    assert (oneloop("predict", birds, image)[0], evil.ran) == (0, False)
+    recorded(birds, recipe_file=str(tmp_path / "here/recipes/cifar2.py"))  # which is the one that trained it
+    assert (oneloop("predict", birds, image)[0], evil.ran) == (0, True)
 
 
 def test_a_run_on_the_hubs_data_is_used_without_it(birds, place, oneloop, monkeypatch):
@@ -437,6 +704,70 @@ def test_a_recipe_that_has_changed_is_refused(birds, place, oneloop, tmp_path):
     assert (code, error.count("\n")) == (2, 1)
     assert "ended without calling `train` for the stage second" in error
     assert result(folder) == {"summary": "as it was"}
+
+
+def claimed(folder: Path, **changes) -> None:
+    """Change what model.safetensors says of its net; None takes an entry away."""
+    with safetensors.safe_open(folder / "model.safetensors", framework="pt") as file:
+        about, tensors = json.loads(file.metadata()["oneloop"]) | changes, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    about = {name: value for name, value in about.items() if value is not None}
+    safetensors.torch.save_file(tensors, folder / "model.safetensors", {"oneloop": json.dumps(about)})
+
+
+@pytest.mark.parametrize(("name", "values"), [
+    ("shape", [[3, 100_000, 100_000], [3, 32], [3, 32, 32, 32], [3, 0, 32], [3, 32, -1], [2, 32, 32], [3, 32.0, 32],
+               [3, True, 32], "332", 3, {}, None, [3, 4097, 32], [[3], 32, 32]]),
+    ("size", [-3, 100_000, 1.5, "32", True, [32], 10**30]),
+    ("mean", [[0.5], [0.5] * 4, [0.5, 0.5, "0.5"], [0.5, 0.5, None], [0.5, 0.5, float("nan")], 0.5, "abc", {}]),
+    ("std", [[0.5], [0.5, 0.5, 0.0], [0.5, 0.5, -1], [0.5, 0.5, float("inf")], 0.5]),
+    ("classes", [[], ["airplane"], ["airplane", "bird", "cat"], ["airplane", 3], "ab", 2, {"airplane": 0, "bird": 1},
+                 ["bird", "airplane"], ["x"] * 1_000_000, ["x" * 100] * 90_000]),
+    ("net", [3, []]), ("recipe", [None, ["cifar2"]]),
+])  # fmt: skip
+def test_what_weights_say_must_fit_a_net(birds, place, oneloop, name, values):
+    """Read as it stands, this would fill the memory, or end in a traceback."""
+    for value in values:
+        claimed(birds, **{name: value})
+        code, out, error = oneloop("predict", birds, place / "pictures/test/bird/01.png")
+        assert (code, out, error.count("\n")) == (4, "", 1), value
+        assert len(error) < 1500
+    claimed(birds, **json.loads(safetensors.safe_open(place / "birds/model.safetensors", framework="pt").metadata()["oneloop"]))
+    assert oneloop("predict", birds, place / "pictures/test/bird/01.png")[0] == 0  # control
+
+
+def test_an_image_that_the_net_cannot_take_names_the_layer(birds, place, oneloop):
+    for changes in ({"shape": [3, 28, 28]}, {"size": 28}):
+        claimed(birds, **changes)
+        code, _, error = oneloop("export", birds, "--format", "safetensors")
+        assert (code, error.count("\n")) == (4, 1)
+        assert "NetBatchNorm cannot take (1, 3, 28, 28): fc1 expects 1024 features, got 784" in error
+        claimed(birds, shape=[3, 32, 32])
+    claimed(birds, shape=[3, 40, 48], size=32)  # control: what is resized first may have any size
+    assert oneloop("predict", birds, place / "pictures/test/bird/01.png")[0] == 0
+
+
+@pytest.mark.parametrize("metadata", [b"", b"{}", b"[", b"[" * 5_000, b'{"__metadata__": {"oneloop": 3}}'])
+def test_a_head_that_says_nothing_is_one_line(birds, place, oneloop, metadata):
+    for length in (len(metadata), 1 << 62):
+        (birds / "model.safetensors").write_bytes(length.to_bytes(8, "little") + metadata)
+        code, _, error = oneloop("predict", birds, place / "pictures")
+        assert (code, error.count("\n")) == (4, 1)
+        assert "model.safetensors does not say what it holds" in error
+
+
+@pytest.mark.parametrize("changes", [
+    {"limit": "many"}, {"seed": None}, {"config": []}, {"config": {}}, {"data": 3}, {"data": {}},
+    {"data": {"source": 1, "fingerprint": 2}}, {"net": 3}, {"net": ["Net"]}, {"precision": "fp99"}, {"precision": 16},
+    {"recipe": 3},
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_a_config_that_no_recipe_takes_is_one_line(birds, place, oneloop, command, changes):
+    recorded(birds, **changes)
+    if changes == {"data": {}}:
+        config = json.loads((birds / "config.json").read_text())
+        (birds / "config.json").write_text(json.dumps(config | changes | {"config": config["config"] | {"data": "synthetic"}}))
+    code, out, error = oneloop(command, birds, *([place / "pictures/test"] if command == "predict" else []))
+    assert (code, out, error.count("\n")) == (4, "", 1) or (command == "predict" and "fp99" in str(changes))
 
 
 def test_runs_without_weights_say_why_in_one_line(birds, place, oneloop, tmp_path):

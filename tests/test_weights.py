@@ -1,11 +1,14 @@
 """Weights from files, addresses and run folders: what is right loads, and what is wrong is refused before it can do anything."""
 
+import base64
 import collections
 import contextlib
 import hashlib
 import io
+import json
 import pickle
 import socket
+import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler
@@ -14,16 +17,16 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import Tiny, optimizer_for
-from servers import serving
+from servers import dripping, serving
 from torch import nn
 from torchvision.models import get_model
 
 from launch import train
 from launch import weights as weights_module
-from launch.checkpoint import weights
+from launch.checkpoint import weights, weights_sha256, write_tensors
 from launch.errors import Refused
 from launch.sources import cache_folder
-from launch.weights import load, load_into
+from launch.weights import load, load_into, public_address
 from nets.residual import CifarResNet
 from nets.zoo import zoo
 
@@ -205,17 +208,57 @@ def test_run_folder(start, images, tmp_path):
     assert same(load(run), load(run / "best.safetensors"))  # an unfinished run
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "best.safetensors"])
+def test_weights_of_a_run_are_those_that_its_result_records(tensors, tmp_path, name):
+    """The last and the best alike; a result of before, which says nothing of the best, is no reason to refuse them."""
+    path, digest = tmp_path / name, weights_sha256(tensors)
+    write_tensors(path, tensors, {"oneloop": "{}"})
+    right = {"weights_sha256": digest, "best": {}} if name == "model.safetensors" else {"best": {"weights_sha256": digest}}
+    for recorded in (right, {"weights_sha256": "", "best": {"accuracy": 1.0}}, {}):
+        (tmp_path / "result.json").write_text(json.dumps(recorded))
+        assert same(load(path), tensors)
+    (tmp_path / "result.json").write_text(json.dumps(right))
+    write_tensors(path, tensors | {"fc.bias": tensors["fc.bias"] + 1}, {"oneloop": "{}"})
+    refusal(4, f"{name} does not hold the weights that .*result.json records", path)
+    for damaged in ("[]", '{"best": 3, "weights_sha256": 3}', "{", "[" * 100_000):
+        (tmp_path / "result.json").write_text(damaged)
+        refusal(4, "cannot be checked|does not hold", path)
+    path.rename(tmp_path / "other.safetensors")
+    assert load(tmp_path / "other.safetensors")  # control: the file of no run
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "best.safetensors", "elsewhere.safetensors"])
+def test_weights_are_those_that_their_own_file_records(tensors, tmp_path, name):
+    """Of an unfinished run, too, which has no result."""
+    path = tmp_path / name
+    about = {"oneloop": json.dumps({"net": "Tiny", "weights_sha256": weights_sha256(tensors)})}
+    write_tensors(path, tensors, about)
+    assert same(load(path), tensors)
+    write_tensors(path, tensors | {"fc.bias": tensors["fc.bias"] + 1}, about)
+    refusal(4, f"{name} is damaged: its tensors are not those that were saved", path)
+    write_tensors(path, tensors | {"fc.bias": tensors["fc.bias"] + 1}, {"oneloop": '{"net": "Tiny"}', "format": "pt"})
+    assert load(path).keys() == tensors.keys()  # control: of before, without a digest
+    for damaged in ("[]", "{", "[" * 100_000):
+        write_tensors(path, tensors, {"oneloop": damaged})
+        refusal(4, "is damaged", path)
+
+
 # ---------------------------------------------------------------------------------------------------------------- addresses
 
 
 @contextlib.contextmanager
-def served(answers: dict):
-    """Serve {path: content, or (status, headers, content)}; yields the address and the growing list of requests."""
+def served(answers: dict, encrypted: bool = False, asked: list | None = None):
+    """Serve {path: content, or (status, headers, content)}; yields the address and the growing list of requests.
+
+    `asked` gets the headers of each request.
+    """
     requests = []
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self):
             requests.append(self.path)
+            if asked is not None:
+                asked.append(dict(self.headers))
             answer = answers[self.path.partition("?")[0]]
             status, headers, content = answer if isinstance(answer, tuple) else (200, {"Content-Length": len(answer)}, answer)
             self.send_response(status)
@@ -228,7 +271,7 @@ def served(answers: dict):
         def log_message(self, *_):
             pass
 
-    with serving(Answer) as address:
+    with serving(Answer, encrypted) as address:
         yield address, requests
 
 
@@ -336,9 +379,106 @@ def test_nobody_answers(monkeypatch):
         refusal(1, "timed out", f"{gone.rpartition(':')[0]}:{silent.getsockname()[1]}/w", "0" * 64)
 
 
+@pytest.mark.parametrize("beginning", [b"", b"HTTP/1.1 200 OK\r\nX-Long: ", b"HTTP/1.1 302 Found\r\nLocation: /"])
+def test_a_server_that_drips_its_headers_is_not_waited_for(monkeypatch, beginning):
+    """Each byte comes in time; the answer does not."""
+    monkeypatch.setattr(weights_module, "ANSWER_SECONDS", 0.4)
+    began = time.monotonic()
+    with dripping(beginning) as address:
+        refusal(1, "timed out, no answer within 0.4 s", f"{address}/w", "0" * 64)
+    assert 0.4 <= time.monotonic() - began < 5
+    assert cached() == []
+
+
+@pytest.mark.parametrize("beginning", [
+    b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",  # the length of its first chunk never ends
+], ids=["body", "chunks"])  # fmt: skip
+def test_a_server_that_drips_its_file_has_its_time(monkeypatch, beginning):
+    monkeypatch.setattr(weights_module, "DOWNLOAD_SECONDS", 0.6)
+    began = time.monotonic()
+    with dripping(beginning) as address:
+        refusal(1, "goes beyond 4.3 GB and 0.6 s", f"{address}/w", "0" * 64)
+    assert 0.6 <= time.monotonic() - began < 5
+    assert cached() == []
+
+
+def test_redirect_to_an_address_without_encryption_is_not_followed(monkeypatch):
+    """Not even asked: what an address holds is a secret, and its path may be, too."""
+    with served({"/w": FILE}) as (open_address, sent):
+        answers = {"/w": (302, {"Location": f"{open_address}/w?key=secret"}, b""), "/v": (302, {"Location": "/u"}, b"")}
+        answers["/u"] = FILE
+        with served(answers, encrypted=True) as (address, _):
+            message = refusal(4, "has no encryption; it is not followed", f"{address}/w", sha256(FILE))
+            assert f"{open_address}/w," in message
+            assert "secret" not in message
+            assert sent == []
+            assert cached() == []
+            assert load(f"{address}/v", sha256(FILE))["a"].shape == (99,)  # control: within https it is followed
+            cached()[0].unlink()
+            with served({"/w": (302, {"Location": f"{address}/u"}, b"")}) as (first, _):
+                assert load(f"{first}/w", sha256(FILE))["a"].shape == (99,)  # and from http to https
+    cached()[0].unlink()
+    with served({"/w": FILE}, encrypted=True) as (address, _):
+        monkeypatch.delenv("SSL_CERT_FILE")
+        refusal(1, "CERTIFICATE_VERIFY_FAILED", f"{address}/w", sha256(FILE))  # control: who it is is checked
+
+
+def test_user_and_password_are_for_one_server_alone():
+    asked, others = [], []
+    with served({"/w": FILE}, asked=others) as (other, _):
+        answers = {"/w": FILE, "/away": (302, {"Location": f"{other}/w"}, b"")}
+        with served(answers, asked=asked) as (address, requests):
+            with_secret = address.replace("//", "//me%40home:sec%2Fret@")
+            assert load(f"{with_secret}/w", sha256(FILE))["a"].shape == (99,)
+            expected = "Basic " + base64.b64encode(b"me@home:sec/ret").decode()
+            assert [headers["Authorization"] for headers in asked] == [expected]
+            cached()[0].unlink()
+            load(f"{with_secret}/away#part", sha256(FILE))
+            assert requests == ["/w", "/away"]
+    assert ["Authorization" in headers for headers in others] == [False]
+
+
 def test_messages_keep_secrets(tmp_path):
-    with served({"/w": (404, {}, b"")}) as (address, _):
-        assert "secret" not in refusal(1, "404", f"{address}/w?key=secret", "0" * 64)
+    """Neither user and password nor the query, which may be a signature: those of an address, and of what it redirects to."""
+    away = {
+        "/ftp": (302, {"Location": "ftp://user:secret@127.0.0.1/w?key=secret"}, b""),
+        "/user": (302, {"Location": "http://user:secret@127.0.0.1:1/w?key=secret"}, b""),
+        "/space": (302, {"Location": "http://127.0.0.1:1/w w?key=secret\tsecret"}, b""),
+        "/loop": (302, {"Location": "/loop?key=secret"}, b""),
+    }
+    with served({"/w": (404, {}, b""), "/html": b"<html>secret", **away}) as (address, _):
+        for where in (address, address.replace("//", "//user:secret@"), address.replace("//", "//secret@")):
+            assert f"{address}/w: HTTP 404 Not Found;" in refusal(1, "404", f"{where}/w?key=secret#secret", "0" * 64)
+            for path in away:
+                assert "secret" not in refusal(1, "cannot get", f"{where}{path}?key=secret", "0" * 64)
+            for found, code, source, *digest in (
+                ("need their sha256", 2, f"{where}/w?key=secret"),
+                ("expected 00000000", 4, f"{where}/html?key=secret", "0" * 64),
+            ):
+                assert "secret" not in refusal(code, found, source, *digest)
+    for address in (
+        "ftp://user:secret@127.0.0.1/w?secret", "s3://key:secret@bucket/w", "file://user:secret@elsewhere/w",
+        "http://user:secret@[::1", "https://user:secret@127.0.0.1:port/w", "https://user:pa/secret@127.0.0.1/w",
+    ):  # fmt: skip
+        assert "secret" not in refusal(2, "://", address, "0" * 64)
+
+
+def test_what_an_address_shows():
+    for given, shown in {
+        "https://user:secret@example.org:8443/a@b/w-1.pth?X-Amz-Signature=1#part": "https://example.org:8443/a@b/w-1.pth",
+        "HTTP://secret@example.org": "http://example.org",
+        "https://example.org/w.pth": "https://example.org/w.pth",
+        "https://[2001:db8::1]:80/w?key": "https://[2001:db8::1]:80/w",
+        " https://u:p@example.org/w\n": "https://example.org/w",
+        "https://user:pass/word@example.org/w": "https://…",
+        "https://user:pass?word@example.org/w": "https://…",
+        "runs/cifar2/Net-0a1b2c3d?#@": "runs/cifar2/Net-0a1b2c3d?#@",
+        "of https://example.org/?a": "of https://example.org/?a",
+        "s3://key:secret@bucket/w": "s3://key:secret@bucket/w",
+        "": "",
+    }.items():
+        assert public_address(given) == shown
 
 
 # ---------------------------------------------------------------------------------------------------------------- load_into

@@ -4,12 +4,15 @@ A subcommand is a line here and a file with a `main(args)`, which takes the argu
 """
 
 import argparse
+import contextlib
+import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
 
-from ..errors import Refused
+from ..errors import Refused, printable
 
 COMMANDS = {  # name -> what it does, an example
     "describe": ("a recipe's net: table, receptive fields, shapes", "oneloop describe recipes/cifar2.py --net NetWidth"),
@@ -23,6 +26,8 @@ COMMANDS = {  # name -> what it does, an example
     "explain": ("where in an image a trained net looks", "oneloop explain runs/cifar2/Net-0a1b2c3d bird.jpg --class airplane"),
     "upload": ("run folders to W&B, also those made without it", "oneloop upload runs/cifar2"),
 }
+
+UNWRITTEN = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)  # of standard output: commands name their files
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -38,15 +43,42 @@ def main(args: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=", ".join(COMMANDS))
     parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    chosen = parser.parse_args(args)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what its encoding lacks is no reason to lose the rest
+    code, ended, failures = 0, None, []
     try:
+        chosen = parser.parse_args(args)
         importlib.import_module(f".{chosen.command}", __name__).main(chosen.rest)
-        sys.stdout.flush()
     except Refused as error:
-        print(error, file=sys.stderr)
-        return error.code
+        code = error.code
+        with contextlib.suppress(OSError):  # that nobody reads: the code says it, too
+            print(printable(str(error)), file=sys.stderr)
     except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # as in `oneloop runs | head`: who read it has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+        code = 130
+    except SystemExit as error:  # argparse's, and rich's where who read it has gone
+        ended = None if isinstance(error.__context__, BrokenPipeError) else error
+    except OSError as error:
+        if error.filename is not None or error.errno not in UNWRITTEN:
+            raise
+        failures.append(error)
+    failures += _flush()
+    # As in `oneloop runs | head`: who read it has seen enough.
+    if lost := [error for error in failures if not isinstance(error, BrokenPipeError)]:
+        code, ended = code or 1, None
+        with contextlib.suppress(OSError):
+            print(f"cannot write to standard output: {lost[0].strerror}", file=sys.stderr)
+    if ended:
+        raise ended
+    return code
+
+
+def _flush() -> list[OSError]:
+    """Write out what waits for it; why that fails. Such a stream goes nowhere from then on: Python would complain at its end."""
+    failures = []
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError as error:
+            failures.append(error)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return failures

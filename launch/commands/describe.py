@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from ..errors import printable
 from ..rebuild import load, reach
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def main(args: Sequence[str]) -> None:
     from ..describe import receptive_field, shape_walk, summary
 
     walk = shape_walk(model, shape)  # first: it says why a net cannot take a shape
-    print(summary(model, shape))
+    print("\n".join(map(printable, summary(model, shape).splitlines())))
     print("\nReceptive field and jump, in pixels of the image:\n")
     _print_table(("layer", "output", "field", "jump"), receptive_field(model, shape))
     print("\nShapes:\n")
@@ -58,7 +59,7 @@ def build(recipe: ModuleType, flags: Sequence[str], prog: str) -> tuple["nn.Modu
 
 
 def _print_table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-    cells = [[*head], *(["?" if cell is None else str(cell) for cell in row] for row in rows)]
+    cells = [[*head], *(["?" if cell is None else printable(str(cell)) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
         print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())

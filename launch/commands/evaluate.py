@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import Refused
+from ..errors import Refused, printable
 from ..rebuild import add_run, at, rebuild
 from ..runs import read_metrics
 
@@ -37,7 +37,7 @@ def main(args: Sequence[str]) -> None:
         print("the run's precision is fp16, which needs a GPU: measured in float32", file=sys.stderr)
         precision = "no"
     data = chosen.data or record.options["data"]
-    if data not in ("hub", "synthetic"):
+    if chosen.data and data not in ("hub", "synthetic"):
         data = str(Path(data).expanduser().resolve())
     trained = rebuild(record, stage, weights=chosen.weights, recipe=chosen.recipe, data=data, precision=precision)
     own, now = record.config["data"]["fingerprint"], trained.images.fingerprint
@@ -56,7 +56,7 @@ def main(args: Sequence[str]) -> None:
         return
     count, correct = measured["count"], round(measured["accuracy"] * measured["count"])
     print(
-        f"{chosen.split} images of {trained.images.source}: accuracy {measured['accuracy']:.4f} ({correct}/{count}), "
+        f"{chosen.split} images of {printable(trained.images.source)}: accuracy {measured['accuracy']:.4f} ({correct}/{count}), "
         f"loss {measured['loss']:.4f}"
     )
     if logged:

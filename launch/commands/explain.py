@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import Refused
-from ..rebuild import add_run, at, feed, read_image, rebuild
+from ..errors import Refused, printable
+from ..rebuild import add_run, at, feed, read_image, rebuild, writable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +33,8 @@ def main(args: Sequence[str]) -> None:
         import captum  # noqa: F401
     except ImportError as error:
         raise Refused(f"explain needs {error.name}: pip install captum", 2) from error
+    out = chosen.out or Path(f"{chosen.image.stem}-explained.png")
+    writable(out, ["*-explained.png"])
 
     import torch
 
@@ -48,13 +50,12 @@ def main(args: Sequence[str]) -> None:
         probabilities = trained.net(batch).softmax(1)[0]
     index = classes.index(chosen.name) if chosen.name else int(probabilities.argmax())
     layer, heat = grad_cam(trained.net, batch, index, pixels.shape[1:])
-    title = f"{classes[index]}: {probabilities[index].item():.1%}"
-    out = chosen.out or Path(f"{chosen.image.stem}-explained.png")
+    title = f"{printable(classes[index])}: {probabilities[index].item():.1%}"
     try:
         write_atomically(out, _picture(pixels.permute(1, 2, 0).numpy(), heat.numpy(), title))
     except OSError as error:
         raise Refused(f"cannot write {out}: {error.strerror or error}") from error
-    print(f"{title}, from {layer}; {out}" + ("" if heat.any() else "; nothing in it speaks for this class"))
+    print(printable(f"{title}, from {layer}; {out}") + ("" if heat.any() else "; nothing in it speaks for this class"))
 
 
 def grad_cam(net: "nn.Module", batch: "Tensor", index: int, size: tuple[int, int]) -> tuple[str, "Tensor"]:

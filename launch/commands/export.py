@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import Refused, first_line
-from ..rebuild import Trained, add_run, at, feed, rebuild
+from ..errors import Refused, first_line, printable
+from ..rebuild import Trained, add_run, at, feed, rebuild, writable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -37,11 +37,12 @@ def main(args: Sequence[str]) -> None:
     chosen = parser.parse_args(args)
     if chosen.format == "onnx":
         _needs_onnx()
+    out = chosen.out or chosen.run / f"exported{SUFFIXES[chosen.format]}"
+    writable(out, [f"*{suffix}" for suffix in SUFFIXES.values()])
 
     from ..checkpoint import write_atomically
 
     trained = rebuild(*at(chosen.run), weights=chosen.weights, recipe=chosen.recipe)
-    out = chosen.out or chosen.run / f"exported{SUFFIXES[chosen.format]}"
     make = {"safetensors": as_safetensors, "torch-export": as_torch_export, "onnx": as_onnx}[chosen.format]
     content, exported = make(trained)
     images, greatest = check(trained, exported)
@@ -49,7 +50,7 @@ def main(args: Sequence[str]) -> None:
         write_atomically(out, content)
     except OSError as error:
         raise Refused(f"cannot write {out}: {error.strerror or error}") from error
-    print(f"{out}: {len(content):,} bytes; logits of {images} images are the net's within {greatest:.1e}")
+    print(f"{printable(str(out))}: {len(content):,} bytes; logits of {images} images are the net's within {greatest:.1e}")
 
 
 # Pixels float32 (N, C, H, W), from 0 to 1 -> logits float32 (N, classes), as the exported bytes compute them.

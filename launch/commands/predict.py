@@ -3,14 +3,16 @@
 import argparse
 import csv
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..errors import Refused
+from ..errors import Refused, printable
 from ..rebuild import Trained, add_run, at, feed, read_image, rebuild
 
-BATCH = 500  # images that are in memory at a time
+BATCH = 500  # images that are in memory at a time, fewer if they are large
+VALUES = 1 << 24  # of these images, at most
 
 
 def main(args: Sequence[str]) -> None:
@@ -28,7 +30,7 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument("--top", type=int, default=3, metavar="N", help="classes for each image; default 3")
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--csv", action="store_true", help="image, rank, class, probability; what a pipe gets")
-    kind.add_argument("--json", action="store_true", help="a list of images with their predictions")
+    kind.add_argument("--json", action="store_true", help="a list of images with their predictions; names are exact")
     chosen = parser.parse_args(args)
     if chosen.top < 1:
         raise Refused(f"--top must be at least 1, it is {chosen.top}", 2)
@@ -51,14 +53,17 @@ def predictions(trained: Trained, files: Sequence[Path], top: int) -> Iterator[t
 
     device = trained.run.accelerator.device
     net = trained.net.to(device)
-    for start in range(0, len(files), BATCH):
+    channels, *sides = trained.shape
+    size = max(math.prod(sides), trained.images.size**2)
+    count = min(BATCH, max(VALUES // (channels * size), 1))
+    for start in range(0, len(files), count):
         read, pixels = [], []
-        for file in files[start : start + BATCH]:
+        for file in files[start : start + count]:
             try:
                 pixels.append(read_image(file, trained.shape))
                 read.append(file)
             except Refused as error:
-                print(error, file=sys.stderr)
+                print(printable(str(error)), file=sys.stderr)
         if not read:
             continue
         source = feed(trained, torch.stack(pixels), device)
@@ -88,7 +93,8 @@ def _print(rows: Sequence[tuple[Path, list[dict]]], plain: bool) -> None:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(["image", "rank", "class", "probability"])
         for file, said in rows:
-            writer.writerows([file, rank, each["class"], f"{each['probability']:.6f}"] for rank, each in enumerate(said, 1))
+            for rank, each in enumerate(said, 1):
+                writer.writerow([printable(str(file)), rank, printable(each["class"]), f"{each['probability']:.6f}"])
         return
     from rich.text import Text
 
@@ -96,6 +102,7 @@ def _print(rows: Sequence[tuple[Path, list[dict]]], plain: bool) -> None:
     table.columns[0].overflow, table.columns[2].justify = "fold", "right"
     for file, said in rows:
         for rank, each in enumerate(said):
-            name = Text(each["class"], style="" if rank else "bold")  # as text: brackets in a name are no markup
-            table.add_row(Text("" if rank else str(file)), name, f"{each['probability']:.1%}", end_section=rank + 1 == len(said))
+            name = Text(printable(each["class"]), style="" if rank else "bold")  # as text: brackets in a name are no markup
+            image, last = Text("" if rank else printable(str(file))), rank + 1 == len(said)
+            table.add_row(image, name, f"{each['probability']:.1%}", end_section=last)
     console.print(table)

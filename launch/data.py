@@ -58,7 +58,8 @@ def order(n: int, seed: int, epoch: int) -> Tensor:
 
     Sorts NumPy's raw Philox stream: NumPy promises that stream for good, and neither its own nor torch's permutation.
     """
-    draws = np.random.Philox(key=[seed % 2**64, epoch]).random_raw(n)
+    key = np.array([seed % 2**64, epoch], dtype=np.uint64)  # a list of numbers beyond 63 bits would be rounded
+    draws = np.random.Philox(key=key).random_raw(n)
     return torch.from_numpy(np.argsort(draws, kind="stable"))
 
 

@@ -815,3 +815,97 @@ def test_image_folder_of_garments_keeps_its_names(tmp_path):
             Image.fromarray(picture(1, 28)).convert("L").save(place / "1.png")
     with pytest.raises(Refused, match="no class 'T-shirt/top'; its classes are Ankle boot"):
         sources.fashion_mnist(str(tmp_path))
+
+
+# ---------------------------------------------------------------------------------------------------------------- selection
+
+
+def test_kept_classes_are_labelled_in_the_order_asked_for(folder):
+    images = sources.cifar10(str(folder), keep=("ship", "airplane", "cat"))
+    assert images.classes == ("ship", "airplane", "cat")
+    for split, count in zip((images.train, images.test), COUNTS.values(), strict=True):
+        expected = sorted((picture(n).tobytes(), [8, 0, 3].index(label(n))) for n in range(count) if label(n) in (8, 0, 3))
+        got = sorted((p.permute(1, 2, 0).numpy().tobytes(), int(t)) for p, t in zip(*split, strict=True))
+        assert got == expected
+    assert images.fingerprint == cifar2(folder).fingerprint  # of all that is there
+    assert images.source == str(folder)
+
+
+def test_limit_is_a_fixed_sample_of_the_kept_classes_in_their_order(folder):
+    every, some, again = (cifar2(folder, limit=limit) for limit in (0, 5, 5))
+    assert len(every.train) == 8
+    assert torch.equal(some.train.pixels, again.train.pixels)
+    assert some.fingerprint == every.fingerprint
+    places = [next(i for i in range(8) if torch.equal(every.train.pixels[i], pixels)) for pixels in some.train.pixels]
+    assert places == sorted(set(places)) != list(range(5))
+    assert torch.equal(some.train.labels, every.train.labels[places])
+    assert len(cifar2(folder, limit=8).train) == len(cifar2(folder, limit=100).train) == 8
+    assert cifar2(folder, limit=1).train.labels.shape == (1,)
+
+
+@pytest.mark.parametrize(
+    ("load", "mean", "std"),
+    [
+        (sources.cifar10, (0.4915, 0.4823, 0.4468), (0.2470, 0.2435, 0.2616)),
+        (sources.mnist, (0.1307,), (0.3081,)),
+        (sources.fashion_mnist, (0.2860,), (0.3530,)),
+    ],
+)
+def test_drawn_sets_have_their_scale_and_show_their_classes(load, mean, std):
+    """The scale is the book's, chapter 7, and that over all training images of the grey sets.
+
+    The nearest of the classes' mean images is right more than twice as often as chance on images that were not averaged.
+    """
+    images = load("synthetic")
+    assert (images.mean, images.std) == (mean, std)
+    assert len(images.classes) == 10
+    assert images.train.labels.bincount().tolist() == [200] * 10
+    assert images.test.labels.bincount().tolist() == [50] * 10
+    train, test = (split.pixels.float().flatten(1) for split in (images.train, images.test))
+    assert train.std(dim=0).min() > 5  # no place is the same in all
+    train, test = (pixels - pixels.mean(1, keepdim=True) for pixels in (train, test))
+    if len(mean) == 3:  # dark on bright or bright on dark, in any colour: what differs is where
+        train, test = train.abs(), test.abs()
+    means = torch.stack([train[images.train.labels == number].mean(0) for number in range(10)])
+    assert (torch.cdist(test, means).argmin(1) == images.test.labels).float().mean() > 0.2
+
+
+@pytest.mark.parametrize("part", ["classes", "train pixels", "test pixels", "train labels", "test labels", "shape"])
+def test_the_fingerprint_is_of_all_there_is(part, tmp_path):
+
+    def fingerprint(x, y, x_test, y_test):
+        np.savez(tmp_path / "a.npz", **good_npz(x_train=x, y_train=y, x_test=x_test, y_test=y_test))
+        return sources.mnist(str(tmp_path / "a.npz")).fingerprint
+
+    (x, y), (x_test, y_test) = digits(40), digits(20)
+    first = fingerprint(x, y, x_test, y_test)
+    assert first == fingerprint(x, y, x_test, y_test)  # control
+    if part == "classes":
+        folders = [plain_folder(tmp_path / name) for name in ("one", "two")]
+        for split in COUNTS:
+            (folders[1] / split / "truck").rename(folders[1] / split / "van")
+        one, two = (sources.cifar10(str(place), keep=("bird", "cat")).fingerprint for place in folders)
+        assert one != two
+        return
+    if part == "shape":  # one image more to train and one less to test
+        assert first != fingerprint(np.r_[x, x_test[:1]], np.r_[y, y_test[:1]], x_test[1:], y_test[1:])
+        return
+    changed = {"train pixels": x, "test pixels": x_test, "train labels": y, "test labels": y_test}[part]
+    changed[-1] = changed[0] if "labels" not in part else (changed[-1] + 1) % 10
+    assert first != fingerprint(x, y, x_test, y_test)
+
+
+def test_names_of_garments_are_known_by_number_or_without_spaces(tmp_path):
+    """idx and npz files have numbers, the hub names with spaces of its own; digits keep theirs."""
+    np.savez(tmp_path / "a.npz", **good_npz())
+    garments, numbers = (load(str(tmp_path / "a.npz")) for load in (sources.fashion_mnist, sources.mnist))
+    assert garments.classes == sources.FASHION_CLASSES
+    assert numbers.classes == tuple("0123456789")
+    assert torch.equal(garments.train.labels, numbers.train.labels)
+
+
+def test_validation_images_are_the_test_where_there_are_no_others(folder):
+    (folder / "test").rename(folder / "val")
+    check(cifar2(folder))
+    shutil.copytree(folder / "train", folder / "test")
+    assert len(cifar2(folder).test) == 8  # control: test comes first

@@ -46,7 +46,6 @@ IDX_LIMIT, NPZ_LIMIT = 1 << 30, 4 << 30  # bytes
 NPZ_KEYS = (("x_train", "y_train", "x_test", "y_test"), ("trainInps", "trainTargs", "testInps", "testTargs"))
 HUB_PROBE_SECONDS = 10  # the ordinary client would try for minutes when a hub hangs
 SPLITS = {"train": ("train",), "test": ("test", "validation", "valid", "val")}  # and their names: the first that is there
-METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # beside images: tables of labels, which `datasets` reads
 READING = 2  # of image files, counted up when a file gives other pixels than before: folders cached earlier are then read again
 
 FASHION_CLASSES = (
@@ -249,8 +248,7 @@ def _image_folder(folder: Path, files: list[Path], shape: tuple[int, int, int]) 
     pictures = [path for path in files if path.suffix.lower() in known]
     parts = {path: path.relative_to(folder).parts for path in pictures}
     names = {part[0] for part in parts.values()}
-    inside = any(len(part) > 2 and part[0] == "train" for part in parts.values())
-    if not inside or any(path.name in METADATA for path in files):
+    if not any(len(part) > 2 and part[0] == "train" for part in parts.values()):
         return None
     decoded, classes = {"source": str(folder)}, set()
     for split in SPLITS:
@@ -318,8 +316,7 @@ def _decode(found: dict, source: str, shape: tuple[int, int, int]) -> dict:
                 4,
             )
         classes = tuple(features[labels[0]].names)
-        if decoded.setdefault("classes", classes) != classes:
-            raise Refused(f"{source}: the classes of {name} are {classes}, those of train {decoded['classes']}", 4)
+        decoded["classes"] = classes  # `datasets` gives all splits the same ones
         numbers = table[labels[0]][:]
         for index, number in enumerate(numbers):
             if number is None or not 0 <= number < len(classes):  # -1: none, in `datasets`

@@ -166,7 +166,7 @@ def test_folders_that_are_not_how_they_seem(folder, tmp_path):
         path.rename(path.with_name(("test-1.png", "train[2].PNG", "val_3.png", "data.png")[number]))
     (place / "train/airplane/more").mkdir()
     (place / "train/airplane/data.png").rename(place / "train/airplane/more/data.png")
-    for name in ("train/airplane/.hidden.png", "train/airplane/notes.txt", "train/.DS_Store", "train/bird/Thumbs.db"):
+    for name in ("train/airplane/.hidden.png", "train/airplane/notes.txt", "train/metadata.csv", "train/.DS_Store", "train/bird/Thumbs.db"):
         (place / name).write_text("no picture")
     (place / "__MACOSX").mkdir()
     (place / "__MACOSX/x.png").write_text("no picture")
@@ -909,3 +909,59 @@ def test_validation_images_are_the_test_where_there_are_no_others(folder):
     check(cifar2(folder))
     shutil.copytree(folder / "train", folder / "test")
     assert len(cifar2(folder).test) == 8  # control: test comes first
+
+
+def test_all_classes_in_another_order_are_relabelled(folder):
+    turned = sources.CIFAR10_CLASSES[::-1]
+    straight, images = sources.cifar10(str(folder)), sources.cifar10(str(folder), keep=turned)
+    assert images.classes == turned
+    assert torch.equal(images.train.labels, 9 - straight.train.labels)
+
+
+def test_an_empty_class_of_the_test_split_is_named(folder):
+    for file in folder.glob("test/bird/*"):
+        file.unlink()
+    with pytest.raises(Refused, match="no test image of bird; every class needs one"):
+        cifar2(folder)
+
+
+def test_two_folders_of_one_name_are_kept_apart(folder, tmp_path):
+    other = shutil.copytree(folder, tmp_path / "other" / folder.name)
+    (other / "train/bird/002.png").unlink()
+    cifar2(folder), cifar2(other)
+    slugs = [f"folder-{folder.name}-{sources._digest(str(place))}" for place in (folder, other)]
+    assert [len([*sources.cache_folder().glob(f"{slug}.*.safetensors")]) for slug in slugs] == [1, 1]
+
+
+def test_a_folder_with_brackets_is_cached(folder, tmp_path, monkeypatch):
+    place = folder.rename(tmp_path / "a[1]*")
+    first = cifar2(place)
+    monkeypatch.setattr(sources, "_pixels", lambda *_: pytest.fail("decoded again"))
+    assert cifar2(place).fingerprint == first.fingerprint
+
+
+def test_classes_are_those_of_both_splits(folder):
+    (folder / "test/truck").rename(folder / "test/van")
+    check(cifar2(folder))
+    with pytest.raises(Refused, match=r"no class .zebra.; its classes are .*, truck, van"):
+        sources.cifar10(str(folder), keep=("zebra",))
+
+
+def write_table(folder: Path, split: str, names: list[str], size: int = 28) -> None:
+    import datasets
+
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+    rows = [{"image": Image.fromarray(picture(number, size)), "label": number} for number in range(len(names))]
+    folder.mkdir(exist_ok=True)
+    datasets.Dataset.from_list(rows, features=features).to_parquet(folder / f"{split}-00000-of-00001.parquet")
+
+
+def test_the_hub_has_spaces_of_its_own_in_the_names_of_garments(tmp_path):
+    for split in COUNTS:
+        write_table(tmp_path / "a", split, ["T - shirt / top", *sources.FASHION_CLASSES[1:]])
+    assert sources.fashion_mnist(str(tmp_path / "a")).classes == sources.FASHION_CLASSES
+
+
+def test_drawn_images_come_mixed():
+    """As a book's training without shuffling takes them."""
+    assert sources.mnist("synthetic").train.labels[:12].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]

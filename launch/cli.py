@@ -34,7 +34,7 @@ import tyro
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.utils import broadcast_object_list
 
-from . import code, page
+from . import code, page, sources
 from .checkpoint import write_atomically
 from .data import Images
 from .errors import Refused, first_line
@@ -130,8 +130,7 @@ class Run:
         if not 0 <= self.seed < 2**63:
             raise Refused(f"--seed must be from 0 to 2**63 - 1, it is {self.seed}", 2)
         self.recipe = recipe
-        if self.data not in ("hub", "synthetic"):
-            self.data = str(Path(self.data).expanduser().resolve())
+        self.data = sources.located(self.data)
         # All that changes the numbers, and nothing else. Processes, threads, cadences and W&B do not.
         self.config = {
             "recipe": recipe,

@@ -13,8 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .errors import Refused
+
 # (pixels uint8 (n, H, W, C), ids int64 (n,), seed, epoch) -> pixels uint8 (n, H, W, C)
 Augment = Callable[[Tensor, Tensor, int, int], Tensor]
+
+SIZE_LIMIT = 4096  # pixels: a side that images may be resized to
 
 
 class Split(NamedTuple):
@@ -32,7 +36,7 @@ class Images:
     """A data set in memory, as `launch.sources` returns it.
 
     `mean` and `std` are per channel, for pixels scaled to 0..1; `source` says where the pixels come from and `fingerprint` is
-    the sha256 of all of them, before any limit.
+    the sha256 of all of them, before any limit. Raises Refused (2) for a `size` that no batch could have.
     """
 
     train: Split
@@ -44,13 +48,18 @@ class Images:
     fingerprint: str
     size: int = 0  # height and width that the net sees, resized on the device in batch; 0: as they are
 
+    def __post_init__(self):
+        if not 0 <= self.size <= SIZE_LIMIT:
+            raise Refused(f"--size {self.size}: images are resized to 1 to {SIZE_LIMIT} pixels a side, or with 0 not at all", 2)
+
 
 def order(n: int, seed: int, epoch: int) -> Tensor:
     """The order in which `n` samples are seen in `epoch` (from 0): a permutation, int64 (n,), the same on every machine.
 
     Sorts NumPy's raw Philox stream: NumPy promises that stream for good, and neither its own nor torch's permutation.
     """
-    draws = np.random.Philox(key=[seed % 2**64, epoch]).random_raw(n)
+    key = np.array([seed % 2**64, epoch], dtype=np.uint64)  # a list of numbers beyond 63 bits would be rounded
+    draws = np.random.Philox(key=key).random_raw(n)
     return torch.from_numpy(np.argsort(draws, kind="stable"))
 
 

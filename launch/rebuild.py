@@ -339,31 +339,6 @@ def reach(
 # ------------------------------------------------------------------------------------------------------------------- images
 
 
-def read_image(path: Path, shape: tuple[int, int, int]) -> "Tensor":
-    """An image file as uint8 (C, H, W): grey or RGB as `shape` has channels, upright, stretched to its size with antialiasing.
-
-    Raises Refused (1), naming the file.
-    """
-    import numpy as np
-    import torch
-    from PIL import Image, ImageOps
-
-    channels, height, width = shape
-    try:
-        with Image.open(path) as picture:
-            if picture.mode[0] in "IF":  # PIL would cut them off at 255
-                raise ValueError(f"its pixels are of more than 8 bits (PIL calls them {picture.mode})")
-            picture = ImageOps.exif_transpose(picture).convert("RGB" if channels == 3 else "L")
-            if picture.size != (width, height):
-                picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-            array = np.array(picture)
-    except FileNotFoundError as error:
-        raise Refused(f"{path}: no such file") from error
-    except Exception as error:  # PIL raises a dozen kinds for broken files
-        raise Refused(f"{path} cannot be read as an image: {first_line(error)}") from error
-    return torch.from_numpy(array.reshape(height, width, channels)).permute(2, 0, 1)
-
-
 def feed(trained: Trained, pixels: "Tensor", device: Any = "cpu") -> "Feed":
     """`pixels` uint8 (N, C, H, W) on the way to the net, as the run's own images were."""
     import torch

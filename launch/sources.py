@@ -1,34 +1,43 @@
 """Where pixels come from: the hub, a folder, or drawn here. Images are decoded once and then read from a cache.
 
 `data` is what the user gave as `--data`: "hub" (Hugging Face `datasets`), "synthetic" (drawn by this file), or the path of a
-folder that `datasets` can read: the hub's parquet layout, or an image folder `train/<class>/*.png`, `test/<class>/*.png`. For
-the grey sets also a folder with the four idx files, gzipped or not, or an npz file (document 002, section 2.1).
+folder: an image folder `train/<class>/*.png`, `test/<class>/*.png`, or what `datasets` can read, as the hub's parquet layout.
+For the grey sets also a folder with the four idx files, gzipped or not, or an npz file (document 002, section 2.1).
+
+An image is read in one way, by training, `oneloop predict` and `oneloop explain`: turned as its EXIF says, 16-bit grey scaled to
+8 bits, transparent parts over white.
 
 The cache lies in $ONELOOP_CACHE, else in ~/.cache/oneloop: one safetensors file a data set, written beside and renamed, with
 the sha256 of its pixels and labels, which is checked at every start. What is cached is never asked for again: deleting the
-file is the way to fetch it anew.
+file is the way to fetch it anew. A folder is read again when the name, size or time of modification (mtime) of one of its files
+has changed. Nothing else is looked at: a file replaced by one of equal size and mtime is not noticed.
 """
 
 import contextlib
+import glob
 import gzip
 import hashlib
 import itertools
 import json
 import math
 import os
+import re
 import struct
 import sys
+import tempfile
 import zipfile
 import zlib
+from collections.abc import Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import filelock
 import numpy as np
 import safetensors
 import safetensors.torch
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from .data import Images, Split, order
 from .errors import Refused, first_line
@@ -36,6 +45,8 @@ from .errors import Refused, first_line
 IDX_LIMIT, NPZ_LIMIT = 1 << 30, 4 << 30  # bytes
 NPZ_KEYS = (("x_train", "y_train", "x_test", "y_test"), ("trainInps", "trainTargs", "testInps", "testTargs"))
 HUB_PROBE_SECONDS = 10  # the ordinary client would try for minutes when a hub hangs
+SPLITS = {"train": ("train",), "test": ("test", "validation", "valid", "val")}  # and their names: the first that is there
+READING = 2  # of image files, counted up when a file gives other pixels than before: folders cached earlier are then read again
 
 FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -50,7 +61,7 @@ def cifar10(data: str = "hub", keep: tuple[str, ...] = CIFAR10_CLASSES, limit: i
 
     Raises Refused if the data cannot be had, is not (3, 32, 32) or lacks one of the classes.
     """
-    found = synthetic(keep) if data == "synthetic" else _found(data, "uoft-cs/cifar10", channels=3)
+    found = synthetic(keep) if data == "synthetic" else _found(data, "uoft-cs/cifar10", (3, 32, 32))
     mean, std = (0.4915, 0.4823, 0.4468), (0.2470, 0.2435, 0.2616)
     return _select(found, keep, limit, (3, 32, 32), mean, std)
 
@@ -70,7 +81,7 @@ def fashion_mnist(data: str = "hub", limit: int = 0, normalised: bool = True) ->
 
 
 def _grey(data: str, name: str, classes: tuple[str, ...], limit: int, normalised: bool, mean: float, std: float) -> Images:
-    found = synthetic(classes, channels=1, size=28) if data == "synthetic" else _found(data, name, channels=1)
+    found = synthetic(classes, channels=1, size=28) if data == "synthetic" else _found(data, name, (1, 28, 28))
     # idx and npz files have numbers only, and the hub's names have spaces of their own; an image folder has its own order.
     if len(found["classes"]) == len(classes) and all(
         name.isdigit() or name.replace(" ", "") == ours.replace(" ", "")
@@ -80,15 +91,36 @@ def _grey(data: str, name: str, classes: tuple[str, ...], limit: int, normalised
     return _select(found, classes, limit, (1, 28, 28), *(((mean,), (std,)) if normalised else ((0.0,), (1.0,))))
 
 
-def _found(data: str, name: str, channels: int) -> dict:
-    path = Path(data)
+def located(data: str) -> str:
+    """`--data` as a run records it: "hub", "synthetic", or an absolute path. Raises Refused (2) where it cannot be one."""
+    if data in ("hub", "synthetic"):
+        return data
+    if not data.strip():
+        raise Refused("--data is empty; it takes hub, synthetic or the path of a folder", 2)
+    try:
+        return str(Path(data).expanduser().resolve())
+    except (OSError, RuntimeError, ValueError) as error:  # ~nobody, links in a circle
+        raise Refused(f"--data {data}: {first_line(error)}", 2) from error
+
+
+def _found(data: str, name: str, shape: tuple[int, int, int]) -> dict:
     if data == "hub":
-        return _cached_hub(name, channels)
-    if path.suffix == ".npz":
-        return _npz(path)
-    if any(path.glob("train-images*idx3-ubyte*")):
-        return _idx(path)
-    return _cached_folder(path, channels)
+        return _cached_hub(name, shape)
+    path = Path(data)
+    try:
+        if path.suffix == ".npz" and not path.is_dir():
+            if shape[0] == 1:
+                return _npz(path)
+            raise Refused(f"--data {path}: npz files are read for the grey sets, MNIST and Fashion-MNIST; this recipe is not", 4)
+        if not path.is_dir():
+            wrong = "is a file" if path.exists() else "no such folder"
+            grey = ", or an npz file" if shape[0] == 1 else ""
+            raise Refused(f"--data {path}: {wrong}; it takes hub, synthetic or a folder that `datasets` can read{grey}")
+        if any(path.glob("train-images*idx3-ubyte*")):
+            return _idx(path)
+        return _cached_folder(path.resolve(), shape)
+    except OSError as error:  # not permitted, a name that is too long, a disk that fails
+        raise Refused(f"--data {path}: {error.strerror or error}") from error
 
 
 # ---------------------------------------------------------------------------------------------------------------- selection
@@ -114,7 +146,7 @@ def _select(found: dict, keep: tuple[str, ...], limit: int, shape: tuple[int, in
         splits[name] = Split(pixels, labels)
     for name, split in splits.items():
         if none := [keep[index] for index, count in enumerate(split.labels.bincount(minlength=len(keep))) if not count]:
-            raise Refused(f"{source}: no {name} image of {', '.join(none)}", 4)
+            raise Refused(f"{source}: no {name} image of {', '.join(none)}; every class needs one at least", 4)
     if limit and limit < len(splits["train"]):
         # A fixed sample, not the first: a folder's images come sorted by class.
         some = order(len(splits["train"]), seed=0, epoch=0)[:limit].sort().values
@@ -125,7 +157,7 @@ def _select(found: dict, keep: tuple[str, ...], limit: int, shape: tuple[int, in
 # -------------------------------------------------------------------------------------------------------------- hub, folder
 
 
-def _cached_hub(name: str, channels: int) -> dict:
+def _cached_hub(name: str, shape: tuple[int, int, int]) -> dict:
     slug = "hub-" + name.replace("/", "--")
     if cached := _newest(slug):
         return _read(cached)
@@ -139,7 +171,7 @@ def _cached_hub(name: str, channels: int) -> dict:
             found = _load(name, datasets)
         except Exception as error:  # whatever the network, the hub or the disk does, the ways out are the same
             raise _unreachable(name, offline or error) from error
-        return _write(slug, _decode(found, name, channels))
+        return _write(slug, _decode(found, name, shape))
 
 
 def _reach(name: str) -> Exception | None:
@@ -173,28 +205,90 @@ def _unreachable(name: str, error: Exception) -> Refused:
     )
 
 
-def _cached_folder(folder: Path, channels: int) -> dict:
-    if not folder.is_dir():
-        raise Refused(f"--data {folder}: no such folder; it takes hub, synthetic or a folder that `datasets` can read")
-    folder = folder.resolve()
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+def _cached_folder(folder: Path, shape: tuple[int, int, int]) -> dict:
+    files = sorted(_files(folder), key=str)
     facts = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     if not facts:
         raise Refused(f"--data {folder}: the folder is empty")
-    slug = f"folder-{folder.name}-{_digest(str(folder))}"
-    state = _digest(json.dumps([channels, facts]))
+    # A part of the name, for people; the rest of it may be too long for a file's, or have a meaning in patterns.
+    name = re.sub(r"[^\w.-]", "_", folder.name)[:40]
+    slug = f"folder-{name}-{_digest(str(folder))}"
+    state = _digest(json.dumps([READING, shape[0], facts]))
+    if cached := _newest(slug, state):
+        return _read(cached)
     with _lock(slug):
-        cached = _newest(slug)
-        if cached and cached.stem.endswith(state):
+        if cached := _newest(slug, state):
             return _read(cached)
-        import datasets
+        return _write(slug, _image_folder(folder, files, shape) or _datasets_folder(folder, files, shape), state)
 
+
+def _files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """The files in a folder and the folders in it, through links, but not in circles. Hidden ones are not looked at."""
+    real = folder.resolve()
+    if real in above:
+        return
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            if not path.name.startswith("__"):  # __MACOSX, __pycache__
+                yield from _files(path, (*above, real))
+        elif path.is_file():
+            yield path
+        elif path.is_symlink():
+            raise Refused(f"--data {path}: a link to {os.readlink(path)}, which is not there", 4)
+
+
+def _image_folder(folder: Path, files: list[Path], shape: tuple[int, int, int]) -> dict | None:
+    """The images `train/<class>/…`, `test/<class>/…` among `files`, in their order; None if that is not how the folder is made.
+
+    Not by `datasets`, which takes a file's name for its split's (train/bird/test-1.png), and no links or brackets in paths.
+    """
+    known = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    pictures = [path for path in files if path.suffix.lower() in known]
+    parts = {path: path.relative_to(folder).parts for path in pictures}
+    names = {part[0] for part in parts.values()}
+    if not any(len(part) > 2 and part[0] == "train" for part in parts.values()):
+        return None
+    decoded, classes = {"source": str(folder)}, set()
+    for split in SPLITS:
+        name = _called(split, names, str(folder))
+        decoded[split] = [path for path in pictures if parts[path][0] == name]
+        if stray := [path for path in decoded[split] if len(parts[path]) == 2]:
+            raise Refused(f"{stray[0]} is in no folder of a class: {folder / name / '<class>' / stray[0].name} would be", 4)
+        classes |= {path.name for path in (folder / name).iterdir() if path.is_dir() and not path.name.startswith((".", "__"))}
+    decoded["classes"] = tuple(sorted(classes))
+    for split in SPLITS:
+        labels = torch.tensor([decoded["classes"].index(parts[path][1]) for path in decoded[split]])
+        decoded[split] = Split(_pixels(((str(path), path) for path in decoded[split]), len(labels), shape), labels)
+    return decoded
+
+
+def _datasets_folder(folder: Path, files: list[Path], shape: tuple[int, int, int]) -> dict:
+    import datasets
+
+    with _plain(folder, files) as place:
         try:
-            found = _load(str(folder), datasets)
+            found = _load(str(place), datasets)
         except Exception as error:  # the readers of `datasets` raise what they like for files that are not data
-            reason = first_line(error)
+            reason = first_line(error).replace(str(place), str(folder))
             raise Refused(f"--data {folder}: `datasets` cannot read it: {reason}", 4) from error
-        return _write(slug, _decode(found, str(folder), channels), state)
+        return _decode(found, str(folder), shape)
+
+
+@contextlib.contextmanager
+def _plain(folder: Path, files: list[Path]) -> Iterator[Path]:
+    """A folder with the same `files`, whose path `datasets` does not take for a pattern, and without linked folders."""
+    folders = {above for file in files for above in file.parents}
+    if not glob.has_magic(str(folder)) and not any(each.is_symlink() for each in folders):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="oneloop-") as place:
+        for file in files:
+            link = Path(place, file.relative_to(folder))
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(file)
+        yield Path(place)
 
 
 def _load(name: str, datasets) -> dict:
@@ -203,53 +297,114 @@ def _load(name: str, datasets) -> dict:
     return datasets.load_dataset(name)
 
 
-def _decode(found: dict, source: str, channels: int) -> dict:
-    """The splits of a `datasets.DatasetDict` as tensors; `channels` is 1 (grey) or 3 (RGB)."""
+def _decode(found: dict, source: str, shape: tuple[int, int, int]) -> dict:
+    """The splits of a `datasets.DatasetDict` as tensors; images are of `shape` (C, H, W), C 1 (grey) or 3 (RGB)."""
     import datasets
 
     decoded = {"source": source}
-    for split, names in {"train": ("train",), "test": ("test", "validation", "valid", "val")}.items():
-        name = next((name for name in names if name in found), None)
-        if name is None:
-            raise Refused(f"{source}: no {split} split, only {', '.join(found)}", 4)
+    for split in SPLITS:
+        name = _called(split, found, source)
         table = found[name]
         features = table.features
         images = [column for column, kind in features.items() if isinstance(kind, datasets.Image)]
         labels = [column for column, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
         if len(images) != 1 or len(labels) != 1:
             columns = ", ".join(f"{column}: {type(kind).__name__}" for column, kind in features.items())
-            raise Refused(f"{source}: {name} needs one image column and one label column, it has {columns}", 4)
+            raise Refused(
+                f"{source}: {name} needs one image column and one label column, it has {columns}; their kinds in `datasets` are "
+                "Image and ClassLabel",
+                4,
+            )
         classes = tuple(features[labels[0]].names)
-        if decoded.setdefault("classes", classes) != classes:
-            raise Refused(f"{source}: the classes of {name} are {classes}, those of train {decoded['classes']}", 4)
-        decoded[split] = _pixels(table, images[0], labels[0], f"{source}: {name}", len(classes), channels)
+        decoded["classes"] = classes  # `datasets` gives all splits the same ones
+        numbers = table[labels[0]][:]
+        for index, number in enumerate(numbers):
+            if number is None or not 0 <= number < len(classes):  # -1: none, in `datasets`
+                has = "no label" if number in (None, -1) else f"the label {number}"
+                raise Refused(f"{source}: {name} image {index} has {has}, there are {len(classes)} classes", 4)
+        rows = table.select_columns(images[0]).cast_column(images[0], datasets.Image(decode=False))
+        pixels = _pixels(_encoded(rows, f"{source}: {name}"), len(numbers), shape)
+        decoded[split] = Split(pixels, torch.tensor(numbers, dtype=torch.int64))
     return decoded
 
 
-def _pixels(table, image: str, label: str, where: str, classes: int, channels: int) -> Split:
-    import datasets
+def _called(split: str, names: Iterable[str], source: str) -> str:
+    """What a data set with splits of these `names` calls its `split`."""
+    for name in SPLITS[split]:
+        if name in names:
+            return name
+    way = "an image folder has train/<class>/… and test/<class>/…"
+    raise Refused(f"{source}: no {split} split, only {', '.join(sorted(names))}; {way}", 4)
 
-    labels = torch.tensor([-1 if number is None else number for number in table[label][:]], dtype=torch.int64)
-    if bad := ((labels < 0) | (labels >= classes)).nonzero().flatten().tolist():
-        raise Refused(f"{where} image {bad[0]} has the label {labels[bad[0]]}, there are {classes} classes", 4)
-    pixels = None
-    for index, row in enumerate(table.select_columns(image).cast_column(image, datasets.Image(decode=False))):
-        raw = row[image]
+
+def _encoded(rows: Iterable[dict], where: str) -> Iterator[tuple[str, BinaryIO | str]]:
+    """Of each row of a table with one image column: its name in messages, and the file."""
+    for index, row in enumerate(rows):
+        (image,) = row.values()
+        if image is None or (image["bytes"] is None and not image["path"]):
+            raise Refused(f"{where} image {index} is null: there is nothing in its place", 4)
+        yield f"{where} image {index}", image["path"] if image["bytes"] is None else BytesIO(image["bytes"])
+
+
+def _pixels(files: Iterable[tuple[str, BinaryIO | Path | str]], count: int, shape: tuple[int, int, int]) -> torch.Tensor:
+    """uint8 (count, C, H, W) of encoded images, each with its name in messages. Raises Refused (4) for the first wrong one."""
+    channels, height, width = shape
+    pixels = np.empty((count, height, width, channels), dtype=np.uint8)
+    for index, (name, file) in enumerate(files):
         try:
-            with Image.open(BytesIO(raw["bytes"]) if raw["bytes"] is not None else raw["path"]) as picture:
-                array = np.asarray(picture.convert("RGB" if channels == 3 else "L"))
+            picture = _upright(file, channels)
         except Exception as error:  # PIL raises a dozen kinds for broken files
-            reason = first_line(error)
-            raise Refused(f"{where} image {index} cannot be decoded: {reason}", 4) from error
-        if pixels is None:
-            pixels = np.empty((len(labels), *array.shape[:2], channels), dtype=np.uint8)
-        if array.shape[:2] != pixels.shape[1:3]:
-            (height, width), (first_height, first_width) = array.shape[:2], pixels.shape[1:3]
-            raise Refused(f"{where} image {index} is {width}×{height}, image 0 is {first_width}×{first_height}", 4)
-        pixels[index] = array.reshape(pixels.shape[1:])
-    if pixels is None:
-        raise Refused(f"{where} has no images", 4)
-    return Split(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), labels)
+            raise Refused(f"{name} cannot be decoded: {first_line(error)}", 4) from error
+        if picture.size != (width, height):
+            has = "×".join(map(str, picture.size))
+            raise Refused(f"{name} is {has} (width×height), this recipe takes {width}×{height}: resize them first", 4)
+        pixels[index] = np.asarray(picture).reshape(pixels.shape[1:])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+
+
+# ------------------------------------------------------------------------------------------------------------------- images
+
+
+def read_image(path: Path, shape: tuple[int, int, int]) -> torch.Tensor:
+    """An image file as uint8 (C, H, W), read as those of a training are, and stretched to `shape` with antialiasing.
+
+    Raises Refused (1), naming the file.
+    """
+    channels, height, width = shape
+    try:
+        picture = _upright(path, channels)
+        if picture.size != (width, height):
+            picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+        array = np.array(picture)
+    except FileNotFoundError as error:
+        raise Refused(f"{path}: no such file") from error
+    except Exception as error:  # PIL raises a dozen kinds for broken files
+        raise Refused(f"{path} cannot be read as an image: {first_line(error)}") from error
+    return torch.from_numpy(array.reshape(height, width, channels)).permute(2, 0, 1)
+
+
+def _upright(file: BinaryIO | Path | str, channels: int) -> Image.Image:
+    """An encoded image in 8 bits, grey (1) or RGB (3), turned as its EXIF says. Raises whatever PIL does.
+
+    Where it is transparent, white shows through, as on a page: PIL alone would show what colour lies hidden there.
+    """
+    with Image.open(file) as picture:
+        picture.load()
+        kind = picture.mode
+        if kind == "F" or (kind == "I" and picture.format not in ("PNG", "PPM")):  # in those two, I are 16 bits
+            raise ValueError(f"its pixels are numbers without a known white (PIL calls them {kind}); save it with 8 or 16 bits")
+        with contextlib.suppress(Exception):  # EXIF that cannot be read says nothing
+            picture = ImageOps.exif_transpose(picture)
+        if kind[0] == "I":
+            levels = np.asarray(picture).astype(np.int64)
+            clear = picture.info.get("transparency")
+            picture = Image.fromarray(((levels + 128) // 257).astype(np.uint8))  # 65,535 is 257 × 255
+            if clear is not None:
+                picture.putalpha(Image.fromarray(np.where(levels == clear, 0, 255).astype(np.uint8)))
+        if picture.has_transparency_data:
+            white = Image.new("RGBA", picture.size, "white")
+            picture = Image.alpha_composite(white, picture.convert("RGBA"))
+        return picture.convert("RGB" if channels == 3 else "L")
 
 
 # ------------------------------------------------------------------------------------------------------------ idx and npz
@@ -307,57 +462,108 @@ def _npz(path: Path) -> dict:
         with zipfile.ZipFile(path) as archive:
             if (size := sum(entry.file_size for entry in archive.infolist())) > NPZ_LIMIT:
                 raise Refused(f"{path}: unpacks to {size:,} bytes; {NPZ_LIMIT:,} are believed", 4)
-        with np.load(path, allow_pickle=False) as arrays:
-            keys = next((keys for keys in NPZ_KEYS if set(keys) <= set(arrays.files)), None)
+            has = [name.removesuffix(".npy") for name in archive.namelist()]
+            keys = next((keys for keys in NPZ_KEYS if set(keys) <= set(has)), None)
             if keys is None:
                 known = " or ".join(", ".join(keys) for keys in NPZ_KEYS)
-                raise Refused(f"{path}: has {', '.join(arrays.files)}; it takes {known}", 4)
-            x_train, y_train, x_test, y_test = (arrays[key] for key in keys)
+                raise Refused(f"{path}: has {', '.join(has) or 'nothing'}; it takes {known}", 4)
+            arrays = [_npy(archive, key) for key in keys]
+    except Refused:
+        raise
     except FileNotFoundError as error:
         raise Refused(f"--data {path}: no such file") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise Refused(f"{path}: cannot be read: {str(error).splitlines()[0]}", 4) from error
-    for name, pixels, labels in (("train", x_train, y_train), ("test", x_test, y_test)):
-        shapes = pixels.ndim >= 2 and labels.ndim in (1, 2) and len(pixels) == len(labels)
-        if not shapes or pixels.dtype.kind not in "uif" or labels.dtype.kind not in "uif":
-            raise Refused(f"{path}: {name} images {pixels.dtype}{pixels.shape} and labels {labels.dtype}{labels.shape}", 4)
-        if pixels[:1].size != 784:
-            raise Refused(f"{path}: {name} images of {pixels[:1].size} pixels; they have 784", 4)
-        if not (np.isfinite(pixels).all() and np.isfinite(labels).all()):
-            raise Refused(f"{path}: {name} has values that are no numbers", 4)
-        if pixels.dtype.kind == "f":  # 0 to 1, or 0 to 255
-            pixels = np.rint(pixels * (255 if pixels.max() <= 1 else 1))
-        if labels.ndim == 2:  # one-hot
-            labels = labels.argmax(axis=1)
-        if pixels.min() < 0 or pixels.max() > 255 or labels.min() < 0 or labels.max() > 9:
-            raise Refused(f"{path}: {name} has pixels beyond 0 to 255 or labels beyond 0 to 9", 4)
-        pixels = torch.from_numpy(pixels.astype(np.uint8)).reshape(-1, 1, 28, 28)
-        found[name] = Split(pixels, torch.from_numpy(labels.astype(np.int64)))
+    except Exception as error:  # zipfile and NumPy raise a dozen kinds for broken files
+        raise Refused(f"{path}: cannot be read: {first_line(error)}", 4) from error
+    for name, pixels, labels in (("train", *arrays[:2]), ("test", *arrays[2:])):
+        found[name] = _npz_split(pixels, labels, f"{path}: {name}")
     found["fingerprint"] = _fingerprint(found["classes"], found["train"], found["test"])
     return found
+
+
+def _npy(archive: zipfile.ZipFile, key: str) -> np.ndarray:
+    """An array of an npz file. Unlike `np.load`, it takes no more memory than there are bytes, whatever the header claims."""
+    with archive.open(f"{key}.npy") as file:
+        version = np.lib.format.read_magic(file)
+        if version > (2, 0):
+            raise ValueError(f"{key} has names of fields, which arrays of numbers do not")
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, by_column, dtype = read_header(file)
+        if dtype.hasobject:
+            raise ValueError(f"{key} holds Python objects, which only unpickling could read")
+        size = math.prod(shape) * dtype.itemsize
+        content = file.read(size + 1) if 0 <= size <= NPZ_LIMIT else b""
+    if len(content) != size:
+        raise ValueError(f"{key} is {shape} of {dtype} by its header, which is not what is there")
+    return np.frombuffer(content, dtype).reshape(shape, order="F" if by_column else "C")
+
+
+def _npz_split(pixels: np.ndarray, labels: np.ndarray, where: str) -> Split:
+    """Images (n, 28, 28) or rows of 784, from 0 to 255 or from 0 to 1, and labels (n,), (n, 1) or one-hot (n, classes)."""
+    shapes = pixels.ndim >= 2 and labels.ndim in (1, 2) and len(pixels) == len(labels)
+    if not shapes or pixels.dtype.kind not in "uif" or labels.dtype.kind not in "uif":
+        raise Refused(f"{where} images {pixels.dtype}{pixels.shape} and labels {labels.dtype}{labels.shape}", 4)
+    if pixels.shape[1:] not in ((784,), (28, 28), (28, 28, 1), (1, 28, 28)):
+        raise Refused(f"{where} images {pixels.shape}; they are (n, 28, 28), or rows of 784", 4)
+    if not len(pixels):
+        raise Refused(f"{where} has no images", 4)
+    if not (np.isfinite(pixels).all() and np.isfinite(labels).all()):
+        raise Refused(f"{where} has values that are no numbers", 4)
+    if pixels.dtype.kind == "f":  # 0 to 1, or 0 to 255
+        pixels = np.rint(pixels * (255 if pixels.max() <= 1 else 1))
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim == 2:
+        if not ((labels == 1).sum(axis=1) == 1).all() or np.count_nonzero(labels) != len(labels):
+            raise Refused(f"{where} labels {labels.shape} are not one-hot: a 1 in each row, and else 0", 4)
+        labels = labels.argmax(axis=1)
+    whole = labels.astype(np.int64)
+    if pixels.min() < 0 or pixels.max() > 255 or labels.min() < 0 or labels.max() > 9 or (whole != labels).any():
+        raise Refused(f"{where} has pixels beyond 0 to 255 or labels that are not 0 to 9", 4)
+    return Split(torch.from_numpy(pixels.astype(np.uint8)).reshape(-1, 1, 28, 28), torch.from_numpy(whole))
 
 
 # -------------------------------------------------------------------------------------------------------------------- cache
 
 
 def cache_folder() -> Path:
-    """Where decoded images are kept: $ONELOOP_CACHE, else $XDG_CACHE_HOME/oneloop, else ~/.cache/oneloop."""
+    """Where decoded images are kept: $ONELOOP_CACHE, else $XDG_CACHE_HOME/oneloop, else ~/.cache/oneloop. Raises Refused."""
     if given := os.environ.get("ONELOOP_CACHE"):
         return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "oneloop"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "oneloop"
+    except RuntimeError as error:
+        raise Refused("there is no home folder to keep decoded images in; ONELOOP_CACHE=FOLDER names another place") from error
 
 
-def _lock(slug: str) -> filelock.BaseFileLock:
+@contextlib.contextmanager
+def _lock(slug: str) -> Iterator[None]:
+    """One process decodes, the others wait here and then find the file."""
     folder = cache_folder()
+    lock = filelock.FileLock(folder / f"{slug}.lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except (OSError, NotImplementedError) as error:  # the latter where the file system knows no locks
+        raise _unwritable(folder, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _unwritable(folder: Path, error: Exception) -> Refused:
+    reason = getattr(error, "strerror", None) or first_line(error)
+    return Refused(f"cannot write the cache {folder}: {reason}; choose another with ONELOOP_CACHE")
+
+
+def _newest(slug: str, state: str = "*") -> Path | None:
+    folder = cache_folder()
+    try:
+        return max(folder.glob(f"{slug}.{state}.safetensors"), key=lambda path: path.stat().st_mtime_ns, default=None)
+    except FileNotFoundError:  # another process has just put a newer one in its place
+        return None
     except OSError as error:
-        raise Refused(f"cannot write the cache {folder}: {error.strerror}; choose another with ONELOOP_CACHE") from error
-    return filelock.FileLock(folder / f"{slug}.lock")
-
-
-def _newest(slug: str) -> Path | None:
-    return max(cache_folder().glob(f"{slug}.*.safetensors"), key=lambda path: path.stat().st_mtime_ns, default=None)
+        raise _unwritable(folder, error) from error
 
 
 def _fingerprint(classes: tuple[str, ...], train: Split, test: Split) -> str:
@@ -376,23 +582,30 @@ def _write(slug: str, decoded: dict, state: str = "") -> dict:
     facts = {key: decoded[key] for key in ("source", "classes", "fingerprint")}
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what the umask leaves; safetensors makes files for their owner alone
         safetensors.torch.save_file(tensors, temporary, metadata={"oneloop": json.dumps(facts)})
+        temporary.chmod(mode)
         temporary.replace(path)
     except (OSError, safetensors.SafetensorError) as error:  # the latter when the disk is full
         temporary.unlink(missing_ok=True)
-        raise Refused(f"cannot write the cache {path.parent}: {error}; choose another with ONELOOP_CACHE") from error
+        raise _unwritable(path.parent, error) from error
     for older in cache_folder().glob(f"{slug}.*.safetensors"):
         if older != path:
-            older.unlink()
+            with contextlib.suppress(OSError):  # it may be another user's
+                older.unlink()
     return decoded
 
 
 def _read(path: Path) -> dict:
     try:
+        path.open("rb").close()  # to safetensors, what may not be read is not there
         with safetensors.safe_open(path, framework="pt") as file:
             found = json.loads(file.metadata()["oneloop"])
             for name in ("train", "test"):
                 found[name] = Split(*(file.get_tensor(f"{name}.{part}") for part in Split._fields))
+    except PermissionError as error:
+        raise Refused(f"the cached data {path} may not be read by you; choose another cache with ONELOOP_CACHE") from error
     except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise Refused(f"the cached data {path} cannot be read ({error}); delete it, and it is made anew", 4) from error
     found["classes"] = tuple(found["classes"])
@@ -406,7 +619,7 @@ def _read(path: Path) -> dict:
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:16]
 
 
 # ---------------------------------------------------------------------------------------------------------------- synthetic

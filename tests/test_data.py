@@ -6,10 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from launch.data import Feed, Images, Split, bounds, crop_and_flip, draws, folds, order, slice_seed
+from launch.data import Feed, Images, Split, bounds, crop_and_flip, draws, folds, order, resized, slice_seed
+from launch.errors import Refused
 
 GOLDEN_ORDER = [3, 5, 2, 7, 0, 6, 1, 4]
 GOLDEN_DRAWS = [2, 8, 3, 3, 0]
+GOLDEN_OTHER_DRAWS = [6, 2, 4, 6, 6]
+GOLDEN_FAR_DRAWS = [3, 7, 2, 7, 0]
+GOLDEN_FOLDS = [[3, 4, 5, 6, 11], [0, 1, 2, 10, 12], [7, 8, 9, 13]]
 GOLDEN_SEEDS = [6396520470166291297, 3903436636966207257, 3150992677718134148]
 
 
@@ -117,3 +121,116 @@ def test_feed_resizes_on_the_way(images):
     plain, _ = Feed(images.train, images, torch.device("cpu")).batch(torch.arange(3))
     assert pixels.shape == (3, 1, 12, 12)
     torch.testing.assert_close(pixels, torch.nn.functional.interpolate(plain, (12, 12), mode="bilinear"))
+
+
+def test_folds_never_change_and_each_class_has_an_order_of_its_own():
+    """Golden, as the scores of model_selection hang on it; a class's order must not be its neighbour's."""
+    labels = torch.tensor([2, 0, 1, 0, 2, 1, 0, 0, 2, 1, 2, 1, 0, 1])
+    assert [part.tolist() for part in folds(labels, 3, seed=5)] == GOLDEN_FOLDS
+    parts = torch.zeros(400, dtype=torch.int64)
+    for number, part in enumerate(folds(torch.arange(400) % 2, 5, seed=1)):
+        parts[part] = number
+        assert part.dtype == torch.int64
+        assert part.tolist() == sorted(part.tolist())
+    assert (parts[0::2] == parts[1::2]).float().mean() < 0.4  # 0.2 by chance
+
+
+def test_folds_of_few_and_of_one_class_differ_by_one_at_most():
+    for labels, k in ((torch.zeros(7), 3), (torch.arange(7), 3), (torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2]), 2)):
+        parts = folds(labels.long(), k, seed=0)
+        sizes = [len(part) for part in parts]
+        assert sum(sizes) == len(labels)
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_order_takes_any_seed_and_the_epoch_is_not_the_seed():
+    assert order(6, seed=2**64 + 1, epoch=0).tolist() == order(6, seed=1, epoch=0).tolist()
+    assert len({tuple(order(61, seed, 0).tolist()) for seed in (-1, -2, -3, 2**63 - 1, 2**63 - 2, 2**63 + 1)}) == 6
+    assert order(61, seed=0, epoch=1).tolist() != order(61, seed=1, epoch=0).tolist()
+    assert order(61, seed=1, epoch=2).dtype == torch.int64
+    assert slice_seed(0, 1, 2) != slice_seed(1, 0, 2) != slice_seed(1, 2, 0)
+    assert all(0 <= slice_seed(seed, step, 0) < 2**63 for seed in range(8) for step in range(8))  # as a generator takes them
+
+
+def test_draws_never_change():
+    """Golden: another device, and a sample's number beyond 32 bits."""
+    assert draws(1, 2, torch.arange(5), 1, 9).tolist() == GOLDEN_OTHER_DRAWS
+    assert draws(2, 1, torch.arange(5) + 2**40, 0, 9).tolist() == GOLDEN_FAR_DRAWS
+
+
+def test_crop_and_flip_moves_by_four_in_every_direction_and_mirrors_half():
+    """The paper's numbers; the draws of one image have nothing to do with one another."""
+    ids = torch.arange(4000)
+    pixels = torch.zeros(4000, 9, 11, 3, dtype=torch.uint8)
+    pixels[:, 4, 5], pixels[:, 4, 4] = 255, 7  # a dot in the middle, and what is to its left
+    moved = crop_and_flip(pixels, ids, seed=1, epoch=0)
+    assert moved.shape == pixels.shape
+    assert all(torch.equal(moved[..., channel], moved[..., 0]) for channel in (1, 2))
+    found, rows, columns = (moved[..., 0] == 255).nonzero().T
+    assert torch.equal(found, ids)
+    assert rows.bincount().tolist() == pytest.approx([4000 / 9] * 9, rel=0.2)
+    assert columns.bincount(minlength=11)[1:10].tolist() == pytest.approx([4000 / 9] * 9, rel=0.2)
+    mirrored = moved[ids, rows, columns + 1, 0] == 7
+    assert mirrored.float().mean().item() == pytest.approx(0.5, abs=0.03)
+    together = torch.stack([rows.float(), columns.float(), mirrored.float()])
+    assert (torch.corrcoef(together) - torch.eye(3)).abs().max() < 0.06
+    again = crop_and_flip(pixels, ids, seed=1, epoch=1)
+    assert (again == moved).flatten(1).all(1).float().mean() < 0.1
+    some = torch.tensor([3999, 5, 17])
+    assert torch.equal(crop_and_flip(pixels[some], some, seed=1, epoch=0), moved[some])  # in whatever batch
+
+
+def test_feed_gives_the_augmented_pixels_of_the_samples_asked_for(images):
+    seen = []
+
+    def darken(pixels, ids):
+        seen.append((pixels, ids))
+        return pixels // 2
+
+    feed = Feed(images.train, images, torch.device("cpu"))
+    ids = feed.order(torch.tensor([5, 60, 5]))
+    pixels, labels = feed.batch(ids, darken)
+    ((before, numbers),) = seen
+    assert before.dtype == torch.uint8
+    assert torch.equal(before, images.train.pixels[ids].permute(0, 2, 3, 1))
+    assert torch.equal(numbers, ids)
+    torch.testing.assert_close(pixels, ((images.train.pixels[ids] // 2).float() / 255 - 0.25) / 0.2)
+    assert torch.equal(labels, images.train.labels[ids])
+    assert pixels.dtype == torch.float32
+
+
+def test_feed_leaves_the_pixels_as_they_are(images):
+    before = images.train.pixels.clone()
+    feed = Feed(images.train, images, torch.device("cpu"))
+    first, _ = feed.batch(torch.arange(61))
+    again, _ = feed.batch(torch.arange(61), lambda pixels, ids: pixels.mul_(0))
+    third, _ = feed.batch(torch.arange(61))
+    assert torch.equal(first, third)
+    assert not torch.equal(first, again)
+    assert torch.equal(images.train.pixels, before)
+
+
+@pytest.mark.parametrize("shape", [(6, 12), (12, 6), (24, 12), (12, 24), (24, 24), (6, 6), (12, 12)])
+def test_resized_in_both_directions_whatever_one_side_is(shape):
+    """A ramp across and one down stay what they are; a board of single pixels becomes grey, as each of them counts."""
+    height, width = shape
+    across = torch.linspace(0, 1, width).expand(1, 1, height, width)
+    down = torch.linspace(0, 1, height)[:, None].expand(1, 1, height, width)
+    wide, tall = resized(across, 12), resized(down, 12)
+    assert wide.shape == tall.shape == (1, 1, 12, 12)
+    assert (wide[0, 0].diff(dim=1) > 0).all()
+    assert (tall[0, 0].diff(dim=0) > 0).all()
+    torch.testing.assert_close(wide[0, 0], wide[0, 0, :1].expand(12, 12))
+    torch.testing.assert_close(tall[0, 0], tall[0, 0, :, :1].expand(12, 12))
+    assert torch.equal(resized(across, 0), across)
+    if max(shape) > 12:
+        board = (torch.arange(height)[:, None] + torch.arange(width)) % 2.0
+        assert (resized(board[None, None], 12) - 0.5).abs().max() < 0.3
+
+
+@pytest.mark.parametrize("size", [-3, 4097, 100_000])
+def test_a_size_that_no_batch_could_have_is_refused(size, images):
+    with pytest.raises(Refused, match=rf"--size {size}: .* 1 to 4096") as refused:
+        replace(images, size=size)
+    assert refused.value.code == 2
+    assert replace(images, size=4096).size == 4096  # control

@@ -227,16 +227,16 @@ def test_predict_names_what_is_no_image_and_goes_on(place, oneloop, tmp_path, mo
     picture.save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:200])
     (tmp_path / "c.txt").write_text("no image")
-    Image.fromarray(np.full((8, 8), 40000, dtype=np.uint16)).save(tmp_path / "d.png")
+    Image.fromarray(np.full((8, 8), 0.5, dtype=np.float32)).save(tmp_path / "d.tiff")
     (tmp_path / ".hidden").write_text("not looked at")
     code, out, error = oneloop("predict", place / "birds", tmp_path, tmp_path / "nowhere.jpg", "--top", 1)
     rows = list(csv.DictReader(io.StringIO(out)))
     assert code == 1
     assert [(row["image"], row["rank"]) for row in rows] == [(str(tmp_path / "a.png"), "1")]
     assert [line.split()[0].rstrip(":") for line in error.splitlines()[:-1]] == [
-        str(tmp_path / name) for name in ("b.png", "c.txt", "d.png", "nowhere.jpg")
+        str(tmp_path / name) for name in ("b.png", "c.txt", "d.tiff", "nowhere.jpg")
     ]
-    assert "of more than 8 bits" in error
+    assert "without a known white" in error
     assert error.splitlines()[-1] == "4 of 5 files could not be read as an image"
     assert oneloop("predict", place / "birds", tmp_path / "a.png")[0] == 0  # control
     monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal

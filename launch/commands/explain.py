@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import Refused, printable
-from ..rebuild import add_run, at, feed, read_image, rebuild, writable
+from ..rebuild import add_run, at, feed, rebuild, writable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +39,7 @@ def main(args: Sequence[str]) -> None:
     import torch
 
     from ..checkpoint import write_atomically
+    from ..sources import read_image
 
     trained = rebuild(*at(chosen.run), weights=chosen.weights, recipe=chosen.recipe)
     classes = trained.images.classes

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import Refused, printable
-from ..rebuild import Trained, add_run, at, feed, read_image, rebuild
+from ..rebuild import Trained, add_run, at, feed, rebuild
 
 BATCH = 500  # images that are in memory at a time, fewer if they are large
 VALUES = 1 << 24  # of these images, at most
@@ -50,6 +50,8 @@ def main(args: Sequence[str]) -> None:
 def predictions(trained: Trained, files: Sequence[Path], top: int) -> Iterator[tuple[Path, list[dict]]]:
     """Each file and its `top` predictions {"class", "probability"}, the most probable first; on stderr what cannot be read."""
     import torch
+
+    from ..sources import read_image
 
     device = trained.run.accelerator.device
     net = trained.net.to(device)

@@ -40,6 +40,7 @@ from .data import Images
 from .errors import Refused, first_line
 from .runs import FORMAT, describe, read_json, stages
 from .track import complain
+from .weights import public_address
 
 START_SECONDS = 1800  # that a process waits for another before the first step: compilation, and data on a slow disk
 LIBRARIES = ("oneloop", "torch", "torchvision", "accelerate", "datasets", "wandb")
@@ -129,6 +130,7 @@ class Run:
             raise Refused(f"--threads is {self.threads}; this machine takes {most} at most", 2)
         if not 0 <= self.seed < 2**63:
             raise Refused(f"--seed must be from 0 to 2**63 - 1, it is {self.seed}", 2)
+        options = {name: public_address(value) if isinstance(value, str) else value for name, value in options.items()}
         self.recipe = recipe
         self.data = sources.located(self.data)
         # All that changes the numbers, and nothing else. Processes, threads, cadences and W&B do not.
@@ -295,7 +297,7 @@ class Run:
     def _environment(self) -> dict:
         device = self.accelerator.device
         return {
-            "command": shlex.join(sys.argv),
+            "command": shlex.join(_without_secrets(sys.argv)),
             "git": _git_revision(),
             "versions": {name: _version(name) for name in LIBRARIES} | {"python": platform.python_version()},
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -325,6 +327,13 @@ class Run:
             raise outcome[1]
         return outcome[0]
 
+    def wait_for_everyone(self, days: float) -> None:
+        """Wait until every process is here, for so long at most; one that dies ends the waiting. Collective."""
+        if self.accelerator.num_processes > 1:
+            set_timeout(timedelta(days=days))
+            torch.distributed.barrier()  # collective
+            set_timeout(timedelta(seconds=START_SECONDS))
+
     def stopped(self, code: int, why: str) -> None:
         """Record why this launch ends before the run is finished. Nothing is said if that cannot be written."""
         if self.lock and self.lock.is_locked:
@@ -342,6 +351,13 @@ class Run:
             self.accelerator.free_memory()  # collects DDP, which holds the process group
             self.accelerator.end_training()
             self.accelerator = None
+
+
+def set_timeout(timeout: timedelta) -> None:
+    """Of a collective, for the other processes."""
+    distributed = torch.distributed
+    change = getattr(distributed, "set_timeout", None) or distributed.distributed_c10d._set_pg_timeout  # torch < 2.15
+    change(timeout, distributed.group.WORLD)
 
 
 def parse(main: Callable[..., Any], args: Sequence[str] | None = None, prog: str | None = None) -> tuple[Run, dict[str, Any]]:
@@ -521,6 +537,12 @@ def _keep_freed_memory() -> None:
             libc = ctypes.CDLL(None)
             libc.mallopt(m_mmap_threshold, 32 << 20)
             libc.mallopt(m_trim_threshold, 1 << 30)
+
+
+def _without_secrets(words: Sequence[str]) -> list[str]:
+    """A command line, its addresses without what may be secret."""
+    parts = (word.partition("=") if word.startswith("--") else ("", "", word) for word in words)
+    return [flag + joint + public_address(value) for flag, joint, value in parts]
 
 
 def _differences(recorded: dict, wanted: dict) -> list[str]:

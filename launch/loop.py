@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from . import checkpoint, shorter
-from .cli import START_SECONDS, Run
+from .cli import START_SECONDS, Run, set_timeout
 from .data import Augment, Feed, Images, Split, bounds, order, slice_seed
 from .errors import Refused, first_line
 from .runs import read_json, read_metrics
@@ -583,9 +583,7 @@ def _check(run: Run, net: nn.Module, images: Images, optimizer: torch.optim.Opti
 def _wait_at_most(run: Run, seconds: float) -> None:
     """In a collective, for the other processes."""
     if run.world > 1:
-        distributed = torch.distributed
-        set_timeout = getattr(distributed, "set_timeout", None) or distributed.distributed_c10d._set_pg_timeout  # torch < 2.15
-        set_timeout(timedelta(seconds=seconds), distributed.group.WORLD)
+        set_timeout(timedelta(seconds=seconds))
 
 
 @contextlib.contextmanager

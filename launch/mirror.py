@@ -93,7 +93,9 @@ def identity(folder: Path, fresh: bool = False) -> dict:
 def mark(folder: Path, state: dict) -> None:
     """Write wandb.json; a kill leaves the old one or the new one. Not synced: this is done for each row."""
     temporary = folder / ".tmp-wandb.json"
-    temporary.write_text(json.dumps(state))
+    temporary.unlink(missing_ok=True)
+    with open(temporary, "x") as file:  # a file of its own: never through a link that somebody left there
+        json.dump(state, file)
     temporary.replace(folder / "wandb.json")
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .errors import Refused, first_line
+from .errors import Refused, first_line, printable
 from .runs import Record, home, read, read_json
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def rebuild(
     """
     from dataclasses import replace
 
-    from . import checkpoint
+    from . import checkpoint, code
     from .cli import Run
     from .describe import shape_walk
     from .weights import load as load_tensors
@@ -135,12 +135,16 @@ def rebuild(
     if not path.is_file():
         raise _without_weights(record, stage)
     module = load(recipe or _recipe_file(record))
+    if names := code.edited(record.folder, record.config.get("code", []), code.sources(module)):
+        changed = f"{', '.join(names)} changed since {record.folder} was trained: the net may compute something else"
+        print(printable(changed), file=sys.stderr)
     options = {name: tuple(value) if isinstance(value, list) else value for name, value in record.options.items()}
     recorded = options.pop("data")
     run = Run(
         data=data or (recorded if recorded != "hub" and os.path.exists(recorded) else "synthetic"),
         out=record.folder,
         **{name: options.pop(name) for name in ("limit", "seed", "shards", "compile")},
+        deterministic=options.pop("deterministic", False),
     )
     run.recipe, run.config, run.folder = options.pop("recipe"), record.options, record.folder
     del options["precision"]  # accelerate's, not the recipe's

@@ -62,7 +62,7 @@ def main(
         stage = f"{net}/seed{seed}-fold{fold}"
         result = train(alone, model, fold_of(images, parts, fold), optimizer, epochs=epochs, batch=batch, stage=stage)
         print(f"{stage}: validation accuracy {result['test']['accuracy']:.4f}, {result['seconds']:.0f} s", flush=True)
-    run.accelerator.wait_for_everyone()  # collective: all trials are done
+    run.wait_for_everyone(days=7)  # collective: all trials are done, however uneven they are
     if run.rank == 0:
         report(run, nets, [f"seed{seed}-fold{fold}" for seed in range(seeds) for fold in range(k)], epochs)
 

@@ -1,7 +1,10 @@
 """A run knows the code that it came from, and a longer run the shorter one that it starts from."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -124,6 +127,31 @@ def test_run_from_before_copies_were_kept_is_resumed(place):
     (folder / "config.json").write_text(json.dumps(recorded))
     shutil.rmtree(folder / "code")
     assert "finished before" in mine(place)
+
+
+def test_sweep_and_predict_notice_an_edit(place):
+    """A sweep does not answer with results of other code; a trained net is used, and what changed is named."""
+    (place / "recipes").mkdir()
+    for path in (place / "mine.py", place / "mynets", place / "tiny.py"):
+        path.rename(place / "recipes" / path.name)
+
+    def oneloop(*args) -> subprocess.CompletedProcess:
+        code = f"import sys; from launch.commands import main; sys.exit(main({[*map(str, args)]}))"
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", code]
+        return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
+
+    flags = ("--data", "synthetic", "--epochs", 1, "--wandb", "disabled", "--threads", 1)
+    job = begin(place / "recipes/mine.py", *flags, cwd=place)
+    assert job.wait() == 0, job.output
+    (folder,) = (place / "runs/mine").iterdir()
+    edit(place / "recipes/mynets/small.py", "torch.tanh", "torch.relu")
+    swept = oneloop("sweep", "recipes/mine.py", *flags)
+    assert swept.returncode == 4
+    assert "mynets/small.py changed since" in swept.stderr
+    described = oneloop("evaluate", folder, "--data", "synthetic")
+    assert "mynets/small.py changed since" in described.stderr
+    assert described.stdout.startswith("test images")
 
 
 def test_another_version_of_a_library_is_said_and_recorded(place):

@@ -138,3 +138,17 @@ def test_seed_decides_the_first_weights(start):
 def test_cards_that_only_emulate_bf16(capability, emulated):
     """Turing and before; Ampere, Ada and Hopper compute in it."""
     assert only_emulates_bf16(capability) == emulated
+
+
+def test_secrets_of_an_address_are_not_recorded(start, images, tmp_path, monkeypatch):
+    """Neither in config.json nor on the page, which people send to each other; the sha256 says which weights they were."""
+    address = "https://me:secret@example.org/w.pt?X-Amz-Signature=5ecre7"
+    monkeypatch.setattr("sys.argv", ["recipe.py", "--source", address, f"--weights={address}", "--lr=0.1"])
+    model = Tiny()
+    train(start(options={"source": address}, pictures=True), model, images, optimizer_for(model), epochs=1, batch=8)
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert config["config"]["source"] == "https://example.org/w.pt"
+    assert config["command"] == "recipe.py --source https://example.org/w.pt --weights=https://example.org/w.pt --lr=0.1"
+    for path in (path for path in (tmp_path / "run").rglob("*") if path.is_file()):
+        assert b"secret" not in path.read_bytes(), path
+        assert b"5ecre7" not in path.read_bytes(), path

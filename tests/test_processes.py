@@ -135,6 +135,19 @@ def test_sigterm_to_one_worker_stops_both_at_the_same_step(uninterrupted, tmp_pa
     same(tmp_path / "run", uninterrupted)
 
 
+def test_processes_with_trials_of_their_own_wait_for_each_other(tmp_path):
+    """Longer than the wait for a process that takes no part, here 2 s; another timeout would end the job."""
+    (tmp_path / "uneven.py").write_text(
+        "import sys, time\nfrom launch import Run, cli\n"
+        "sys.modules['launch.cli'].START_SECONDS = 2\n"
+        "def main(run: Run):\n    time.sleep(4 * run.rank)\n    run.wait_for_everyone(days=1)\n    print('together')\n"
+        "if __name__ == '__main__':\n    cli(main)\n"
+    )
+    job = jobs.begin(tmp_path / "uneven.py", "--data", "synthetic", cwd=tmp_path, processes=2)
+    assert job.wait() == 0, job.output
+    assert job.output.count("together") == 2
+
+
 def test_second_job_on_a_folder_is_told_the_first_one(tmp_path):
     first = begin("--epochs", 400, cwd=tmp_path, until=3)
     second = run_recipe("cifar2", *FLAGS, "--net", "NetBatchNorm", "--epochs", 400, cwd=tmp_path)

@@ -166,7 +166,8 @@ def test_folders_that_are_not_how_they_seem(folder, tmp_path):
         path.rename(path.with_name(("test-1.png", "train[2].PNG", "val_3.png", "data.png")[number]))
     (place / "train/airplane/more").mkdir()
     (place / "train/airplane/data.png").rename(place / "train/airplane/more/data.png")
-    for name in ("train/airplane/.hidden.png", "train/airplane/notes.txt", "train/metadata.csv", "train/.DS_Store", "train/bird/Thumbs.db"):
+    ignored = ("train/airplane/.hidden.png", "train/airplane/notes.txt", "train/metadata.csv", "train/.DS_Store")
+    for name in (*ignored, "train/bird/Thumbs.db"):
         (place / name).write_text("no picture")
     (place / "__MACOSX").mkdir()
     (place / "__MACOSX/x.png").write_text("no picture")

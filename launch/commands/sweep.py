@@ -101,9 +101,11 @@ def axes_of(words: Sequence[str]) -> dict[str, list[str]]:
 def grid(path: Path, axes: dict[str, list[str]], at_once: int, config_file: str | None) -> list[Cell]:
     """The runs of every combination, the last axis fastest. Each command line is parsed: raises Refused, exits with 2."""
     from ..cli import _cores, parse
+    from ..code import sources
     from ..rebuild import load
 
     recipe, (precision, processes) = load(path), launched(config_file)
+    code = sources(recipe)
     if at_once > 1 and "--threads" not in axes:
         axes = axes | {"--threads": [str(max(1, _cores() // (at_once * processes)))]}
     cells: dict[Path, Cell] = {}
@@ -112,6 +114,7 @@ def grid(path: Path, axes: dict[str, list[str]], at_once: int, config_file: str 
         flags = tuple(itertools.chain(*pairs))
         asked, options = parse(recipe.main, flags, prog=f"oneloop sweep {path}")
         asked.configure(path.stem, options, precision)
+        asked.code = code
         folder, _, _ = asked.find_folder()
         varied = [pair for pair in pairs if len(axes[pair[0]]) > 1]
         cell = Cell(flags, " ".join(itertools.chain(*(varied or pairs))), folder)

@@ -496,6 +496,13 @@ def test_transfer_from_torchvision(mode, given, monkeypatch, tmp_path):
     assert learn_only_their_own(call)
 
 
+def test_a_shallower_resnet_is_no_source(start, tmp_path):
+    """All that it has fits, and blocks of the net would begin at random."""
+    save_file(first_weights(5, lambda: CifarResNet(14)), tmp_path / "source.safetensors")
+    with pytest.raises(Refused, match=r"not of a ResNet-20: it lacks layer1\.2"):
+        load(ROOT / "recipes/transfer.py").main(start(), few=8, epochs=1, source=str(tmp_path / "source.safetensors"))
+
+
 def test_locked_tensors_are_told(given, capsys, tmp_path):
     """Their digest is over parameters without gradient and the statistics beside them: all but the last layer's."""
     given("transfer", mode="frozen")

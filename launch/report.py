@@ -61,7 +61,7 @@ def maps(path: Path, columns: Sequence[tuple[str, Tensor]], columns_per_row: int
         axes.axis("off")
         if place < len(columns):
             title, image = columns[place]
-            axes.imshow(image.permute(1, 2, 0) if image.ndim == 3 else image, cmap="gray", interpolation="nearest")
+            axes.imshow((image.permute(1, 2, 0) if image.ndim == 3 else image).numpy(), cmap="gray", interpolation="nearest")
             axes.set_title(title, fontsize=9)
     figure.savefig(path)
     return path

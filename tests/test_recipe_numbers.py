@@ -195,7 +195,6 @@ def test_options_reach_the_training(given):
         assert call.groups[0]["momentum"] == 0.125
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # NumPy's, of matplotlib's way with tensors
 def test_pictures_of_the_chapter(given, monkeypatch, tmp_path):
     """The first bird of the test images, through the kernels of sections 2 to 2.2 and through Net's own, trained."""
     module = load(ROOT / "recipes/convolutions.py")

@@ -497,9 +497,8 @@ def test_an_export_leaves_the_runs_own_files(birds, place, oneloop, tmp_path, mo
     monkeypatch.chdir(birds)
     for _ in range(2):  # control: what it makes, it may make again
         assert oneloop("export", birds, "--format", "safetensors")[0] == 0
-        assert oneloop("export", birds, "--format", "safetensors", "--out", birds / "birds.safetensors")[0] == 0
-        assert oneloop("export", ".", "--format", "safetensors", "--out", tmp_path / "model.safetensors")[0] == 0
-        assert oneloop("explain", birds, place / "pictures/test/bird/01.png")[0] == 0
+        assert oneloop("explain", birds, place / "pictures/test/bird/01.png", "--out", "my-explained.png")[0] == 0
+    assert oneloop("export", ".", "--format", "safetensors", "--out", tmp_path / "model.safetensors")[0] == 0
     assert oneloop("export", birds, "--format", "safetensors", "--out", "link.safetensors")[0] == 0  # not where it leads
     (tmp_path / "config.json").write_text('{"model_type": "of others"}')  # a folder of weights, and no run
     assert oneloop("export", birds, "--format", "safetensors", "--out", tmp_path / "model.safetensors")[0] == 0
@@ -715,14 +714,13 @@ def claimed(folder: Path, **changes) -> None:
 
 
 @pytest.mark.parametrize(("name", "values"), [
-    ("shape", [[3, 100_000, 100_000], [3, 32], [3, 32, 32, 32], [3, 0, 32], [3, 32, -1], [2, 32, 32], [3, 32.0, 32],
-               [3, True, 32], "332", 3, {}, None, [3, 4097, 32], [[3], 32, 32]]),
-    ("size", [-3, 100_000, 1.5, "32", True, [32], 10**30]),
-    ("mean", [[0.5], [0.5] * 4, [0.5, 0.5, "0.5"], [0.5, 0.5, None], [0.5, 0.5, float("nan")], 0.5, "abc", {}]),
-    ("std", [[0.5], [0.5, 0.5, 0.0], [0.5, 0.5, -1], [0.5, 0.5, float("inf")], 0.5]),
-    ("classes", [[], ["airplane"], ["airplane", "bird", "cat"], ["airplane", 3], "ab", 2, {"airplane": 0, "bird": 1},
-                 ["bird", "airplane"], ["x"] * 1_000_000, ["x" * 100] * 90_000]),
-    ("net", [3, []]), ("recipe", [None, ["cifar2"]]),
+    ("shape", [[3, 100_000, 100_000], [3, 32], [3, 0, 32], [2, 32, 32], [3, 32.0, 32], "332", None]),
+    ("size", [-3, 100_000, 1.5, True]),
+    ("mean", [[0.5] * 4, [0.5, 0.5, "0.5"], [0.5, 0.5, float("nan")], 0.5]),
+    ("std", [[0.5] * 2, [0.5, 0.5, 0.0], [0.5, 0.5, float("inf")]]),
+    ("classes", [[], ["airplane", "bird", "cat"], ["airplane", 3], {"airplane": 0, "bird": 1}, ["bird", "airplane"],
+                 ["x"] * 1_000_000, ["x" * 100] * 90_000]),
+    ("net", [3]), ("recipe", [["cifar2"]]),
 ])  # fmt: skip
 def test_what_weights_say_must_fit_a_net(birds, place, oneloop, name, values):
     """Read as it stands, this would fill the memory, or end in a traceback."""

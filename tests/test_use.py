@@ -202,6 +202,19 @@ def test_evaluate_in_the_precision_of_the_run(oneloop, tmp_path, monkeypatch):
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
+def test_logged_numbers_of_the_best_are_those_of_its_epoch(birds, oneloop):
+    """The first of several that are best."""
+    lines = [json.loads(line) for line in (birds / "metrics.jsonl").read_text().splitlines()]
+    tests = [line for line in lines if line.get("split") == "test"]
+    for line, accuracy in zip(tests, (0.25, 0.75, 0.75), strict=True):
+        line["accuracy"] = accuracy
+    (birds / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for weights, line in {"best": tests[1], "last": tests[2]}.items():
+        said = json.loads(oneloop("evaluate", birds, "--weights", weights, "--json")[1])
+        assert said["logged"] == {"accuracy": 0.75, "loss": line["loss"]}
+    assert tests[1]["loss"] != tests[2]["loss"]
+
+
 # ------------------------------------------------------------------------------------------------------------------ predict
 
 
@@ -220,6 +233,19 @@ def test_predict_is_the_net_on_images_normalised_as_in_training(place, oneloop):
         found = {prediction["class"]: prediction["probability"] for prediction in each["predictions"]}
         assert [found["airplane"], found["bird"]] == pytest.approx(probabilities.tolist(), abs=1e-6)
         assert [*found.values()] == sorted(found.values(), reverse=True)
+
+
+def test_a_run_uses_the_mean_that_its_weights_record(birds, place, oneloop):
+    """Whatever the recipe's are by now."""
+    claimed(birds, mean=[0.0, 0.1, 0.2], std=[1.0, 0.9, 0.8])
+    file = place / "pictures/test/bird/01.png"
+    pixels = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)
+    mean, std = torch.tensor([0.0, 0.1, 0.2]).view(3, 1, 1), torch.tensor([1.0, 0.9, 0.8]).view(3, 1, 1)
+    with torch.no_grad():
+        expected = rebuild(runs.read(place / "birds")).net((pixels / 255 - mean)[None] / std).softmax(1)[0]
+    (said,) = json.loads(oneloop("predict", birds, file, "--json")[1])
+    found = {prediction["class"]: prediction["probability"] for prediction in said["predictions"]}
+    assert [found["airplane"], found["bird"]] == pytest.approx(expected.tolist(), abs=1e-6)
 
 
 def test_predict_names_what_is_no_image_and_goes_on(place, oneloop, tmp_path, monkeypatch):
@@ -519,6 +545,15 @@ def test_explain_draws_a_picture(place, oneloop, tmp_path, monkeypatch):
         assert picture.size == (1080, 540)
     code, _, error = oneloop("explain", place / "birds", place / "pictures/test/bird/01.png", "--class", "cat")
     assert (code, error) == (2, f"no class 'cat'; those of {place / 'birds'} are airplane, bird\n")
+
+
+def test_explain_takes_the_most_probable_class(place, oneloop, tmp_path):
+    pytest.importorskip("captum")
+    for picture in sorted((place / "pictures/test").rglob("*.png"))[:3]:
+        first = next(csv.DictReader(io.StringIO(oneloop("predict", place / "birds", picture)[1])))
+        code, out, _ = oneloop("explain", place / "birds", picture, "--out", tmp_path / "explained.png")
+        assert code == 0
+        assert out.startswith(f"{first['class']}: {float(first['probability']):.1%}, from conv2; ")
 
 
 def test_grad_cam_is_where_the_class_is():

@@ -18,6 +18,7 @@ from torch import nn
 from launch import page as page_of
 from launch import report, show, train
 from launch.data import Feed
+from launch.weights import load, load_into
 
 cli = sys.modules["launch.cli"]  # the package's own `cli` is the function
 
@@ -73,6 +74,17 @@ def test_pictures_and_their_numbers_are_those_of_the_result(shown, images):
         assert mistake["true"] == images.test.labels[mistake["id"]] != mistake["predicted"]
         picture = Image.open(io.BytesIO(base64.b64decode(mistake["png"])))
         assert np.array_equal(np.asarray(picture), images.test.pixels[mistake["id"]][0])
+
+
+def test_mistakes_are_those_of_the_net_in_eval_mode(shown, images):
+    load_into(net := Tiny().eval(), load(shown))
+    feed = Feed(images.test, images, torch.device("cpu"))
+    with torch.no_grad():
+        probabilities = net(feed.batch(feed.order(torch.arange(23)))[0]).softmax(1)
+    mistakes = json.loads((shown / "predictions.json").read_text())["mistakes"]
+    assert len(mistakes) > 1
+    for mistake in mistakes:
+        assert mistake["probability"] == pytest.approx(probabilities[mistake["id"], mistake["predicted"]].item(), abs=1e-5)
 
 
 def test_confusion_has_a_row_for_each_true_class(images):

@@ -220,6 +220,7 @@ def test_logged_numbers_of_the_best_are_those_of_its_epoch(birds, oneloop):
 
 def test_predict_is_the_net_on_images_normalised_as_in_training(place, oneloop):
     trained = rebuild(runs.read(place / "birds"))
+    assert not any(module.training for module in trained.net.modules())
     files = sorted((place / "pictures/test").rglob("*.png"))
     pixels = torch.stack([torch.from_numpy(np.array(Image.open(file))) for file in files]).permute(0, 3, 1, 2)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((0.4915, 0.4823, 0.4468), (0.2470, 0.2435, 0.2616)))

@@ -242,6 +242,12 @@ def test_after_a_global_mean_everything_sees_the_whole_image():
     assert layers["features.8.0"] == (224, 32)
 
 
+def test_a_window_larger_than_the_image_is_not_the_whole_image():
+    """Its first place sees all, its last one does not see more: the rest is padding. One place that sees all is the whole."""
+    net = nn.Sequential(nn.Conv2d(1, 1, 9, padding=4), nn.AdaptiveAvgPool2d(1))
+    assert [(layer.field, layer.shape[-1]) for layer in receptive_field(net, (1, 5, 5))] == [(9, 5), (5, 1)]
+
+
 def test_what_cannot_be_told_is_none():
     turned = nn.Sequential(nn.Conv2d(1, 1, 3), nn.Flatten(2), nn.Unflatten(2, (5, 20)), nn.Conv2d(1, 1, 3))
     assert [(layer.field, layer.jump) for layer in receptive_field(turned, (1, 12, 12))] == [(3, 1), (None, None)]

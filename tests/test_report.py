@@ -18,6 +18,7 @@ from torch import nn
 from launch import page as page_of
 from launch import report, show, train
 from launch.data import Feed
+from launch.weights import load, load_into
 
 cli = sys.modules["launch.cli"]  # the package's own `cli` is the function
 
@@ -73,6 +74,55 @@ def test_pictures_and_their_numbers_are_those_of_the_result(shown, images):
         assert mistake["true"] == images.test.labels[mistake["id"]] != mistake["predicted"]
         picture = Image.open(io.BytesIO(base64.b64decode(mistake["png"])))
         assert np.array_equal(np.asarray(picture), images.test.pixels[mistake["id"]][0])
+
+
+def test_mistakes_are_those_of_the_net_in_eval_mode(shown, images):
+    load_into(net := Tiny().eval(), load(shown))
+    feed = Feed(images.test, images, torch.device("cpu"))
+    with torch.no_grad():
+        probabilities = net(feed.batch(feed.order(torch.arange(23)))[0]).softmax(1)
+    mistakes = json.loads((shown / "predictions.json").read_text())["mistakes"]
+    assert len(mistakes) > 1
+    for mistake in mistakes:
+        assert mistake["probability"] == pytest.approx(probabilities[mistake["id"], mistake["predicted"]].item(), abs=1e-5)
+
+
+def test_confusion_has_a_row_for_each_true_class(images):
+    """All of the first class are taken for the second; of the second, three for the third; all else is right."""
+    labels = images.test.labels
+    predicted = torch.where(labels == 0, 1, labels)
+    predicted[(labels == 1).nonzero()[:3]] = 2
+    logits = torch.eye(3)[predicted] * torch.linspace(1, 9, len(labels))[:, None]
+    found = show.predictions(logits, images)
+    first, second, third = torch.bincount(labels).tolist()
+    assert found["counts"] == [[0, first, 0], [0, second - 3, 3], [0, 0, third]]
+    wrong = (labels != predicted).nonzero().flatten().tolist()
+    assert [mistake["id"] for mistake in found["mistakes"]] == wrong[::-1]  # the surest first
+    for mistake in found["mistakes"]:
+        assert (mistake["true"], mistake["predicted"]) == (labels[mistake["id"]], predicted[mistake["id"]])
+        assert mistake["probability"] == pytest.approx(logits[mistake["id"]].softmax(0).max().item())
+
+
+def test_page_says_the_accuracy_of_each_class(shown):
+    words, end = Page((shown / "report.html").read_text()).words, result(shown)
+    counts = json.loads((shown / "predictions.json").read_text())["counts"]
+    place = words.index("Accuracy of each class")
+    for index, name in enumerate(NAMES):
+        place = words.index(name, place)
+        right, total = counts[index][index], sum(counts[index])
+        assert words[place + 1 : place + 4] == [str(total), str(right), f"{right / total:.1%}"]
+    wrong = round((1 - end["test"]["accuracy"]) * end["test"]["count"])
+    assert any(word.startswith(f"{wrong} of the test images are taken for another class") for word in words)
+
+
+def test_names_that_are_no_text_are_drawn(start, images, tmp_path, capsys):
+    """A class has its folder's name: bytes that are not UTF-8, control characters."""
+    classes = ("a\udcff", "b\x1b[31m\n", "\u202ec")
+    train(start(pictures=True), net := Tiny(), replace(images, classes=classes), optimizer_for(net), epochs=1, batch=16)
+    assert "incomplete" not in "".join(capsys.readouterr())
+    for name in ("confusion", "mistakes"):
+        assert (tmp_path / f"run/{name}.png").exists()
+    assert "a\\udcff" in (tmp_path / "run/report.html").read_text()
 
 
 def test_page_stands_alone_and_says_what_the_result_says(shown):

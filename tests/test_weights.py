@@ -174,11 +174,12 @@ def test_what_is_no_weights(tmp_path, content, match):
 
 def test_compressed_archives_are_not_unpacked(tensors, tmp_path):
     packed = tmp_path / "bomb.pt"
-    with zipfile.ZipFile(io.BytesIO(saved({"a": torch.zeros(1 << 20)}))) as old, zipfile.ZipFile(packed, "w") as new:
-        for entry in old.infolist():
-            new.writestr(entry.filename, old.read(entry), zipfile.ZIP_DEFLATED)
-    assert packed.stat().st_size < 100_000
-    refusal(4, "compressed", packed)
+    for size, tensor in {100_000: torch.zeros(1 << 20), 300_000: torch.arange(1.0, 1 << 17)}.items():  # a bomb, and a file
+        with zipfile.ZipFile(io.BytesIO(saved({"a": tensor}))) as old, zipfile.ZipFile(packed, "w") as new:
+            for entry in old.infolist():
+                new.writestr(entry.filename, old.read(entry), zipfile.ZIP_DEFLATED)
+        assert packed.stat().st_size < size
+        refusal(4, "compressed", packed)
 
 
 def test_sources_that_are_none(tmp_path):
@@ -318,6 +319,9 @@ def test_digits_in_the_name(tensors):
         assert path.name == sha256(content)
         path.write_bytes(content + b"0")
         refusal(4, "fetched anew", address + right)
+        path.unlink()
+        (path.parent / (sha256(content)[:8] + "0" * 56)).write_bytes(content)  # of all 64 only these are right
+        refusal(4, "fetched anew", address + right)
         refusal(2, "need their sha256", f"{address}/w.pth")
 
 
@@ -443,14 +447,14 @@ def test_messages_keep_secrets(tmp_path):
     """Neither user and password nor the query, which may be a signature: those of an address, and of what it redirects to."""
     away = {
         "/ftp": (302, {"Location": "ftp://user:secret@127.0.0.1/w?key=secret"}, b""),
-        "/user": (302, {"Location": "http://user:secret@127.0.0.1:1/w?key=secret"}, b""),
-        "/space": (302, {"Location": "http://127.0.0.1:1/w w?key=secret\tsecret"}, b""),
+        "/file": (302, {"Location": "file://user:secret@127.0.0.1/w?key=secret"}, b""),
+        "/user": (302, {"Location": "http://user:secret@127.0.0.1/w?key=secret"}, b""),
         "/loop": (302, {"Location": "/loop?key=secret"}, b""),
     }
     with served({"/w": (404, {}, b""), "/html": b"<html>secret", **away}) as (address, _):
         for where in (address, address.replace("//", "//user:secret@"), address.replace("//", "//secret@")):
             assert f"{address}/w: HTTP 404 Not Found;" in refusal(1, "404", f"{where}/w?key=secret#secret", "0" * 64)
-            for path in away:
+            for path in (*away, "/with space"):
                 assert "secret" not in refusal(1, "cannot get", f"{where}{path}?key=secret", "0" * 64)
             for found, code, source, *digest in (
                 ("need their sha256", 2, f"{where}/w?key=secret"),
@@ -489,6 +493,7 @@ def test_strict_takes_all_or_nothing(tensors):
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     for wrong, match in (
         ({**tensors, "fc.weight": torch.zeros(2, 64)}, r"not those of Tiny: fc\.weight \(2×64 there, 3×64 here\)"),
+        ({**tensors, "fc.weight": torch.zeros(64, 3)}, r"fc\.weight \(64×3 there, 3×64 here\)"),
         ({**tensors, "extra": torch.zeros(1)}, r"extra \(the net has no such tensor\)"),
         ({name: tensor for name, tensor in tensors.items() if name != "fc.bias"}, "lacking: fc.bias"),
         ({**tensors, "fc.bias": torch.zeros(3, dtype=torch.int64)}, r"torch\.int64 there, torch\.float32 here"),

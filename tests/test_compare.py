@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -299,7 +300,17 @@ def test_runs_newest_first_with_their_states(place, capsys):
     assert commands.main(["runs", "elsewhere"]) == 2
 
 
-def test_each_real_run_once_whatever_links_lead_to_it(place):
+@pytest.fixture
+def soon():
+    """What takes more than ten seconds fails, where without its limits it would take years."""
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("not done after ten seconds"))
+    signal.alarm(10)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_each_real_run_once_whatever_links_lead_to_it(place, soon):
     runs = place / "runs"
     (runs / "A-latest").symlink_to("a1")  # sorted first, and yet the run is named by its own name
     (place / "elsewhere").mkdir()
@@ -462,7 +473,10 @@ def test_odd_but_possible_content_breaks_nothing(place, capsys):
     assert "unreadable" not in out
     (place / "runs/a1/result.json").write_text("{}")  # finished, though it says nothing
     assert read(place / "runs/a1").state == "finished"
-    assert [training.state for training in trainings_of(read(place / "runs/a1"))] == ["finished"]
+    record(place / "runs/e", stage="s")
+    (place / "runs/e/s/result.json").write_text("{}")
+    for name in ("a1", "e"):
+        assert [training.state for training in trainings_of(read(place / "runs" / name))] == ["finished"], name
 
 
 def test_a_folder_that_may_not_be_looked_into_is_a_row(place, monkeypatch, capsys):

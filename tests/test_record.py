@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import tempfile
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -146,8 +147,12 @@ def test_what_may_not_be_read_is_refused_in_a_line(tmp_path):
         with pytest.raises(Refused, match=r"metrics.jsonl cannot be read: Permission denied"):
             as_user(user, lambda: read_metrics(place / "metrics.jsonl"))
     os.mkfifo(tmp_path / "config.json")
+    writer = threading.Thread(target=lambda: open(tmp_path / "config.json", "w").close(), daemon=True)
+    writer.start()  # so that one who does read need not wait for ever
     with pytest.raises(Refused, match=r"config.json cannot be read: it is no file"):
         read(tmp_path)
+    os.close(os.open(tmp_path / "config.json", os.O_RDONLY | os.O_NONBLOCK))
+    writer.join(10)
 
 
 def test_screen_that_ends_is_said_once_and_ends_nothing(start, images, tmp_path, monkeypatch, capfd):

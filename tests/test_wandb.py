@@ -236,6 +236,12 @@ def test_upload_sends_a_run_that_wandb_never_saw_and_never_twice(plain):
         assert run.summary["weights_sha256"] == result(plain)["weights_sha256"]
         assert oneloop("upload", plain, "--new", **online(server)).returncode == 0
         assert len(server.runs) == 2
+        (plain / ".tmp-wandb.json").mkdir()  # what may not be written: W&B's name for the run would be lost
+        unkept = oneloop("upload", plain, "--new", **online(server))
+        (plain / ".tmp-wandb.json").rmdir()
+        assert (unkept.returncode, len(server.runs)) == (1, 2)
+        assert "could not be sent: [Errno 21] Is a directory" in unkept.stderr
+        assert "Traceback" not in unkept.stderr
     for env, code, why in (
         (online(server), 1, "cannot be reached"),
         (online(server) | {"WANDB_API_KEY": ""}, 2, "there is no key"),

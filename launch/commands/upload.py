@@ -58,8 +58,8 @@ def _send(folder: Path, job: str, new: bool) -> str:
     options = mirror.options(folder, "online", mirror.facts(home(folder)[1], result), job) | {"id": state["id"]}
     options["settings"].finish_timeout_raises = True
     try:
+        mirror.mark(folder, state)  # first: nothing is sent under a name that is not kept
         run = wandb.init(**options)
-        mirror.mark(folder, state)
         arrived = run.starting_step
         mirror.axes(run)
         for row in rows[arrived:]:
@@ -67,7 +67,7 @@ def _send(folder: Path, job: str, new: bool) -> str:
         if result and arrived <= len(rows) and (end := mirror.end(run, folder, result)):
             run.log(end)
         run.finish()
-    except (wandb.errors.Error, TimeoutError) as error:
+        mirror.mark(folder, state | {"rows": len(rows) + bool(result)})
+    except (wandb.errors.Error, OSError) as error:  # also a folder that may not be written, as somebody else's
         raise Refused(f"{folder} could not be sent: {first_line(error)}; the same command sends the rest", 1) from error
-    mirror.mark(folder, state | {"rows": len(rows) + bool(result)})
     return f"{folder}: {max(len(rows) - arrived, 0)} of {len(rows)} rows sent, {run.url}"

@@ -164,8 +164,7 @@ def test_run_that_hangs_is_ended_by_what_the_first_one_took(scripted):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signal_leaves_no_process_behind(number, code, scripted, tmp_path, monkeypatch, capsys):
     """Also none in a session of its own, as torch's launcher starts its processes; nor a folder."""
-    mark = f"{os.getpid()}.{int(number)}"
-    made = scripted(f"setsid sleep 1{mark} & echo $! > ../began; sleep 2{mark}", "--limit", "1")
+    made = scripted("setsid sleep 60 & echo $! > ../began; sleep 20", "--limit", "1")
     monkeypatch.setattr(verify.Trial, "script", made.script, raising=False)
     (tmp_path / "place").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "place"))

@@ -269,13 +269,16 @@ def test_upload_sends_each_stage_and_the_whole(tmp_path):
         assert run.summary["weights_sha256"] == result(tmp_path / "run" / stage)["weights_sha256"]
 
 
-def test_sweep_agent_chooses_project_and_id(plain, monkeypatch):
+def test_sweep_agent_chooses_project_and_id(plain, tmp_path, monkeypatch):
     known = mirror.identity(plain)["id"]
     assert mirror.options(plain, "offline", {"model": "Net", "parameters": 1, "trainable": 1})["project"] == "oneloop"
     monkeypatch.setenv("WANDB_RUN_ID", "fromagent")
     assert mirror.identity(plain)["id"] != "fromagent"  # a run id alone is no sweep
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
     assert mirror.identity(plain) == {"id": "fromagent", "rows": 0} != {"id": known, "rows": 0}
+    for name, rows in {"another": 0, "fromagent": 2}.items():  # of a run that was sent before
+        mirror.mark(tmp_path, {"id": name, "rows": 2})
+        assert mirror.identity(tmp_path) == {"id": "fromagent", "rows": rows}
     assert "project" not in mirror.options(plain, "offline", {"model": "Net", "parameters": 1, "trainable": 1})
 
 

@@ -75,7 +75,7 @@ def faults(root: Path, mutants: Iterable[Mutant]) -> list[str]:
         times = path.read_text().count(mutant.old) if path.is_file() else 0
         if times != 1 or mutant.new == mutant.old:
             lines.append(f"{mutant}: what it replaces is there {times} times" if times != 1 else f"{mutant}: changes nothing")
-        if not mutant.tests:
+        if not (mutant.tests or mutant.equal):
             lines.append(f"{mutant}: names no test")
         for test in mutant.tests:
             file, _, name = test.partition("::")

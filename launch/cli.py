@@ -304,7 +304,7 @@ class Run:
             "world_size": self.world,
             "threads": torch.get_num_threads(),
             "precision": self.accelerator.mixed_precision,
-            "float32": torch.backends.cudnn.conv.fp32_precision,  # ieee: no TF32
+            "tf32": torch.backends.cudnn.allow_tf32,
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
 
@@ -476,7 +476,9 @@ def _accelerator(precision: str | None = None) -> Accelerator:
     on_cpu = not torch.accelerator.is_available() or env.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     if env.get("ACCELERATE_MIXED_PRECISION") == "fp16" and on_cpu:
         raise Refused("fp16 needs a GPU; on a CPU use --mixed_precision bf16 or no", 2)
-    torch.backends.fp32_precision = "ieee"  # precision "no" is float32: cuDNN's convolutions would take TF32, of 10 bits, for it
+    # Precision "no" is float32: cuDNN's convolutions would take TF32, of 10 bits, for it. By the older of torch's two ways to say
+    # so: torch.export reads these and fails where the newer one was used.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     if not on_cpu and torch.cuda.is_available():
         device = int(env.get("LOCAL_RANK", 0))
         if (precision or wanted) == "bf16" and only_emulates_bf16(torch.cuda.get_device_capability(device)):

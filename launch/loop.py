@@ -136,7 +136,7 @@ def train(
         if step.statistics and batch // run.shards < FEW_IMAGES:
             track.say(f"batch norm sees {batch // run.shards} images at a time: --batch is {batch}, in {run.shards} slices")
         if run.world > 1 and state.step < epochs * steps:
-            step.warm_up(feeds["train"].order(torch.arange(min(samples, max(2, batch // run.shards)))))
+            step.warm_up(feeds["train"].order(torch.arange(min(samples, max(2, batch // run.shards)))), state.step)
         while state.epochs < epochs:
             epoch, last, stopping = state.epochs, state.epochs + 1 == epochs, False
             ids = feeds["train"].order(order(samples, run.seed, epoch) if shuffle else torch.arange(samples))
@@ -279,13 +279,7 @@ class Step:
         """
         loss = self._gradients(ids, step)
         self.recent.append(ids)
-        if unused := [name for name, parameter in self.learning if parameter.grad is None]:
-            # One process could go on without it; DDP cannot, and a net must not work on one and fail on two.
-            raise Refused(
-                f"{', '.join(unused[:4])} of {type(self.net).__name__} got no gradient at step {step + 1}: the loss does not "
-                "depend on it; use it in forward, or lock it with requires_grad_(False)",
-                2,
-            )
+        self._check_used(step)
         wish = None
         gradients = [parameter.grad for _, parameter in self.learning] if self.accelerator.scaler is None else []
         if self.world > 1:
@@ -304,6 +298,15 @@ class Step:
         self._update()
         return loss, asked and (stop if wish is None else bool(wish.item()))  # host-device sync, as above
 
+    def _check_used(self, step: int) -> None:
+        """One process could go on without a gradient; DDP cannot, and a net must not work on one and fail on two."""
+        if unused := [name for name, parameter in self.learning if parameter.grad is None]:
+            raise Refused(
+                f"{', '.join(unused[:4])} of {type(self.net).__name__} got no gradient at step {step + 1}: the loss does not "
+                "depend on it; use it in forward, or lock it with requires_grad_(False)",
+                2,
+            )
+
     def check(self, steps: int) -> None:
         """Raise Refused (3), on all processes, if a loss or gradient was not finite in the `steps` so far. Host-device sync."""
         if broken := int(self.broken.item()):
@@ -321,7 +324,7 @@ class Step:
                 3,
             )
 
-    def warm_up(self, ids: Tensor) -> None:
+    def warm_up(self, ids: Tensor, step: int) -> None:
         """One slice forward and backward that counts for nothing, before the first step of a launch. Collective.
 
         DDP lays its buckets out anew after its first backward. With 3 processes or more their layout decides how sums round, so
@@ -329,7 +332,8 @@ class Step:
         """
         self.net.train()
         kept = [buffer.clone() for buffer in self.net.buffers()]
-        self._slice(ids, 0.0, 0, self.blocks[0][0], first=True, last=True)
+        self._slice(ids, 0.0, step, self.blocks[0][0], first=True, last=True)
+        self._check_used(step)
         with torch.no_grad():
             for buffer, before in zip(self.net.buffers(), kept, strict=True):
                 buffer.copy_(before)
@@ -595,6 +599,11 @@ def _company(run: Run, state: State) -> Iterator[None]:
         if "does not have a deterministic implementation" in str(error):
             what, _, _ = first_line(error).partition(" does not")
             raise Refused(f"{what} has no kernel that repeats itself: leave out --deterministic, or change the net", 2) from error
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            device = run.accelerator.device.type
+            raise Refused(
+                f"{device} memory is full at step {state.step + 1:,}; a smaller --batch or --size, or more --shards needs less", 1
+            ) from error
         if run.world == 1 or not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
             raise
         raise Refused(

@@ -524,7 +524,7 @@ def test_control_characters_of_a_run_do_not_reach_the_terminal(place, capsys):
         assert commands.main(command) == 0
         shown = capsys.readouterr().out
         assert not set(shown) & {"\x1b", "\x07", "\u009b"}, command
-        assert r"\x1b]0;x\x07\x9b1m\x0a" in shown or command == ["runs"], command
+        assert r"\x1b]0;x\x07\x9b1m\n" in shown or command == ["runs"], command
     (place / "runs/d/config.json").write_text(json.dumps({"format": evil}))
     assert commands.main(["compare", "runs"]) == 1
     assert not set(capsys.readouterr().err) & {"\x1b", "\x07", "\u009b"}

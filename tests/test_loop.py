@@ -615,10 +615,21 @@ def test_deterministic_is_recorded_and_names_what_cannot_be(start, images, tmp_p
     assert "deterministic" not in json.loads((tmp_path / "without/config.json").read_text())["config"]
 
 
+def test_full_memory_is_one_line(start, images):
+    class Large(Linear):
+        def forward(self, x):
+            return super().forward(x + torch.empty(1 << 50, dtype=torch.uint8)[0])
+
+    with pytest.raises(Refused, match="cpu memory is full at step 1; a smaller --batch or --size") as refused:
+        fit(start(), images, model=Large())
+    assert refused.value.code == 1
+
+
 def test_float32_is_float32_on_every_device(start, images, tmp_path):
     fit(start(), images)
-    assert torch.backends.cudnn.conv.fp32_precision == torch.backends.cuda.matmul.fp32_precision == "ieee"  # not TF32
-    assert json.loads((tmp_path / "run/config.json").read_text())["float32"] == "ieee"
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert json.loads((tmp_path / "run/config.json").read_text())["tf32"] is False
 
 
 def test_few_images_for_batch_norm_are_said(start, images, capsys):

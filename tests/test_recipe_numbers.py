@@ -561,8 +561,10 @@ def test_defaults_of_the_selection():
 def trial(folder, accuracies, train_accuracy, seconds, parameters=7) -> None:
     """The record of a trial with these validation accuracies by epoch."""
     folder.mkdir(parents=True)
-    lines = [{"event": "eval", "split": "test", "accuracy": accuracy} for accuracy in accuracies]
-    lines += [{"event": "eval", "split": "train", "accuracy": train_accuracy}]
+    head = {"event": "eval", "images": 0, "loss": 1.0}
+    steps = [{"epoch": epoch, "step": epoch, "accuracy": accuracy} for epoch, accuracy in enumerate(accuracies, 1)]
+    lines = [head | {"split": "test"} | step for step in steps]
+    lines += [head | {"split": "train", "accuracy": train_accuracy, "epoch": len(lines), "step": len(lines)}]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     measured = {"test": {"accuracy": accuracies[-1]}, "train": {"accuracy": train_accuracy}}
     (folder / "result.json").write_text(json.dumps(measured | {"parameters": parameters, "seconds": seconds}))

@@ -196,7 +196,7 @@ def test_screen_is_its_stream_otherwise(capsys):
 
 
 def test_control_characters_are_shown_and_not_obeyed(start, images, tmp_path, capsys):
-    assert printable("a\x1b[31m\x07\x7f\x9b\n\u2028\udcff é–") == r"a\x1b[31m\x07\x7f\x9b\x0a\u2028\udcff é–"
+    assert printable("a\x1b[31m\x07\x7f\x9b\n\u2028\udcff é–") == r"a\x1b[31m\x07\x7f\x9b\n\u2028\udcff é–"
     train(start("a\x1b[31m"), net := Tiny(), replace(images, source="x\x1b]0;\x07"), optimizer_for(net), epochs=1, batch=16)
     shown = capsys.readouterr().out
     assert "\x1b" not in shown

@@ -119,11 +119,15 @@ def oneloop(capsys):
     return oneloop
 
 
-def tampered(folder: Path, name: str = "model.safetensors") -> None:
-    """Move one tensor in a file of weights a little, and leave its metadata as they are."""
+def tampered(folder: Path, name: str = "model.safetensors", knows: bool = True) -> None:
+    """Move one tensor in a file of weights a little, and leave its metadata as they are, but for its digest if not `knows`."""
     with safetensors.safe_open(folder / name, framework="pt") as file:
         about, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     tensors["conv1.weight"] = tensors["conv1.weight"] * 1.5
+    if not knows:
+        said = json.loads(about["oneloop"])
+        del said["weights_sha256"]
+        about["oneloop"] = json.dumps(said)
     safetensors.torch.save_file(tensors, folder / name, about)
 
 
@@ -152,7 +156,9 @@ def test_evaluate_other_weights_than_the_recorded_ones(birds, oneloop):
     tampered(birds)
     code, out, error = oneloop("evaluate", birds)
     assert (code, out, error.count("\n")) == (4, "", 1)
-    assert "does not hold the weights that" in error
+    assert "is damaged: its tensors" in error
+    tampered(birds, knows=False)
+    assert "does not hold the weights that" in oneloop("evaluate", birds)[2]
     (birds / "result.json").write_text(json.dumps(result(birds) | {"weights_sha256": ""}))
     said = json.loads(oneloop("evaluate", birds, "--json")[1])
     assert said["loss"] != said["logged"]["loss"]
@@ -359,7 +365,8 @@ def test_names_that_are_no_text_or_would_steer_the_terminal(birds, place, oneloo
         monkeypatch.setenv("COLUMNS", "400")
     code, out, error = oneloop("predict", birds, photos, "--recipe", mine, *flags)
     assert code == 1
-    assert error.count("\n") == 2
+    assert error.count("\n") == 3
+    assert error.startswith("cifar2.py changed since")
     assert f"z {SHOWN} not \\udcff UTF-8 cannot be read" in error
     for text in (out, error):
         assert not {"\a", "\u202e"} & {*text}
@@ -378,10 +385,10 @@ def test_names_that_are_no_text_or_would_steer_the_terminal(birds, place, oneloo
             ["--format", "safetensors"] if command == "export" else []), "--weights", "best")  # fmt: skip
         assert not {"\a", "\u202e"} & {*out, *error}
     code, out, error = oneloop("export", name, "--format", "safetensors", "--recipe", mine)
-    assert (code, out.count("\n"), error) == (0, 1, "")
+    assert (code, out.count("\n"), error.count("\n")) == (0, 1, 1)
     assert f"{SHOWN}not \\udcff UTF-8/exported.safetensors: " in out
     code, out, error = oneloop("evaluate", name, "--recipe", mine, "--data", photos)
-    assert (code, error.count("\n")) == (4, 1)
+    assert (code, error.count("\n")) == (4, 2)
     assert SHOWN in error
 
 
@@ -730,13 +737,14 @@ def test_a_recipe_that_has_changed_is_refused(birds, place, oneloop, tmp_path):
         assert old in text
         (tmp_path / "cifar2.py").write_text(text.replace(old, new))
         code, _, error = oneloop("predict", birds, place / "pictures", "--recipe", tmp_path / "cifar2.py")
-        assert (code, error.count("\n")) == (4, 1)
+        assert (code, error.count("\n")) == (4, 2)
+        assert error.startswith("cifar2.py changed since")
         assert says in error
     folder = shutil.copytree(place / "twice", tmp_path / "run")  # its second stage is no more: the recipe comes to its end
     (tmp_path / "twice.py").write_text(TWICE.replace('zip(("first", "second"), widths, strict=True)', '[("first", 3)]'))
     (folder / "result.json").write_text('{"summary": "as it was"}')
     code, _, error = oneloop("predict", folder / "second", place / "pictures", "--recipe", tmp_path / "twice.py")
-    assert (code, error.count("\n")) == (2, 1)
+    assert (code, error.count("\n")) == (2, 2)
     assert "ended without calling `train` for the stage second" in error
     assert result(folder) == {"summary": "as it was"}
 

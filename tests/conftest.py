@@ -91,11 +91,17 @@ def command(recipe: str, *flags, processes: int = 1) -> list[str]:
     return [*launch, "--num_processes", str(processes), str(ROOT / "recipes" / f"{recipe}.py"), *map(str, flags)]
 
 
-def run_recipe(recipe: str, *flags, cwd: Path, processes: int | None = None, env: dict | None = None, timeout: float = 150):
-    """Run a recipe to its end in processes of its own, see jobs.begin; returns a CompletedProcess, output as text."""
+def run_recipe(
+    recipe: str, *flags, cwd: Path, processes: int | None = None, env: dict | None = None, timeout: float = 150, tests: int = 0
+):
+    """Run a recipe to its end in processes of its own, see jobs.begin; returns a CompletedProcess, output as text.
+
+    `tests` is the number of test images to evaluate on, as `oneloop verify` has it; 0: all.
+    """
     with tempfile.TemporaryDirectory() as place:
         log, errors = Path(place) / "out", Path(place) / "err"
         script = ROOT / f"recipes/{recipe}.py"
-        job = jobs.begin(script, *flags, cwd=cwd, processes=processes, env=env, log=log, errors=errors)
+        few = (ROOT / "launch/trial.py", tests) if tests else ()
+        job = jobs.begin(*few, script, *flags, cwd=cwd, processes=processes, env=env, log=log, errors=errors)
         code = job.wait(timeout)
         return subprocess.CompletedProcess(recipe, code, log.read_text(), errors.read_text())

@@ -8,8 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, metrics, result
+import torch
+from conftest import ROOT, Tiny, metrics, result
 from jobs import begin
+from tiny import tiny_images
+
+from launch import Run, checkpoint, train
+from launch.data import crop_and_flip
 
 RECIPE = '''"""A recipe."""
 import torch
@@ -167,66 +172,87 @@ def test_another_version_of_a_library_is_said_and_recorded(place):
 # ------------------------------------------------------------------------------------------------------------- longer runs
 
 
-def same(place: Path, long: str, straight: str) -> bool:
-    ours, theirs = place / "runs/mine" / long, place / straight
+@pytest.fixture
+def fit(tmp_path, monkeypatch, capsys):
+    """fit(epochs, …) -> the folder of a training in this process, in its default place, and what it says."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("launch.show.show", lambda *_: None)
+
+    def fit(epochs: int, drop: bool = False, lr: float = 0.1, stop: bool = False, net=Tiny, **flags) -> tuple[Path, str]:
+        run = Run(**({"data": "synthetic", "wandb": "disabled", "threads": 1} | flags))
+        schedule = (lambda epoch: 1 - epoch / epochs) if drop else None
+        assert run.start("mine", {"epochs": epochs, "lr": lr, "drop": drop}) is None
+        model = net()
+        optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, fused=True)
+        with monkeypatch.context() as patch:
+            if stop:
+                patch.setattr(checkpoint, "save", lambda *_: pytest.fail("killed before its first checkpoint"))
+            try:
+                train(run, model, tiny_images(), optimizer, epochs=epochs, batch=8, schedule=schedule, augment=crop_and_flip)
+            except pytest.fail.Exception:
+                assert stop
+            finally:
+                run.end()
+        return run.folder, capsys.readouterr().out
+
+    return fit
+
+
+def same(ours: Path, theirs: Path) -> bool:
     assert metrics(ours) == metrics(theirs)
     assert result(ours)["best"] == result(theirs)["best"]
     assert (ours / "best.safetensors").read_bytes() == (theirs / "best.safetensors").read_bytes()
     return result(ours)["weights_sha256"] == result(theirs)["weights_sha256"]
 
 
-def test_longer_run_starts_where_the_shorter_one_ended(place):
+def test_longer_run_starts_where_the_shorter_one_ended(fit, tmp_path):
     """4 epochs after 1 and 2 have the bits, the lines and the best weights of 4 straight, and train 2 only."""
-    mine(place, "--epochs", 4, "--out", "elsewhere/straight")
-    mine(place, "--epochs", 1)
-    assert "starts where" in mine(place, "--epochs", 2)
-    short = set(folders(place))
-    said = mine(place, "--epochs", 4)
+    straight, _ = fit(4, out=tmp_path / "elsewhere/straight")
+    fit(1)
+    assert "starts where" in fit(2)[1]
+    long, said = fit(4)
     assert "starts where runs/mine/" in said
     assert "after 2 epochs" in said
     assert "epoch 2/4" not in said
     assert "epoch 3/4" in said
-    (long,) = set(folders(place)) - short
-    assert same(place, long, "elsewhere/straight")
+    assert same(long, straight)
 
 
-def test_longer_run_killed_before_its_first_checkpoint(place):
-    mine(place, "--epochs", 4, "--out", "elsewhere/straight")
-    mine(place, "--epochs", 2)
-    short = set(folders(place))
-    flags = ("--data", "synthetic", "--threads", 1, "--wandb", "disabled", "--epochs", 4)
-    begin("--at", "step=20", "--do", "SIGKILL", "--", place / "mine.py", *flags, cwd=place).wait()
-    mine(place, "--epochs", 4)
-    (long,) = set(folders(place)) - short
-    assert same(place, long, "elsewhere/straight")
+def test_longer_run_killed_before_its_first_checkpoint(fit, tmp_path):
+    straight, _ = fit(4, out=tmp_path / "elsewhere/straight")
+    fit(2)
+    fit(4, stop=True)
+    long, _ = fit(4)
+    assert same(long, straight)
 
 
-def test_longer_run_that_gets_no_better_has_the_shorter_ones_best(place):
+def test_longer_run_that_gets_no_better_has_the_shorter_ones_best(fit):
     """With a rate of 0 no later epoch is better than the first."""
-    mine(place, "--epochs", 2, "--lr", 0)
-    short = set(folders(place))
-    mine(place, "--epochs", 4, "--lr", 0)
-    (long,) = set(folders(place)) - short
-    assert result(place / "runs/mine" / long)["best"]["epoch"] == 1
-    (short,) = short
-    best, long_best = (place / "runs/mine" / name / "best.safetensors" for name in (short, long))
-    assert best.read_bytes() == long_best.read_bytes()
+
+    def net() -> torch.nn.Module:  # without batch norm, whose statistics go on changing
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+
+    short, _ = fit(2, lr=0.0, net=net)
+    long, _ = fit(4, lr=0.0, net=net)
+    assert result(long)["best"]["epoch"] == 1
+    assert (short / "best.safetensors").read_bytes() == (long / "best.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize(
     ("short", "long", "why"),
     [
-        (("--drop",), ("--drop",), "the learning rate depends on the number of epochs"),
-        ((), ("--eval-every", 4), "its last evaluation is none of --eval-every 4"),
-        (("--log-every", 3), (), "its lines were logged at other steps"),
-        ((), ("--lr", 0.2), None),  # another run, of which nothing is said
-        (("--seed", 2), (), None),
-        ((), ("--fresh",), None),
+        ({"drop": True}, {"drop": True}, "the learning rate depends on the number of epochs"),
+        ({}, {"eval_every": 4}, "its last evaluation is none of --eval-every 4"),
+        ({"log_every": 3}, {}, "its lines were logged at other steps"),
+        ({}, {"lr": 0.2}, None),  # another run, of which nothing is said
+        ({"seed": 2}, {}, None),
+        ({}, {"fresh": True}, None),
+        ({}, {"shards": 2}, None),
     ],
 )
-def test_control_run_that_is_not_the_beginning_of_the_longer_one(short, long, why, place):
-    mine(place, "--epochs", 2, *short)
-    said = mine(place, "--epochs", 4, *long)
+def test_control_run_that_is_not_the_beginning_of_the_longer_one(short, long, why, fit):
+    fit(2, **short)
+    _, said = fit(4, **long)
     assert "epoch 1/4" in said
     assert "starts where" not in said
     assert ("starts from the beginning" in said) == bool(why)

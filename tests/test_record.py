@@ -151,8 +151,9 @@ def test_what_may_not_be_read_is_refused_in_a_line(tmp_path):
     writer.start()  # so that one who does read need not wait for ever
     with pytest.raises(Refused, match=r"config.json cannot be read: it is no file"):
         read(tmp_path)
-    os.close(os.open(tmp_path / "config.json", os.O_RDONLY | os.O_NONBLOCK))
+    reader = os.open(tmp_path / "config.json", os.O_RDONLY | os.O_NONBLOCK)  # open until the writer has met it
     writer.join(10)
+    os.close(reader)
 
 
 def test_screen_that_ends_is_said_once_and_ends_nothing(start, images, tmp_path, monkeypatch, capfd):

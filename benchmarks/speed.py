@@ -12,10 +12,13 @@ The work: `Net` on 32×32 colour images in batches of 64, and a net of document 
     plain       the chapter's loop over a list of float tensors with a DataLoader
     bare        one batch over and over, no data: the ceiling. Layout, optimizer, threads and memory as ours
 
+and on a GPU a fifth: ours with --deterministic, whose price is the ratio of ours against it.
+
 Each way has a process of its own, started once; they run in turns, so that a noisy machine disturbs all alike.
 A ratio is the median over rounds of the ratio within a round.
 """
 
+import functools
 import json
 import os
 import platform
@@ -38,7 +41,7 @@ from launch import Run, loop
 from launch.data import Feed, Images, Split, order
 from nets.cifar2 import Net
 
-WAYS = ("ours", "accelerate", "plain", "bare")
+WAYS = ("ours", "accelerate", "plain", "bare", *(["deterministic"] if torch.cuda.is_available() else []))
 WORK = {"cifar2": (Net, (3, 32, 32), 2, 64), "mnist": (None, (1, 28, 28), 10, 100)}  # net, image, classes, batch
 N = 10_000  # images
 
@@ -72,10 +75,10 @@ def forever(epoch: Callable[[int], Iterator]) -> Iterator:
         number += 1
 
 
-def ours(work: str, precision: str) -> Callable[[], object]:
+def ours(work: str, precision: str, deterministic: bool = False) -> Callable[[], object]:
     net, shape, classes, batch = WORK[work]
     images = images_of(shape, classes)
-    run = started(precision)
+    run = started(precision, deterministic)
     model = (net or MnistShaped)().to(run.accelerator.device, memory_format=torch.channels_last)
     feed = Feed(images.train, images, run.accelerator.device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, fused=True)
@@ -165,16 +168,18 @@ def accelerate_idiom(work: str, precision: str) -> Callable[[], object]:
     return one
 
 
-def started(precision: str) -> Run:
+def started(precision: str, deterministic: bool = False) -> Run:
     os.environ["ACCELERATE_MIXED_PRECISION"] = precision
-    run = Run(data="synthetic", out=Path(tempfile.mkdtemp()) / "run", wandb="disabled")
+    run = Run(data="synthetic", out=Path(tempfile.mkdtemp()) / "run", wandb="disabled", deterministic=deterministic)
     run.start("speed", {})
     return run
 
 
 def worker(way: str, work: str, precision: str) -> None:
     """Answer each line "<steps>" on standard input with the images per second over that many steps."""
-    one = {"ours": ours, "accelerate": accelerate_idiom, "plain": plain, "bare": bare}[way](work, precision)
+    ways = {"ours": ours, "accelerate": accelerate_idiom, "plain": plain, "bare": bare}
+    ways["deterministic"] = functools.partial(ours, deterministic=True)
+    one = ways[way](work, precision)
     wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     for line in sys.stdin:
         steps = int(line)
@@ -231,12 +236,13 @@ def machine() -> str:
 def main(rounds: int = 25, seconds: float = 0.4, out: Path | None = None) -> None:
     """rounds of turns; seconds of each turn; out: the JSON file."""
     results = {}
-    print(f"{'':<14}{'':>10}" + "".join(f"{way:>12}" for way in WAYS) + "    ours against bare, plain, accelerate")
+    against = ["bare", "plain", "accelerate", *WAYS[4:]]
+    print(f"{'':<14}{'':>10}" + "".join(f"{way:>12}" for way in WAYS) + f"    ours against {', '.join(against)}")
     for work in WORK:
         for precision in ("no", "bf16"):
             result = results[f"{work} {precision}"] = compare(work, precision, rounds, seconds)
             cells = "".join(f"{result['images_per_second'][way]:>12,.0f}" for way in WAYS)
-            ratios = "".join(f"{result['ours_against'][way]:>8.2f}" for way in ("bare", "plain", "accelerate"))
+            ratios = "".join(f"{result['ours_against'][way]:>8.2f}" for way in against)
             print(f"{work:<14}{precision:>10}{cells}    {ratios}", flush=True)
     facts = {
         "machine": machine(),

@@ -203,7 +203,8 @@ def train(
         group["lr"] = rate
     for module in step.statistics:
         module.track_running_stats = True
-    run.accelerator.free_memory()  # it holds every net that it has prepared
+    if stage:
+        run.accelerator.free_memory()  # it holds every net that it has prepared
     return result
 
 

@@ -218,20 +218,18 @@ def test_time_of_an_earlier_launch_counts(start, images, tmp_path, monkeypatch):
 def test_dropout_depends_on_seed_step_and_slice(start, images):
     def masks(run, step: int) -> list[torch.Tensor]:
         """What is dropped of the same two images in each of two slices."""
+        torch.manual_seed(1)  # of the weights
         model, seen = Tiny(), []
         made = step_of(run, model.train(), images)
         model.drop.register_forward_hook(lambda module, inputs, output: seen.append((output == 0) & (inputs[0] != 0)))
         made(torch.tensor([0, 1, 0, 1]), step, False)
         return seen
 
-    torch.manual_seed(1)
     first, second = masks(start(shards=2, seed=1), 3)
     assert first.any()
     assert not first.equal(second)
-    torch.manual_seed(1)
     assert masks(start(out="again", shards=2, seed=1), 3)[0].equal(first)
     for out, seed, step in (("seed", 2, 3), ("step", 1, 4)):
-        torch.manual_seed(1)
         assert not masks(start(out=out, shards=2, seed=seed), step)[0].equal(first)
 
 
@@ -568,7 +566,7 @@ def test_every_stage_has_the_precision_and_the_graphs_of_the_first(precision, st
     compiled, seen, graphs = torch.compile, [], []
 
     def backend(graph, inputs):
-        graphs.append([size for tensor in inputs for size in getattr(tensor, "shape", ())])
+        graphs.append({type(given) for given in inputs})
         return graph
 
     monkeypatch.setattr(torch, "compile", lambda net, **how: compiled(net, backend=backend, **how))
@@ -576,9 +574,9 @@ def test_every_stage_has_the_precision_and_the_graphs_of_the_first(precision, st
     run = start(compile=True)
     for stage in ("one", "two"):
         train(run, model, images, optimizer_for(model), epochs=1, batch=BATCH, stage=stage)
-        seen.append((len(graphs), {tensor for graph in graphs for tensor in map(type, graph)}))
-    assert seen[0][0] * 2 == seen[1][0]
-    assert seen[1][1] == {int}  # no symbol for a size
+        seen.append(len(graphs))
+    assert seen[0] * 2 == seen[1]
+    assert not any(torch.SymInt in graph for graph in graphs)  # no symbol for a size
     model.fc.register_forward_hook(lambda module, inputs, logits: seen.append(logits.dtype))
     torch.compiler.reset()
     train(run, model, images, optimizer_for(model), epochs=1, batch=BATCH, stage="three")

@@ -100,7 +100,8 @@ def test_net_that_draws_by_rank_fails_the_right_line(verified, tmp_path):
 @pytest.mark.slow
 def test_recipe_that_does_not_run_is_one_line(capsys, tmp_path):
     """With real fresh processes, as a user starts them."""
-    assert main(["verify", str(ROOT / "recipes/cifar2.py"), "--data", "synthetic", "--epochs", "0"]) == 2
+    flags = ["--data", "synthetic", "--epochs", "0", "--limit", "61"]
+    assert main(["verify", str(ROOT / "recipes/cifar2.py"), *flags]) == 2
     assert "--epochs and --batch must be at least 1" in capsys.readouterr().err
     assert main(["verify", str(ROOT / "recipes/cifar2.py"), "--shards", "4"]) == 2
     assert "--shards cannot be chosen here" in capsys.readouterr().err
@@ -145,6 +146,13 @@ def test_first_run_that_is_short_is_not_repeated_and_data_may_take_long(scripted
     assert trial.tried == [(251, 503)]
     assert trial.flags == ["--epochs=2", "--limit", "251"]
     assert 66 <= trial.seconds < 80
+
+
+def test_first_run_takes_fewer_images_where_their_number_is_refused(scripted):
+    """As 251 in 5 folds, which leave batch norm one image by itself in the last batch."""
+    trial = scripted("[ LIMIT = 251 ] && exit 2; exit 0")
+    assert trial.first() == 0
+    assert trial.tried == [(251, 503), (61, 127)]
 
 
 def test_limit_that_was_chosen_stays(scripted, monkeypatch):

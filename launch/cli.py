@@ -107,7 +107,7 @@ class Run:
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
         torch.set_num_threads(self.threads or max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
         _keep_freed_memory()
-        self.folder, self.shards, result = self.on_main(self.find_folder)
+        (self.folder, self.shards, result), self.config["data"] = self.on_main(lambda: (self.find_folder(), self.config["data"]))
         if result is None and self.shards % self.world:
             fit = [str(number) for number in range(1, self.shards + 1) if self.shards % number == 0]
             raise Refused(
@@ -162,7 +162,7 @@ class Run:
             raise Refused(f"--out {folder} is a file", 4)
         recorded = read_json(folder / "config.json")
         if recorded is None:
-            begun = ("lock", "lock.pid", code.FOLDER)  # what a kill may leave before config.json is there
+            begun = ("lock", "lock.pid", "stopped.json", code.FOLDER)  # what an early end leaves, before config.json is there
             if folder.exists() and any(path.name not in begun for path in folder.glob("[!.]*")):
                 raise Refused(f"{folder} is not empty and not a run folder; choose another with --out", 4)
             return folder, self.shards or self.world, None
@@ -182,13 +182,15 @@ class Run:
                 "or start anew with --fresh",
                 4,
             )
-        if not self.accept_edit and (names := code.edited(folder, recorded.get("code", []), self.code)):
+        result, names = read_json(folder / "result.json"), code.edited(folder, recorded.get("code", []), self.code)
+        if names and (result or not self.accept_edit):
+            resume = "" if result else ", or resume with the new code by --accept-edit, which records it"
             raise Refused(
-                f"{', '.join(names)} changed since {folder} was trained: its numbers come from other code. Undo the edit, start "
-                "anew with --fresh, or resume with the new code by --accept-edit, which records it",
+                f"{', '.join(names)} changed since {folder} was trained: its numbers come from other code. Undo the edit, or "
+                f"start anew with --fresh{resume}",
                 4,
             )
-        return folder, recorded["shards"], None if moved else read_json(folder / "result.json")
+        return folder, recorded["shards"], None if moved else result
 
     def open(self, images: Images, facts: dict) -> None:
         """Take the run folder for this run and write config.json; refuse one in use, or made from other data.
@@ -196,7 +198,7 @@ class Run:
         Collective: every process calls it. `facts` are further entries of config.json. Raises Refused.
         """
         if not self.opened:  # a further stage finds it so
-            self.folder, self.notes = self.on_main(lambda: self._open(images, facts))
+            self.folder, self.notes, self.config["data"] = self.on_main(lambda: self._open(images, facts))
             self.opened = True
 
     def stage(self, name: str) -> "Run":
@@ -222,7 +224,7 @@ class Run:
             except Exception as error:  # the run is finished and recorded: a page cannot undo that
                 complain(f"{self.folder} has no report.html: {first_line(error)}")
 
-    def _open(self, images: Images, facts: dict) -> tuple[Path, list[str]]:
+    def _open(self, images: Images, facts: dict) -> tuple[Path, list[str], str]:
         if self.out is None and not self.fresh and not (self.folder / "config.json").exists():
             self.folder = self._same_data_elsewhere(images) or self.folder
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -277,11 +279,12 @@ class Run:
                 place = self.folder / code.FOLDER / str(len(copies))
                 notes.append(f"{', '.join(names)} changed; the new code is kept in {place}")
         write_atomically(self.folder / "config.json", json.dumps(recorded, indent=1, default=str).encode())
-        return self.folder, notes
+        return self.folder, notes, self.config["data"]
 
     def _same_data_elsewhere(self, images: Images) -> Path | None:
         """The run beside the default folder that differs in the path of its data alone: moved, as their sha256 says."""
-        for path in sorted(self.folder.parent.glob("*/config.json")):
+        found = []
+        for path in self.folder.parent.glob("*/config.json") if self.config["data"] not in ("hub", "synthetic") else ():
             with contextlib.suppress(Refused, OSError, AttributeError, KeyError, TypeError):  # not a run that can be read
                 recorded = read_json(path)
                 same_pixels = recorded["data"]["fingerprint"] == images.fingerprint
@@ -290,9 +293,11 @@ class Run:
                 same_code = not code.edited(path.parent, recorded.get("code", []), self.code)
                 alike = same_pixels and elsewhere and same_code and recorded["shards"] == self.shards
                 if alike and not _differences(had, json.loads(json.dumps(self.config, default=str))):
-                    self.config["data"] = recorded["config"]["data"]
-                    return path.parent
-        return None
+                    found.append((path.stat().st_mtime_ns, path.parent, recorded["config"]["data"]))
+        if not found:
+            return None
+        _, folder, self.config["data"] = max(found)  # the newest, as of name, name-2, …
+        return folder
 
     def _environment(self) -> dict:
         device = self.accelerator.device

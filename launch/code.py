@@ -8,46 +8,71 @@ formatting are no edit.
 """
 
 import ast
+import contextlib
 import hashlib
+import importlib.util
 import sys
+import tokenize
 from pathlib import Path
 from types import ModuleType
 
 from .checkpoint import write_atomically
+from .errors import Refused, first_line
 
 FOLDER = "code"
+NOT_OWN = ("launch", "torch", "torchvision", "accelerate", "datasets", "wandb", "timm")  # config.json has their versions
 
 
 def sources(recipe: ModuleType) -> dict[str, str]:
-    """The text of the recipe's file and of each own module that it imports, by name: "cifar2.py", "nets/cifar2.py"."""
+    """The text of the recipe's file and of each own module that it imports, by name: "cifar2.py", "nets/cifar2.py".
+
+    Raises Refused (4) for a file that cannot be read as Python.
+    """
     found: dict[str, str] = {}
-    waiting = [(f"{Path(recipe.__file__).stem}.py", recipe)]
+    waiting = [(Path(recipe.__file__).stem, Path(recipe.__file__))]
     while waiting:
-        name, module = waiting.pop()
-        if name not in found:
-            found[name] = Path(module.__file__).read_text(encoding="utf-8")
-            waiting += [(f"{other.__name__.replace('.', '/')}.py", other) for other in _imported(found[name], module)]
+        module, path = waiting.pop()
+        name = f"{module.replace('.', '/')}.py" if path.name != "__init__.py" else f"{module.replace('.', '/')}/__init__.py"
+        if name in found:
+            continue
+        try:
+            with tokenize.open(path) as file:  # in the encoding that the file says
+                found[name] = file.read()
+            package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+            waiting += _imported(ast.parse(found[name]), package)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise Refused(f"{path} cannot be read as Python: {first_line(error)}", 4) from error
     return dict(sorted(found.items()))
 
 
-def _imported(text: str, module: ModuleType) -> list[ModuleType]:
+def _imported(tree: ast.Module, package: str) -> list[tuple[str, Path]]:
+    """The own modules that a file of `package` imports, also within a function, and the packages that they are in."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            package = (module.__package__ or "").split(".")
-            above = package[: len(package) - node.level + 1] if node.level else []
+            parts = package.split(".") if package else []
+            above = parts[: len(parts) - node.level + 1] if node.level else []
             source = ".".join([*above, *([node.module] if node.module else [])])
             names |= {source, *(f"{source}.{alias.name}" for alias in node.names)}
-    return [sys.modules[name] for name in sorted(names) if name in sys.modules and _own(sys.modules[name])]
+    parts = {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 2)}
+    return [(name, path) for name in sorted(parts) if (path := _file(name))]
 
 
-def _own(module: ModuleType) -> bool:
-    top = module.__name__.partition(".")[0]
-    if top in sys.stdlib_module_names or top == "launch" or not getattr(module, "__file__", None):
-        return False
-    return top == "nets" or not {"site-packages", "dist-packages"} & {*Path(module.__file__).parts}
+def _file(name: str) -> Path | None:
+    """Where an own module's source is; None for the standard library, launch, installed packages and what is no module."""
+    top, parent = name.partition(".")[0], name.rpartition(".")[0]
+    if not name or top in sys.stdlib_module_names or top in NOT_OWN:
+        return None
+    path = getattr(sys.modules.get(name), "__file__", None)
+    if path is None and (not parent or parent in sys.modules):  # else looking for it would import its package
+        with contextlib.suppress(ImportError, ValueError, AttributeError):
+            path = getattr(importlib.util.find_spec(name), "origin", None)
+    if path is None or not path.endswith(".py"):
+        return None
+    installed = {"site-packages", "dist-packages"} & {*Path(path).parts}
+    return Path(path) if top == "nets" or not installed else None
 
 
 def digests(texts: dict[str, str]) -> dict[str, str]:

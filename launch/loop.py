@@ -33,7 +33,7 @@ from . import checkpoint, shorter
 from .cli import START_SECONDS, Run, set_timeout
 from .data import Augment, Feed, Images, Split, bounds, order, slice_seed
 from .errors import Refused, first_line
-from .runs import read_json, read_metrics
+from .runs import Record, describe, read_json, read_metrics
 from .track import Track
 
 EVALUATION_BATCH = 500  # images; fixed, so that the result does not depend on the number of processes
@@ -93,19 +93,24 @@ def train(
         if checkpoint.weights_sha256(checkpoint.weights(net)) != recorded["weights_sha256"]:  # host-device sync
             why = "; ".join(complaints) or f"{run.folder / 'checkpoints'} lacks it"
             raise Refused(f"{run.folder} is finished, and its last checkpoint cannot be had: {why}. --fresh starts anew", 4)
+        if run.rank == 0 and not stage:
+            print(f"finished before: {describe(recorded)}\n{run.folder}")
         torch.manual_seed(run.seed)
         return recorded
     feeds = {name: Feed(getattr(images, name), images, run.accelerator.device) for name in ("train", "test")}
     rates = [group["lr"] for group in optimizer.param_groups]
-    factors = Factors(rates, schedule, steps)
+    start = checkpoint.weights_sha256(checkpoint.weights(net))  # host-device sync
+    groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    settings = Settings(groups, schedule, steps)
     state, meter, complaints = _restore(run, net, optimizer, images)
     if not state.step:
         begun = run.on_main(lambda: bool(read_metrics(run.folder / "metrics.jsonl")))
         if not stage and not run.fresh:
-            state, meter, notes = _start_from_shorter(run, net, optimizer, images, epochs, factors)
+            state, meter, notes = _start_from_shorter(run, net, optimizer, images, start, settings)
             complaints += notes
         if begun and not state.step:
             complaints.append(f"{run.folder} has no checkpoint: starts again from step 0")
+        state.start = state.start or start
     step, before = Step(run, net, feeds["train"], optimizer, loss, augment), state.step
     began = time.perf_counter() - state.seconds
 
@@ -125,7 +130,7 @@ def train(
         meter.stop()
         state.seconds = time.perf_counter() - began
         run.on_main(track.sync)  # the record first: a checkpoint is never ahead of it
-        _save(run, net, optimizer, images, state, meter, factors if state.epochs == epochs else None)
+        _save(run, net, optimizer, images, state, meter, settings if state.epochs == epochs else None)
 
     # An epoch that was stopped at its end, before its lines were complete, writes them again.
     kept = state.step - (state.step == (state.epochs + 1) * steps)
@@ -151,7 +156,7 @@ def train(
                 batch_loss, stopping = step(these, state.step, stop.requested())
                 meter.add(batch_loss, len(these))
                 state.step += 1
-                if state.step == before + (steps if run.compile else 1):  # nobody compiles any more
+                if run.world > 1 and state.step == before + (steps if run.compile else 1):  # nobody compiles any more
                     run.accelerator.wait_for_everyone()  # collective: else a fast process gives up one that still prepares
                     _wait_at_most(run, SILENCE_SECONDS)
                 track.progress(state.step, f"epoch {epoch + 1}/{epochs}")
@@ -332,12 +337,9 @@ class Step:
         without this a resumed run would make its first step in another layout than the run that went through.
         """
         self.net.train()
-        kept = [buffer.clone() for buffer in self.net.buffers()]
-        self._slice(ids, 0.0, step, self.blocks[0][0], first=True, last=True)
+        with _buffers_kept(self.net):
+            self._slice(ids, 0.0, step, self.blocks[0][0], first=True, last=True)
         self._check_used(step)
-        with torch.no_grad():
-            for buffer, before in zip(self.net.buffers(), kept, strict=True):
-                buffer.copy_(before)
         for parameter in self.parameters:
             parameter.grad = None
 
@@ -479,6 +481,7 @@ class State:
 
     step: int = 0  # updates made
     epochs: int = 0  # epochs closed: trained, evaluated and logged
+    start: str = ""  # sha256 of the weights before the first step
     seconds: float = 0.0  # since the start of the run, over all launches
     best: dict = field(default_factory=lambda: {"accuracy": -1.0, "epoch": 0})  # on the test split
     results: dict = field(default_factory=dict)  # of the last epoch's evaluation, by split
@@ -567,9 +570,8 @@ def _check(run: Run, net: nn.Module, images: Images, optimizer: torch.optim.Opti
     alone = [size for size, cut in cuts.items() if any(end - start == 1 for start, end in itertools.pairwise(cut))]
     if alone and any(isinstance(module, _BatchNorm) for module in net.modules()):
         feed = Feed(Split(*(tensor[:1] for tensor in images.train)), images, run.accelerator.device)
-        kept = [buffer.clone() for buffer in net.buffers()]
         try:
-            with torch.no_grad():
+            with _buffers_kept(net), torch.no_grad():
                 net.train()(feed.batch(feed.order(torch.zeros(1, dtype=torch.int64)))[0])
         except ValueError as error:
             raise Refused(
@@ -577,12 +579,21 @@ def _check(run: Run, net: nn.Module, images: Images, optimizer: torch.optim.Opti
                 f"batch norm cannot normalise ({first_line(error)}); another --batch, --limit or --shards will do",
                 2,
             ) from error
-        finally:
-            for buffer, before in zip(net.buffers(), kept, strict=True):
-                buffer.copy_(before)
     if optimizer.state:  # made by its constructor, before the net took its device and layout: laid out as a resume does it
         tensors, scalars = checkpoint.optimizer_state(optimizer, net), checkpoint.optimizer_scalars(optimizer, net)
         checkpoint.load_optimizer_state(optimizer, net, tensors, scalars)
+
+
+@contextlib.contextmanager
+def _buffers_kept(net: nn.Module) -> Iterator[None]:
+    """What a forward does to the buffers is undone; those that it makes stay."""
+    kept = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    try:
+        yield
+    finally:
+        for name, buffer in net.named_buffers():
+            if name in kept:
+                buffer.detach().copy_(kept[name])
 
 
 def _wait_at_most(run: Run, seconds: float) -> None:
@@ -647,62 +658,74 @@ def _take(run: Run, net: nn.Module, optimizer: torch.optim.Optimizer, found: dic
             setattr(meter, name, value)
         if run.accelerator.scaler is not None:
             run.accelerator.scaler.load_state_dict(described["scaler"])
-        state = State(**{name: described[name] for name in State.__dataclass_fields__})
+        state = State(**{name: described[name] for name in State.__dataclass_fields__ if name in described})
     return state, meter
 
 
 @dataclass(frozen=True)
-class Factors:
-    """What the learning rates are at each step: `rates` of the groups, times the schedule, over epochs of `steps`."""
+class Settings:
+    """What the optimizer is told: the options of its `groups` at the start, and at each step the factor of their rates."""
 
-    rates: list[float]
+    groups: list[dict]
     schedule: Callable[[float], float] | None
-    steps: int
+    steps: int  # of an epoch
 
     def sha256(self, steps: int) -> str:
-        """Over the rates of the first `steps` steps."""
+        """Over the options, and the factors of the first `steps` steps."""
         factors = [self.schedule(step / self.steps) if self.schedule else 1.0 for step in range(steps)]
-        return hashlib.sha256(json.dumps([self.rates, factors]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([self.groups, factors], default=str).encode()).hexdigest()
 
 
 def _start_from_shorter(
-    run: Run, net: nn.Module, optimizer: torch.optim.Optimizer, images: Images, epochs: int, factors: Factors
+    run: Run, net: nn.Module, optimizer: torch.optim.Optimizer, images: Images, start: str, settings: Settings
 ) -> tuple[State, Meter, list[str]]:
-    """Continue where a shorter run of the same configuration ended, if one lies beside this; also what to say. Collective."""
+    """Continue where a shorter run of the same configuration ended, if one lies beside this; also what to say. Collective.
+
+    `start` is the sha256 of the weights that this run begins with.
+    """
+
+    def unlike(record: Record, state: dict) -> str:
+        """Why the shorter run is not the beginning of this one; "" if it is."""
+        if why := shorter.other_code(record, run):
+            return why
+        if "settings" not in state or state["origin"] != _origin(run, images, epochs=record.options["epochs"]):
+            return "its last checkpoint cannot be used"
+        if state["start"] != start:
+            return "it began with other weights"
+        if state["settings"] != settings.sha256(state["step"]):
+            return "the learning rate, or another option of the optimizer, depends on the number of epochs"
+        return shorter.take_record(record, run, settings.steps)
 
     def begin() -> tuple[dict | None, list[str]]:
+        first_reason: list[str] = []
         for record in shorter.beside(run.folder, run.config, run.shards, images.fingerprint):
             found, _ = checkpoint.latest(record.folder / "checkpoints")
-            why = "" if found else "its last checkpoint is lost"
-            if found:
-                state = found["state"]
-                if state.get("origin") != _origin(run, images, epochs=record.options["epochs"]) or "rates" not in state:
-                    why = "its checkpoint is of an older oneloop or another run"
-                elif state["rates"] != factors.sha256(state["step"]):
-                    why = "the learning rate depends on the number of epochs"
-                elif state["optimizer"]["groups"] != checkpoint.optimizer_scalars(optimizer, net)["groups"]:
-                    why = "the optimizer's options depend on the number of epochs"
-                else:
-                    why = shorter.take_record(record, run, factors.steps)
+            why = unlike(record, found["state"] if found else {})
             if not why:
-                return found, [f"starts where {record.folder} ended, after {record.options['epochs']} epochs"]
-            return None, [f"starts from the beginning and not where {record.folder} ended: {why}"]
-        return None, []
+                return found, shorter.remember(record, run)
+            first_reason = first_reason or [f"starts from the beginning and not where {record.folder} ended: {why}"]
+        return None, first_reason
 
     found, notes = run.on_main(begin)
     return *_take(run, net, optimizer, found), notes
 
 
 def _save(
-    run: Run, net: nn.Module, optimizer: torch.optim.Optimizer, images: Images, state: State, meter: Meter, rates: Factors | None
+    run: Run,
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Images,
+    state: State,
+    meter: Meter,
+    settings: Settings | None,
 ) -> None:
-    """`rates` are given with the last checkpoint: a longer run may start from it."""
+    """`settings` are given with the last checkpoint: a longer run may start from it."""
     described = asdict(state) | {
         "origin": _origin(run, images),
         "optimizer": checkpoint.optimizer_scalars(optimizer, net),
         "meter": {name: getattr(meter, name) for name in ("images", "seconds", "train_seconds", "norm")},
         "scaler": run.accelerator.scaler.state_dict() if run.accelerator.scaler is not None else {},
-        **({"rates": rates.sha256(state.step)} if rates else {}),
+        **({"settings": settings.sha256(state.step)} if settings else {}),
     }
 
     def write() -> None:

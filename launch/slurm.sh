@@ -25,6 +25,10 @@ if [[ " $* " == *" --out"* ]]; then
     echo "the run folder is named by RUN=FOLDER in the environment, not by --out" >&2
     exit 2
 fi
+if [[ " $* " == *" --fresh "* ]]; then
+    echo "--fresh would start anew at each turn; another RUN=FOLDER in the environment is a new run" >&2
+    exit 2
+fi
 recipe=$1
 shift
 seed=${SLURM_ARRAY_TASK_ID:+--seed $SLURM_ARRAY_TASK_ID}
@@ -33,11 +37,11 @@ first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=80  # seconds that the launcher gives its processes, to which it hands the signal on
 
 rm -f "$run/stopped.json"  # an earlier turn's; this one may end before it gets as far as the run folder
-asked=
-trap 'asked=1; kill -USR1 "$job" || true' USR1  # srun hands it on to the tasks
+asked='' job=''
+trap 'asked=1; [[ -z $job ]] || kill -USR1 "$job" || true' USR1  # srun hands it on to the tasks
 # srun does not take --cpus-per-task from the job by itself since Slurm 22.05.
 srun --kill-on-bad-exit=1 ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} bash -c 'exec torchrun --nnodes "$SLURM_NNODES" --node-rank "$SLURM_NODEID" "$@"' launch \
-    --nproc-per-node "$processes" --rdzv-backend static --rdzv-endpoint "$first:${PORT:-$((20000 + SLURM_JOB_ID % 40000))}" \
+    --nproc-per-node "$processes" --rdzv-backend static --rdzv-endpoint "$first:$((20000 + SLURM_JOB_ID % 12000))" \
     --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 \
     "$recipe" --out "$run" $seed "$@" &
 job=$!

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,6 +32,22 @@ def test_round_trip_and_rotation(tmp_path):
     assert torch.equal(found["model"]["w"], MODEL["w"] + 3)
     assert torch.equal(found["optimizer"]["w/momentum_buffer"], OPTIMIZER["w/momentum_buffer"])
     assert found["state"] == {"step": 3}
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="names of open files are Linux's")
+def test_files_are_on_the_disk_before_their_checkpoint_gets_its_name(tmp_path, monkeypatch):
+    """Then the folder that holds it: what a crash of the machine leaves is the old or the new."""
+    done, sync, rename = [], os.fsync, Path.rename
+
+    def named(descriptor: int) -> None:
+        done.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name.partition("-")[0])
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", named)
+    monkeypatch.setattr(Path, "rename", lambda self, to: done.append("renamed") or rename(self, to))
+    checkpoint.save(tmp_path / "checkpoints", {"w": torch.zeros(2)}, {}, {"step": 1})
+    files = ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"]
+    assert done == [*files, ".tmp", "renamed", "checkpoints"]
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])

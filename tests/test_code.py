@@ -80,7 +80,7 @@ def test_edited_net_is_refused_by_name(place):
     said = mine(place, code=4)
     assert said.startswith("mynets/small.py changed since runs/mine/")
     assert "--fresh" in said
-    assert "--accept-edit" in said
+    assert "--accept-edit" not in said  # there is nothing to resume
     assert len(said.splitlines()) == 1
     edit(place / "mynets/small.py", "torch.relu", "torch.tanh")
     edit(place / "mine.py", "momentum=0.9", "momentum=0.8")
@@ -105,6 +105,15 @@ def test_interrupted_run_takes_an_edit_only_if_told_and_records_it(place):
     assert "Dropout(0.2)" in (folder / "code/1/mynets/small.py").read_text()
     assert "Dropout(0.3)" in (folder / "code/2/mynets/small.py").read_text()
     assert "finished before" in mine(place)  # the new code is now the run's
+
+
+def test_module_imported_within_a_function_counts(place):
+    (place / "late.py").write_text("# -*- coding: latin-1 -*-\nRATE = 1  # \xe9\n", encoding="latin-1")
+    edit(place / "mine.py", "    model = Small()", "    import late\n    model = Small()")
+    mine(place)
+    edit_latin = (place / "late.py").read_text(encoding="latin-1").replace("RATE = 1", "RATE = 2")
+    (place / "late.py").write_text(edit_latin, encoding="latin-1")
+    assert mine(place, code=4).startswith("late.py changed since")
 
 
 def test_comments_docstrings_and_formatting_are_no_edit(place):
@@ -226,6 +235,31 @@ def test_longer_run_killed_before_its_first_checkpoint(fit, tmp_path):
     assert same(long, straight)
 
 
+def test_control_longer_run_that_begins_with_other_weights(fit):
+    """As those of a file that was replaced."""
+    fit(2)
+    _, said = fit(4, net=lambda: Tiny().apply(lambda module: [p.data.mul_(1.01) for p in module.parameters(recurse=False)]))
+    assert "ended: it began with other weights" in said
+    assert "epoch 1/4" in said
+
+
+def test_shorter_run_that_is_damaged_is_left_aside(fit):
+    short, _ = fit(2)
+    (short / "best.safetensors").unlink()
+    assert "starts from the beginning and not where" in fit(4)[1]
+
+
+def test_longer_run_records_where_it_starts(fit):
+    """And takes the newest of several that would do: an older one may be of other code."""
+    fit(2)
+    newest, _ = fit(2, fresh=True)
+    long, said = fit(4)
+    assert f"starts where {newest} ended" in said
+    started = json.loads((long / "config.json").read_text())["started_from"]
+    assert (started["folder"], started["epochs"]) == (str(newest), 2)
+    assert started["versions"]["torch"] == torch.__version__.partition("+")[0]
+
+
 def test_longer_run_that_gets_no_better_has_the_shorter_ones_best(fit):
     """With a rate of 0 no later epoch is better than the first."""
 
@@ -241,7 +275,7 @@ def test_longer_run_that_gets_no_better_has_the_shorter_ones_best(fit):
 @pytest.mark.parametrize(
     ("short", "long", "why"),
     [
-        ({"drop": True}, {"drop": True}, "the learning rate depends on the number of epochs"),
+        ({"drop": True}, {"drop": True}, "the optimizer, depends on the number of epochs"),
         ({}, {"eval_every": 4}, "its last evaluation is none of --eval-every 4"),
         ({"log_every": 3}, {}, "its lines were logged at other steps"),
         ({}, {"lr": 0.2}, None),  # another run, of which nothing is said

@@ -135,17 +135,45 @@ def test_sigterm_to_one_worker_stops_both_at_the_same_step(uninterrupted, tmp_pa
     same(tmp_path / "run", uninterrupted)
 
 
+UNEVEN = """
+import sys, time, tiny, torch
+from launch import Run, cli, train
+sys.modules["launch.cli"].START_SECONDS = 2
+
+def main(run: Run):
+    images = tiny.tiny_images()
+    run.open(images, {})
+    for trial in range(3)[run.rank :: run.world]:
+        model = tiny.Tiny()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        train(run.alone(), model, images, optimizer, epochs=1, batch=8, stage=f"trial-{trial}")
+    time.sleep(4 * run.rank)
+    run.wait_for_everyone(days=1)
+    print("together")
+
+if __name__ == "__main__":
+    cli(main)
+"""
+
+
 def test_processes_with_trials_of_their_own_wait_for_each_other(tmp_path):
-    """Longer than the wait for a process that takes no part, here 2 s; another timeout would end the job."""
-    (tmp_path / "uneven.py").write_text(
-        "import sys, time\nfrom launch import Run, cli\n"
-        "sys.modules['launch.cli'].START_SECONDS = 2\n"
-        "def main(run: Run):\n    time.sleep(4 * run.rank)\n    run.wait_for_everyone(days=1)\n    print('together')\n"
-        "if __name__ == '__main__':\n    cli(main)\n"
-    )
+    """Three trials on two processes, and longer than the wait for a process that takes no part, here 2 s."""
+    (tmp_path / "uneven.py").write_text(UNEVEN)
     job = jobs.begin(tmp_path / "uneven.py", "--data", "synthetic", cwd=tmp_path, processes=2)
     assert job.wait() == 0, job.output
     assert job.output.count("together") == 2
+
+
+@pytest.mark.parametrize("out", [(), ("--out", "run")])
+def test_moved_data_on_two_processes(out, tmp_path):
+    """The sha256 of the images is the same, the path is another: all processes must know it."""
+    flags = (ROOT / "tests/tiny.py", "--threads", 1, "--save-every", 3, "--log-every", 1, *out)
+    fault = ("--at", "step=12", "--do", "SIGKILL", "--")
+    jobs.begin(*fault, *flags, "--data", tmp_path / "before", cwd=tmp_path, processes=2).wait()
+    job = jobs.begin(*flags, "--data", tmp_path / "after", cwd=tmp_path, processes=2)
+    assert job.wait() == 0, job.output
+    assert "after step 9" in job.output
+    assert len(list(tmp_path.rglob("config.json"))) == 1
 
 
 def test_second_job_on_a_folder_is_told_the_first_one(tmp_path):

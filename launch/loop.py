@@ -34,7 +34,7 @@ from .cli import START_SECONDS, Run, set_timeout
 from .data import Augment, Feed, Images, Split, bounds, order, slice_seed
 from .errors import Refused, first_line
 from .runs import Record, describe, read_json, read_metrics
-from .track import Track
+from .track import Track, complain
 
 EVALUATION_BATCH = 500  # images; fixed, so that the result does not depend on the number of processes
 FEW_IMAGES = 16  # below which batch norm's statistics of a slice are poor
@@ -137,7 +137,7 @@ def train(
     record = Track(run, images, facts, state.step, total=epochs * steps, kept=kept)
     with _company(run, state), record as track, Stop() as stop:
         for line in (*run.notes, *complaints):
-            track.say(line)
+            (complain if run.quiet else track.say)(line)  # a trial says nothing else
         if step.statistics and batch // run.shards < FEW_IMAGES:
             track.say(f"batch norm sees {batch // run.shards} images at a time: --batch is {batch}, in {run.shards} slices")
         if run.world > 1 and state.step < epochs * steps:

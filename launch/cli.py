@@ -38,7 +38,7 @@ from . import code, page, sources
 from .checkpoint import write_atomically
 from .data import Images
 from .errors import Refused, first_line
-from .runs import FORMAT, describe, read_json, stages
+from .runs import FORMAT, describe, last_launch, read_json, stages
 from .track import complain
 from .weights import public_address
 
@@ -266,7 +266,7 @@ class Run:
                 4,
             )
         else:
-            before, now = (recorded["resumed"] or [recorded])[-1]["versions"], self._environment()
+            before, now = last_launch(recorded)["versions"], self._environment()
             for name in [name for name in LIBRARIES if before.get(name) != now["versions"][name]]:
                 notes.append(f"{name} is {now['versions'][name]}, and was {before.get(name)}: the bits may differ from here on")
             recorded["resumed"].append(now)
@@ -339,6 +339,11 @@ class Run:
             torch.distributed.barrier()  # collective
             set_timeout(timedelta(seconds=START_SECONDS))
 
+    def say_finished(self, result: dict) -> None:
+        """What an earlier launch has recorded, on the main process's screen."""
+        if self.rank == 0:
+            print(f"finished before: {describe(result)}\n{self.folder}")
+
     def stopped(self, code: int, why: str) -> None:
         """Record why this launch ends before the run is finished. Nothing is said if that cannot be written."""
         if self.lock and self.lock.is_locked:
@@ -397,8 +402,8 @@ def cli(main: Callable[..., Any]) -> None:
         result = run.start(Path(module.__file__).stem, chosen)
         if result is None:
             main(run, **chosen)
-        elif run.rank == 0:
-            print(f"finished before: {describe(result)}\n{run.folder}")
+        else:
+            run.say_finished(result)
     except Refused as error:
         status = error.code
         run.stopped(status, str(error))

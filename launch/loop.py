@@ -33,7 +33,7 @@ from . import checkpoint, shorter
 from .cli import START_SECONDS, Run, set_timeout
 from .data import Augment, Feed, Images, Split, bounds, order, slice_seed
 from .errors import Refused, first_line
-from .runs import Record, describe, read_json, read_metrics
+from .runs import Record, read_json, read_metrics
 from .track import Track, complain
 
 EVALUATION_BATCH = 500  # images; fixed, so that the result does not depend on the number of processes
@@ -93,8 +93,8 @@ def train(
         if checkpoint.weights_sha256(checkpoint.weights(net)) != recorded["weights_sha256"]:  # host-device sync
             why = "; ".join(complaints) or f"{run.folder / 'checkpoints'} lacks it"
             raise Refused(f"{run.folder} is finished, and its last checkpoint cannot be had: {why}. --fresh starts anew", 4)
-        if run.rank == 0 and not stage:
-            print(f"finished before: {describe(recorded)}\n{run.folder}")
+        if not stage:
+            run.say_finished(recorded)
         torch.manual_seed(run.seed)
         return recorded
     feeds = {name: Feed(getattr(images, name), images, run.accelerator.device) for name in ("train", "test")}
@@ -191,13 +191,13 @@ def train(
             if results and results["test"]["accuracy"] > state.best["accuracy"]:
                 digest = checkpoint.weights_sha256(checkpoint.weights(net))  # host-device sync
                 state.best = {"accuracy": results["test"]["accuracy"], "epoch": state.epochs, "weights_sha256": digest}
-                run.on_main(lambda: _publish(run, net, images, "best.safetensors"))
+                run.on_main(lambda: _publish(run, net, images, "best.safetensors", state.best["weights_sha256"]))
             if last or not run.save_every or state.step % run.save_every == 0:
                 save()
         state.seconds = time.perf_counter() - began
         result = _result(run, net, facts, state, meter, samples)
         _wait_at_most(run, START_SECONDS)  # while the main process draws
-        run.on_main(lambda: _publish(run, net, images, "model.safetensors"))
+        run.on_main(lambda: _publish(run, net, images, "model.safetensors", result["weights_sha256"]))
         track.finish(result, lambda: _show(run, net, feeds["test"], images, result, draw))
         run.finish(result)  # last, as the mark of a finished run: what is killed before shows itself when it goes on
         if stage and _any(run, stop.requested()):
@@ -742,13 +742,12 @@ def _save(
     run.on_main(write)
 
 
-def _publish(run: Run, net: nn.Module, images: Images, name: str) -> None:
-    """Write the net's weights into the run folder, with what their user needs to know."""
+def _publish(run: Run, net: nn.Module, images: Images, name: str, sha256: str) -> None:
+    """Write the net's weights, of this digest, into the run folder, with what their user needs to know."""
     about = {"recipe": run.recipe, "classes": images.classes, "mean": images.mean, "std": images.std}
     about |= {"shape": [*images.train.pixels.shape[1:]], "size": images.size}
-    tensors = checkpoint.weights(net)
-    about |= {"net": run.config.get("net", type(net).__name__), "weights_sha256": checkpoint.weights_sha256(tensors)}
-    checkpoint.write_tensors(run.folder / name, tensors, {"oneloop": json.dumps(about)})
+    about |= {"net": run.config.get("net", type(net).__name__), "weights_sha256": sha256}
+    checkpoint.write_tensors(run.folder / name, checkpoint.weights(net), {"oneloop": json.dumps(about)})
 
 
 def _result(run: Run, net: nn.Module, facts: dict, state: State, meter: Meter, samples: int) -> dict:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import first_line
-from .runs import home, read_json
+from .runs import home, last_launch, read_json
 
 PROJECT = "oneloop"
 PROBE_SECONDS, INIT_SECONDS, FINISH_SECONDS = 2, 15, 60  # of waiting for W&B, at most
@@ -46,7 +46,7 @@ def options(folder: Path, mode: str, facts: dict, job: str = "train", artifacts:
     place, recorded = home(folder)
     config, data = recorded["config"], recorded["data"]
     stage = "/".join(folder.resolve().relative_to(place).parts)
-    latest = (recorded["resumed"] or [recorded])[-1]  # launch
+    latest = last_launch(recorded)
     waits = {"init_timeout": INIT_SECONDS, "finish_timeout": ARTIFACT_SECONDS if artifacts else FINISH_SECONDS}
     waits = {name: seconds for name, seconds in waits.items() if f"WANDB_{name.upper()}" not in os.environ}
     net = config.get("net", facts["model"])

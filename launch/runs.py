@@ -128,6 +128,11 @@ def home(folder: Path) -> tuple[Path, dict]:
     raise Refused(f"{folder} is no run folder: it has no config.json", 4)
 
 
+def last_launch(config: dict) -> dict:
+    """What config.json says of the last launch: versions, device, processes, when it started."""
+    return (config["resumed"] or [config])[-1]
+
+
 def stages(folder: Path) -> list[Path]:
     """The folders of the trainings inside a run, sorted; none where the run is one training itself. A run inside is another."""
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from . import code
 from .checkpoint import write_atomically
 from .errors import Refused, first_line
-from .runs import Record, read, read_json, read_metrics
+from .runs import Record, last_launch, read, read_json, read_metrics
 from .weights import load
 
 if TYPE_CHECKING:
@@ -74,12 +74,12 @@ def take_record(record: Record, run: "Run", steps: int) -> str:
 
 def remember(record: Record, run: "Run") -> list[str]:
     """Record in config.json where the run starts from; returns what to say of it. Main process only. Raises OSError."""
-    before, ours = [record.config, *record.config["resumed"]][-1], read_json(run.folder / "config.json")
+    before, ours = last_launch(record.config), read_json(run.folder / "config.json")
     facts = {key: before[key] for key in ("device", "world_size", "threads", "versions")}
     started = {"folder": str(record.folder), "epochs": record.options["epochs"], **facts}
     write_atomically(run.folder / "config.json", json.dumps(ours | {"started_from": started}, indent=1).encode())
     notes = [f"starts where {record.folder} ended, after {record.options['epochs']} epochs"]
-    now = [ours, *ours["resumed"]][-1]
+    now = last_launch(ours)
     other = [f"{name} {old}" for name, old in before["versions"].items() if now["versions"].get(name) != old]
     other += [f"device {before['device']}"] if before["device"] != now["device"] else []
     return [*notes, *([f"its bits are those of {', '.join(other)}"] if other else [])]

@@ -18,6 +18,7 @@ import torch
 from conftest import Tiny, optimizer_for, result
 from PIL import Image
 
+import launch.commands.runs  # noqa: F401 - before a test becomes a user who may not read this folder
 from launch import commands, train
 from launch.compare import Comparison, compare, trainings_of
 from launch.runs import find, read

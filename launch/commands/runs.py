@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..compare import trainings_of
 from ..errors import Refused, printable
-from ..runs import find, moment, read
+from ..runs import find, last_launch, moment, read
 from .compare import PAPER, width_of
 
 
@@ -41,7 +41,7 @@ def _row(folder: Path) -> dict:
         trainings = list(trainings_of(record))
     except Refused as error:
         return {"folder": str(folder), "state": "unreadable", "note": str(error), **row}
-    last = record.config["resumed"][-1] if record.config["resumed"] else record.config
+    last = last_launch(record.config)
     state, note = record.state, ""
     if state == "failed":
         note = record.stopped["why"]

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import tyro
 
-from launch.compare import train_loss
-from launch.runs import Record, read
+from launch.record.compare import train_loss
+from launch.record.runs import Record, read
 
 ROOT = Path(__file__).parents[1]
 

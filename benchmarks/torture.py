@@ -21,7 +21,7 @@ from pathlib import Path
 
 import tyro
 
-from launch.runs import read_metrics
+from launch.record.runs import read_metrics
 
 RECIPE = Path(__file__).parents[1] / "recipes/cifar2.py"
 CLOCK = ("seconds", "images_per_second")

@@ -30,11 +30,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from . import checkpoint, shorter
-from .cli import START_SECONDS, Run, set_timeout
 from .data import Augment, Feed, Images, Split, bounds, order, slice_seed
 from .errors import Refused, first_line
-from .runs import Record, read_json, read_metrics
-from .track import Track, complain
+from .processes import START_SECONDS, set_timeout
+from .record.runs import Record, read_json, read_metrics
+from .record.track import Track
+from .run import Run
+from .screen import complain
 
 EVALUATION_BATCH = 500  # images; fixed, so that the result does not depend on the number of processes
 FEW_IMAGES = 16  # below which batch norm's statistics of a slice are poor
@@ -774,6 +776,6 @@ def _show(run: Run, net: nn.Module, feed: Feed, images: Images, result: dict, dr
     if draw:
         draw(run.folder)
     if not run.quiet:
-        from .show import show  # matplotlib takes half a second: only where it draws
+        from .record.show import show  # matplotlib takes half a second: only where it draws
 
         show(run, net, feed, images, result)

@@ -24,13 +24,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import Refused, first_line, printable
-from .runs import Record, home, read, read_json
+from .record.runs import Record, home, read, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from .cli import Run
     from .data import Feed, Images
+    from .run import Run
 
 # torch is imported where it is needed: the help of a command does not wait for it.
 
@@ -126,8 +126,8 @@ def rebuild(
     from dataclasses import replace
 
     from . import checkpoint, code
-    from .cli import Run
     from .describe import shape_walk
+    from .run import Run
     from .weights import load as load_tensors
 
     folder = record.folder / stage
@@ -317,8 +317,8 @@ def reach(
     Of several calls it is that of `stage` (None: the first); those before it return what `earlier` says of theirs. No run folder
     is made or written to, and what the recipe prints on its way is not shown. Raises Refused.
     """
-    from .cli import _accelerator
     from .loop import train
+    from .processes import accelerator
 
     def reached(_run, model, images, *_args, **given):
         if stage in (None, given.get("stage", "")):
@@ -330,7 +330,7 @@ def reach(
         raise Refused(f"{recipe.__file__} does not import `train`: what it trains cannot be seen without running it", 2)
     for name in names:
         setattr(recipe, name, reached)
-    run.accelerator = _accelerator(precision)  # a recipe may ask for its device
+    run.accelerator = accelerator(precision)  # a recipe may ask for its device
     run.opened, run.finish = True, lambda result: None  # its folder is neither taken nor written
     try:
         with contextlib.redirect_stdout(io.StringIO()):

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from . import code
 from .checkpoint import write_atomically
 from .errors import Refused, first_line
-from .runs import Record, last_launch, read, read_json, read_metrics
+from .record.runs import Record, last_launch, read, read_json, read_metrics
 from .weights import load
 
 if TYPE_CHECKING:
-    from .cli import Run
+    from .run import Run
 
 
 def beside(folder: Path, config: dict, shards: int, fingerprint: str) -> Iterator[Record]:

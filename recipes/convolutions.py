@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from launch import Run, cli, sources, train
-from launch.report import maps
+from launch.record.pictures import maps
 from nets.cifar2 import Net
 
 

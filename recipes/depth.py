@@ -12,10 +12,10 @@ The schedule is ours and shorter than the paper's: 30 epochs, the rate divided b
 import torch
 
 from launch import Run, cli, sources, train
-from launch.compare import train_loss
 from launch.data import crop_and_flip
-from launch.report import curves
-from launch.runs import read_metrics
+from launch.record.compare import train_loss
+from launch.record.pictures import curves
+from launch.record.runs import read_metrics
 from nets.residual import CifarResNet
 
 

@@ -55,7 +55,7 @@ def start(tmp_path, monkeypatch):
 
     def start(out="run", options=None, pictures=False, **flags) -> Run:
         if not pictures:
-            monkeypatch.setattr("launch.show.show", lambda *_: None)
+            monkeypatch.setattr("launch.record.show.show", lambda *_: None)
         run = Run(data="synthetic", out=tmp_path / out, wandb="disabled", threads=1, **flags)
         assert run.start("test", options or {}) is None
         begun.append(run)
@@ -101,7 +101,7 @@ def run_recipe(
     with tempfile.TemporaryDirectory() as place:
         log, errors = Path(place) / "out", Path(place) / "err"
         script = ROOT / f"recipes/{recipe}.py"
-        few = (ROOT / "launch/trial.py", tests) if tests else ()
+        few = (ROOT / "launch/verify/few_tests.py", tests) if tests else ()
         job = jobs.begin(*few, script, *flags, cwd=cwd, processes=processes, env=env, log=log, errors=errors)
         code = job.wait(timeout)
         return subprocess.CompletedProcess(recipe, code, log.read_text(), errors.read_text())

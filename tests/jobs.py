@@ -23,7 +23,7 @@ from torch.distributed.launcher.api import elastic_launch
 from torch.multiprocessing import _prctl_pr_set_pdeathsig
 from torch.multiprocessing.spawn import ProcessContext
 
-for late in ("torch._dynamo", "matplotlib.backends.backend_agg", "launch.show"):  # what a run imports on its way
+for late in ("torch._dynamo", "matplotlib.backends.backend_agg", "launch.record.show"):  # what a run imports on its way
     importlib.import_module(late)
 
 

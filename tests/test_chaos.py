@@ -154,7 +154,7 @@ def test_launcher_killed_during_start_up_leaves_no_orphans(moment, processes, tm
 
 
 def test_control_a_launcher_that_nobody_follows_leaves_orphans(tmp_path):
-    deaf = "import sys, tiny, launch\nmain = tiny.main\nlaunch.cli\nsys.modules['launch.cli']._follow_launcher = lambda: None\n"
+    deaf = "import sys, tiny, launch\nmain = tiny.main\nlaunch.cli\nsys.modules['launch.command_line'].follow_launcher = lambda: None\n"
     (tmp_path / "deaf.py").write_text(deaf + "launch.cli(main)\n")
     job = begin("--at", "start=1", "--do", "LAUNCHER", "--", tmp_path / "deaf.py", *FLAGS, cwd=tmp_path, processes=2)
     wait_for(lambda: not job.running())

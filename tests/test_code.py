@@ -185,7 +185,7 @@ def test_another_version_of_a_library_is_said_and_recorded(place):
 def fit(tmp_path, monkeypatch, capsys):
     """fit(epochs, …) -> the folder of a training in this process, in its default place, and what it says."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("launch.show.show", lambda *_: None)
+    monkeypatch.setattr("launch.record.show.show", lambda *_: None)
 
     def fit(epochs: int, drop: bool = False, lr: float = 0.1, stop: bool = False, net=Tiny, **flags) -> tuple[Path, str]:
         run = Run(**({"data": "synthetic", "wandb": "disabled", "threads": 1} | flags))

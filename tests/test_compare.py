@@ -20,8 +20,8 @@ from PIL import Image
 
 import launch.commands.runs  # noqa: F401 - before a test becomes a user who may not read this folder
 from launch import commands, train
-from launch.compare import Comparison, compare, trainings_of
-from launch.runs import find, read
+from launch.record.compare import Comparison, compare, trainings_of
+from launch.record.runs import find, read
 
 PICTURES = ["bars.png", "cost.png", "curves.png"]
 

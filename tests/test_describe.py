@@ -283,9 +283,8 @@ def test_help_is_there_at_once():
         assert "oneloop describe recipes/cifar2.py --net NetWidth" in done.stdout
 
 
-def test_cli_is_the_function_whatever_was_imported_before():
-    """launch/cli.py and its function have one name, and Python would set launch.cli to the file."""
-    code = "import launch.loop, launch.cli; from launch import cli, train, sources; cli.__call__, train.__call__, sources.cifar10"
+def test_what_a_recipe_imports_is_there_whatever_was_imported_before():
+    code = "import launch.loop, launch.command_line; from launch import Run, cli, evaluate, sources, train; cli.__call__, sources.cifar10"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
 
 

@@ -9,8 +9,8 @@ import torch
 from conftest import Tiny, metrics, optimizer_for, result
 
 from launch import Run, loop, train
-from launch.cli import only_emulates_bf16
 from launch.errors import Refused
+from launch.processes import only_emulates_bf16
 
 
 def test_a_fresh_run_never_takes_an_older_ones_place(tmp_path, monkeypatch):
@@ -70,7 +70,7 @@ def test_links_in_a_prepared_folder_are_not_written_through(start, images, tmp_p
 def test_data_that_have_moved_are_the_same_data(out, finished, images, tmp_path, monkeypatch):
     """The sha256 of the images says what a run was trained on, not the path that they had."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("launch.show.show", lambda *_: None)
+    monkeypatch.setattr("launch.record.show.show", lambda *_: None)
 
     def trained(place: str, stop: bool = False, **other) -> tuple[Run, dict]:
         run = Run(data=str(tmp_path / place), wandb="disabled", threads=1, out=out and tmp_path / out)

@@ -20,7 +20,7 @@ from launch import checkpoint, evaluate, loop, train
 from launch.checkpoint import weights, weights_sha256
 from launch.data import Feed, order, slice_seed
 from launch.errors import Refused
-from launch.track import Track
+from launch.record.track import Track
 
 EPOCHS, BATCH = 3, 8  # 61 images: 8 steps an epoch, the last with 5 images
 STEPS = EPOCHS * 8
@@ -813,7 +813,8 @@ def test_record_that_cannot_be_written_ends_the_run_at_the_next_checkpoint(start
         calls.append(1)
         if len(calls) == 4:
             with monkeypatch.context() as patch:
-                patch.setattr("launch.track.json.dumps", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+                full_disk = OSError(28, "No space left on device")
+                patch.setattr("launch.record.track.json.dumps", lambda _: (_ for _ in ()).throw(full_disk))
                 return write(self, *events)
         return write(self, *events)
 

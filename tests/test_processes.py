@@ -138,7 +138,7 @@ def test_sigterm_to_one_worker_stops_both_at_the_same_step(uninterrupted, tmp_pa
 UNEVEN = """
 import sys, time, tiny, torch
 from launch import Run, cli, train
-sys.modules["launch.cli"].START_SECONDS = 2
+sys.modules["launch.run"].START_SECONDS = 2
 
 def main(run: Run):
     images = tiny.tiny_images()

@@ -16,7 +16,7 @@ from torchvision.models import resnet18
 from torchvision.transforms.functional import pil_to_tensor
 
 from launch import sources, train
-from launch.cli import parse
+from launch.command_line import parse
 from launch.errors import Refused
 
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))

@@ -18,8 +18,8 @@ from conftest import ROOT, Tiny, metrics, optimizer_for, result
 
 from launch import commands, train
 from launch.errors import Refused, printable
-from launch.runs import in_use, read, read_metrics
-from launch.track import Screen
+from launch.record.runs import in_use, read, read_metrics
+from launch.screen import Screen
 
 EVENT = {"event": "train", "step": 1, "epoch": 1, "images": 8, "loss": 0.5, "images_per_second": 9.0, "seconds": 0.1}
 

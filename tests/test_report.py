@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,12 +14,12 @@ from conftest import Tiny, optimizer_for, result
 from PIL import Image
 from torch import nn
 
-from launch import page as page_of
-from launch import report, show, train
+from launch import train
 from launch.data import Feed
+from launch.record import page as page_of
+from launch.record import pictures as report
+from launch.record import show
 from launch.weights import load, load_into
-
-cli = sys.modules["launch.cli"]  # the package's own `cli` is the function
 
 PICTURES = ("curves", "confusion", "mistakes", "kernels")
 NAMES = ("<b>bold</b>", "$\\frac$ & co", "猫")  # nothing of these may be taken for markup or mathematics
@@ -199,7 +198,7 @@ def test_no_other_process_is_waited_for(start, images, shown, monkeypatch):
 
     run, net = start("other", pictures=True), Tiny()
     run.world = 2
-    monkeypatch.setattr(cli, "broadcast_object_list", alone)
+    monkeypatch.setattr("launch.run.broadcast_object_list", alone)
     with pytest.raises(TimeoutError):  # control: a collective does fail; torch's own have no process group here
         run.on_main(lambda: None)
     monkeypatch.setattr(run, "folder", shown)

@@ -13,11 +13,11 @@ import yaml
 from conftest import ROOT, metrics, result
 
 from launch import commands
-from launch.cli import parse
+from launch.command_line import parse
 from launch.commands import sweep
 from launch.errors import Refused
 from launch.rebuild import load
-from launch.runs import find, in_use, read, read_metrics
+from launch.record.runs import find, in_use, read, read_metrics
 
 CIFAR2 = ROOT / "recipes/cifar2.py"
 

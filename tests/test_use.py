@@ -22,9 +22,10 @@ from conftest import ROOT, metrics, result
 from PIL import Image
 from torch import nn
 
-from launch import cli, commands, runs, sources
+from launch import cli, commands, sources
 from launch.errors import Refused
 from launch.rebuild import load, rebuild
+from launch.record import runs
 
 TWICE = '''"""Grey images, resized; two stages with other nets, and a summary: all that a recipe of several stages does.
 

@@ -18,8 +18,8 @@ from jobs import begin, wait_for
 from launch import train
 from launch.commands import main, verify
 from launch.errors import Refused
-from launch.runs import read
-from launch.trial import fewer
+from launch.record.runs import read
+from launch.verify.few_tests import fewer
 
 RANDOM = """
 import os
@@ -57,7 +57,7 @@ def verified(tmp_path, monkeypatch, capsys):
             return self.process.exitcode
 
     def fork(trial, name, processes=1, shards=2, gpus=False):
-        recipe = (ROOT / "launch/trial.py", trial.tests, trial.recipe, *trial.flags)
+        recipe = (ROOT / "launch/verify/few_tests.py", trial.tests, trial.recipe, *trial.flags)
         fixed = ("--shards", shards, "--threads", 1, "--log-every", 1, "--save-every", 1, "--out", name)
         where = {"cwd": trial.place, "log": trial.place / f"{name}.log", "env": {"ACCELERATE_USE_CPU": "true"}}
         return Forked(begin("--", *recipe, *fixed, processes=processes if processes > 1 else None, **where))
@@ -197,8 +197,8 @@ def test_trial_is_the_recipe_evaluated_on_few_test_images(tmp_path):
     """And nothing else: the training is the same, so are the weights."""
     script, flags = ROOT / "tests/tiny.py", ("--data", "synthetic", "--epochs", 2, "--limit", 20)
     jobs = [
-        begin(ROOT / "launch/trial.py", 7, script, *flags, "--out", "few", cwd=tmp_path),
-        begin(ROOT / "launch/trial.py", 99, script, *flags, "--out", "whole", cwd=tmp_path),
+        begin(ROOT / "launch/verify/few_tests.py", 7, script, *flags, "--out", "few", cwd=tmp_path),
+        begin(ROOT / "launch/verify/few_tests.py", 99, script, *flags, "--out", "whole", cwd=tmp_path),
         begin(script, *flags, "--out", "plain", cwd=tmp_path),
     ]
     assert [job.wait(60) for job in jobs] == [0, 0, 0], jobs[0].output

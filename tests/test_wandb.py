@@ -14,8 +14,8 @@ from conftest import ROOT, metrics, result, run_recipe
 from servers import silent
 from wandb_server import KEY, Received, Server, wandb_server
 
-from launch import mirror
-from launch.runs import read_metrics
+from launch.record import mirror
+from launch.record.runs import read_metrics
 
 FLAGS = ("--data", "synthetic", "--limit", 300, "--epochs", 3, "--threads", 1, "--out", "run")
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..compare import MEASURES, Comparison, compare, text_of
 from ..errors import Refused, printable
-from ..runs import find
+from ..record.compare import MEASURES, Comparison, compare, text_of
+from ..record.runs import find
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,7 +64,7 @@ def show(comparison: Comparison, form: str | None = None) -> None:
 
 def draw(comparison: Comparison, folder: Path, quiet: bool = False) -> None:
     """Draw the comparison into `folder`, and name the pictures. Raises Refused (1) if they cannot be written."""
-    from ..report import comparison as pictures  # with matplotlib: half a second
+    from ..record.pictures import comparison as pictures  # with matplotlib: half a second
 
     try:
         folder.mkdir(parents=True, exist_ok=True)

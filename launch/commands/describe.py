@@ -49,7 +49,7 @@ def build(recipe: ModuleType, flags: Sequence[str], prog: str) -> tuple["nn.Modu
 
     No run folder is made or looked at. `prog` names the command where flags are wrong (exit 2). Raises Refused.
     """
-    from ..cli import parse
+    from ..command_line import parse
 
     if not any(flag.partition("=")[0] == "--data" for flag in flags):
         flags = ["--data", "synthetic", *flags]

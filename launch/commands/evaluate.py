@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import Refused, printable
 from ..rebuild import add_run, at, rebuild
-from ..runs import read_metrics
+from ..record.runs import read_metrics
 
 
 def main(args: Sequence[str]) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from ..compare import trainings_of
 from ..errors import Refused, printable
-from ..runs import find, last_launch, moment, read
+from ..record.compare import trainings_of
+from ..record.runs import find, last_launch, moment, read
 from .compare import PAPER, width_of
 
 

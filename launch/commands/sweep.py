@@ -15,9 +15,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..compare import compare
 from ..errors import Refused, first_line, printable
-from ..runs import describe, in_use, read, read_result
+from ..record.compare import compare
+from ..record.runs import describe, in_use, read, read_result
 
 POLL_SECONDS = 0.1
 END_SECONDS = 90  # for the runs to save and for W&B to finish, after a signal
@@ -100,14 +100,15 @@ def axes_of(words: Sequence[str]) -> dict[str, list[str]]:
 
 def grid(path: Path, axes: dict[str, list[str]], at_once: int, config_file: str | None) -> list[Cell]:
     """The runs of every combination, the last axis fastest. Each command line is parsed: raises Refused, exits with 2."""
-    from ..cli import _cores, parse
     from ..code import sources
+    from ..command_line import parse
+    from ..processes import cores
     from ..rebuild import load
 
     recipe, (precision, processes) = load(path), launched(config_file)
     code = sources(recipe)
     if at_once > 1 and "--threads" not in axes:
-        axes = axes | {"--threads": [str(max(1, _cores() // (at_once * processes)))]}
+        axes = axes | {"--threads": [str(max(1, cores() // (at_once * processes)))]}
     cells: dict[Path, Cell] = {}
     for values in itertools.product(*(values or [None] for values in axes.values())):
         pairs = [(flag,) if value is None else (flag, value) for flag, value in zip(axes, values, strict=True)]

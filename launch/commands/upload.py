@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import Refused, first_line
-from ..runs import find, in_use, read, read_json, read_metrics, stages
+from ..record.runs import find, in_use, read, read_json, read_metrics, stages
 
 
 def main(args: Sequence[str]) -> None:
@@ -22,7 +22,7 @@ def main(args: Sequence[str]) -> None:
     chosen = parser.parse_args(args)
     folders = find(chosen.runs)
 
-    from .. import mirror
+    from ..record import mirror
 
     settings = mirror.settings()
     if not mirror.has_key(settings):
@@ -50,8 +50,8 @@ def _send(folder: Path, job: str, new: bool) -> str:
     """Send what W&B does not have of `folder`; returns a line that says so. Raises Refused (1)."""
     import wandb
 
-    from .. import mirror
-    from ..runs import home
+    from ..record import mirror
+    from ..record.runs import home
 
     result, rows = read_json(folder / "result.json"), mirror.rows(read_metrics(folder / "metrics.jsonl"))
     state = mirror.identity(folder, new)

@@ -23,7 +23,7 @@ from pathlib import Path
 import psutil
 
 from ..errors import Refused, printable
-from ..runs import read_json, read_metrics
+from ..record.runs import read_json, read_metrics
 from .sweep import signals_noted
 
 # Training and test images: primes, so that no batch, slice or process divides them; the most with which a run is short. Of 503
@@ -347,7 +347,7 @@ def _evaluated(trial: Trial) -> Check:
 
 def _understood(recipe: Path, flags: Sequence[str]) -> None:
     """Whether the recipe takes the flags. Raises Refused (2) or exits with 2, having said why."""
-    from ..cli import parse
+    from ..command_line import parse
     from ..rebuild import load
 
     parse(load(recipe).main, flags, prog=f"oneloop verify {recipe}")

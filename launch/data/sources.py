@@ -39,8 +39,9 @@ import safetensors.torch
 import torch
 from PIL import Image, ImageOps
 
-from .data import Images, Split, order
-from .errors import Refused, first_line
+from ..errors import Refused, first_line
+from .images import Images, Split
+from .order import order
 
 IDX_LIMIT, NPZ_LIMIT = 1 << 30, 4 << 30  # bytes
 NPZ_KEYS = (("x_train", "y_train", "x_test", "y_test"), ("trainInps", "trainTargs", "testInps", "testTargs"))

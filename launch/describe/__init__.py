@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from .errors import Refused, first_line
+from ..errors import Refused, first_line
 
 aten = torch.ops.aten
 

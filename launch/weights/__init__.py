@@ -37,9 +37,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import weights, weights_sha256
-from .errors import Refused, first_line
-from .sources import cache_folder
+from ..checkpoint import weights, weights_sha256
+from ..data.sources import cache_folder
+from ..errors import Refused, first_line
 
 ANSWER_SECONDS = 30  # until the file begins, connection and redirects included; and for each silence after that
 DOWNLOAD_SECONDS = 3600  # for the whole of one file

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import filelock
 
-from .errors import Refused
+from ..errors import Refused
 
 try:
     import fcntl

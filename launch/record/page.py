@@ -7,7 +7,7 @@ from typing import Any
 
 import jinja2
 
-from .checkpoint import write_atomically
+from ..checkpoint import write_atomically
 from .compare import compare
 from .runs import describe, home, read_json, stages
 

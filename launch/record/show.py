@@ -19,12 +19,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from . import page, report
-from .data import Feed, Images
+from ..data import Feed, Images
+from . import page
+from . import pictures as report
 from .runs import read_metrics
 
 if TYPE_CHECKING:
-    from .cli import Run
+    from ..run import Run
 
 BATCH = 500  # images
 MISTAKES = 24  # images, the worst

@@ -1,6 +1,6 @@
 """A recipe's file run as `python FILE` runs it, but evaluated on few of the test images: the processes of `oneloop verify`.
 
-    python -m launch.trial TESTS RECIPE [the recipe's own flags]
+    python -m launch.verify.few_tests TESTS RECIPE [the recipe's own flags]
 """
 
 import functools

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .errors import first_line
+from ..errors import first_line
 from .runs import home, last_launch, read_json
 
 PROJECT = "oneloop"

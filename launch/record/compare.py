@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import Refused, printable
+from ..errors import Refused, printable
 from .runs import Record, read, read_metrics, read_result, stages
 
 MEASURES = {  # name -> (heading, format)

@@ -17,13 +17,13 @@ import matplotlib.ticker
 import numpy as np
 from PIL import Image
 
-from .errors import printable
+from ..errors import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..data import Split
     from .compare import Comparison, Group
-    from .data import Split
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 CHINESE = ("Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Zen Hei", "PingFang SC", "Microsoft YaHei", "SimHei")

@@ -1,0 +1,75 @@
+"""A recipe's `main` signature becomes its command line: `cli(main)` is all that a recipe calls.
+
+It parses the command line (tyro), starts the `Run`, calls `main(run, **options)` and turns every expected failure into one line
+and an exit code (launch/errors.py).
+"""
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from . import code
+from .errors import Refused, first_line
+from .processes import follow_launcher
+from .run import Run
+from .screen import complain
+
+
+def parse(main: Callable[..., Any], args: Sequence[str] | None = None, prog: str | None = None) -> tuple[Run, dict[str, Any]]:
+    """The Run, not started, and the options that `args` (None: the command line) give for `main(run: Run, …)`.
+
+    Exits with 0 after printing the help, with 2 after saying what is wrong. `prog` is the command's name in both.
+    """
+
+    @functools.wraps(main)
+    def options(run, **chosen):
+        return run, chosen
+
+    title, _, header = (sys.modules[main.__module__].__doc__ or "").partition("\n")
+    return tyro.cli(
+        options,
+        args=args,
+        prog=prog,
+        description=title + "\n\n" + "\n".join(f" {line}" for line in header.strip().splitlines()),  # a space keeps the lines
+        console_outputs=int(os.environ.get("RANK", 0)) == 0,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+
+
+def cli(main: Callable[..., Any]) -> None:
+    """Make a command of `main(run: Run, …)`: its further parameters are the recipe's options, with the chapter's defaults."""
+    module = sys.modules[main.__module__]
+    run, chosen = parse(main)
+    follow_launcher()
+    status = 0
+    try:
+        run.code = code.sources(module)
+        result = run.start(Path(module.__file__).stem, chosen)
+        if result is None:
+            main(run, **chosen)
+        else:
+            run.say_finished(result)
+    except Refused as error:
+        status = error.code
+        run.stopped(status, str(error))
+        # Once on each machine, as the data may lack on one of them; from every process where each has trials of its own.
+        if not error.said and (run.divided or int(os.environ.get("LOCAL_RANK", 0)) == 0):
+            complain(str(error))
+    except KeyboardInterrupt:
+        status = 130
+        run.stopped(status, "interrupted")
+        if int(os.environ.get("RANK", 0)) == 0:
+            saved = run.folder.name and any(run.folder.rglob("checkpoints/step-*"))
+            goes_on = "what was saved before is sound, and the same command goes on from it"
+            complain(f"interrupted; {goes_on if saved else 'nothing was saved, and the same command begins anew'}")
+    except Exception as error:
+        run.stopped(1, first_line(error))
+        raise
+    run.end()
+    if status:
+        sys.exit(status)

@@ -1,0 +1,147 @@
+"""A run's processes: who they are, how they start, how long they wait for one another, and what ends them.
+
+Parallelism and precision are accelerate's business: they come from `accelerate launch`, never from here.
+"""
+
+import contextlib
+import ctypes
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+from datetime import timedelta
+
+import torch
+import torch.distributed
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+
+from .errors import Refused
+from .screen import complain
+
+START_SECONDS = 1800  # that a process waits for another before the first step: compilation, and data on a slow disk
+
+
+def accelerator(precision: str | None = None) -> Accelerator:
+    """The Accelerator, or Refused where a launcher's settings do not give what they seem to. `precision` None: the launcher's."""
+    env = os.environ
+    if "MASTER_ADDR" in env and "WORLD_SIZE" not in env:
+        raise Refused(
+            "accelerate was told to start several processes and started one (--cpu and MULTI_CPU do that); "
+            "use accelerate launch --config_file launch/cpus.yaml",
+            2,
+        )
+    world = int(env.get("WORLD_SIZE", 1))
+    if world > 1 and (missing := [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in env]):
+        raise Refused(
+            f"WORLD_SIZE is {world} but {', '.join(missing)} is not set: each process would believe to be alone; "
+            "use accelerate launch --config_file launch/cpus.yaml (or launch/gpus.yaml)",
+            2,
+        )
+    for name in ("DEEPSPEED", "FSDP", "MEGATRON_LM"):
+        if env.get(f"ACCELERATE_USE_{name}", "").lower() == "true":
+            raise Refused(f"ACCELERATE_USE_{name} is set; the loop knows one process, or DDP", 2)
+    if env.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1") != "1":
+        raise Refused("ACCELERATE_GRADIENT_ACCUMULATION_STEPS is not recorded with the run; use the recipe's --shards", 2)
+    if (wanted := env.get("ACCELERATE_MIXED_PRECISION", "no")) not in ("no", "fp16", "bf16"):
+        raise Refused(f"--mixed_precision is no, fp16 or bf16 here, not {wanted}", 2)
+    if env.get("ACCELERATE_DYNAMO_BACKEND", "NO") != "NO":
+        raise Refused("accelerate's dynamo_backend is not recorded with the run; use the recipe's --compile", 2)
+    if int(env.get("TORCHELASTIC_MAX_RESTARTS", 0)) and env.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        # Processes that start again would find the dead ones' addresses in the store (pytorch/pytorch#135712).
+        raise Refused(
+            "restarts need a store of their own: TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment and --rdzv_backend "
+            "c10d, as launch/elastic.yaml says",
+            2,
+        )
+    on_cpu = not torch.accelerator.is_available() or env.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    if env.get("ACCELERATE_MIXED_PRECISION") == "fp16" and on_cpu:
+        raise Refused("fp16 needs a GPU; on a CPU use --mixed_precision bf16 or no", 2)
+    # Precision "no" is float32: cuDNN's convolutions would take TF32, of 10 bits, for it. By the older of torch's two ways to say
+    # so: torch.export reads these and fails where the newer one was used.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    if not on_cpu and torch.cuda.is_available():
+        device = int(env.get("LOCAL_RANK", 0))
+        if (precision or wanted) == "bf16" and only_emulates_bf16(torch.cuda.get_device_capability(device)):
+            precision = "fp16"
+            if int(env.get("RANK", 0)) == 0:
+                complain(f"{torch.cuda.get_device_name(device)} only emulates bf16: fp16 is used, and recorded as the precision")
+    accelerator = Accelerator(
+        cpu=on_cpu,
+        mixed_precision=precision,
+        log_with="wandb",
+        # Buffers: batch norm's statistics follow slice 0, see loop.py; DDP's own broadcast would depend on the placement.
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            InitProcessGroupKwargs(timeout=timedelta(seconds=START_SECONDS)),
+        ],
+    )
+    if world != accelerator.num_processes:
+        raise Refused(
+            f"{world} processes were started and each believes to be one of {accelerator.num_processes}; "
+            "use accelerate launch --config_file launch/cpus.yaml (or launch/gpus.yaml)",
+            2,
+        )
+    return accelerator
+
+
+def only_emulates_bf16(capability: tuple[int, int]) -> bool:
+    """Of a GPU of this compute capability: Ampere, 8.0, was the first to compute in it."""
+    return capability < (8, 0)
+
+
+def use_deterministic_kernels() -> None:
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA is first used
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what it has not written
+
+
+def set_timeout(timeout: timedelta) -> None:
+    """Of a collective, for the other processes."""
+    distributed = torch.distributed
+    change = getattr(distributed, "set_timeout", None) or distributed.distributed_c10d._set_pg_timeout  # torch < 2.15
+    change(timeout, distributed.group.WORLD)
+
+
+def follow_launcher() -> None:
+    """Let the death of the launcher, if there is one, be a SIGTERM to this process, which would else live on with the run folder.
+
+    torch's launcher gives its processes sessions of their own, so that what kills its group misses them; accelerate's for one
+    process does not pass signals on.
+    """
+    if not {"ACCELERATE_DYNAMO_BACKEND", "TORCHELASTIC_RUN_ID"} & os.environ.keys():
+        return
+    launcher, adopted = os.getppid(), _adopted()
+
+    def watch() -> None:
+        while os.getppid() == launcher and not adopted:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _adopted() -> bool:
+    """Whether the launcher died during the imports: process 1 is the parent, and no launcher, as it may be in a container."""
+    try:
+        return os.getppid() == 1 and not os.path.samefile("/proc/1/exe", sys.executable)
+    except OSError:  # not ours to see, or no Linux
+        return True
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed blocks up to 32 MiB instead of giving each activation back to the system and faulting it in anew.
+
+    Measured on a 2-core CPU: a step of `Net` with 64 images takes about two thirds of the time. Elsewhere a no-op.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        m_mmap_threshold, m_trim_threshold = -3, -1
+        with contextlib.suppress(AttributeError, OSError):
+            libc = ctypes.CDLL(None)
+            libc.mallopt(m_mmap_threshold, 32 << 20)
+            libc.mallopt(m_trim_threshold, 1 << 30)

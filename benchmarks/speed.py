@@ -6,7 +6,7 @@
 The work: `Net` on 32×32 colour images in batches of 64, and a net of document 002's shape on 28×28 grey ones in batches of 100;
 10,000 uint8 images in memory, SGD. The four ways:
 
-    ours        the step and the sums of launch.loop
+    ours        the step and the sums of the loop
     accelerate  the idiom of accelerate's documentation: datasets' with_transform for each sample, DataLoader, prepare;
                 started as `accelerate launch` starts it, on a CPU with OMP_NUM_THREADS=1
     plain       the chapter's loop over a list of float tensors with a DataLoader
@@ -37,8 +37,11 @@ import tyro
 from accelerate import Accelerator
 from torch import nn
 
-from launch import Run, loop
+from launch import Run
 from launch.data import Feed, Images, Split, order
+from launch.processes import Stop
+from launch.state import Meter
+from launch.step import Step
 from nets.cifar2 import Net
 
 WAYS = ("ours", "accelerate", "plain", "bare", *(["deterministic"] if torch.cuda.is_available() else []))
@@ -82,13 +85,14 @@ def ours(work: str, precision: str, deterministic: bool = False) -> Callable[[],
     model = (net or MnistShaped)().to(run.accelerator.device, memory_format=torch.channels_last)
     feed = Feed(images.train, images, run.accelerator.device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, fused=True)
-    step, meter, stop = loop.Step(run, model, feed, optimizer, F.cross_entropy), loop.Meter(run.accelerator.device), loop.Stop()
+    step, meter, stop = Step(run, model, feed, optimizer, F.cross_entropy), Meter(run.accelerator.device), Stop()
     batches = forever(lambda epoch: iter(feed.order(order(N, 1, epoch)).split(batch)))
     numbers = iter(range(10**9))
 
     def one():
         ids = next(batches)
-        mean, _ = step(ids, next(numbers), stop.requested())
+        number = next(numbers)
+        mean, _ = step(ids, 0, number, stop.requested(number))
         meter.add(mean, len(ids))
 
     return one

@@ -58,15 +58,15 @@ def cli(main: Callable[..., Any]) -> None:
         status = error.code
         run.stopped(status, str(error))
         # Once on each machine, as the data may lack on one of them; from every process where each has trials of its own.
-        if not error.said and (run.divided or int(os.environ.get("LOCAL_RANK", 0)) == 0):
+        if not error.said and (run.separate_trials or int(os.environ.get("LOCAL_RANK", 0)) == 0):
             complain(str(error))
     except KeyboardInterrupt:
         status = 130
         run.stopped(status, "interrupted")
         if int(os.environ.get("RANK", 0)) == 0:
             saved = run.folder.name and any(run.folder.rglob("checkpoints/step-*"))
-            goes_on = "what was saved before is sound, and the same command goes on from it"
-            complain(f"interrupted; {goes_on if saved else 'nothing was saved, and the same command begins anew'}")
+            resume = "the last checkpoint is sound: run the same command to resume"
+            complain(f"interrupted; {resume if saved else 'nothing was saved: the same command starts over'}")
     except Exception as error:
         run.stopped(1, first_line(error))
         raise

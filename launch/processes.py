@@ -11,16 +11,21 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
+from types import FrameType
 
 import torch
 import torch.distributed
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-from .errors import Refused
+from .errors import Refused, first_line
 from .screen import complain
+from .state import State
 
 START_SECONDS = 1800  # that a process waits for another before the first step: compilation, and data on a slow disk
+SILENCE_SECONDS = 300  # and after it: longer than anything that a process does alone in a run
 
 
 def accelerator(precision: str | None = None) -> Accelerator:
@@ -35,13 +40,13 @@ def accelerator(precision: str | None = None) -> Accelerator:
     world = int(env.get("WORLD_SIZE", 1))
     if world > 1 and (missing := [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in env]):
         raise Refused(
-            f"WORLD_SIZE is {world} but {', '.join(missing)} is not set: each process would believe to be alone; "
+            f"WORLD_SIZE is {world} but {', '.join(missing)} is not set: each process would think it is the only one; "
             "use accelerate launch --config_file launch/cpus.yaml (or launch/gpus.yaml)",
             2,
         )
     for name in ("DEEPSPEED", "FSDP", "MEGATRON_LM"):
         if env.get(f"ACCELERATE_USE_{name}", "").lower() == "true":
-            raise Refused(f"ACCELERATE_USE_{name} is set; the loop knows one process, or DDP", 2)
+            raise Refused(f"ACCELERATE_USE_{name} is set; the loop supports one process, or DDP", 2)
     if env.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1") != "1":
         raise Refused("ACCELERATE_GRADIENT_ACCUMULATION_STEPS is not recorded with the run; use the recipe's --shards", 2)
     if (wanted := env.get("ACCELERATE_MIXED_PRECISION", "no")) not in ("no", "fp16", "bf16"):
@@ -79,7 +84,7 @@ def accelerator(precision: str | None = None) -> Accelerator:
     )
     if world != accelerator.num_processes:
         raise Refused(
-            f"{world} processes were started and each believes to be one of {accelerator.num_processes}; "
+            f"{world} processes were started and each thinks it is one of {accelerator.num_processes}; "
             "use accelerate launch --config_file launch/cpus.yaml (or launch/gpus.yaml)",
             2,
         )
@@ -97,11 +102,85 @@ def use_deterministic_kernels() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what it has not written
 
 
-def set_timeout(timeout: timedelta) -> None:
-    """Of a collective, for the other processes."""
+def set_timeout(seconds: float) -> None:
+    """How long this process waits for the others in a collective, from now on."""
     distributed = torch.distributed
     change = getattr(distributed, "set_timeout", None) or distributed.distributed_c10d._set_pg_timeout  # torch < 2.15
-    change(timeout, distributed.group.WORLD)
+    change(timedelta(seconds=seconds), distributed.group.WORLD)
+
+
+def settle() -> None:
+    """From now on no process prepares any more: wait SILENCE_SECONDS at most for another one. Collective."""
+    torch.distributed.barrier()  # collective: else a fast process gives up on one that still prepares
+    set_timeout(SILENCE_SECONDS)
+
+
+def any_process(wish: bool, world: int, device: torch.device) -> bool:
+    """Whether any process wishes it. Collective."""
+    wishes = torch.tensor(float(wish), device=device)
+    if world > 1:
+        torch.distributed.all_reduce(wishes)  # collective
+    return wishes.item() > 0  # host-device sync
+
+
+@contextlib.contextmanager
+def lost_process(world: int, device: torch.device, state: State) -> Iterator[None]:
+    """Make the loss of another process, or full memory, a Refused (1) that names the step, on those that are left."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "does not have a deterministic implementation" in str(error):
+            what, _, _ = first_line(error).partition(" does not")
+            raise Refused(f"{what} has no deterministic kernel: leave out --deterministic, or change the net", 2) from error
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            way = "use a smaller --batch or --size, or more --shards"
+            raise Refused(f"out of memory on {device.type} at step {state.step + 1:,}; {way}", 1) from error
+        if world == 1 or not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
+            raise
+        raise Refused(
+            f"another process died, or was silent for {SILENCE_SECONDS} s, at step {state.step + 1:,} "
+            f"({first_line(error).split('] ')[-1]}); run the same command to resume from the last checkpoint"
+        ) from error
+    finally:
+        if world > 1:
+            set_timeout(START_SECONDS)
+
+
+StopWhen = Callable[[int, int | None], bool]
+
+
+class Stop:
+    """Notices SIGINT, SIGTERM and SIGUSR1 (a queue's last warning); asked between steps and between evaluation batches.
+
+    `when(step, batch)` may stop a run, too: `step` is the number of steps made, `batch` None between two steps, and in an
+    evaluation the number of the batch that was evaluated, from 0. A run stopped so ends and resumes as one that got a SIGTERM.
+    """
+
+    SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+
+    def __init__(self, when: StopWhen | None = None) -> None:
+        self.when, self.signal = when, 0
+
+    def __enter__(self) -> "Stop":
+        self.before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+        if error and self.signal:  # the process is ending: the death of its launcher, which got the signal too, changes nothing
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.signal = self.signal or number
+
+    def requested(self, step: int, batch: int | None = None) -> bool:
+        return bool(self.signal) or (self.when is not None and self.when(step, batch))
+
+    def refusal(self, folder: Path, step: int) -> Refused:
+        number = signal.Signals(self.signal or signal.SIGTERM)  # another process may have got it
+        saved = f"checkpoint saved in {folder}: run the same command to resume"
+        return Refused(f"stopped by {number.name} at step {step:,}; {saved}", 128 + number)
 
 
 def follow_launcher() -> None:

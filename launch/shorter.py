@@ -1,55 +1,86 @@
 """A shorter run that a longer one may start from: the same configuration, finished, and with fewer epochs.
 
-All that a step depends on is a function of (seed, step), so that 10 epochs of a run of 20 are the run of 10, as long as nothing
-else depends on the number of epochs: `launch.loop` compares the learning rates of each step.
+All that a step depends on is a function of (seed, step), so the first 10 epochs of a run of 20 are the run of 10, as long as
+nothing else depends on the number of epochs: `find` compares code, weights, data, options and the learning rate of each step.
 """
 
+import hashlib
 import json
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from . import code
+from . import checkpoint, code
 from .checkpoint import write_atomically
 from .errors import Refused, first_line
-from .record.runs import Record, last_launch, read, read_json, read_metrics
+from .folder import siblings
+from .record.runs import Record, last_launch, read_json, read_metrics
+from .run import Run
 from .weights import load
 
-if TYPE_CHECKING:
-    from .run import Run
+
+@dataclass(frozen=True)
+class Settings:
+    """What the optimizer is told: the options of its `groups` at the start, and at each step the factor of their rates."""
+
+    groups: list[dict]
+    schedule: Callable[[float], float] | None
+    steps: int  # of an epoch
+
+    def sha256(self, steps: int) -> str:
+        """Over the options, and the factors of the first `steps` steps."""
+        factors = [self.schedule(step / self.steps) if self.schedule else 1.0 for step in range(steps)]
+        return hashlib.sha256(json.dumps([self.groups, factors], default=str).encode()).hexdigest()
 
 
-def beside(folder: Path, config: dict, shards: int, fingerprint: str) -> Iterator[Record]:
-    """The finished runs beside `folder` that differ from `config` in fewer epochs alone, the longest, then the newest first."""
-    wanted = json.loads(json.dumps(config, default=str))
-    epochs = wanted.pop("epochs", None)
-    found = []
-    for path in sorted(folder.parent.glob("*/config.json")) if isinstance(epochs, int) else []:
-        try:
-            record = read(path.parent)
-            had = dict(record.options)
-            fewer = had.pop("epochs", epochs) < epochs
-            same = had == wanted and (record.config["shards"], record.config["data"]["fingerprint"]) == (shards, fingerprint)
-        except (Refused, OSError, AttributeError, KeyError, TypeError, ValueError):  # no run, or one that cannot be read
-            continue
-        if fewer and same and record.result and not path.parent.is_symlink():
-            found.append(record)
-    return iter(sorted(found, key=lambda record: (-record.options["epochs"], -(record.folder / "result.json").stat().st_mtime)))
+def find(run: Run, fingerprint: str, start: str, settings: Settings) -> tuple[dict | None, list[str]]:
+    """The last checkpoint of a shorter run beside this one, whose lines this run takes; also what to tell the user.
+
+    `fingerprint` is that of the data, `start` the sha256 of the weights that this run begins with. Main process only.
+    """
+    reason: list[str] = []
+    for record in _beside(run, fingerprint):
+        found, _ = checkpoint.latest(record.folder / "checkpoints")
+        why = _unlike(record, run, found["state"] if found else {}, fingerprint, start, settings)
+        if not why:
+            return found, _remember(record, run)
+        reason = reason or [f"starts from the beginning and not where {record.folder} ended: {why}"]
+    return None, reason
 
 
-def other_code(record: Record, run: "Run") -> str:
-    """Why the shorter run's code is not this one's; "" if it is, from its first step to its last."""
-    if run.code and len(record.config.get("code", [])) > 1:
+def _beside(run: Run, fingerprint: str) -> list[Record]:
+    """The finished runs beside this one that differ in fewer epochs alone, the longest, then the newest first."""
+    epochs = run.config.get("epochs")
+    if not isinstance(epochs, int):
+        return []
+    found = [
+        record
+        for record in siblings(run.folder, run.config, run.shards, fingerprint, apart="epochs")
+        if record.result and isinstance(record.options.get("epochs"), int) and record.options["epochs"] < epochs
+    ]
+    return sorted(found, key=lambda record: (-record.options["epochs"], -(record.folder / "result.json").stat().st_mtime))
+
+
+def _unlike(record: Record, run: Run, state: dict, fingerprint: str, start: str, settings: Settings) -> str:
+    """Why the shorter run, whose last checkpoint has this `state`, is not the beginning of this one; "" if it is."""
+    copies = record.config.get("code", [])
+    if run.code and len(copies) > 1:
         return "its code was edited on the way"
-    names = code.edited(record.folder, record.config.get("code", []), run.code)
-    return f"{', '.join(names)} changed since" if names else ""
+    if names := code.edited(record.folder, copies, run.code):
+        return f"{', '.join(names)} changed since"
+    if "settings" not in state or state["origin"] != run.origin(fingerprint, epochs=record.options["epochs"]):
+        return "its last checkpoint cannot be used"
+    if state["start"] != start:
+        return "it began with other weights"
+    if state["settings"] != settings.sha256(state["step"]):
+        return "the learning rate, or another option of the optimizer, depends on the number of epochs"
+    return _take_record(record, run, settings.steps)
 
 
-def take_record(record: Record, run: "Run", steps: int) -> str:
-    """Give the run in `run.folder` the lines and best weights that the shorter `record` has; `steps` are those of an epoch.
+def _take_record(record: Record, run: Run, steps: int) -> str:
+    """Give the run the lines and best weights that the shorter `record` has; `steps` are those of an epoch.
 
-    Returns why not, if the lines are not those that the longer run would have written by itself, or cannot be read. Main process
-    only. Raises OSError if the run's folder cannot be written.
+    Returns why not, if the lines are not those that the longer run would have written by itself, or cannot be read. Raises
+    OSError if the run's folder cannot be written.
     """
     if record.options["epochs"] % run.eval_every:
         return f"its last evaluation is none of --eval-every {run.eval_every}"
@@ -72,9 +103,9 @@ def take_record(record: Record, run: "Run", steps: int) -> str:
     return ""
 
 
-def remember(record: Record, run: "Run") -> list[str]:
-    """Record in config.json where the run starts from; returns what to say of it. Main process only. Raises OSError."""
-    before, ours = last_launch(record.config), read_json(run.folder / "config.json")
+def _remember(record: Record, run: Run) -> list[str]:
+    """Record in config.json where the run starts from; returns what to say of it. Raises OSError."""
+    before, ours = last_launch(record.config), read_json(run.folder / "config.json") or {}
     facts = {key: before[key] for key in ("device", "world_size", "threads", "versions")}
     started = {"folder": str(record.folder), "epochs": record.options["epochs"], **facts}
     write_atomically(run.folder / "config.json", json.dumps(ours | {"started_from": started}, indent=1).encode())

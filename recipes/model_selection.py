@@ -54,7 +54,7 @@ def main(
     parts = folds(images.train.labels, k, run.seed)
     trials = [(net, seed, fold) for net in nets for seed in range(seeds) for fold in range(k)]
     for net, seed, fold in trials[run.rank :: run.world]:
-        alone = run.alone()
+        alone = run.single_process()
         alone.seed = slice_seed(run.seed, seed, fold)  # of weights, order and dropout
         torch.manual_seed(alone.seed)
         model = NETS[net]()
@@ -111,7 +111,7 @@ def report(run: Run, nets: tuple[str, ...], trials: list[str], epochs: int) -> N
     best = rows[0]
     summary = f"{best['net']}: validation accuracy {best['mean']:.4f} ± {best['deviation']:.4f} over {best['trials']} trials"
     print(f"{summary}\n{run.folder / 'selection.png'}")
-    run.alone().finish({"recipe": run.recipe, "summary": summary, "epochs": epochs, "ranking": rows})
+    run.single_process().finish({"recipe": run.recipe, "summary": summary, "epochs": epochs, "ranking": rows})
 
 
 def verdict(runs: list[list[float]], gap: float) -> str:

@@ -2,11 +2,12 @@
 
     python tests/chaos.py --rank 1 --at step=7 --do SIGKILL -- recipes/cifar2.py --data synthetic --epochs 2
 
-The production code knows nothing of this: a seam of it is wrapped, then the recipe runs as `python RECIPE` would. A relaunch by
+Steps and evaluations are those that `Run.stop_when` is asked at; for the others a public function is wrapped. A relaunch by
 torch's elastic agent, in the same job, is left in peace.
 
 --at   step=N: before step N of the run; import=N (of the recipe), start=N (finding the other processes), open=N (taking the run
-       folder), save=N, evaluate=N: at the N-th call in this process, from 1; save=N.M: at the M-th fsync of the N-th save
+       folder), save=N: at the N-th call in this process, from 1; save=N.M: at the M-th fsync of the N-th save; evaluate=N: in the
+       evaluation after step N
 --do   signals to this process (SIGKILL, SIGSTOP, or several: SIGTERM,SIGTERM), LAUNCHER (SIGKILL to its parent), raise, ENOSPC,
        NAN (the first image of this process's next batch), or a command in one string
 """
@@ -28,7 +29,7 @@ from pathlib import Path
 import torch
 
 import launch.checkpoint
-import launch.loop
+import launch.processes
 from launch import Run
 from launch.data import Feed
 
@@ -36,9 +37,7 @@ SEAMS = {
     "import": (runpy, "run_path"),
     "start": (Run, "start"),
     "open": (Run, "open"),
-    "step": (launch.loop.Step, "__call__"),
     "save": (launch.checkpoint, "save"),
-    "evaluate": (launch.loop, "_evaluate"),
 }
 
 
@@ -76,11 +75,11 @@ def poison() -> None:
 
 
 def wrap(place: object, name: str, at: int, action: Callable[[], None]) -> None:
-    """Have `action` called before call number `at` of `place.name`; a step's number is its own, also in a run that goes on."""
+    """Have `action` called before call number `at` of `place.name`."""
     original, calls = getattr(place, name), itertools.count(1)
 
     def wrapped(*args, **options):
-        if at == (args[2] + 1 if place is launch.loop.Step else next(calls)):
+        if at == next(calls):
             action()
         return original(*args, **options)
 
@@ -97,13 +96,18 @@ def main(args: Sequence[str]) -> None:
     chosen = parser.parse_args(args)
     recipe = [part for part in chosen.recipe if part != "--"]
     if chosen.silence:
-        launch.loop.SILENCE_SECONDS = chosen.silence
+        launch.processes.SILENCE_SECONDS = chosen.silence
     here = int(os.environ.get("RANK", 0)) == chosen.rank and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
     if chosen.at and here:
         seam, at = chosen.at.split("=")
         at, _, within = at.partition(".")
         action = functools.partial(strike, chosen.do)
-        wrap(*SEAMS[seam], int(at), functools.partial(wrap, os, "fsync", int(within), action) if within else action)
+        action = functools.partial(wrap, os, "fsync", int(within), action) if within else action
+        if seam in SEAMS:
+            wrap(*SEAMS[seam], int(at), action)
+        else:  # before a step of this number, or in the evaluation after it
+            moment = (int(at) - 1, None) if seam == "step" else (int(at), 0)
+            Run.stop_when = staticmethod(lambda step, batch: (step, batch) == moment and action())
     sys.argv = recipe
     sys.path.insert(0, str(Path(recipe[0]).resolve().parent))
     runpy.run_path(recipe[0], run_name="__main__")

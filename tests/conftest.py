@@ -53,11 +53,12 @@ def start(tmp_path, monkeypatch):
     """start(**flags) -> a started Run in this process, in the folder `out` of the test; half a second faster without pictures."""
     begun = []
 
-    def start(out="run", options=None, pictures=False, **flags) -> Run:
+    def start(out="run", options=None, pictures=False, stop_when=None, **flags) -> Run:
         if not pictures:
             monkeypatch.setattr("launch.record.show.show", lambda *_: None)
         run = Run(data="synthetic", out=tmp_path / out, wandb="disabled", threads=1, **flags)
         assert run.start("test", options or {}) is None
+        run.stop_when = stop_when
         begun.append(run)
         return run
 

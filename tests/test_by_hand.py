@@ -121,5 +121,5 @@ def twice(run: Run):
 
 def test_interrupted_after_a_stage_goes_on_from_it(tmp_path, monkeypatch, capsys):
     said = interrupted(twice, tmp_path, monkeypatch, capsys)
-    assert "interrupted; what was saved before is sound, and the same command goes on from it" in said
+    assert "interrupted; the last checkpoint is sound: run the same command to resume" in said
     assert (tmp_path / "run/first/checkpoints").exists()

@@ -109,7 +109,7 @@ def test_one_broken_image_stops_all_before_the_update(processes, rank, named, re
     ("at", "what", "code", "step"),
     [
         ("save=1.2", "SIGTERM", 143, 6),  # while a checkpoint of step 5 is written: it is finished, then the next step is too
-        ("evaluate=2", "SIGTERM,SIGTERM", 143, 16),
+        ("evaluate=16", "SIGTERM,SIGTERM", 143, 16),
         ("step=8", "SIGUSR1", 138, 8),
         ("save=2.3", "SIGKILL", -9, 5),
     ],
@@ -154,7 +154,8 @@ def test_launcher_killed_during_start_up_leaves_no_orphans(moment, processes, tm
 
 
 def test_control_a_launcher_that_nobody_follows_leaves_orphans(tmp_path):
-    deaf = "import sys, tiny, launch\nmain = tiny.main\nlaunch.cli\nsys.modules['launch.command_line'].follow_launcher = lambda: None\n"
+    deaf = "import tiny, launch\nmain = tiny.main\nimport launch.command_line\n"
+    deaf += "launch.command_line.follow_launcher = lambda: None\n"
     (tmp_path / "deaf.py").write_text(deaf + "launch.cli(main)\n")
     job = begin("--at", "start=1", "--do", "LAUNCHER", "--", tmp_path / "deaf.py", *FLAGS, cwd=tmp_path, processes=2)
     wait_for(lambda: not job.running())

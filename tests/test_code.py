@@ -75,7 +75,7 @@ def folders(place: Path) -> list[str]:
 
 def test_edited_net_is_refused_by_name(place):
     mine(place)
-    assert "finished before" in mine(place)
+    assert "already finished" in mine(place)
     edit(place / "mynets/small.py", "torch.tanh", "torch.relu")
     said = mine(place, code=4)
     assert said.startswith("mynets/small.py changed since runs/mine/")
@@ -87,7 +87,7 @@ def test_edited_net_is_refused_by_name(place):
     edit(place / "mynets/parts.py", "2.0", "3.0")  # imported by the net, a number only
     assert mine(place, code=4).startswith("mine.py, mynets/parts.py changed")
     assert "done" in mine(place, "--fresh")
-    assert "finished before" in mine(place)  # that of --fresh, by the new code
+    assert "already finished" in mine(place)  # that of --fresh, by the new code
     assert len(folders(place)) == 2
 
 
@@ -104,7 +104,7 @@ def test_interrupted_run_takes_an_edit_only_if_told_and_records_it(place):
     assert recorded[0]["mynets/small.py"] != recorded[1]["mynets/small.py"]
     assert "Dropout(0.2)" in (folder / "code/1/mynets/small.py").read_text()
     assert "Dropout(0.3)" in (folder / "code/2/mynets/small.py").read_text()
-    assert "finished before" in mine(place)  # the new code is now the run's
+    assert "already finished" in mine(place)  # the new code is now the run's
 
 
 def test_module_imported_within_a_function_counts(place):
@@ -120,7 +120,7 @@ def test_comments_docstrings_and_formatting_are_no_edit(place):
     mine(place)
     edit(place / "mynets/small.py", '"""A net."""', '"""Another word for it."""\n\n    # why')
     edit(place / "mine.py", "lr: float = 0.1, drop", "lr: float = 0.1,\n    drop")
-    assert "finished before" in mine(place)
+    assert "already finished" in mine(place)
 
 
 def test_copy_is_compared_and_never_run(place):
@@ -140,7 +140,7 @@ def test_run_from_before_copies_were_kept_is_resumed(place):
     del recorded["code"]
     (folder / "config.json").write_text(json.dumps(recorded))
     shutil.rmtree(folder / "code")
-    assert "finished before" in mine(place)
+    assert "already finished" in mine(place)
 
 
 def test_sweep_and_predict_notice_an_edit(place):

@@ -284,7 +284,8 @@ def test_help_is_there_at_once():
 
 
 def test_what_a_recipe_imports_is_there_whatever_was_imported_before():
-    code = "import launch.loop, launch.command_line; from launch import Run, cli, evaluate, sources, train; cli.__call__, sources.cifar10"
+    imports = "import launch.loop, launch.command_line; from launch import Run, cli, evaluate, sources, train"
+    code = f"{imports}; cli.__call__, train.__call__, evaluate.__call__, Run.start, sources.cifar10"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
 
 

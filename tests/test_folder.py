@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import Tiny, metrics, optimizer_for, result
 
-from launch import Run, loop, train
+from launch import Run, train
 from launch.errors import Refused
 from launch.processes import only_emulates_bf16
 
@@ -78,9 +78,8 @@ def test_data_that_have_moved_are_the_same_data(out, finished, images, tmp_path,
         torch.manual_seed(1)
         model = Tiny()
         try:
-            with monkeypatch.context() as patch:
-                patch.setattr(loop.Stop, "requested", lambda self: stop)
-                return run, train(run, model, replace(images, **other), optimizer_for(model), epochs=2, batch=8)
+            run.stop_when = lambda step, batch: stop
+            return run, train(run, model, replace(images, **other), optimizer_for(model), epochs=2, batch=8)
         finally:
             run.end()
 

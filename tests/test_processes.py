@@ -146,7 +146,7 @@ def main(run: Run):
     for trial in range(3)[run.rank :: run.world]:
         model = tiny.Tiny()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        train(run.alone(), model, images, optimizer, epochs=1, batch=8, stage=f"trial-{trial}")
+        train(run.single_process(), model, images, optimizer, epochs=1, batch=8, stage=f"trial-{trial}")
     time.sleep(4 * run.rank)
     run.wait_for_everyone(days=1)
     print("together")
@@ -204,7 +204,7 @@ def test_default_folder_same_command_same_run_and_fresh_beside_it(tmp_path):
     began = time.monotonic()
     again = run_recipe("cifar2", *flags, "--threads", 2, "--log-every", 1, cwd=tmp_path)  # cadences are no difference
     assert again.returncode == 0
-    assert "finished before: Net, 1 epochs: test accuracy" in again.stdout
+    assert "already finished: Net, 1 epochs: test accuracy" in again.stdout
     assert time.monotonic() - began < 15
     assert run_recipe("cifar2", *flags, "--fresh", cwd=tmp_path).returncode == 0
     assert sorted(path.name for path in (tmp_path / "runs/cifar2").iterdir()) == [folder.name, f"{folder.name}-2"]

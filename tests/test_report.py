@@ -183,7 +183,7 @@ def test_broken_picture_is_said_once_and_the_run_is_finished(start, images, tmp_
 def test_quiet_trials_and_nets_without_convolution(start, images, tmp_path):
     run, linear = start(pictures=True), nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     train(run, linear, images, optimizer_for(linear), epochs=1, batch=16, stage="linear")
-    train(run.alone(), linear, images, optimizer_for(linear), epochs=1, batch=16, stage="trial")
+    train(run.single_process(), linear, images, optimizer_for(linear), epochs=1, batch=16, stage="trial")
     pictures = {path.name for path in (tmp_path / "run/linear").glob("*.png")}
     assert pictures == {"curves.png", "confusion.png", "mistakes.png"}
     assert "test · Sequential · linear" in (tmp_path / "run/linear/report.html").read_text()

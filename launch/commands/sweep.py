@@ -116,7 +116,7 @@ def grid(path: Path, axes: dict[str, list[str]], at_once: int, config_file: str 
         asked, options = parse(recipe.main, flags, prog=f"oneloop sweep {path}")
         asked.configure(path.stem, options, precision)
         asked.code = code
-        folder, _, _ = asked.find_folder()
+        folder = asked.find_folder().folder
         varied = [pair for pair in pairs if len(axes[pair[0]]) > 1]
         cell = Cell(flags, " ".join(itertools.chain(*(varied or pairs))), folder)
         if folder in cells:

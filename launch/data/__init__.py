@@ -6,5 +6,6 @@ from .images import Feed, Images, Split, resized
 from .order import bounds, draws, folds, order, slice_seed
 
 __all__ = [
-    "Augment", "Feed", "Images", "Split", "bounds", "crop_and_flip", "draws", "folds", "order", "resized", "slice_seed", "sources",
+    "Augment", "Feed", "Images", "Split", "bounds", "crop_and_flip", "draws", "folds", "order", "resized", "slice_seed",
+    "sources",
 ]  # fmt: skip

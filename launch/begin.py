@@ -1,0 +1,118 @@
+"""The beginning of a training: refuse what would fail later, take the run folder, resume from the newest sound checkpoint."""
+
+import itertools
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from . import checkpoint, shorter
+from .data import Feed, Images, Split, bounds
+from .errors import Refused, first_line
+from .job import Job
+from .record.runs import read_json, read_metrics
+from .run import Run
+from .state import Meter, State
+from .step import batch_norms, buffers_kept
+
+FEW_IMAGES = 16  # below which batch norm's statistics of a slice are poor
+
+
+def begin(
+    run: Run,
+    model: nn.Module,
+    images: Images,
+    optimizer: torch.optim.Optimizer,
+    *,
+    epochs: int,
+    batch: int,
+    schedule: Callable[[float], float] | None,
+    shuffle: bool,
+    stage: str,
+) -> Job:
+    """The training of `model`, as far as earlier launches have made it. Collective. Parameters and errors as `loop.train`."""
+    if epochs < 1 or batch < 1:
+        raise Refused(f"--epochs and --batch must be at least 1, they are {epochs} and {batch}", 2)
+    samples, net = len(images.train), model.to(run.accelerator.device, memory_format=torch.channels_last)
+    _check_batches(run, net, images, {batch if batch <= samples else 0, samples % batch})
+    _check_optimizer(optimizer, net)
+    facts = {
+        "model": type(net).__name__,
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "trainable": sum(p.numel() for p in net.parameters() if p.requires_grad),
+    }
+    run.open(images, facts)
+    run = run.stage(stage) if stage else run
+    groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    settings = shorter.Settings(groups, schedule, math.ceil(samples / batch))
+    start = checkpoint.weights_sha256(checkpoint.weights(net))  # host-device sync
+    result = run.on_main(lambda: read_json(run.folder / "result.json"))  # of a stage, or of a run whose data have moved
+    found, notes = run.on_main(lambda: checkpoint.latest(run.folder / "checkpoints"))
+    if found and found["state"].get("origin") != run.origin(images.fingerprint):
+        where = run.folder / "checkpoints"
+        raise Refused(f"{where} comes from another configuration, other data or an older oneloop; --fresh starts over", 4)
+    if not found and not result:
+        begun = run.on_main(lambda: bool(read_metrics(run.folder / "metrics.jsonl")))
+        if not stage and not run.fresh:
+            found, further = run.on_main(lambda: shorter.find(run, images.fingerprint, start, settings))
+            notes += further
+        if begun and not found:
+            notes.append(f"{run.folder} has no checkpoint: starts again from step 0")
+    state, meter = _restored(run, net, optimizer, found)
+    state.start = state.start or start
+    if result:
+        if checkpoint.weights_sha256(checkpoint.weights(net)) != result["weights_sha256"]:  # host-device sync
+            why = "; ".join(notes) or f"{run.folder / 'checkpoints'} lacks it"
+            raise Refused(f"{run.folder} is finished, but its last checkpoint cannot be used: {why}. --fresh starts over", 4)
+        if not stage:
+            run.say_finished(result)
+        torch.manual_seed(run.seed)
+    notes = [*run.notes, *notes]
+    if not run.quiet and batch // run.shards < FEW_IMAGES and batch_norms(net):
+        notes.append(f"batch norm sees {batch // run.shards} images at a time: --batch is {batch}, in {run.shards} slices")
+    return Job(run, net, images, optimizer, epochs, batch, shuffle, stage, settings, facts, state, meter, notes, result)
+
+
+def _restored(run: Run, net: nn.Module, optimizer: torch.optim.Optimizer, found: dict | None) -> tuple[State, Meter]:
+    """Where the checkpoint `found` stands, whose tensors net and optimizer take; the start without one."""
+    state, meter = State(), Meter(run.accelerator.device)
+    if found:
+        meter.loss += found["optimizer"].pop("log/loss").to(meter.loss.device)
+        checkpoint.load_weights(net, found["model"])
+        described = found["state"]
+        checkpoint.load_optimizer_state(optimizer, net, found["optimizer"], described["optimizer"])
+        for name, value in described["meter"].items():
+            setattr(meter, name, value)
+        if run.accelerator.scaler is not None:
+            run.accelerator.scaler.load_state_dict(described["scaler"])
+        state = State(**{name: described[name] for name in State.__dataclass_fields__ if name in described})
+    return state, meter
+
+
+def _check_batches(run: Run, net: nn.Module, images: Images, sizes: set[int]) -> None:
+    """Raise Refused (2) if batches of one of these `sizes` leave batch norm one image to normalise."""
+    alone = [size for size in sizes if any(end - start == 1 for start, end in itertools.pairwise(bounds(size, run.shards)))]
+    if not alone or not any(isinstance(module, _BatchNorm) for module in net.modules()):
+        return
+    feed = Feed(Split(*(tensor[:1] for tensor in images.train)), images, run.accelerator.device)
+    try:
+        with buffers_kept(net), torch.no_grad():
+            net.train()(feed.batch(feed.order(torch.zeros(1, dtype=torch.int64)))[0])
+    except ValueError as error:
+        raise Refused(
+            f"a batch of {alone[0]} images in {run.shards} slices leaves one image by itself, which {type(net).__name__}'s "
+            f"batch norm cannot normalise ({first_line(error)}); choose another --batch, --limit or --shards",
+            2,
+        ) from error
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer, net: nn.Module) -> None:
+    """Raise Refused (2) for an optimizer that no checkpoint can hold; lay out its state as a resume does."""
+    own = {id(parameter) for parameter in net.parameters()}
+    if any(id(parameter) not in own for group in optimizer.param_groups for parameter in group["params"]):
+        raise Refused("the optimizer has a parameter that is not in the net: no checkpoint would hold it; add it to the net", 2)
+    if optimizer.state:  # made by its constructor, before the net moved to its device and memory format
+        tensors, scalars = checkpoint.optimizer_state(optimizer, net), checkpoint.optimizer_scalars(optimizer, net)
+        checkpoint.load_optimizer_state(optimizer, net, tensors, scalars)

@@ -1,0 +1,55 @@
+"""What a launch ran on, as config.json records it: command, revision, versions, device, processes."""
+
+import importlib.metadata
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from .weights import public_address
+
+LIBRARIES = ("oneloop", "torch", "torchvision", "accelerate", "datasets", "wandb")
+
+
+def environment(accelerator: Accelerator, world: int) -> dict:
+    """Of this launch, on `world` processes."""
+    device = accelerator.device
+    return {
+        "command": shlex.join(_without_secrets(sys.argv)),
+        "git": _git_revision(),
+        "versions": {name: _version(name) for name in LIBRARIES} | {"python": platform.python_version()},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "world_size": world,
+        "threads": torch.get_num_threads(),
+        "precision": accelerator.mixed_precision,
+        "tf32": torch.backends.cudnn.allow_tf32,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _without_secrets(words: Sequence[str]) -> list[str]:
+    """A command line, its addresses without what may be secret."""
+    parts = (word.partition("=") if word.startswith("--") else ("", "", word) for word in words)
+    return [flag + joint + public_address(value) for flag, joint, value in parts]
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _git_revision() -> str:
+    here = Path(sys.argv[0]).resolve().parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

@@ -1,0 +1,194 @@
+"""A run's folder: which one it is, whether it may be used, and what is written there when a launch begins.
+
+`launch.record.runs` reads what `record_launch` writes.
+"""
+
+import glob
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import filelock
+
+from . import code
+from .checkpoint import write_atomically
+from .data import Images
+from .environment import LIBRARIES
+from .errors import Refused
+from .record.runs import FORMAT, Record, last_launch, read, read_json
+
+NOT_A_PATH = ("hub", "synthetic")  # of --data
+
+
+class Found(NamedTuple):
+    """A run's folder, its number of slices, its --data, and its result if it is finished."""
+
+    folder: Path
+    shards: int
+    data: str
+    result: dict | None
+
+
+def find_folder(config: dict, out: Path | None, *, fresh: bool, world: int, texts: dict[str, str], accept_edit: bool) -> Found:
+    """The folder for a run of this `config` on `world` processes. Writes nothing; main process only. Raises Refused (2, 4).
+
+    `out`, `fresh` and `accept_edit` are the flags, `texts` the run's code as `code.sources` returns it.
+    """
+    text = json.dumps(config, sort_keys=True, default=str)
+    short = hashlib.sha256(text.encode()).hexdigest()[:8]
+    folder = out or Path("runs") / config["recipe"] / f"{config.get('net', config['recipe'])}-{short}"
+    if not folder.name and not (folder := folder.resolve()).name:
+        raise Refused("--out / cannot be a run folder; name a folder inside it", 2)
+    numbers = _numbers(folder)  # of name, name-2, name-3, …: what --fresh made
+    if fresh and numbers:
+        folder = folder.with_name(f"{folder.name}-{numbers[-1] + 1}")
+    elif out is None and numbers and numbers[-1] > 1:
+        folder = folder.with_name(f"{folder.name}-{numbers[-1]}")
+    if folder.exists() and not folder.is_dir():
+        raise Refused(f"--out {folder} is a file", 4)
+    shards, data = config["shards"], config["data"]
+    recorded = read_json(folder / "config.json")
+    if recorded is None:
+        begun = ("lock", "lock.pid", "stopped.json", code.FOLDER)  # what an early end leaves, before config.json is there
+        if folder.exists() and any(path.name not in begun for path in folder.glob("[!.]*")):
+            raise Refused(f"{folder} is not empty and not a run folder; choose another with --out", 4)
+        return Found(folder, shards or world, data, None)
+    if recorded.get("format") != FORMAT:
+        raise Refused(f"{folder} was written by another version of oneloop (format {recorded.get('format')})", 4)
+    # A number of slices left open (0) is the one that the run began with, whatever was said then.
+    wanted = json.loads(text) | {"shards": shards or recorded["shards"]}
+    had = recorded["config"] | {"shards": recorded["shards"]}
+    moved = wanted["data"] != had["data"] and not {wanted["data"], had["data"]} & {*NOT_A_PATH}
+    if moved:  # the data's fingerprint says whether they are the same; it is compared once they are loaded
+        wanted["data"] = data = had["data"]
+    if differences := _differences(had, wanted):
+        longer = "epochs" in config and {line.split()[0] for line in differences} == {"epochs"}
+        way = "Use another folder beside it: more epochs start from its last checkpoint" if longer else "Choose another --out"
+        raise Refused(
+            f"{folder} belongs to another configuration: {'; '.join(differences)}. {way}, repeat its command to resume it, "
+            "or start over with --fresh",
+            4,
+        )
+    result, names = read_json(folder / "result.json"), code.edited(folder, recorded.get("code", []), texts)
+    if names and (result or not accept_edit):
+        resume = "" if result else ", or resume with the new code by --accept-edit, which records it"
+        raise Refused(
+            f"{', '.join(names)} changed since {folder} was trained, so its numbers come from other code. Undo the edit, or "
+            f"start over with --fresh{resume}",
+            4,
+        )
+    return Found(folder, recorded["shards"], data, None if moved else result)
+
+
+def siblings(folder: Path, config: dict, shards: int, fingerprint: str, apart: str) -> Iterator[Record]:
+    """The runs beside `folder` on the same images that differ from `config` in the option `apart`, and in no other."""
+    wanted = json.loads(json.dumps(config, default=str))
+    for path in sorted(folder.parent.glob("*/config.json")):
+        try:
+            record = read(path.parent)
+            differ = {line.split()[0] for line in _differences(record.options, wanted)}
+            same = (record.config["shards"], record.config["data"]["fingerprint"]) == (shards, fingerprint)
+        except (Refused, OSError, AttributeError, KeyError, TypeError, ValueError):  # not a run, or one that cannot be read
+            continue
+        if same and differ == {apart} and not path.parent.is_symlink():
+            yield record
+
+
+def same_data_beside(folder: Path, config: dict, shards: int, fingerprint: str, texts: dict[str, str]) -> Record | None:
+    """The newest run beside `folder` that differs in the path of its data alone: they were moved, as their sha256 says."""
+    if config["data"] in NOT_A_PATH:
+        return None
+    found = [
+        record
+        for record in siblings(folder, config, shards, fingerprint, apart="data")
+        if record.options["data"] not in NOT_A_PATH and not code.edited(record.folder, record.config.get("code", []), texts)
+    ]
+    return max(found, key=lambda record: (record.folder / "config.json").stat().st_mtime_ns, default=None)
+
+
+def lock_folder(folder: Path) -> filelock.FileLock:
+    """Make the folder and lock it for this process; the system unlocks it, however the process ends. Raises Refused (5)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    holder, held = folder / "lock.pid", filelock.FileLock(folder / "lock", timeout=1)  # s: `oneloop runs` may look at it
+    try:
+        held.acquire()
+    except filelock.Timeout:
+        pid = holder.read_text() if holder.exists() else "unknown"
+        raise Refused(f"{folder} is in use by process {pid}; wait for it, or use --out or --fresh", 5) from None
+    write_atomically(holder, str(os.getpid()).encode())  # not through a link that somebody left there
+    (folder / "stopped.json").unlink(missing_ok=True)
+    return held
+
+
+def record_launch(
+    folder: Path, config: dict, shards: int, texts: dict[str, str], images: Images, facts: dict, launch: dict
+) -> list[str]:
+    """Record a launch in config.json, which is made for the first; returns what to tell the user. Raises Refused (4), OSError.
+
+    `facts` are further entries of config.json, `launch` is the launch's `environment`.
+    """
+    notes: list[str] = []
+    recorded = read_json(folder / "config.json")
+    if recorded is None:
+        recorded = {
+            "format": FORMAT,
+            "config": config,
+            "recipe_file": str(Path(sys.argv[0]).resolve()),
+            "shards": shards,
+            "code": [],
+            **facts,
+            **launch,
+            "data": {
+                "source": images.source,
+                "fingerprint": images.fingerprint,
+                "train": len(images.train),
+                "test": len(images.test),
+                "classes": images.classes,
+                "mean": images.mean,
+                "std": images.std,
+            },
+            "resumed": [],
+        }
+    elif recorded["data"]["fingerprint"] != images.fingerprint:
+        raise Refused(
+            f"{folder} was trained on other data: {recorded['data']['source']} sha256 "
+            f"{recorded['data']['fingerprint'][:16]}, now {images.source} {images.fingerprint[:16]}. --fresh starts over",
+            4,
+        )
+    else:
+        before, now = last_launch(recorded)["versions"], launch["versions"]
+        for name in [name for name in LIBRARIES if before.get(name) != now[name]]:
+            notes.append(f"{name} is {now[name]}, and was {before.get(name)}: the bits may differ from here on")
+        recorded["resumed"].append(launch)
+    copies = recorded.setdefault("code", [])
+    names = code.edited(folder, copies, texts)
+    if texts and (names or not copies):
+        copies.append(code.digests(texts))
+        code.keep(folder, len(copies), texts)
+        if names:
+            notes.append(f"{', '.join(names)} changed; the new code is kept in {folder / code.FOLDER / str(len(copies))}")
+    write_atomically(folder / "config.json", json.dumps(recorded, indent=1, default=str).encode())
+    return notes
+
+
+def _numbers(folder: Path) -> list[int]:
+    """Which of name (1), name-2, name-3, … are there, sorted."""
+    found = [1] if folder.exists() else []
+    for path in folder.parent.glob(f"{glob.escape(folder.name)}-*"):
+        number = path.name.removeprefix(f"{folder.name}-")
+        found += [int(number)] if number.isdecimal() and int(number) > 1 else []
+    return sorted(found)
+
+
+def _differences(recorded: dict, wanted: dict) -> list[str]:
+    """How two configurations differ, a line for each key, which begins it."""
+    missing: Any = object()
+    return [
+        f"{key} was {recorded.get(key, 'absent')!r}, now {wanted.get(key, 'absent')!r}"
+        for key in sorted(recorded.keys() | wanted.keys())
+        if recorded.get(key, missing) != wanted.get(key, missing)
+    ]

@@ -1,0 +1,222 @@
+"""One training inside a run: what each of its steps is given, its lines, its checkpoints and its end.
+
+`launch.begin` makes it, `launch.loop.train` works with it.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from . import checkpoint, processes
+from .data import Feed, Images, order
+from .errors import Refused
+from .record.track import Track
+from .run import Run
+from .screen import complain
+from .shorter import Settings
+from .state import Meter, Reading, State
+from .step import Step
+
+
+@dataclass
+class Job:
+    """One training. `result` is set where an earlier launch has finished it, and left net and optimizer so."""
+
+    run: Run  # or its stage
+    net: nn.Module
+    images: Images
+    optimizer: torch.optim.Optimizer
+    epochs: int
+    batch: int  # images
+    shuffle: bool
+    stage: str
+    settings: Settings  # the optimizer's options, and the factor of its rates at each step
+    facts: dict  # of the net: its name, its numbers of parameters
+    state: State
+    meter: Meter
+    notes: list[str]  # what the user should know before the first step
+    result: dict | None = None
+
+    def __post_init__(self) -> None:
+        self.samples, self.steps = len(self.images.train), self.settings.steps  # of an epoch
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.began = time.perf_counter() - self.state.seconds
+        # From this step on no process prepares any more; torch.compile does at each new size of batch.
+        self.settled = self.state.step + (self.steps if self.run.compile else 1)
+
+    @cached_property
+    def feeds(self) -> dict[str, Feed]:
+        device = self.run.accelerator.device
+        return {name: Feed(getattr(self.images, name), self.images, device) for name in ("train", "test")}
+
+    # ----------------------------------------------------------------------------------------------------------------- steps
+
+    def batches_left(self) -> Iterator[Tensor]:
+        """The samples of each batch that this epoch still has, int64 (batch,) or fewer: a function of (seed, epoch)."""
+        epoch = self.state.epochs
+        ids = order(self.samples, self.run.seed, epoch) if self.shuffle else torch.arange(self.samples)
+        ids = self.feeds["train"].order(ids)
+        for start in range((self.state.step - epoch * self.steps) * self.batch, self.samples, self.batch):
+            yield ids[start : start + self.batch]
+
+    def set_learning_rates(self) -> None:
+        """Those of the next step: a function of the step."""
+        if self.settings.schedule:
+            for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+                group["lr"] = rate * self.settings.schedule(self.state.step / self.steps)
+
+    def count(self, mean_loss: Tensor, images: int) -> None:
+        """Count a step that was made. Once a launch it is collective, see processes.settle."""
+        self.meter.add(mean_loss, images)
+        self.state.step += 1
+        if self.run.world > 1 and self.state.step == self.settled:
+            processes.settle()
+
+    @property
+    def within_epoch(self) -> bool:
+        """Whether the epoch has further steps: its end has its own lines and its own checkpoint."""
+        return self.state.step < (self.state.epochs + 1) * self.steps
+
+    def due(self, every: int) -> bool:
+        return every > 0 and self.state.step % every == 0
+
+    def splits_due(self) -> tuple[str, ...]:
+        """The splits to evaluate at the end of this epoch."""
+        if self.state.epochs + 1 == self.epochs:
+            return ("test", "train")
+        return ("test",) if (self.state.epochs + 1) % self.run.eval_every == 0 else ()
+
+    # ----------------------------------------------------------------------------------------------------------------- lines
+
+    def track(self) -> Track:
+        """The open record. Collective."""
+        # An epoch that was stopped at its end, before its lines were complete, writes them again.
+        kept = self.state.step if self.within_epoch else self.state.step - 1
+        self.record = Track(self.run, self.images, self.facts, self.state.step, total=self.epochs * self.steps, kept=kept)
+        for line in self.notes:
+            (complain if self.run.quiet else self.record.say)(line)  # a trial says nothing else
+        return self.record
+
+    def write_train_line(self) -> None:
+        """Host-device sync."""
+        self.record.write(self._train_line(self.meter.read(self.net)))
+        self.meter.reset()
+
+    def close_epoch(self, reading: Reading, results: dict[str, dict]) -> None:
+        """Write the epoch's lines; publish the weights if they are the best so far."""
+        state = self.state
+        evals = [self._event("eval") | {"split": split} | result for split, result in results.items()]
+        self.record.write(self._train_line(reading), *evals)
+        title = f"epoch {state.epochs + 1:>{len(str(self.epochs))}}/{self.epochs}"
+        self.record.epoch(title, reading.loss, reading.images_per_second, results)
+        self.meter.reset()
+        state.epochs, state.results = state.epochs + 1, results
+        if results and results["test"]["accuracy"] > state.best["accuracy"]:
+            digest = checkpoint.weights_sha256(checkpoint.weights(self.net))  # host-device sync
+            state.best = {"accuracy": results["test"]["accuracy"], "epoch": state.epochs, "weights_sha256": digest}
+            self._publish("best.safetensors", digest)
+
+    def _event(self, kind: str) -> dict:
+        """The head of a line of metrics.jsonl; `images` counts from the start of the run."""
+        state = self.state
+        done = min((state.step - state.epochs * self.steps) * self.batch, self.samples)
+        images = state.epochs * self.samples + done
+        return {"event": kind, "step": state.step, "epoch": state.epochs + 1, "images": images}
+
+    def _train_line(self, reading: Reading) -> dict:
+        lr, seconds = self.optimizer.param_groups[0]["lr"], time.perf_counter() - self.began
+        known = math.isfinite(reading.gradient_norm) and self.run.accelerator.scaler is None  # fp16 leaves gradients scaled
+        gradient = {"gradient_norm": reading.gradient_norm} if known else {}
+        speed = {"images_per_second": reading.images_per_second, "seconds": seconds}
+        return self._event("train") | {"loss": reading.loss, "lr": lr, **gradient, **speed}
+
+    # ------------------------------------------------------------------------------------------------------------ checkpoints
+
+    def save(self, step: Step) -> None:
+        """Save a checkpoint, if the losses, gradients and parameters are finite. Collective; host-device sync."""
+        step.check(self.state.step)
+        self.meter.pause(self.net)
+        self.state.seconds = time.perf_counter() - self.began
+        self.run.on_main(self.record.sync)  # the record first: a checkpoint is never ahead of it
+        self.run.on_main(self._write_checkpoint)
+
+    def _write_checkpoint(self) -> None:
+        scaler = self.run.accelerator.scaler
+        broken = [name for name, parameter in self.net.named_parameters() if not parameter.isfinite().all()]  # host-device sync
+        if broken:
+            raise Refused(
+                f"{broken[0]} is not finite after step {self.state.step}, and was not saved. "
+                "A smaller --lr is the usual cure; the last checkpoint is sound",
+                3,
+            )
+        described = asdict(self.state) | {
+            "origin": self.run.origin(self.images.fingerprint),
+            "optimizer": checkpoint.optimizer_scalars(self.optimizer, self.net),
+            "meter": {name: getattr(self.meter, name) for name in Meter.SAVED},
+            "scaler": scaler.state_dict() if scaler is not None else {},
+        }
+        if self.state.epochs == self.epochs:  # a longer run may start from the last one
+            described["settings"] = self.settings.sha256(self.state.step)
+        tensors = checkpoint.optimizer_state(self.optimizer, self.net) | {"log/loss": self.meter.loss}
+        checkpoint.save(self.run.folder / "checkpoints", checkpoint.weights(self.net), tensors, described)
+
+    # ------------------------------------------------------------------------------------------------------------------- end
+
+    def finish(self, draw: Callable[[Path], None] | None) -> dict:
+        """Publish the weights, draw the pictures, record the result, which this returns. Collective."""
+        run, state = self.run, self.state
+        state.seconds = time.perf_counter() - self.began
+        digest = checkpoint.weights_sha256(checkpoint.weights(self.net))  # host-device sync
+        result = {
+            "recipe": run.recipe,
+            "net": run.config.get("net", self.facts["model"]),
+            "parameters": self.facts["parameters"],
+            "trainable": self.facts["trainable"],
+            "epochs": state.epochs,
+            "steps": state.step,
+            **state.results,
+            "best": state.best,
+            "images_per_second": state.epochs * self.samples / max(self.meter.train_seconds, 1e-9),
+            "seconds": state.seconds,
+            "world_size": run.world,
+            "precision": run.accelerator.mixed_precision,
+            "weights_sha256": digest,
+        }
+        if run.world > 1:
+            processes.set_timeout(processes.START_SECONDS)  # while the main process draws
+        self._publish("model.safetensors", digest)
+        self.record.finish(result, lambda: self._show(result, draw))
+        run.finish(result)  # last, as the mark of a finished run: what is killed before shows itself when it resumes
+        return result
+
+    def close(self) -> None:
+        """What a next stage begins with does not depend on when, or on how many processes, this one was trained."""
+        torch.manual_seed(self.run.seed)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate
+        if self.stage:
+            self.run.accelerator.free_memory()  # it holds every net that it has prepared
+
+    def _publish(self, name: str, sha256: str) -> None:
+        """Write the net's weights, of this digest, into the run folder, with what their user needs to know. Collective."""
+        images, net = self.images, self.run.config.get("net", self.facts["model"])
+        about = {"recipe": self.run.recipe, "classes": images.classes, "mean": images.mean, "std": images.std}
+        about |= {"shape": [*images.train.pixels.shape[1:]], "size": images.size, "net": net, "weights_sha256": sha256}
+        metadata = {"oneloop": json.dumps(about)}
+        self.run.on_main(lambda: checkpoint.write_tensors(self.run.folder / name, checkpoint.weights(self.net), metadata))
+
+    def _show(self, result: dict, draw: Callable[[Path], None] | None) -> None:
+        """The recipe's own pictures and those of every run: main process only, nothing in it is collective."""
+        if draw:
+            draw(self.run.folder)
+        if not self.run.quiet:
+            from .record import show  # matplotlib takes half a second: only where it draws
+
+            show.show(self.run, self.net, self.feeds["test"], self.images, result)

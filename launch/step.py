@@ -1,0 +1,243 @@
+"""One update of a net, the same whatever the number of processes.
+
+The global batch is cut into `run.shards` contiguous slices; of W processes each works on its block of slices, one after the
+other, and adds up their gradients. So 8 slices on 1 process and 1 slice on each of 8 are the same step; what is called gradient
+accumulation or per-device batch elsewhere are two placements of one computation.
+"""
+
+import contextlib
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .data import Augment, Feed, bounds, slice_seed
+from .errors import Refused
+from .run import Run
+
+POLL_STEPS = 16  # how often a GPU is asked for a non-finite loss or a stop; a CPU is asked at every step
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class Step:
+    """One update of the net, the same whatever the number of processes: call it with the samples of the global batch."""
+
+    def __init__(
+        self,
+        run: Run,
+        net: nn.Module,
+        feed: Feed,
+        optimizer: torch.optim.Optimizer,
+        loss: Loss,
+        augment: Augment | None = None,
+    ):
+        self.augment, self.epoch = augment, 0  # augmentation depends on seed, epoch and sample
+        self.accelerator, self.net, self.feed, self.optimizer, self.loss = run.accelerator, net, feed, optimizer, loss
+        self.seed, self.shards, self.world = run.seed, run.shards, run.world
+        rank, device = run.rank, run.accelerator.device
+        mine = range(rank * self.shards // self.world, (rank + 1) * self.shards // self.world)
+        # Two processes sum up their halves of the slices and then add the two sums. One process does so too, to round the same.
+        half = len(mine) // 2 if self.world == 1 and self.shards % 2 == 0 else 0
+        self.blocks = [mine[:half], mine[half:]] if half else [mine]
+        # Checkpoints take the net itself, under its own names, never this wrapping of it by torch.compile and DDP.
+        with warnings.catch_warnings():  # torch 2.15 renames an option that accelerate 1.15 still passes by its old name
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            if run.compile:
+                torch.compiler.reset()  # what was compiled for an earlier stage counts towards the limit of recompilations
+                # A graph for each shape: else the shape that comes first, another one after a resume, decides the kernels.
+                net = torch.compile(net, dynamic=False)
+            # In a shell of its own, as accelerate marks and patches what it prepares. This mode is without DDP.
+            self.wrapped = run.accelerator.prepare_model(nn.Sequential(net), evaluation_mode=run.world == 1)
+        self.parameters = list(self.net.parameters())
+        self.learning = [(name, p) for name, p in self.net.named_parameters() if p.requires_grad]
+        self.statistics = batch_norms(self.net)
+        if device.type == "cuda":  # the host's, too; torch.manual_seed would seed every GPU of the machine
+            self.generators = [torch.default_generator, torch.cuda.default_generators[torch.cuda.current_device()]]
+        else:
+            self.generators = [torch.default_generator if device.type == "cpu" else torch]
+        # On a CPU the host sees every loss at no cost. A GPU is asked now and then: until then a fused optimizer skips, on the
+        # device, the updates for which its `found_inf` is 1. For others, and with fp16's scaler, it is asked at every step.
+        fused = all(group.get("fused") for group in optimizer.param_groups)
+        self.poll = POLL_STEPS if device.type != "cpu" and fused and run.accelerator.scaler is None else 1
+        if run.accelerator.scaler is not None and isinstance(optimizer, torch.optim.SGD):
+            # torch 2.15 leaves the momentum of a first step that the scaler skips uninitialised.
+            for group in optimizer.param_groups:
+                for parameter in group["params"] if group["momentum"] else []:
+                    optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+        self.found_inf = torch.zeros((), device=device)  # 1 from the first loss or gradient on that is not finite
+        self.broken = torch.zeros((), device=device)  # steps since then
+        self.latest = self.broken  # the loss of the last step
+        self.recent: deque[Tensor] = deque(maxlen=self.poll)  # the samples of the steps that the host has not looked at
+        self.no, self.yes = torch.zeros((), device=device), torch.ones((), device=device)
+
+    def __call__(self, ids: Tensor, epoch: int, step: int, stop: bool) -> tuple[Tensor, bool]:
+        """Update the net with the samples `ids` int64 (n,). Returns their mean loss, on the device, and whether to stop.
+
+        `epoch` and `step` count from 0. Any process may ask to `stop`; all learn of it at the same step. Raises Refused, before
+        the update, on all processes: a loss that is not finite (3), a parameter without gradient (2).
+        """
+        self.epoch = epoch
+        loss = self._gradients(ids, step)
+        self.recent.append(ids)
+        self._check_used(step)
+        wish = None
+        gradients = [parameter.grad for _, parameter in self.learning] if self.accelerator.scaler is None else []
+        if self.world > 1:
+            shared = torch.stack((loss, self.yes if stop else self.no))
+            torch.distributed.all_reduce(shared)  # collective: loss and wish to stop
+            loss, wish = shared
+        # GradScaler's check, with a scale of 1: one kernel for all. fp16's own scaler looks at the gradients itself.
+        torch._amp_foreach_non_finite_check_and_unscale_([loss, *gradients], self.found_inf, self.yes)
+        self.broken += self.found_inf
+        self.latest = loss
+        if self.poll > 1:
+            self.optimizer.found_inf = self.found_inf
+        asked = step % self.poll == 0
+        if asked:
+            self.check(step + 1)
+        self._update()
+        return loss, asked and (stop if wish is None else bool(wish.item()))  # host-device sync, as above
+
+    def _check_used(self, step: int) -> None:
+        """One process could go on without a gradient; DDP cannot, and a net must not work on one and fail on two."""
+        if unused := [name for name, parameter in self.learning if parameter.grad is None]:
+            raise Refused(
+                f"{', '.join(unused[:4])} of {type(self.net).__name__} got no gradient at step {step + 1}: the loss does not "
+                "depend on it; use it in forward, or lock it with requires_grad_(False)",
+                2,
+            )
+
+    def check(self, steps: int) -> None:
+        """Raise Refused (3), on all processes, if a loss or gradient was not finite in the `steps` so far. Host-device sync."""
+        if broken := int(self.broken.item()):
+            samples = self._culprits(self.recent[-broken]) if broken <= len(self.recent) else ""
+            cure = "Look at these images" if samples else "A smaller --lr is the usual cure"
+            sound, what = steps - broken, "the loss"
+            if broken > 1:
+                what = "the loss or a gradient"
+            elif self.latest.isfinite():
+                names = [name for name, parameter in self.learning if not parameter.grad.isfinite().all()]
+                what = f"the gradient of {', '.join(names[:4])}"
+            raise Refused(
+                f"{what} is not finite at step {sound + 1}{samples}; the weights are those after step {sound}. {cure}; "
+                "the last checkpoint is sound",
+                3,
+            )
+
+    def warm_up(self, batch: int, step: int) -> None:
+        """One slice of a `batch` forward and backward that counts for nothing, before a launch's first step. Collective.
+
+        DDP rebuilds its buckets after its first backward. With 3 processes or more their layout decides how sums round, so
+        without this a resumed run would make its first step in another layout than the run that went through.
+        """
+        if self.world == 1:
+            return
+        ids = self.feed.order(torch.arange(min(len(self.feed.labels), max(2, batch // self.shards))))
+        self.net.train()
+        with buffers_kept(self.net):
+            self._slice(ids, 0.0, step, self.blocks[0][0], first=True, last=True)
+        self._check_used(step)
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def close(self) -> None:
+        """Leave the net as it was given: every batch norm follows its batches again."""
+        for module in self.statistics:
+            module.track_running_stats = True
+
+    @torch.no_grad()
+    def _culprits(self, ids: Tensor) -> str:
+        """Which of the samples break the net, each judged apart from its batch; "" if none or all do. Collective."""
+        cuts, found = bounds(len(ids), self.shards), []
+        for module in self.statistics:  # the broken batch is in them; the run ends here
+            module.track_running_stats = True
+            module.reset_running_stats()
+        self.net.eval()
+        for index in (index for block in self.blocks for index in block if cuts[index] < cuts[index + 1]):
+            these = ids[cuts[index] : cuts[index + 1]]
+            with self.accelerator.autocast():
+                finite = self.net(self.feed.batch(these, self._augment())[0]).isfinite().flatten(1).all(1)
+            found += [(number, index) for number in these[~finite.to(these.device)].tolist()]  # host-device sync
+        self.net.train()
+        if self.world > 1:
+            everywhere = [[]] * self.world
+            torch.distributed.all_gather_object(everywhere, found)  # collective
+            found = [each for part in everywhere for each in part]
+        if not 0 < len(found) < len(ids):
+            return ""
+        named = [f"{number} (slice {index}, process {index * self.world // self.shards})" for number, index in found[:4]]
+        return f", from training image {', '.join(named)}{' and others' if len(found) > 4 else ''}"
+
+    def _update(self) -> None:
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.step(self.optimizer)  # skips the update on overflow, on all processes alike
+            self.accelerator.scaler.update()
+        else:
+            self.optimizer.step()
+
+    def _gradients(self, ids: Tensor, step: int) -> Tensor:
+        """The gradients of the global batch, in every process; returns this process's share of its loss."""
+        cuts = bounds(len(ids), self.shards)
+        busy = [[index for index in block if cuts[index] < cuts[index + 1]] for block in self.blocks]
+        if not any(busy):  # a last batch with fewer images than slices: join the reduction with a gradient of 0
+            return self._slice(ids[:2], 0.0, step, self.blocks[0][0], first=True, last=True)
+        first, *second = [block for block in busy if block]
+        loss = self._block(first, ids, cuts, step)
+        for block in second:
+            kept = [parameter.grad for parameter in self.net.parameters()]
+            loss = loss + self._block(block, ids, cuts, step)
+            for parameter, gradient in zip(self.net.parameters(), kept, strict=True):
+                if gradient is not None:
+                    parameter.grad += gradient
+        return loss
+
+    def _block(self, block: list[int], ids: Tensor, cuts: list[int], step: int) -> Tensor:
+        """Set the gradients to the sum over the slices in `block`; returns their share of the loss."""
+        loss = None
+        for index in block:
+            these = ids[cuts[index] : cuts[index + 1]]
+            share = self._slice(these, len(these) / len(ids), step, index, first=index == block[0], last=index == block[-1])
+            loss = share if loss is None else loss + share
+        return loss
+
+    def _augment(self) -> Callable[[Tensor, Tensor], Tensor] | None:
+        return self.augment and (lambda pixels, ids: self.augment(pixels, ids, self.seed, self.epoch))
+
+    def _slice(self, ids: Tensor, weight: float, step: int, index: int, first: bool, last: bool) -> Tensor:
+        """Forward, loss, zero the gradients (for the first), backward: one slice, weighted by its part of the batch."""
+        for generator in self.generators:
+            generator.manual_seed(slice_seed(self.seed, step, index))
+        for module in self.statistics:  # running statistics follow slice 0: one update a step, wherever the slices lie
+            if module.track_running_stats != (index == 0):
+                module.track_running_stats = index == 0
+        pixels, labels = self.feed.batch(ids, self._augment())
+        with contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+            loss = self.loss(self.wrapped(pixels), labels)
+            if first:
+                for parameter in self.parameters:  # also those that the optimizer lacks, or that were locked meanwhile
+                    parameter.grad = None
+            # DDP divides by the number of processes; with the last slice it reduces the gradients (collective).
+            self.accelerator.backward(loss * (weight * self.world) if weight * self.world != 1 else loss)
+        return loss.detach() * weight if weight != 1 else loss.detach()
+
+
+def batch_norms(net: nn.Module) -> list[_BatchNorm]:
+    """The layers that keep running statistics."""
+    return [module for module in net.modules() if isinstance(module, _BatchNorm) and module.running_mean is not None]
+
+
+@contextlib.contextmanager
+def buffers_kept(net: nn.Module, wanted: bool = True) -> Iterator[None]:
+    """If `wanted`, what a forward does to the buffers is undone; buffers that it creates stay."""
+    kept = {name: buffer.clone() for name, buffer in net.named_buffers()} if wanted else {}
+    try:
+        yield
+    finally:
+        for name, buffer in net.named_buffers():
+            if name in kept:
+                buffer.detach().copy_(kept[name])

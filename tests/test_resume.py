@@ -1,0 +1,200 @@
+"""Stopped or killed at any moment, the same command ends with the same weights and the same record."""
+
+import shutil
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+import training
+from conftest import Tiny, metrics, result
+from training import EPOCHS, STEPS, TwoConvolutions, at_step, fit, in_evaluation, interrupted
+
+from launch import Run, checkpoint, loop
+from launch.checkpoint import weights
+from launch.errors import Refused
+
+
+@pytest.fixture
+def straight(start, images, tmp_path):
+    """straight(kind, **flags) -> (digest, lines) of an uninterrupted run."""
+
+    def straight(kind="sgd", epochs=EPOCHS, **flags):
+        fit(start(out=f"straight-{kind}", **flags), images, kind, epochs=epochs)
+        folder = tmp_path / f"straight-{kind}"
+        return result(folder)["weights_sha256"], metrics(folder)
+
+    return straight
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+def test_resume_at_every_step_is_exact(kind, start, straight, images, tmp_path):
+    flags = {"epochs": 2, "shards": 2, "log_every": 3}
+    digest, lines = straight(kind, **flags)
+    for at in range(1, 2 * 8 + 1) if kind == "sgd" else (1, 7, 8, 9, 16):
+        interrupted(start, images, at, kind, out=f"at-{at}", **flags)
+        assert result(tmp_path / f"at-{at}")["weights_sha256"] == digest
+        assert metrics(tmp_path / f"at-{at}") == lines
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam", "adagrad"])
+def test_resume_keeps_the_optimizers_memory_format(kind, start, images, tmp_path, monkeypatch):
+    """torch's fused optimizers walk parameter and momentum in memory order, whatever their strides."""
+    def stopped(at: int, out: str) -> None:
+        with pytest.raises(Refused):
+            fit(start(out=out, stop_when=at_step(at)), images, kind, model=TwoConvolutions())
+
+    fit(start(out="straight"), images, kind, model=TwoConvolutions())
+    stopped(5, "resumed")
+    fit(start(out="resumed"), images, kind, model=TwoConvolutions())
+    stopped(5, "control")
+    monkeypatch.setattr(checkpoint, "_laid_out", lambda value, _: value)
+    fit(start(out="control"), images, kind, model=TwoConvolutions())
+    digests = [result(tmp_path / out)["weights_sha256"] for out in ("straight", "resumed", "control")]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_lines_of_an_epoch_that_was_stopped_at_its_end_are_there_once(start, straight, images, tmp_path, monkeypatch):
+    """Stopped in the evaluation of epoch 1; killed after the next launch wrote its lines and before it saved."""
+    digest, lines = straight()
+    with pytest.raises(Refused):
+        fit(start(stop_when=in_evaluation(8)), images)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", lambda *_: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception):
+            fit(start(), images)
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [8, 8]
+    fit(start(), images)
+    assert (result(tmp_path / "run")["weights_sha256"], metrics(tmp_path / "run")) == (digest, lines)
+
+
+def test_resume_during_evaluation_is_exact(start, straight, images, tmp_path, monkeypatch):
+    digest, lines = straight()
+    monkeypatch.setattr(loop, "EVALUATION_BATCH", 10)  # of 23 test images
+    with pytest.raises(Refused):
+        fit(start(stop_when=in_evaluation(8, batch=1)), images)
+    assert not [line for line in metrics(tmp_path / "run") if line["event"] == "eval"]
+    fit(start(), images)
+    assert result(tmp_path / "run")["weights_sha256"] == digest
+    ours = metrics(tmp_path / "run")
+    assert [(line["event"], line["step"], line.get("accuracy")) for line in ours] == [
+        (line["event"], line["step"], line.get("accuracy")) for line in lines
+    ]
+
+
+@pytest.mark.parametrize("moment", ["launch.run.Run.finish", "launch.record.show.show"])
+def test_killed_between_the_last_checkpoint_and_the_result(moment, start, straight, images, tmp_path, monkeypatch):
+    """Also while it draws: a run that is called finished has its pictures."""
+    digest, lines = straight()
+    with monkeypatch.context() as patch:
+        begun = start()
+        patch.setattr(moment, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            fit(begun, images)
+    assert not (tmp_path / "run/result.json").exists()
+    fit(start(), images)
+    assert result(tmp_path / "run")["weights_sha256"] == digest
+    assert metrics(tmp_path / "run") == lines
+
+
+@pytest.mark.parametrize("lost", ["momentum", "buffers", "step", "seed"])
+def test_control_resume_differs_when_state_is_lost(lost, start, straight, images, tmp_path, monkeypatch):
+    digest, _ = straight()
+    with pytest.raises(Refused):
+        fit(start(stop_when=at_step(20)), images)
+    latest, first = checkpoint.latest, weights(Tiny())
+
+    def forgetful(folder):
+        found, complaints = latest(folder)
+        if lost == "momentum":
+            for name in [name for name in found["optimizer"] if name.endswith("momentum_buffer")]:
+                found["optimizer"][name].zero_()
+        if lost == "buffers":
+            found["model"] |= {name: first[name] for name in found["model"] if "running" in name}
+        if lost == "step":
+            found["state"]["step"] -= 1
+        return found, complaints
+
+    resumed = start()
+    if lost == "seed":
+        origin = resumed.origin("61")
+        resumed.seed += 1
+        monkeypatch.setattr(Run, "origin", lambda *_, **__: origin)
+    monkeypatch.setattr(checkpoint, "latest", forgetful)
+    fit(resumed, images)
+    assert result(tmp_path / "run")["weights_sha256"] != digest
+
+
+def test_scalars_that_an_optimizer_keeps_are_resumed(start, images, tmp_path, monkeypatch):
+    class Fading(torch.optim.SGD):
+        def step(self):
+            for group in self.param_groups:
+                group["steps"] = group.get("steps", 0) + 1
+                group["lr"] = 0.1 / group["steps"]
+            super().step()
+
+    monkeypatch.setattr(training, "optimizer_for", lambda model, _: Fading(model.parameters(), lr=0.1))
+    fit(start(out="straight"), images)
+    interrupted(start, images, at=13)
+    assert result(tmp_path / "run")["weights_sha256"] == result(tmp_path / "straight")["weights_sha256"]
+
+
+def test_slices_left_open_are_those_of_the_run(start, images, tmp_path):
+    digests = []
+    for again in (2, 0):
+        with pytest.raises(Refused):
+            fit(start(out=f"open-{again}", shards=2, stop_when=at_step(5)), images)
+        fit(start(out=f"open-{again}", shards=again), images)
+        digests.append(result(tmp_path / f"open-{again}")["weights_sha256"])
+    assert digests[0] == digests[1]
+    with pytest.raises(Refused, match="shards was 2, now 4"):
+        start(out="open-0", shards=4)
+
+
+def test_last_step_is_saved_and_no_line_is_written_twice(start, images, tmp_path):
+    fit(start(save_every=5, log_every=4), images)
+    found, _ = checkpoint.latest(tmp_path / "run/checkpoints")
+    assert found["state"]["step"] == STEPS
+    assert [line["step"] for line in metrics(tmp_path / "run") if line["event"] == "train"] == [4, 8, 12, 16, 20, 24]
+
+
+def test_lost_checkpoints_are_said(start, images, tmp_path, capsys):
+    with pytest.raises(Refused):
+        fit(start(stop_when=at_step(12)), images)
+    shutil.rmtree(tmp_path / "run/checkpoints")
+    fit(start(pictures=False), images)
+    assert "has no checkpoint: starts again from step 0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("other", [{}, {"seed": 2}, {"shards": 2}, {"options": {"lr": 0.2}}, {"data": "62"}, {"slices": 2}])
+def test_checkpoint_of_another_configuration_is_refused(other, start, images, tmp_path):
+    """As when a folder is deleted and used again while its first job still saves, or when checkpoints are copied about."""
+    fit(start(), images)
+    refused_for, other = bool(other), dict(other)
+    images = replace(images, fingerprint=other.pop("data", images.fingerprint))
+    slices = other.pop("slices", 0)
+    begun = start(out="other", stop_when=at_step(1), **other)
+    begun.shards = slices or begun.shards  # as many as processes, where no flag says how many
+    with pytest.raises(Refused, match="stopped"):
+        fit(begun, images)
+    shutil.rmtree(tmp_path / "other/checkpoints")
+    shutil.copytree(tmp_path / "run/checkpoints", tmp_path / "other/checkpoints")
+    if refused_for:
+        with pytest.raises(Refused, match="comes from another configuration") as refused:
+            fit(start(out="other", **other), images)
+        assert refused.value.code == 4
+    else:  # control: its own
+        fit(start(out="other"), images)
+        assert result(tmp_path / "other")["weights_sha256"] == result(tmp_path / "run")["weights_sha256"]
+
+
+def test_finished_run_is_not_trained_again(start, images, tmp_path):
+    fit(start(), images)
+    run = Run(data="synthetic", out=tmp_path / "run", wandb="disabled")
+    assert run.start("test", {}) == result(tmp_path / "run")
+
+
+def test_signals_are_given_back(start, images):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    fit(start(), images)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before

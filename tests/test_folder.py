@@ -39,7 +39,7 @@ def test_out_that_is_no_place_for_a_run(out, tmp_path, monkeypatch):
     (tmp_path / "thesis.txt").write_text("mine")
     monkeypatch.chdir(tmp_path)
     run = Run(data="synthetic", out=tmp_path.__class__(out), wandb="disabled")
-    with pytest.raises(Refused, match="is no folder for a run" if out == "/" else "is not empty and not a run folder") as refused:
+    with pytest.raises(Refused, match="cannot be a run folder" if out == "/" else "is not empty and not a run folder") as refused:
         run.start("test", {})
     assert refused.value.code == (2 if out == "/" else 4)
     run.end()

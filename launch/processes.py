@@ -175,7 +175,7 @@ class Stop:
         self.signal = self.signal or number
 
     def requested(self, step: int, batch: int | None = None) -> bool:
-        return bool(self.signal) or (self.when is not None and self.when(step, batch))
+        return bool(self.when and self.when(step, batch)) or self.signal != 0
 
     def refusal(self, folder: Path, step: int) -> Refused:
         number = signal.Signals(self.signal or signal.SIGTERM)  # another process may have got it

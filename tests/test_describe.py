@@ -1,6 +1,5 @@
 """What a net is before it trains: the documents' numbers, published receptive fields, and a net that is left as it was."""
 
-import importlib.metadata
 import subprocess
 import sys
 from fractions import Fraction
@@ -270,29 +269,10 @@ def oneloop(*args, cwd=ROOT) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_help_is_there_at_once():
-    code = (
-        "import sys; from launch.commands import main\n"
-        "try: main(sys.argv[1:])\n"
-        "finally: assert not {'torch', 'tyro', 'accelerate', 'torchinfo'} & set(sys.modules)"
-    )
-    for args in (["--help"], ["describe", "--help"]):
-        command = [sys.executable, "-W", "error", "-c", code, *args]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert "oneloop describe recipes/cifar2.py --net NetWidth" in done.stdout
-
-
 def test_what_a_recipe_imports_is_there_whatever_was_imported_before():
-    code = "import launch.loop, launch.command_line; from launch import Run, cli, evaluate, sources, train; cli.__call__, sources.cifar10"
+    names = "from launch import Run, cli, evaluate, sources, train; cli.__call__, sources.cifar10"
+    code = f"import launch.loop, launch.command_line; {names}"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
-
-
-def test_every_command_has_its_file_and_the_script_its_entry():
-    files = {path.stem for path in (ROOT / "launch/commands").glob("*.py")} - {"__init__"}
-    assert files == commands.COMMANDS.keys()
-    (entry,) = importlib.metadata.entry_points(group="console_scripts", name="oneloop")
-    assert entry.load() is commands.main
 
 
 def test_describe_a_recipe(tmp_path):
@@ -303,15 +283,6 @@ def test_describe_a_recipe(tmp_path):
     for line in ("Total params: 38,386", "max_pool2d_2 (1, 16, 8, 8) 10 4", "fc1 (1, 1024) (1, 32)"):
         assert line in lines
     assert list(tmp_path.iterdir()) == []  # no run folder
-
-
-@pytest.fixture
-def own_path(monkeypatch):
-    """What a recipe in this process adds to Python's path and modules goes with the test."""
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    yield
-    for name in ("cifar2", "by_hand", "mine"):
-        sys.modules.pop(name, None)
 
 
 MINE = '''"""Mine.
@@ -358,11 +329,3 @@ def test_errors_are_one_line_and_a_code(own_path, monkeypatch, capsys, args, cod
     assert says in error
     assert error.count("\n") == 1
     assert out == ""
-
-
-@pytest.mark.parametrize("args", ["", "descry", "describe", "describe recipes/cifar2.py --nett Net", "describe x.py --shape 3"])
-def test_wrong_usage_is_exit_2(own_path, monkeypatch, args):
-    monkeypatch.chdir(ROOT)
-    with pytest.raises(SystemExit) as ended:
-        commands.main(args.split())
-    assert ended.value.code == 2

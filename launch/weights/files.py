@@ -111,12 +111,13 @@ def _tensors(content: bytes, where: str) -> dict[str, Tensor]:
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]
     if not isinstance(found, dict) or not found:
-        what = "an empty dict" if isinstance(found, dict) else f"a {type(found).__name__}"
+        what = "an empty dict" if isinstance(found, dict) else f"an object of type {type(found).__name__}"
         raise Refused(f"{where} holds {what}, not a state dict; {CONVERT}", 4)
     for name, tensor in found.items():
         dense = isinstance(tensor, Tensor) and tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_meta)
         if not dense:
-            raise Refused(f"{where} is not a state dict: {name!r} is a {type(tensor).__name__}, not a dense tensor; {CONVERT}", 4)
+            what = f"{name!r}, of type {type(tensor).__name__}, is not a dense tensor"
+            raise Refused(f"{where} is not a state dict: {what}; {CONVERT}", 4)
         if not isinstance(name, str):
             raise Refused(f"{where} is not a state dict: key {name!r} is not a string; {CONVERT}", 4)
         if tensor.is_floating_point() and tensor.isnan().any():

@@ -105,7 +105,7 @@ def test_leaves_the_net_as_it_was(function, shape, device):
     assert device == "cuda" or not torch.get_rng_state().equal(random[0])
 
 
-def test_price_of_a_convolution():
+def test_cost_of_a_convolution():
     """Document 004: 5×5 from 192 to 32 channels at 28 × 28, directly and through 16 channels."""
     assert conv_macs(192, 32, 5, 28, 28) == 120_422_400
     assert conv_macs(192, 16, 1, 28, 28) == 2_408_448
@@ -150,7 +150,7 @@ def test_wrong_size_names_the_layer(net, shape, says):
         assert "\n" not in str(refused.value)
 
 
-def test_what_is_no_shape_is_refused():
+def test_impossible_shapes_are_refused():
     for shape in ((32, 32), (3, 0, 32), (1, 1, 3, 32, 32)):
         with pytest.raises(Refused, match=r"\(C, H, W\) or \(N, C, H, W\)"):
             shape_walk(cifar2.Net(), shape)
@@ -247,7 +247,7 @@ def test_a_window_larger_than_the_image_is_not_the_whole_image():
     assert [(layer.field, layer.shape[-1]) for layer in receptive_field(net, (1, 5, 5))] == [(9, 5), (5, 1)]
 
 
-def test_what_cannot_be_told_is_none():
+def test_unknown_fields_are_none():
     turned = nn.Sequential(nn.Conv2d(1, 1, 3), nn.Flatten(2), nn.Unflatten(2, (5, 20)), nn.Conv2d(1, 1, 3))
     assert [(layer.field, layer.jump) for layer in receptive_field(turned, (1, 12, 12))] == [(3, 1), (None, None)]
     upwards = nn.Sequential(nn.ConvTranspose2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 3))

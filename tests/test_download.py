@@ -122,7 +122,7 @@ LENGTH = {"Content-Length": len(FILE)}
     ((302, {"Location": "file:///etc/hostname"}, b""), 1, "cannot download"),
     ((302, {"Location": "ftp://127.0.0.1/w"}, b""), 1, "cannot download"),
 ])  # fmt: skip
-def test_what_goes_wrong_leaves_nothing(answer, code, match):
+def test_a_failed_download_leaves_no_file(answer, code, match):
     with served({"/w": answer, "/loop": (302, {"Location": "/loop"}, b"")}) as (address, _):
         refusal(code, match, f"{address}/w", sha256(FILE))
     assert cached() == []
@@ -137,7 +137,7 @@ def test_a_redirect_to_a_local_file_with_the_right_bytes_is_refused_too(tmp_path
         assert load(f"{address}/v", sha256(FILE))["a"].shape == (99,)  # control: redirects to http are followed
 
 
-def test_bounds(monkeypatch):
+def test_downloads_are_limited_in_size_and_time(monkeypatch):
     monkeypatch.setattr(download, "DOWNLOAD_BYTES", 1000)
     with served({"/w": FILE}) as (address, _):
         refusal(1, "exceeds the download limits", f"{address}/w", sha256(FILE))
@@ -147,7 +147,7 @@ def test_bounds(monkeypatch):
     assert cached() == []
 
 
-def test_nobody_answers(monkeypatch):
+def test_a_server_that_does_not_answer_is_given_up_on(monkeypatch):
     monkeypatch.setattr(download, "ANSWER_SECONDS", 0.2)
     with served({}) as (address, _):
         gone = address
@@ -241,7 +241,7 @@ def test_messages_keep_secrets(tmp_path):
         assert "secret" not in refusal(2, "://", address, "0" * 64)
 
 
-def test_what_an_address_shows():
+def test_public_address_has_no_secrets():
     for given, shown in {
         "https://user:secret@example.org:8443/a@b/w-1.pth?X-Amz-Signature=1#part": "https://example.org:8443/a@b/w-1.pth",
         "HTTP://secret@example.org": "http://example.org",

@@ -42,7 +42,7 @@ def test_evaluate_the_best_weights(trained_runs, oneloop):
     assert (said["accuracy"], said["loss"]) == (line["accuracy"], line["loss"]) == (best["accuracy"], said["logged"]["loss"])
 
 
-def test_evaluate_other_weights_than_the_recorded_ones(birds, oneloop):
+def test_evaluate_refuses_weights_other_than_the_recorded_ones(birds, oneloop):
     """They are refused. Control: the weights in the file are those that are evaluated, so these give another loss."""
     tampered(birds)
     code, out, error = oneloop("evaluate", birds)

@@ -45,7 +45,7 @@ def test_wrong_usage_is_exit_2(monkeypatch, args):
     assert ended.value.code == 2
 
 
-def test_what_the_encoding_of_the_output_lacks_is_escaped(trained_runs, tmp_path):
+def test_characters_that_the_output_encoding_lacks_are_escaped(trained_runs, tmp_path):
     shutil.copy(trained_runs / "pictures/test/bird/01.png", tmp_path / "猫.png")
     with open(tmp_path / "out", "w", encoding="ascii") as file, contextlib.redirect_stdout(file):
         assert commands.main(["predict", str(trained_runs / "birds"), str(tmp_path / "猫.png")]) == 0
@@ -67,7 +67,7 @@ def test_output_to_a_full_disk_is_one_line(trained_runs, buffer):
         assert commands.main(["runs", str(trained_runs / "nowhere")]) == 2
 
 
-def test_a_reader_that_has_gone_is_no_error(trained_runs):
+def test_a_closed_pipe_is_not_an_error(trained_runs):
     """As in `oneloop predict … | head`."""
     for args in (
         ["predict", trained_runs / "birds", trained_runs / "pictures"],
@@ -81,7 +81,7 @@ def test_a_reader_that_has_gone_is_no_error(trained_runs):
         assert said.getvalue() == ""
 
 
-def test_control_an_error_that_is_no_output_is_a_traceback(monkeypatch):
+def test_control_other_os_errors_are_tracebacks(monkeypatch):
     def broken(*_):
         raise OSError(errno.EIO, "as of a file of ours", "somewhere")
 
@@ -93,7 +93,7 @@ def test_control_an_error_that_is_no_output_is_a_traceback(monkeypatch):
 @pytest.mark.parametrize(
     ("module", "args"), [("captum", ["explain", "RUN", "x.png"]), ("onnxruntime", ["export", "RUN", "--format", "onnx"])]
 )
-def test_a_library_that_is_not_installed_is_one_line(trained_runs, oneloop, monkeypatch, module, args):
+def test_a_missing_library_is_one_line(trained_runs, oneloop, monkeypatch, module, args):
     monkeypatch.setitem(sys.modules, module, None)
     code, _, error = oneloop(*(trained_runs / "birds" if arg == "RUN" else arg for arg in args))
     assert (code, error.count("\n")) == (2, 1)

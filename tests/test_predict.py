@@ -70,7 +70,7 @@ def test_a_run_uses_the_mean_that_its_weights_record(birds, trained_runs, oneloo
     assert [found["airplane"], found["bird"]] == pytest.approx(expected.tolist(), abs=1e-6)
 
 
-def test_predict_names_what_is_no_image_and_goes_on(trained_runs, oneloop, tmp_path, monkeypatch):
+def test_predict_names_and_skips_files_that_are_not_images(trained_runs, oneloop, tmp_path, monkeypatch):
     picture = Image.open(trained_runs / "pictures/test/bird/01.png")
     picture.save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:200])
@@ -162,7 +162,7 @@ def named(folder: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["--csv", "--json", "table"])
-def test_names_that_are_no_text_or_would_steer_the_terminal(birds, trained_runs, oneloop, tmp_path, monkeypatch, kind):
+def test_names_are_escaped_before_they_reach_the_terminal(birds, trained_runs, oneloop, tmp_path, monkeypatch, kind):
     """Of files and of classes: each is predicted, and nothing reaches the terminal that it would obey."""
     photos = tmp_path / f"photos {BELL}"
     photos.mkdir()

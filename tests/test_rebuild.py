@@ -105,7 +105,7 @@ def test_a_run_folder_brings_no_recipe(command, birds, trained_runs, oneloop, tm
     assert (oneloop(command, birds, *args, "--recipe", outside)[0], evil.ran) == (0, True)  # control: it could have run
 
 
-def test_a_recipe_that_is_elsewhere_is_the_users_to_name(birds, trained_runs, oneloop, tmp_path, evil):
+def test_a_recipe_elsewhere_needs_the_users_flag(birds, trained_runs, oneloop, tmp_path, evil):
     """One that a run records and that is none of those in `recipes`, such as a changed copy: the message has the flag."""
     image, mine = trained_runs / "pictures/test/bird/01.png", evil(tmp_path / "my own/cifar2.py")
     recorded(birds, recipe_file=str(mine))
@@ -186,7 +186,7 @@ def test_a_recipe_that_has_changed_is_refused(birds, trained_runs, oneloop, tmp_
                  ["x"] * 1_000_000, ["x" * 100] * 90_000]),
     ("net", [3]), ("recipe", [["cifar2"]]),
 ])  # fmt: skip
-def test_what_weights_say_must_fit_a_net(birds, trained_runs, oneloop, name, values):
+def test_impossible_metadata_are_refused(birds, trained_runs, oneloop, name, values):
     """Read as it stands, this would fill the memory, or end in a traceback."""
     for value in values:
         claimed(birds, **{name: value})
@@ -211,7 +211,7 @@ def test_an_image_that_the_net_cannot_take_names_the_layer(birds, trained_runs, 
 
 
 @pytest.mark.parametrize("metadata", [b"", b"{}", b"[", b"[" * 5_000, b'{"__metadata__": {"oneloop": 3}}'])
-def test_a_head_that_says_nothing_is_one_line(birds, trained_runs, oneloop, metadata):
+def test_a_damaged_header_is_one_line(birds, trained_runs, oneloop, metadata):
     for length in (len(metadata), 1 << 62):
         (birds / "model.safetensors").write_bytes(length.to_bytes(8, "little") + metadata)
         code, _, error = oneloop("predict", birds, trained_runs / "pictures")
@@ -225,7 +225,7 @@ def test_a_head_that_says_nothing_is_one_line(birds, trained_runs, oneloop, meta
     {"recipe": 3},
 ], ids=str)  # fmt: skip
 @pytest.mark.parametrize("command", ["predict", "evaluate"])
-def test_a_config_that_no_recipe_takes_is_one_line(birds, trained_runs, oneloop, command, changes):
+def test_a_damaged_config_is_one_line(birds, trained_runs, oneloop, command, changes):
     recorded(birds, **changes)
     if changes == {"data": {}}:
         config = json.loads((birds / "config.json").read_text())

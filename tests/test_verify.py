@@ -92,7 +92,7 @@ def test_all_promises_hold_for_a_recipe(verified):
 
 
 @pytest.mark.slow
-def test_net_that_draws_by_rank_fails_the_right_line(verified, tmp_path):
+def test_net_that_is_random_by_rank_fails_one_check(verified, tmp_path):
     (tmp_path / "by_rank.py").write_text(RANDOM)
     code, checks, output = verified(tmp_path / "by_rank.py")
     assert code == 4
@@ -159,7 +159,7 @@ def test_first_run_takes_fewer_images_where_their_number_is_refused(scripted):
     assert trial.tried == [(251, 503), (61, 127)]
 
 
-def test_limit_that_was_chosen_stays(scripted, monkeypatch):
+def test_a_given_limit_is_kept(scripted, monkeypatch):
     monkeypatch.setattr(trials, "SHORT_SECONDS", 0.2)
     trial = scripted(LONG.replace("sleep 100", "sleep 0.5"), "--limit", "1000")
     assert trial.first() == 3
@@ -363,7 +363,7 @@ def test_gpu_that_does_not_repeat_itself_cannot_show_exact_resume(on_gpus):
     assert "whose kernels are not deterministic: first at step 3: loss 0.5 and 0.50001" in check.detail
 
 
-def test_gpu_that_fails_is_said(on_gpus, tmp_path):
+def test_failing_run_on_a_gpu_is_reported(on_gpus, tmp_path):
     (tmp_path / "gpu.log").write_text("out of memory")
     checks, _ = on_gpus(draws=True, gpu=3)
     assert {what: check.verdict for what, check in checks.items()} == {"1 GPU and the CPU": "FAIL"}

@@ -18,7 +18,7 @@ from nets import cifar2, mnist, nin, residual, small
 
 
 def on_meta(make, *arguments, **options):
-    """A net without memory: what it is can be told all the same."""
+    """A net on the meta device, without memory."""
     with torch.device("meta"):
         return make(*arguments, **options)
 
@@ -69,7 +69,7 @@ def test_frozen_parameters_stand_in_parentheses():
 
 
 class Restless(nn.Module):
-    """Has all that a forward pass could change: statistics, a frozen part in eval mode, dropout that does not heed the mode."""
+    """Has all that a forward pass could change: statistics, a frozen part in eval mode, dropout that ignores the mode."""
 
     def __init__(self):
         super().__init__()
@@ -196,7 +196,7 @@ def test_published_fields(net, size, layer, field):
 
 
 class Branches(nn.Module):
-    """Most that can happen to an image: dilation, unequal sides, crops, pads, steps, branches that do not lie over each other."""
+    """Dilation, unequal sides, crops, pads, steps, and branches that are shifted against each other."""
 
     def __init__(self):
         super().__init__()
@@ -242,7 +242,7 @@ def test_after_a_global_mean_everything_sees_the_whole_image():
 
 
 def test_a_window_larger_than_the_image_is_not_the_whole_image():
-    """Its first place sees all, its last one does not see more: the rest is padding. One place that sees all is the whole."""
+    """With several positions, some see padding beyond the image. A single position that covers it sees the whole image."""
     net = nn.Sequential(nn.Conv2d(1, 1, 9, padding=4), nn.AdaptiveAvgPool2d(1))
     assert [(layer.field, layer.shape[-1]) for layer in receptive_field(net, (1, 5, 5))] == [(9, 5), (5, 1)]
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 
 @contextlib.contextmanager
 def served(answers: dict, encrypted: bool = False, asked: list | None = None):
-    """Serve {path: content, or (status, headers, content)}; yields the address and the growing list of requests.
+    """Serve {path: content, or (status, headers, content)}; yields the URL and the growing list of requests.
 
     `asked` gets the headers of each request.
     """
@@ -80,7 +80,7 @@ def test_many_ask_and_one_downloads(tensors):
 
 
 def test_digits_in_the_name(tensors):
-    """torchvision's names end in the first digits. The cached copy is checked against all 64."""
+    """torchvision's names end in the first digits of the sha256. The cached copy is checked against all 64."""
     content = saved(tensors)
     right, wrong = f"/w-{sha256(content)[:8]}.pth", "/w-01234567.pth"
     with served({right: content, wrong: content}) as (address, requests):
@@ -158,7 +158,7 @@ def test_a_server_that_does_not_answer_is_given_up_on(monkeypatch):
 
 @pytest.mark.parametrize("beginning", [b"", b"HTTP/1.1 200 OK\r\nX-Long: ", b"HTTP/1.1 302 Found\r\nLocation: /"])
 def test_a_server_that_drips_its_headers_is_not_waited_for(monkeypatch, beginning):
-    """Each byte comes in time; the answer does not."""
+    """Each byte is in time; the response is not."""
     monkeypatch.setattr(download, "ANSWER_SECONDS", 0.4)
     began = time.monotonic()
     with dripping(beginning) as address:
@@ -181,7 +181,7 @@ def test_a_server_that_drips_its_file_has_its_time(monkeypatch, beginning):
 
 
 def test_redirect_to_an_address_without_encryption_is_not_followed(monkeypatch):
-    """Not even asked: what an address holds is a secret, and its path may be, too."""
+    """It is not even requested: the URL itself may be a secret."""
     with served({"/w": FILE}) as (open_address, sent):
         answers = {"/w": (302, {"Location": f"{open_address}/w?key=secret"}, b""), "/v": (302, {"Location": "/u"}, b"")}
         answers["/u"] = FILE
@@ -217,7 +217,7 @@ def test_user_and_password_are_for_one_server_alone():
 
 
 def test_messages_keep_secrets(tmp_path):
-    """Neither user and password nor the query, which may be a signature: those of an address, and of what it redirects to."""
+    """Neither user and password nor the query, which may be a signature; of the URL and of what it redirects to."""
     away = {
         "/ftp": (302, {"Location": "ftp://user:secret@127.0.0.1/w?key=secret"}, b""),
         "/file": (302, {"Location": "file://user:secret@127.0.0.1/w?key=secret"}, b""),
@@ -259,7 +259,7 @@ def test_public_address_has_no_secrets():
 
 
 def test_from_a_url_into_the_zoo():
-    """The way of a recipe with published weights, here of 3 classes and made by the test."""
+    """As a recipe does with published weights; these have 3 classes and come from the test."""
     published = get_model("shufflenet_v2_x0_5", num_classes=3)
     content = saved(published.state_dict())
     name = f"/shufflenetv2_x0.5-{sha256(content)[:10]}.pth"

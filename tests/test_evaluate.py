@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("own_path")
 
 
 def tampered(folder: Path, name: str = "model.safetensors", knows: bool = True) -> None:
-    """Move one tensor in a file of weights a little, and leave its metadata as they are, but for its digest if not `knows`."""
+    """Change one tensor in a weights file; its metadata stay, without the digest unless `knows`."""
     with safetensors.safe_open(folder / name, framework="pt") as file:
         about, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     tensors["conv1.weight"] = tensors["conv1.weight"] * 1.5
@@ -56,7 +56,7 @@ def test_evaluate_refuses_weights_other_than_the_recorded_ones(birds, oneloop):
 
 
 def test_evaluate_on_other_data(trained_runs, oneloop, tmp_path):
-    """Accuracy is what `predict` says of the same files; without --data, other data than the run's are refused."""
+    """Accuracy agrees with `predict` on the same files; without --data, data that have changed are refused."""
     code, out, _ = oneloop("evaluate", trained_runs / "birds", "--data", trained_runs / "pictures", "--json")
     said = json.loads(out)
     assert (code, said["count"], said["logged"]) == (0, 12, None)
@@ -100,7 +100,7 @@ def test_evaluate_in_the_precision_of_the_run(oneloop, tmp_path, monkeypatch):
 
 
 def test_logged_numbers_of_the_best_are_those_of_its_epoch(birds, oneloop):
-    """The first of several that are best."""
+    """Of several equally good epochs, the first."""
     lines = [json.loads(line) for line in (birds / "metrics.jsonl").read_text().splitlines()]
     tests = [line for line in lines if line.get("split") == "test"]
     for line, accuracy in zip(tests, (0.25, 0.75, 0.75), strict=True):

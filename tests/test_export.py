@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("own_path")
 
 
 def in_file(kind: str, file: Path, net: nn.Module):
-    """The function that the file holds, as its users read it, and what the file says of itself."""
+    """The function in the file, loaded as its users would, and the file's metadata."""
     if kind == "onnx":
         onnxruntime = pytest.importorskip("onnxruntime")
         session = onnxruntime.InferenceSession(file)
@@ -42,7 +42,7 @@ def in_file(kind: str, file: Path, net: nn.Module):
 
 @pytest.mark.parametrize("kind", ["safetensors", "torch-export", "onnx"])
 def test_export_is_the_net_with_its_preprocessing(trained_runs, oneloop, tmp_path, kind):
-    """Of the stage with batch norm, grey images and a resize: logits within 1e-4, for batches of 1 and of many."""
+    """With batch norm, grey images and a resize: logits within 1e-4, for batches of 1 and of 40."""
     if kind == "onnx":
         pytest.importorskip("onnxscript")
     file = tmp_path / "exported"
@@ -91,7 +91,7 @@ def test_an_export_that_is_not_the_net_is_not_published(trained_runs, oneloop, t
 
 
 def test_an_export_leaves_the_runs_own_files(birds, trained_runs, oneloop, tmp_path, monkeypatch):
-    """Of its run and of any other: all that training, evaluating and saving made. Earlier exports may go."""
+    """Files of this run and of any other are refused as --out; earlier exports may be replaced."""
     other, twice = shutil.copytree(birds, tmp_path / "other"), shutil.copytree(trained_runs / "twice", tmp_path / "twice")
     (birds / "checkpoints/step-00000001/manifest.json").parent.mkdir(parents=True, exist_ok=True)
     (birds / "checkpoints/step-00000001/manifest.json").write_text("{}")

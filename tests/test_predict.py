@@ -58,7 +58,7 @@ def test_predict_is_the_net_on_images_normalised_as_in_training(trained_runs, on
 
 
 def test_a_run_uses_the_mean_that_its_weights_record(birds, trained_runs, oneloop):
-    """Whatever the recipe's are by now."""
+    """Even if the recipe's own have changed since."""
     claimed(birds, mean=[0.0, 0.1, 0.2], std=[1.0, 0.9, 0.8])
     file = trained_runs / "pictures/test/bird/01.png"
     pixels = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)
@@ -94,7 +94,7 @@ def test_predict_names_and_skips_files_that_are_not_images(trained_runs, oneloop
 
 
 def test_predict_takes_every_file(trained_runs, oneloop, tmp_path):
-    """More than are in memory at a time; in the order of their names, each with what is said of it alone."""
+    """More files than fit in one batch: sorted by name, each with the prediction that it gets alone."""
     pictures = sorted((trained_runs / "pictures/test").rglob("*.png"))
     for number in range(503):
         (tmp_path / f"{number:04}.png").symlink_to(pictures[number % 12])
@@ -112,7 +112,7 @@ def test_predict_takes_every_file(trained_runs, oneloop, tmp_path):
 
 
 def test_predict_takes_large_images_few_at_a_time(trained_runs, oneloop, tmp_path):
-    """Of 4 images (1, 2048, 4096) never all are in memory at once."""
+    """Four images of (1, 2048, 4096) are never all in memory at once."""
     seen = []
     (tmp_path / "large.py").write_text(LARGE)
     picture = next((trained_runs / "pictures").rglob("*.png"))
@@ -126,7 +126,7 @@ def test_predict_takes_large_images_few_at_a_time(trained_runs, oneloop, tmp_pat
 
 
 def test_predict_takes_any_image(trained_runs, oneloop, tmp_path):
-    """Grey, with transparency, with a palette, larger, or lying on its side: one image, nearly the same probabilities."""
+    """The same image with transparency, with a palette, enlarged or rotated by EXIF has nearly the same probabilities."""
     picture = Image.open(trained_runs / "pictures/test/bird/01.png")
     larger = picture.resize((160, 96), Image.Resampling.BICUBIC)
     exif = Image.Exif()
@@ -154,7 +154,7 @@ NO_TEXT = os.fsdecode(b"not \xff UTF-8")  # and its name is no text
 
 
 def named(folder: Path, name: str) -> None:
-    """Have the run's second class be called `name` in all that it records."""
+    """Rename the run's second class to `name` in its weights' metadata."""
     for file in folder.glob("*.safetensors"):
         with safetensors.safe_open(file, framework="pt") as opened:
             about, tensors = json.loads(opened.metadata()["oneloop"]), {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
@@ -163,7 +163,7 @@ def named(folder: Path, name: str) -> None:
 
 @pytest.mark.parametrize("kind", ["--csv", "--json", "table"])
 def test_names_are_escaped_before_they_reach_the_terminal(birds, trained_runs, oneloop, tmp_path, monkeypatch, kind):
-    """Of files and of classes: each is predicted, and nothing reaches the terminal that it would obey."""
+    """Names of files and of classes: all are predicted, and no control character reaches the terminal."""
     photos = tmp_path / f"photos {BELL}"
     photos.mkdir()
     for name in ("a", BELL, NO_TEXT):

@@ -44,7 +44,7 @@ def test_describing_a_recipe_of_stages_writes_nothing(oneloop, tmp_path, monkeyp
 
 @pytest.fixture
 def evil(tmp_path, monkeypatch):
-    """evil(path) writes a recipe that trains as cifar2.py does and is known by `evil.ran`; the current directory is empty."""
+    """evil(path) writes a copy of cifar2.py that leaves a mark when executed, see `evil.ran`; the current directory is empty."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
 
@@ -75,7 +75,7 @@ def recorded(folder: Path, **changes) -> None:
 
 @pytest.mark.parametrize("command", ["predict", "evaluate", "export", "explain"])
 def test_a_run_folder_brings_no_recipe(command, birds, trained_runs, oneloop, tmp_path, evil, monkeypatch):
-    """A recipe is code and a run folder may be from anyone: whatever name or file it records, nothing that it brings is run."""
+    """A recipe is code and a run folder may come from anyone: whatever it records or contains, none of it is executed."""
     if command == "explain":
         pytest.importorskip("captum")
     image = trained_runs / "pictures/test/bird/01.png"
@@ -106,7 +106,7 @@ def test_a_run_folder_brings_no_recipe(command, birds, trained_runs, oneloop, tm
 
 
 def test_a_recipe_elsewhere_needs_the_users_flag(birds, trained_runs, oneloop, tmp_path, evil):
-    """One that a run records and that is none of those in `recipes`, such as a changed copy: the message has the flag."""
+    """For a recorded recipe that is not one of those in `recipes`, such as a changed copy, the message gives the flag."""
     image, mine = trained_runs / "pictures/test/bird/01.png", evil(tmp_path / "my own/cifar2.py")
     recorded(birds, recipe_file=str(mine))
     code, _, error = oneloop("predict", birds, image)
@@ -121,7 +121,7 @@ def test_a_recipe_elsewhere_needs_the_users_flag(birds, trained_runs, oneloop, t
 
 
 def test_recipes_that_need_no_flag(birds, trained_runs, oneloop, tmp_path, evil):
-    """Those of the package, from anywhere, and those in `recipes` where the user works; of one name, the package's first."""
+    """The package's, from anywhere, and those in `recipes` where the user works; of the same name, the package's first."""
     image = trained_runs / "pictures/test/bird/01.png"
     assert oneloop("predict", birds, image)[0] == 0
     recorded(birds, recipe_file="/gone/cifar2.py")  # the run was made on another machine
@@ -187,7 +187,7 @@ def test_a_recipe_that_has_changed_is_refused(birds, trained_runs, oneloop, tmp_
     ("net", [3]), ("recipe", [["cifar2"]]),
 ])  # fmt: skip
 def test_impossible_metadata_are_refused(birds, trained_runs, oneloop, name, values):
-    """Read as it stands, this would fill the memory, or end in a traceback."""
+    """Unchecked, these values would exhaust memory or end in a traceback."""
     for value in values:
         claimed(birds, **{name: value})
         code, out, error = oneloop("predict", birds, trained_runs / "pictures/test/bird/01.png")

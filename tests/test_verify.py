@@ -48,7 +48,7 @@ def verified(tmp_path, monkeypatch, capsys):
     """verified(recipe, *flags) -> (exit code, {what: check}, output); its processes are forked, as tests/jobs.py says."""
 
     class Forked:
-        """What verify uses of subprocess.Popen, of a job."""
+        """A job, with the part of subprocess.Popen's interface that verify uses."""
 
         def __init__(self, job):
             self.pid, self.process = job.pid, job.process
@@ -103,7 +103,7 @@ def test_net_that_is_random_by_rank_fails_one_check(verified, tmp_path):
 
 @pytest.mark.slow
 def test_recipe_that_does_not_run_is_one_line(capsys, tmp_path):
-    """With real fresh processes, as a user starts them."""
+    """With real processes, as a user starts them."""
     flags = ["--data", "synthetic", "--epochs", "0", "--limit", "61"]
     assert main(["verify", str(ROOT / "recipes/cifar2.py"), *flags]) == 2
     assert "--epochs and --batch must be at least 1" in capsys.readouterr().err
@@ -113,7 +113,7 @@ def test_recipe_that_does_not_run_is_one_line(capsys, tmp_path):
 
 @pytest.fixture
 def scripted(tmp_path, monkeypatch):
-    """scripted(script) -> a trial whose runs are a shell that runs the script; NAME is the run's, LIMIT as the flags say."""
+    """scripted(script) -> a trial whose runs execute a shell script; NAME and LIMIT in it stand for the run's."""
     tried = []
 
     def begin(trial, name, **_):
@@ -153,7 +153,7 @@ def test_first_run_that_is_short_is_not_repeated_and_data_may_take_long(scripted
 
 
 def test_first_run_takes_fewer_images_where_their_number_is_refused(scripted):
-    """As 251 in 5 folds, which leave batch norm one image by itself in the last batch."""
+    """As with 251 images in 5 folds, whose last batch leaves batch norm a single image."""
     trial = scripted("[ LIMIT = 251 ] && exit 2; exit 0")
     assert trial.first() == 0
     assert trial.tried == [(251, 503), (61, 127)]
@@ -175,7 +175,7 @@ def test_run_that_hangs_is_ended_by_what_the_first_one_took(scripted):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signal_leaves_no_process_behind(number, code, scripted, tmp_path, monkeypatch, capsys):
-    """Also none in a session of its own, as torch's launcher starts its processes; nor a folder."""
+    """Not even one in a session of its own, as torch's launcher starts them; and no folder."""
     made = scripted("setsid sleep 60 & echo $! > ../began; sleep 20", "--limit", "1")
     monkeypatch.setattr(Trial, "script", made.script, raising=False)
     (tmp_path / "place").mkdir()
@@ -198,7 +198,7 @@ def test_signal_leaves_no_process_behind(number, code, scripted, tmp_path, monke
 
 
 def test_trial_is_the_recipe_evaluated_on_few_test_images(tmp_path):
-    """And nothing else: the training is the same, so are the weights."""
+    """Training and weights are unchanged."""
     script, flags = ROOT / "tests/tiny.py", ("--data", "synthetic", "--epochs", 2, "--limit", 20)
     jobs = [
         begin(ROOT / "launch/verify/few_tests.py", 7, script, *flags, "--out", "few", cwd=tmp_path),
@@ -226,7 +226,7 @@ def test_few_test_images_are_a_sample_and_not_the_first(images):
 
 @pytest.fixture
 def recorded(start, images, tmp_path):
-    """recorded(name, …) -> the record of two epochs of Tiny without dropout, in so many threads, at this rate."""
+    """recorded(name, …) -> the record of two epochs of Tiny without dropout, with these threads and this learning rate."""
 
     def recorded(name, threads=1, lr=0.1, loss=torch.nn.functional.cross_entropy, **flags):
         torch.manual_seed(0)
@@ -308,7 +308,7 @@ def test_the_stage_that_was_trained_first_is_compared(tmp_path):
 
 @pytest.fixture
 def on_gpus(tmp_path, monkeypatch):
-    """on_gpus(draws, …) -> the checks of a machine with two GPUs, whose runs are copies of what is given by name."""
+    """on_gpus(draws, …) -> the checks of a machine with two GPUs, whose runs leave the records given by name."""
 
     def on_gpus(draws, **runs):
         def run(trial, name, **options):

@@ -66,7 +66,7 @@ def test_the_bytes_tell_the_kind_of_file(tensors, tmp_path, kind):
 
 
 def test_resnet20_saved_under_data_parallel(tmp_path):
-    """As the public repository akamaster/pytorch_resnet_cifar10 saves them: nested, prefixed, with its accuracy beside."""
+    """As the public repository akamaster/pytorch_resnet_cifar10 saves them: nested, prefixed, beside their accuracy."""
     torch.manual_seed(0)
     trained = CifarResNet(20)
     trained(torch.randn(4, 3, 32, 32))
@@ -158,7 +158,7 @@ def test_run_folder(start, images, tmp_path):
 
 @pytest.mark.parametrize("name", ["model.safetensors", "best.safetensors"])
 def test_weights_of_a_run_are_those_that_its_result_records(tensors, tmp_path, name):
-    """The last and the best alike; a result of before, which says nothing of the best, is no reason to refuse them."""
+    """The last and the best alike; an older result without the digest of the best is accepted."""
     path, digest = tmp_path / name, weights_sha256(tensors)
     write_tensors(path, tensors, {"oneloop": "{}"})
     right = {"weights_sha256": digest, "best": {}} if name == "model.safetensors" else {"best": {"weights_sha256": digest}}
@@ -177,7 +177,7 @@ def test_weights_of_a_run_are_those_that_its_result_records(tensors, tmp_path, n
 
 @pytest.mark.parametrize("name", ["model.safetensors", "best.safetensors", "elsewhere.safetensors"])
 def test_weights_are_those_that_their_own_file_records(tensors, tmp_path, name):
-    """Of an unfinished run, too, which has no result."""
+    """Also for an unfinished run, which has no result yet."""
     path = tmp_path / name
     about = {"oneloop": json.dumps({"net": "Tiny", "weights_sha256": weights_sha256(tensors)})}
     write_tensors(path, tensors, about)

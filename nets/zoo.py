@@ -10,7 +10,6 @@ Parameters for RGB and 1000 classes: alexnet 61,100,840; vgg16 138,357,544, vgg1
 efficientnet_b0 5,288,548. For grey and 10 classes: resnet18 11,175,370, vgg16 134,300,362, vgg16_bn 134,308,810.
 """
 
-import torch
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.resnet import ResNet
@@ -127,9 +126,9 @@ def _keep(net: nn.Module, state: dict[str, Tensor], first: str, classes: int, gr
         raise ValueError(f"these are not the weights of {name}: {', '.join(sorted(wrong)[:4])} differ")
     if kernel in fresh:  # a bias belongs to its kernel
         fresh.add(f"{first}.bias")
-    with torch.no_grad():
-        for key in (own.keys() & given.keys()) - fresh:
-            own[key].copy_(given[key])
+    # `own` carries the versions of the net's modules; without them some, such as mnasnet's, refuse to load.
+    own.update((key, given[key]) for key in (own.keys() & given.keys()) - fresh)
+    net.load_state_dict(own)
 
 
 def _present(key: str) -> str:

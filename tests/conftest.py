@@ -11,6 +11,8 @@ import pytest
 import torch
 from tiny import Tiny as Tiny
 from tiny import tiny_images
+from trained import birds, oneloop, own_path, trained_runs  # noqa: F401 - fixtures
+from weight_files import own_cache, tensors  # noqa: F401 - fixtures
 
 from launch import Run
 from launch.data import Images

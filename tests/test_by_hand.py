@@ -14,7 +14,7 @@ from tiny import tiny_images
 from launch import Run, cli, data, train
 from launch.checkpoint import weights_sha256
 from launch.errors import Refused
-from launch.rebuild import load
+from launch.recipe import load
 from nets.cifar2 import Net
 
 # More than 500 images, which are evaluated in several batches, and a last batch that is shorter.

@@ -18,7 +18,7 @@ from launch import Run, evaluate, sources, train
 from launch.checkpoint import weights, weights_sha256
 from launch.data import Split, crop_and_flip, slice_seed
 from launch.errors import Refused
-from launch.rebuild import load
+from launch.recipe import load
 from nets.mnist import LeNet5, MnistNet
 from nets.nin import NinNet
 from nets.residual import CifarResNet, DenseNetBC

@@ -16,7 +16,7 @@ from launch import commands
 from launch.command_line import parse
 from launch.commands import sweep
 from launch.errors import Refused
-from launch.rebuild import load
+from launch.recipe import load
 from launch.record.runs import find, in_use, read, read_metrics
 
 CIFAR2 = ROOT / "recipes/cifar2.py"

@@ -1,51 +1,49 @@
-"""`oneloop evaluate`: the numbers of a trained net, on the data it was trained with or on other data."""
+"""`oneloop evaluate`: loss and accuracy of a trained net, on the run's data or on other data."""
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import Refused, printable
-from ..rebuild import add_run, at, rebuild
+from ..rebuild import find_run, rebuild
 from ..record.runs import read_metrics
+from .arguments import add_trained_net, command_parser
 
 
 def main(args: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
-        "oneloop evaluate",
-        usage="oneloop evaluate RUN [--data …] [--split test | train] [--weights last | best] [--json]",
-        description="Measure loss and accuracy of a trained net: every image once, dropout off, in the run's precision.\n"
-        "Without --data on the run's own images, where the numbers are those that the training logged.",
-        epilog="example: oneloop evaluate runs/cifar2/Net-0a1b2c3d --data other-birds/",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = command_parser(
+        "evaluate",
+        usage="RUN [--data …] [--split test | train] [--weights last | best] [--json]",
+        description="Measure the loss and accuracy of a trained net: every image once, dropout off, in the run's precision.\n"
+        "Without --data it uses the run's own images and reproduces the numbers that training logged.",
+        example="runs/cifar2/Net-0a1b2c3d --data other-birds/",
     )
-    add_run(parser)
-    parser.add_argument("--data", help="hub, synthetic or a folder as for training, with the run's classes; default: the run's")
+    add_trained_net(parser)
+    parser.add_argument("--data", help="hub, synthetic or a folder, as for training, with the run's classes; default: the run's")
     parser.add_argument("--split", choices=("test", "train"), default="test", help="default: test")
-    parser.add_argument("--json", action="store_true", help="all digits")
+    parser.add_argument("--json", action="store_true", help="print JSON, unrounded")
     chosen = parser.parse_args(args)
 
     import torch
 
     from ..loop import evaluate
 
-    record, stage = at(chosen.run)
+    record, stage = find_run(chosen.run)
     precision = record.options["precision"]
     if precision == "fp16" and not torch.accelerator.is_available():
-        print("the run's precision is fp16, which needs a GPU: measured in float32", file=sys.stderr)
+        print("the run's precision is fp16, which needs a GPU: evaluating in float32", file=sys.stderr)
         precision = "no"
     data = chosen.data or record.options["data"]
     if chosen.data and data not in ("hub", "synthetic"):
         data = str(Path(data).expanduser().resolve())
     trained = rebuild(record, stage, weights=chosen.weights, recipe=chosen.recipe, data=data, precision=precision)
     own, now = record.config["data"]["fingerprint"], trained.images.fingerprint
-    same = own == now or (stage and not chosen.data)  # a stage may have images of its own, whose fingerprint is not recorded
+    same = own == now or (stage and not chosen.data)  # a stage's own images have no recorded fingerprint
     if not (same or chosen.data):
         raise Refused(
             f"{record.folder} was trained on other data: {record.config['data']['source']} sha256 {own[:16]}, now {now[:16]}; "
-            f"--data {data} measures on what is there now",
+            f"--data {data} evaluates on the current data",
             4,
         )
     measured = evaluate(trained.run, trained.net, trained.images, chosen.split)
@@ -60,15 +58,15 @@ def main(args: Sequence[str]) -> None:
         f"loss {measured['loss']:.4f}"
     )
     if logged:
-        how = ", in train mode as the book did" if trained.measured_in == "train" else ""
-        print(f"logged by the training{how}: accuracy {logged['accuracy']:.4f}, loss {logged['loss']:.4f}")
+        how = " (in train mode, as in the book)" if trained.measured_in == "train" else ""
+        print(f"logged in training{how}: accuracy {logged['accuracy']:.4f}, loss {logged['loss']:.4f}")
 
 
 def _logged(folder: Path, split: str, weights: str) -> dict | None:
-    """Accuracy and loss that the training logged for these weights, None if it did not measure them on this split."""
+    """Accuracy and loss that training logged for these weights; None if it did not evaluate them on this split."""
     lines = [line for line in read_metrics(folder / "metrics.jsonl") if line["event"] == "eval"]
     found = [line for line in lines if line["split"] == split]
-    if weights == "best" and found:  # the first of the best on the test images was kept
+    if weights == "best" and found:  # of several best ones, the first was saved
         tests = [line for line in lines if line["split"] == "test"]
         step = max(tests, key=lambda line: line["accuracy"])["step"]
         found = [line for line in found if line["step"] == step]

@@ -1,13 +1,13 @@
 """`oneloop explain`: where in an image a trained net looks, by Grad-CAM."""
 
-import argparse
 import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import Refused, printable
-from ..rebuild import add_run, at, feed, rebuild, writable
+from ..rebuild import feed, find_run, rebuild
+from .arguments import add_trained_net, command_parser, refuse_own_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,16 +15,14 @@ if TYPE_CHECKING:
 
 
 def main(args: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
-        "oneloop explain",
-        usage="oneloop explain RUN IMAGE [--class NAME] [--out PNG]",
-        description="Draw an image as the net gets it and, over it, what in it speaks for a class: Grad-CAM (arXiv:1610.02391)\n"
-        "of the last convolution, by captum.",
-        epilog="example: oneloop explain runs/cifar2/Net-0a1b2c3d bird.jpg --class airplane",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = command_parser(
+        "explain",
+        usage="RUN IMAGE [--class NAME] [--out PNG]",
+        description="Draw an image as the net sees it, with a heat map of what supports a class: Grad-CAM (arXiv:1610.02391) of\n"
+        "the last convolution, by captum.",
+        example="runs/cifar2/Net-0a1b2c3d bird.jpg --class airplane",
     )
-    add_run(parser)
+    add_trained_net(parser)
     parser.add_argument("image", metavar="IMAGE", type=Path, help="an image file")
     parser.add_argument("--class", dest="name", metavar="NAME", help="default: the most probable one")
     parser.add_argument("--out", type=Path, metavar="PNG", help="default: IMAGE's name with -explained.png, in this folder")
@@ -34,14 +32,14 @@ def main(args: Sequence[str]) -> None:
     except ImportError as error:
         raise Refused(f"explain needs {error.name}: pip install captum", 2) from error
     out = chosen.out or Path(f"{chosen.image.stem}-explained.png")
-    writable(out, ["*-explained.png"])
+    refuse_own_file(out, ["*-explained.png"])
 
     import torch
 
     from ..checkpoint import write_atomically
     from ..data.sources import read_image
 
-    trained = rebuild(*at(chosen.run), weights=chosen.weights, recipe=chosen.recipe)
+    trained = rebuild(*find_run(chosen.run), weights=chosen.weights, recipe=chosen.recipe)
     classes = trained.images.classes
     if chosen.name and chosen.name not in classes:
         raise Refused(f"no class {chosen.name!r}; those of {chosen.run} are {', '.join(classes)}", 2)
@@ -56,13 +54,14 @@ def main(args: Sequence[str]) -> None:
         write_atomically(out, _picture(pixels.permute(1, 2, 0).numpy(), heat.numpy(), title))
     except OSError as error:
         raise Refused(f"cannot write {out}: {error.strerror or error}") from error
-    print(printable(f"{title}, from {layer}; {out}") + ("" if heat.any() else "; nothing in it speaks for this class"))
+    print(printable(f"{title}, from {layer}; {out}") + ("" if heat.any() else "; nothing in it supports this class"))
 
 
 def grad_cam(net: "nn.Module", batch: "Tensor", index: int, size: tuple[int, int]) -> tuple[str, "Tensor"]:
-    """The name of the last convolution and what of its maps raises the logit `index` of the image `batch` (1, C, H, W).
+    """The name of the last convolution and the heat map of what raises the logit `index` of the image `batch` (1, C, H, W).
 
-    Returns float32 of `size`, from 0 to 1; all 0 where nothing raises it. Raises Refused (4) for a net without convolution.
+    The heat map is float32 (H, W) of `size`, from 0 to 1; all 0 if nothing raises the logit. Raises Refused (4) for a net without
+    convolution.
     """
     from captum.attr import LayerAttribution, LayerGradCam
 
@@ -74,7 +73,7 @@ def grad_cam(net: "nn.Module", batch: "Tensor", index: int, size: tuple[int, int
 
 
 def _last_convolution(net: "nn.Module", batch: "Tensor") -> str:
-    """Of those that see more than one place, the one that runs last."""
+    """The one that runs last, of those whose output has more than one position."""
     import torch
     from torch import nn
 
@@ -92,12 +91,12 @@ def _last_convolution(net: "nn.Module", batch: "Tensor") -> str:
         for hook in hooks:
             hook.remove()
     if not ran:
-        raise Refused(f"{type(net).__name__} has no convolution that could be looked into", 4)
+        raise Refused(f"{type(net).__name__} has no convolution with more than one position: Grad-CAM needs one", 4)
     return next(name for name, module in net.named_modules() if module is ran[-1])
 
 
 def _picture(image: "np.ndarray", heat: "np.ndarray", title: str) -> bytes:
-    """PNG of the image, uint8 (H, W, 1 or 3), and the heat (H, W) over it in grey, side by side."""
+    """PNG: the image, uint8 (H, W, 1 or 3), beside a grey copy under the heat map (H, W)."""
     import matplotlib.figure
 
     figure = matplotlib.figure.Figure(figsize=(7.2, 3.6), layout="constrained", dpi=150)
@@ -105,7 +104,7 @@ def _picture(image: "np.ndarray", heat: "np.ndarray", title: str) -> bytes:
     left.imshow(image, cmap="gray", vmin=0, vmax=255)
     right.imshow(image.mean(axis=2), cmap="gray", vmin=0, vmax=255)
     shown = right.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.6)
-    left.set_title("what the net gets", fontsize=10)
+    left.set_title("what the net sees", fontsize=10)
     right.set_title(title, fontsize=10, parse_math=False)
     for axes in (left, right):
         axes.axis("off")

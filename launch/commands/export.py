@@ -1,6 +1,5 @@
-"""`oneloop export`: a trained net as one file for others, checked against the net before it is there."""
+"""`oneloop export`: a trained net as one file, compared with the net before it is written."""
 
-import argparse
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -8,41 +7,40 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import Refused, first_line, printable
-from ..rebuild import Trained, add_run, at, feed, rebuild, writable
+from ..rebuild import Trained, feed, find_run, rebuild
+from .arguments import add_trained_net, command_parser, refuse_own_file
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-TOLERANCE = 1e-4  # between the file's logits and the net's, in parts of the largest
+TOLERANCE = 1e-4  # between the file's logits and the net's, relative to the largest
 SUFFIXES = {"safetensors": ".safetensors", "torch-export": ".pt2", "onnx": ".onnx"}
 
 
 def main(args: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
-        "oneloop export",
-        usage="oneloop export RUN --format safetensors | torch-export | onnx [--out FILE]",
-        description="Write a trained net as one file. It is read back and compared with the net before it is published.\n\n"
-        "  onnx, torch-export  the graph, for any number of images: float32 (N, C, H, W), pixels from 0 to 1, of the size of\n"
-        "                      the run's images, to logits (N, classes). It normalises, and resizes, by itself\n"
-        "  safetensors         the weights alone; what they are made for is in the metadata\n\n"
-        "Class names and preprocessing are JSON: `oneloop` in the metadata (ONNX: metadata_props), the extra file oneloop.json\n"
-        "of torch.export.",
-        epilog="example: oneloop export runs/cifar2/Net-0a1b2c3d --format onnx --out birds.onnx",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = command_parser(
+        "export",
+        usage="RUN --format safetensors | torch-export | onnx [--out FILE]",
+        description="Write a trained net as one file. The file's outputs are compared with the net's before it is written.\n\n"
+        "  onnx, torch-export  the graph, for any batch size: images float32 (N, C, H, W), pixels from 0 to 1, of the run's\n"
+        "                      image size -> logits (N, classes). Normalisation and resizing are part of the graph\n"
+        "  safetensors         the weights alone; the metadata say what input they expect\n\n"
+        "Class names and preprocessing are stored as JSON: `oneloop` in the metadata (ONNX: metadata_props), or the extra file\n"
+        "oneloop.json (torch.export).",
+        example="runs/cifar2/Net-0a1b2c3d --format onnx --out birds.onnx",
     )
-    add_run(parser)
+    add_trained_net(parser)
     parser.add_argument("--format", choices=SUFFIXES, required=True, help="onnx needs the extra `export`")
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: exported.onnx, .pt2 or .safetensors in RUN")
     chosen = parser.parse_args(args)
     if chosen.format == "onnx":
         _needs_onnx()
     out = chosen.out or chosen.run / f"exported{SUFFIXES[chosen.format]}"
-    writable(out, [f"*{suffix}" for suffix in SUFFIXES.values()])
+    refuse_own_file(out, [f"*{suffix}" for suffix in SUFFIXES.values()])
 
     from ..checkpoint import write_atomically
 
-    trained = rebuild(*at(chosen.run), weights=chosen.weights, recipe=chosen.recipe)
+    trained = rebuild(*find_run(chosen.run), weights=chosen.weights, recipe=chosen.recipe)
     make = {"safetensors": as_safetensors, "torch-export": as_torch_export, "onnx": as_onnx}[chosen.format]
     content, exported = make(trained)
     images, greatest = check(trained, exported)
@@ -50,7 +48,7 @@ def main(args: Sequence[str]) -> None:
         write_atomically(out, content)
     except OSError as error:
         raise Refused(f"cannot write {out}: {error.strerror or error}") from error
-    print(f"{printable(str(out))}: {len(content):,} bytes; logits of {images} images are the net's within {greatest:.1e}")
+    print(f"{printable(str(out))}: {len(content):,} bytes; logits of {images} images match the net's within {greatest:.1e}")
 
 
 # Pixels float32 (N, C, H, W), from 0 to 1 -> logits float32 (N, classes), as the exported bytes compute them.
@@ -58,7 +56,7 @@ Exported = Callable[["Tensor"], "Tensor"]
 
 
 def as_safetensors(trained: Trained) -> tuple[bytes, Exported]:
-    """The weights by name. What reads them back here is a copy of the net, emptied before."""
+    """The weights by name, read back into a copy of the net that was zeroed first."""
     import copy
 
     import safetensors.torch
@@ -80,14 +78,14 @@ def as_safetensors(trained: Trained) -> tuple[bytes, Exported]:
 
 
 def as_torch_export(trained: Trained) -> tuple[bytes, Exported]:
-    """A program of torch.export, which torch.export.load reads."""
+    """A torch.export program, read back by torch.export.load."""
     import torch
 
     example, batch, file = torch.zeros(2, *trained.shape), torch.export.Dim("batch"), io.BytesIO()
     try:
         program = torch.export.export(_with_preprocessing(trained, trained.net), (example,), dynamic_shapes=({0: batch},))
-    except Exception as error:  # of many kinds, for what a net's forward may do
-        raise Refused(f"torch.export cannot take {trained.about['net']}: {first_line(error)}", 4) from error
+    except Exception as error:  # a net's forward may raise any kind
+        raise Refused(f"torch.export cannot export {trained.about['net']}: {first_line(error)}", 4) from error
     torch.export.save(program, file, extra_files={"oneloop.json": json.dumps(_about(trained, _pixels(trained)))})
     content = file.getvalue()
     return content, torch.export.load(io.BytesIO(content)).module()
@@ -118,9 +116,9 @@ def as_onnx(trained: Trained) -> tuple[bytes, Exported]:
 
 
 def check(trained: Trained, exported: Exported) -> tuple[int, float]:
-    """Compare what was exported with the net: random pixels and images, in batches of several sizes, one of them 1.
+    """Compare the export with the net on random pixels and on test images, in batches of several sizes, one of them 1.
 
-    Returns the number of images and the greatest difference. Raises Refused (4) if it is more than TOLERANCE.
+    Returns the number of images and the largest difference. Raises Refused (4) if it exceeds TOLERANCE.
     """
     import torch
 
@@ -131,14 +129,14 @@ def check(trained: Trained, exported: Exported) -> tuple[int, float]:
             expected = trained.net(feed(trained, pixels).batch(torch.arange(len(pixels)))[0])
             found = exported(pixels.float() / 255)
         difference = (found - expected).abs().max().item() if found.shape == expected.shape else float("inf")
-        if not difference <= TOLERANCE * expected.abs().max().item() + 1e-6:  # also if it is not a number
-            raise Refused(f"what was exported is not the net: its logits differ by {difference:.1e}; nothing is written", 4)
+        if not difference <= TOLERANCE * expected.abs().max().item() + 1e-6:  # also for NaN
+            raise Refused(f"the export does not match the net: its logits differ by {difference:.1e}; nothing was written", 4)
         greatest, images = max(greatest, difference), images + len(pixels)
     return images, greatest
 
 
 def _with_preprocessing(trained: Trained, net: "nn.Module") -> "nn.Module":
-    """The net behind what `launch.data.Feed` does, but for the division by 255."""
+    """The net behind the preprocessing of `launch.data.Feed`, except the division by 255."""
     import torch
     from torch import nn
 
@@ -162,7 +160,7 @@ def _pixels(trained: Trained) -> str:
 
 
 def _about(trained: Trained, takes: str) -> dict:
-    """What the metadata say, all of it JSON."""
+    """The metadata, as JSON takes them."""
     channels = "RGB" if trained.shape[0] == 3 else "grey"
     gives = f"float32 (N, {len(trained.images.classes)}): logits, in the order of classes"
     return trained.about | {"input": takes, "channels": channels, "output": gives}

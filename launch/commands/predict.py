@@ -1,6 +1,5 @@
-"""`oneloop predict`: what a trained net says of image files."""
+"""`oneloop predict`: the classes that a trained net gives image files."""
 
-import argparse
 import csv
 import json
 import math
@@ -9,35 +8,34 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import Refused, printable
-from ..rebuild import Trained, add_run, at, feed, rebuild
+from ..rebuild import Trained, feed, find_run, rebuild
+from .arguments import add_trained_net, command_parser
 
-BATCH = 500  # images that are in memory at a time, fewer if they are large
-VALUES = 1 << 24  # of these images, at most
+BATCH = 500  # images in memory at a time, fewer if they are large
+VALUES = 1 << 24  # pixel values in memory at a time, at most
 
 
 def main(args: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
-        "oneloop predict",
-        usage="oneloop predict RUN IMAGE… | FOLDER… [--top 3] [--csv | --json]",
-        description="Print the classes that a trained net finds most probable for each image. An image of another size than the\n"
-        "run's is stretched to it, then normalised as in training. What cannot be read is named and left out; exit 1 then.",
-        epilog="example: oneloop predict runs/cifar2/Net-0a1b2c3d bird.jpg photos/",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = command_parser(
+        "predict",
+        usage="RUN IMAGE… | FOLDER… [--top 3] [--csv | --json]",
+        description="Print the most probable classes of each image. Images of another size than the run's are resized to it,\n"
+        "then normalised as in training. Files that cannot be read as an image are named and skipped, with exit code 1.",
+        example="runs/cifar2/Net-0a1b2c3d bird.jpg photos/",
     )
-    add_run(parser)
-    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image files, or folders of nothing else")
-    parser.add_argument("--top", type=int, default=3, metavar="N", help="classes for each image; default 3")
-    kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--csv", action="store_true", help="image, rank, class, probability; what a pipe gets")
-    kind.add_argument("--json", action="store_true", help="a list of images with their predictions; names are exact")
+    add_trained_net(parser)
+    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image files, or folders of images only")
+    parser.add_argument("--top", type=int, default=3, metavar="N", help="classes per image; default 3")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--csv", action="store_true", help="image, rank, class, probability; the default in a pipe")
+    form.add_argument("--json", action="store_true", help="a list of images with their predictions, names unescaped")
     chosen = parser.parse_args(args)
     if chosen.top < 1:
-        raise Refused(f"--top must be at least 1, it is {chosen.top}", 2)
+        raise Refused(f"--top must be at least 1, got {chosen.top}", 2)
     files = [file for place in chosen.images for file in (_files(place) if place.is_dir() else [place])]
     if not files:
-        raise Refused(f"{', '.join(map(str, chosen.images))}: no file in it")
-    trained = rebuild(*at(chosen.run), weights=chosen.weights, recipe=chosen.recipe)
+        raise Refused(f"no files in {', '.join(map(str, chosen.images))}")
+    trained = rebuild(*find_run(chosen.run), weights=chosen.weights, recipe=chosen.recipe)
     rows = list(predictions(trained, files, chosen.top))
     if chosen.json:
         print(json.dumps([{"image": str(file), "predictions": [*map(dict, said)]} for file, said in rows], indent=1))
@@ -48,7 +46,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def predictions(trained: Trained, files: Sequence[Path], top: int) -> Iterator[tuple[Path, list[dict]]]:
-    """Each file and its `top` predictions {"class", "probability"}, the most probable first; on stderr what cannot be read."""
+    """Each file and its `top` predictions {"class", "probability"}, most probable first. Unreadable files go to stderr."""
     import torch
 
     from ..data.sources import read_image
@@ -78,7 +76,7 @@ def predictions(trained: Trained, files: Sequence[Path], top: int) -> Iterator[t
 
 
 def _files(folder: Path) -> list[Path]:
-    """All files in a folder and the folders in it, but hidden ones."""
+    """All files in a folder and its subfolders, except hidden ones."""
     return sorted(
         path
         for path in folder.rglob("*")
@@ -104,7 +102,7 @@ def _print(rows: Sequence[tuple[Path, list[dict]]], plain: bool) -> None:
     table.columns[0].overflow, table.columns[2].justify = "fold", "right"
     for file, said in rows:
         for rank, each in enumerate(said):
-            name = Text(printable(each["class"]), style="" if rank else "bold")  # as text: brackets in a name are no markup
+            name = Text(printable(each["class"]), style="" if rank else "bold")  # as Text: brackets in a name are not markup
             image, last = Text("" if rank else printable(str(file))), rank + 1 == len(said)
             table.add_row(image, name, f"{each['probability']:.1%}", end_section=last)
     console.print(table)

@@ -103,7 +103,7 @@ def grid(path: Path, axes: dict[str, list[str]], at_once: int, config_file: str 
     from ..code import sources
     from ..command_line import parse
     from ..processes import cores
-    from ..rebuild import load
+    from ..recipe import load
 
     recipe, (precision, processes) = load(path), launched(config_file)
     code = sources(recipe)

@@ -1,4 +1,4 @@
-"""A recipe's file run as `python FILE` runs it, but evaluated on few of the test images: the processes of `oneloop verify`.
+"""Runs a recipe as `python FILE` does, but evaluates on few of the test images: the processes of `oneloop verify`.
 
     python -m launch.verify.few_tests TESTS RECIPE [the recipe's own flags]
 """
@@ -15,7 +15,7 @@ from launch.data import Images, Split, order
 
 
 def fewer(images: Images, tests: int) -> Images:
-    """`images` with at most `tests` test images, a fixed sample as --limit takes one of the training images."""
+    """`images` with at most `tests` test images: a fixed sample, as --limit takes one of the training images."""
     if tests >= len(images.test):
         return images
     some = order(len(images.test), seed=0, epoch=0)[:tests].sort().values
@@ -30,7 +30,7 @@ def main(args: Sequence[str]) -> None:
     def train(run, model, images, *further, **options):
         return whole(run, model, fewer(images, int(tests)), *further, **options)
 
-    launch.loop.train = train  # what a recipe imports, before it does
+    launch.loop.train = train  # before the recipe imports it
     sys.argv = [recipe, *flags]
     sys.path.insert(0, str(Path(recipe).resolve().parent))
     runpy.run_path(recipe, run_name="__main__")

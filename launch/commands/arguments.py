@@ -1,0 +1,60 @@
+"""What the subcommands' command lines share. Imports no torch: help must not wait for it."""
+
+import argparse
+import fnmatch
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import Refused
+from ..rebuild import WEIGHTS
+from ..record.runs import home
+
+OWN_FILES = (  # of a run or a stage, beside its pictures
+    *WEIGHTS.values(), "config.json", "metrics.jsonl", "result.json", "stopped.json", "predictions.json", "report.html", "lock",
+    "lock.pid",
+)  # fmt: skip
+
+
+def command_parser(
+    command: str, *, description: str, example: str, notes: str = "", usage: str | None = None
+) -> argparse.ArgumentParser:
+    """The parser of `oneloop COMMAND`. `usage` and `example` follow the command's name; `notes` end the help."""
+    return argparse.ArgumentParser(
+        f"oneloop {command}",
+        usage=usage and f"oneloop {command} {usage}",
+        description=description,
+        epilog=f"example: oneloop {command} {example}" + (f"\n\n{notes}" if notes else ""),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """The argument RECIPE."""
+    parser.add_argument("recipe", metavar="RECIPE", type=Path, help="the recipe's file")
+
+
+def add_trained_net(parser: argparse.ArgumentParser) -> None:
+    """The arguments that name a trained net: RUN, --weights, --recipe."""
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run folder, or the folder of a stage in it")
+    which = "the last weights (default), or those with the best test accuracy"
+    parser.add_argument("--weights", choices=WEIGHTS, default="last", help=which)
+    parser.add_argument("--recipe", type=Path, metavar="FILE", help="the recipe's file, if it is not in recipes/")
+
+
+def refuse_own_file(out: Path, exports: Sequence[str]) -> None:
+    """Raises Refused (2) if the file `out` is, or could be mistaken for, one of a run's own.
+
+    `exports` are glob patterns of the file names that the command makes and may replace in a run's folder.
+    """
+    out = out.parent.resolve() / out.name
+    try:
+        place, recorded = home(out.parent)
+    except (Refused, OSError):
+        return
+    if not isinstance(recorded, dict) or "format" not in recorded:
+        return
+    name, within = out.name.casefold(), out.relative_to(place).parts
+    own = name in OWN_FILES or {"checkpoints", "wandb"} & {*within}
+    if own or (out.exists() and not any(fnmatch.fnmatch(name, pattern) for pattern in exports)):
+        raise Refused(f"{out} is, or could be mistaken for, a file of the run {place}; choose another with --out", 2)

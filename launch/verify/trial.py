@@ -1,0 +1,151 @@
+"""Runs of one recipe in a temporary folder: real processes, a few steps each."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from ..errors import Refused
+from ..record.runs import read_json, read_metrics
+
+# Training and test images to try in turn, until the run is short enough. They are primes, so that no batch, slice or number of
+# processes divides them; of 503 test images each of two processes evaluates a batch.
+SIZES = ((251, 503), (61, 127), (23, 29))
+EPOCHS = 3
+SHORT_SECONDS = 30  # that the first run may train; with the last of SIZES there is no limit
+FIRST_SECONDS = 3600  # for the first run and its data, which may have to be downloaded
+CLOCK = ("seconds", "images_per_second")  # entries of a record that differ from run to run
+
+
+@dataclass
+class Trial:
+    """The recipe, its flags, the folder of its runs, and how long one may take."""
+
+    recipe: Path
+    flags: list[str]
+    place: Path
+    tests: int = SIZES[0][1]  # test images, at most
+    seconds: float = FIRST_SECONDS  # for each run
+    signals: list[int] = field(default_factory=list)  # SIGINT and SIGTERM, as they arrive
+
+    def begin(self, name: str, processes: int = 1, shards: int = 2, gpus: bool = False) -> subprocess.Popen:
+        """Start or resume the run in the folder `name`; its output is appended to `name`.log."""
+        # PYTHONSAFEPATH: modules are not looked up in the current folder, so the package is the installed one, as here.
+        environment = os.environ | {"WANDB_MODE": "disabled", "PYTHONSAFEPATH": "1"}
+        environment |= {} if gpus else {"ACCELERATE_USE_CPU": "true"}
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
+        recipe = ["-m", "launch.verify.few_tests", str(self.tests), str(self.recipe), *self.flags]
+        fixed = ["--shards", str(shards), "--threads", "1", "--log-every", "1", "--save-every", "1"]
+        command = [sys.executable, *launcher, *recipe, *fixed, "--out", str(self.place / name)]
+        with open(self.place / f"{name}.log", "a") as log:
+            return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+    def first(self) -> int:
+        """Finish the run `one` with the first of SIZES that makes it short; returns its exit code.
+
+        Sets `flags`, `tests` and, from the time that this run took, `seconds`. Raises Refused.
+        """
+        flags = _short(self.flags)
+        opened = self.place / "one/config.json"
+
+        def too_long() -> bool:
+            return opened.exists() and time.time() - opened.stat().st_mtime > SHORT_SECONDS
+
+        sizes = SIZES[:1] if "--limit" in names(flags) else SIZES
+        for limit, tests in sizes:
+            shutil.rmtree(self.place / "one", ignore_errors=True)
+            self.flags = flags if len(sizes) == 1 else [*flags, "--limit", str(limit)]
+            self.tests, began = tests, time.monotonic()
+            last = (limit, tests) == sizes[-1]
+            code = self._until("one", (lambda: False) if last else too_long)
+            if code is not None and (code != 2 or last):  # 2: the recipe refuses this number of images, as one that leaves 1 over
+                break
+        self.seconds = 10 * (time.monotonic() - began) + 60
+        return code
+
+    def run(self, name: str, **options) -> int:
+        """Start or resume the run and wait for its end; returns its exit code. Raises Refused after `seconds`."""
+        return self._until(name, lambda: False, **options)
+
+    def kill_when(self, condition: Callable[[], bool], name: str, **options) -> None:
+        """Start the run and SIGKILL it once `condition` holds, unless it has ended before."""
+        self._until(name, condition, **options)
+
+    def _until(self, name: str, over: Callable[[], bool], **options) -> int | None:
+        """Start the run and wait for its end; returns its exit code, or None if it was killed because `over` held first."""
+        process, deadline = self.begin(name, **options), time.monotonic() + self.seconds
+        try:
+            while (code := process.poll()) is None and not over():
+                self.stop_if_told()
+                if time.monotonic() > deadline:
+                    raise Refused(f"a run took more than {self.seconds:.0f} s; try a smaller --limit")
+                time.sleep(0.005)
+            return code
+        finally:
+            _kill(process)
+
+    def stop_if_told(self) -> None:
+        """Raise Refused (130, 143) after a signal."""
+        if self.signals:
+            raise Refused(f"stopped by {signal.Signals(self.signals[0]).name}; nothing was written", 128 + self.signals[0])
+
+    def last_line(self, name: str) -> str:
+        """The last line that the run itself wrote, before the report of its launcher."""
+        lines = [line for line in self.log(name).splitlines() if line.strip()]
+        own = [line for line in lines if not line.startswith(("W1", "E1", "W0", "E0", " ", "===", "---"))]
+        return own[-1] if own else "no output"
+
+    def log(self, name: str) -> str:
+        return (self.place / f"{name}.log").read_text()
+
+    def records(self, name: str) -> dict[str, list[dict]]:
+        """The lines of every metrics.jsonl of the run, by stage, without CLOCK; stages in the order in which they ended."""
+        files = sorted((self.place / name).rglob("metrics.jsonl"), key=lambda file: file.stat().st_mtime_ns)
+        return {
+            str(file.parent.relative_to(self.place / name)): [
+                {key: value for key, value in line.items() if key not in CLOCK} for line in read_metrics(file)
+            ]
+            for file in files
+        }
+
+    def digest(self, name: str) -> str:
+        """The sha256 of the run's last weights, of each stage in turn; "" if there are none."""
+        results = [read_json(file) for file in sorted((self.place / name).rglob("result.json"))]
+        return " ".join(result["weights_sha256"] for result in results if "weights_sha256" in result)
+
+
+def names(flags: Sequence[str]) -> set[str]:
+    """The names of the flags, with dashes."""
+    return {flag.partition("=")[0].replace("_", "-") for flag in flags if flag.startswith("--")}
+
+
+def _short(flags: Sequence[str]) -> list[str]:
+    """The flags, with --epochs EPOCHS unless given. Raises Refused (2) for flags that the trial sets itself."""
+    if fixed := names(flags) & {"--shards", "--threads", "--log-every", "--save-every", "--fresh"}:
+        raise Refused(f"oneloop verify sets {', '.join(sorted(fixed))} itself: leave it out", 2)
+    return [*flags, *(() if "--epochs" in names(flags) else ("--epochs", str(EPOCHS)))]
+
+
+def _kill(process: subprocess.Popen) -> None:
+    """Kill the process and all its descendants, also those in sessions of their own, as torch's launcher starts them."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGSTOP)  # so that it starts no more
+    try:
+        family = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        family = []
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    for each in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
+    process.wait()
+    psutil.wait_procs(family, timeout=10)

@@ -1,0 +1,67 @@
+"""Loaded weights into a net: all of them, or those that fit, with a report of what happened."""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from ..checkpoint import load_weights, weights
+from ..errors import Refused
+
+
+class Report(NamedTuple):
+    """What `load_into` did: names copied, names dropped and why, names that the net keeps as they were."""
+
+    matched: tuple[str, ...]
+    dropped: tuple[tuple[str, str], ...]
+    new: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"weights: {len(self.matched)} matched, {len(self.dropped)} dropped, {len(self.new)} new"]
+        lines += [f"  dropped {name}: {reason}" for name, reason in self.dropped[:8]]
+        lines += [f"  … and {len(self.dropped) - 8} more dropped"] if len(self.dropped) > 8 else []
+        lines += [f"  new {_some(self.new)}"] if self.new else []
+        return "\n".join(lines)
+
+
+def load_into(net: nn.Module, tensors: dict[str, Tensor], partial: bool = False) -> Report:
+    """Copy `tensors` into the net's own parameters and buffers, which keep their identity, device and dtype.
+
+    Without `partial` all names and shapes must match, or nothing is copied; with it, what fits is copied. Weights from before
+    torch 0.4.1 may lack batch norm's counters, which nothing uses. Raises Refused (4), naming what differs, or if `partial` finds
+    nothing that fits.
+    """
+    own = weights(net)
+    aliases = net.state_dict().keys() - own.keys()  # further names of shared tensors
+    dropped = []
+    for name, tensor in tensors.items():
+        if name not in own:
+            if name not in aliases:
+                dropped.append((name, "the net has no such tensor"))
+        elif tensor.shape != own[name].shape:
+            dropped.append((name, f"shape {_shape(tensor)}, the net's is {_shape(own[name])}"))
+        elif tensor.is_floating_point() != own[name].is_floating_point():
+            dropped.append((name, f"{tensor.dtype}, the net's is {own[name].dtype}"))
+    reasons = dict(dropped)
+    matched = [name for name in own if name in tensors and name not in reasons]
+    new = [name for name in own if name not in matched and not (_is_counter(name) and name not in tensors)]
+    report = Report(tuple(matched), tuple(dropped), tuple(new))
+    if not partial and (dropped or new):
+        missing = [name for name in new if name not in tensors]
+        differences = [f"{name} ({reason})" for name, reason in dropped[:4]] + ([f"missing: {_some(missing)}"] if missing else [])
+        raise Refused(f"the weights do not fit {type(net).__name__}: {'; '.join(differences)}", 4)
+    if not [name for name in matched if not _is_counter(name)]:
+        raise Refused(f"none of the {len(tensors)} tensors fits {type(net).__name__}, which has {_some(list(own))}", 4)
+    load_weights(net, own | {name: tensors[name] for name in matched})
+    return report
+
+
+def _is_counter(name: str) -> bool:
+    return name.endswith("num_batches_tracked")
+
+
+def _shape(tensor: Tensor) -> str:
+    return "×".join(map(str, tensor.shape)) or "scalar"
+
+
+def _some(names: list[str] | tuple[str, ...]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

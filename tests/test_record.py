@@ -1,4 +1,4 @@
-"""What a run leaves and what reads it: a torn line is none, a damaged one is named, a lock is seen by whoever may read."""
+"""A run's record: a torn last line is skipped, a damaged line is named, and anyone who may read the folder sees its lock."""
 
 import contextlib
 import fcntl

@@ -111,14 +111,14 @@ def test_page_says_the_accuracy_of_each_class(shown):
         right, total = counts[index][index], sum(counts[index])
         assert words[place + 1 : place + 4] == [str(total), str(right), f"{right / total:.1%}"]
     wrong = round((1 - end["test"]["accuracy"]) * end["test"]["count"])
-    assert any(word.startswith(f"{wrong} of the test images are taken for another class") for word in words)
+    assert any(word.startswith(f"{wrong} test images are misclassified") for word in words)
 
 
 def test_names_that_are_no_text_are_drawn(start, images, tmp_path, capsys):
     """A class has its folder's name: bytes that are not UTF-8, control characters."""
     classes = ("a\udcff", "b\x1b[31m\n", "\u202ec")
     train(start(pictures=True), net := Tiny(), replace(images, classes=classes), optimizer_for(net), epochs=1, batch=16)
-    assert "incomplete" not in "".join(capsys.readouterr())
+    assert "pictures are missing" not in "".join(capsys.readouterr())
     for name in ("confusion", "mistakes"):
         assert (tmp_path / f"run/{name}.png").exists()
     assert "a\\udcff" in (tmp_path / "run/report.html").read_text()
@@ -174,7 +174,7 @@ def test_broken_picture_is_said_once_and_the_run_is_finished(start, images, tmp_
     train(start(pictures=True), net := Tiny(), images, optimizer_for(net), epochs=1, batch=16)
     assert result(tmp_path / "run")["epochs"] == 1
     said = capsys.readouterr().out
-    assert said.count("the pictures are incomplete: no such font") == 1
+    assert said.count("some pictures are missing: no such font") == 1
     assert "and more" not in said
     assert (tmp_path / "run/curves.png").exists()
     assert not (tmp_path / "run/report.html").exists()

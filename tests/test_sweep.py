@@ -1,4 +1,4 @@
-"""A grid of runs: wrong flags start nothing, what fails is named, what was stopped goes on, what is finished is not run again."""
+"""`oneloop sweep`: wrong flags start nothing, failures are named, stopped runs resume, finished runs are not run again."""
 
 import os
 import signal
@@ -126,7 +126,7 @@ def test_a_run_that_the_sweeps_own_end_ended_is_interrupted(cells, capsys):
     """The signal reaches all at once, as from a queue: the run is gone, with an exit code, when the sweep looks."""
     me = os.getpid()
     for script in (f"kill -TERM {me}; exit 1", f"trap 'exit 1' TERM; kill -TERM {me}; while :; do sleep 0.01; done"):
-        with pytest.raises(Refused, match="stopped by SIGTERM; the same command goes on") as refused:
+        with pytest.raises(Refused, match="stopped by SIGTERM; run the same command to resume") as refused:
             sweep.run(cells(script, "exit 7"), ["launch"], 1)
         assert refused.value.code == 143
         out = capsys.readouterr().out
@@ -158,16 +158,16 @@ def test_finished_runs_are_not_started(cells, capsys):
         cell.folder.mkdir(parents=True)
     (first.folder / "result.json").write_text('{"summary": "done before"}')
     assert sweep.run([first, second], ["launch"], 1) == {}
-    assert "2 runs, 1 of them finished before" in capsys.readouterr().out
+    assert "2 runs, 1 of them already finished" in capsys.readouterr().out
 
 
 def test_a_run_that_another_command_works_on_is_not_started_and_not_failed(cells, capsys, monkeypatch):
-    """As after a sweep that was killed: its runs go on."""
+    """As after a sweep was killed: its runs continue."""
     first, second = cells("exit 0", "exit 3")
     first.folder.mkdir(parents=True)
     with filelock.FileLock(first.folder / "lock"):
         left = sweep.run([first, second], ["launch"], 2)
-    assert left[first] == f"running: another command works on {first.folder}"
+    assert left[first] == f"running: another command is working on {first.folder}"
     assert left[second].startswith("failed: exit code 3")
     out = capsys.readouterr().out
     assert "[1/2] --seed 0: running: " in out
@@ -200,7 +200,7 @@ def test_stopped_then_the_same_sweep_goes_on_and_a_failure_stops_no_other(here, 
     assert commands.main(one) == 143
     stopper.join()
     out, errors = capsys.readouterr()
-    assert errors == "stopped by SIGTERM; the same command goes on\n"
+    assert errors == "stopped by SIGTERM; run the same command to resume\n"
     assert out.endswith(": interrupted\n")
     assert not any(in_use(folder) for folder in find(["runs"]))  # nobody is left
     assert read(sound).state == "interrupted"
@@ -222,7 +222,7 @@ def test_stopped_then_the_same_sweep_goes_on_and_a_failure_stops_no_other(here, 
     monkeypatch.setattr(sweep.subprocess, "Popen", refuse)
     assert commands.main([*one, "--compare", "again"]) == 0
     out, _ = capsys.readouterr()
-    assert "1 runs, 1 of them finished before" in out
+    assert "1 runs, 1 of them already finished" in out
     assert (here / "again/bars.png").exists()
 
 

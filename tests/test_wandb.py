@@ -198,7 +198,7 @@ def test_killed_and_resumed_is_one_run_with_each_step_once(tmp_path):
         before = len(read_metrics(tmp_path / "run/metrics.jsonl"))
         done = run_recipe("cifar2", *flags, cwd=tmp_path, env=online(server))
         assert done.returncode == 0, done.stderr
-    assert "continues run after step" in done.stdout
+    assert "resuming run after step" in done.stdout
     assert f"W&B {server.url}" in done.stdout, done.stdout
     assert before >= 4
     (run,) = server.runs.values()
@@ -244,7 +244,7 @@ def test_upload_sends_a_run_that_wandb_never_saw_and_never_twice(plain):
         assert "Traceback" not in unkept.stderr
     for env, code, why in (
         (online(server), 1, "cannot be reached"),
-        (online(server) | {"WANDB_API_KEY": ""}, 2, "there is no key"),
+        (online(server) | {"WANDB_API_KEY": ""}, 2, "no API key for"),
     ):
         refused = oneloop("upload", plain, **env)
         assert refused.returncode == code

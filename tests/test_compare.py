@@ -197,6 +197,16 @@ def test_table_and_pictures(place, capsys):
             assert len(picture.convert("L").getcolors(256)) > 10, name  # something is drawn
 
 
+def test_a_narrow_terminal_names_the_columns_that_it_leaves_out(place, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as in a terminal
+    monkeypatch.setenv("COLUMNS", "70")
+    assert commands.main(["compare", "runs"]) == 0
+    shown = capsys.readouterr().out
+    assert "0.8500 ± 0.0707" in shown
+    assert shown.count("±") == 1  # only the accuracy keeps its deviation
+    assert "too wide for 70 columns, left out: images/s, seconds, parameters\n" in shown
+
+
 def test_no_bars_without_a_training_accuracy(place, capsys):
     assert commands.main(["compare", "runs", "--out", "new"]) == 0  # draws bars.png, which the next command removes
     assert commands.main(["compare", "runs/b2", "--out", "new"]) == 0

@@ -18,7 +18,7 @@ from conftest import ROOT, Tiny, metrics, optimizer_for, result
 
 from launch import commands, train
 from launch.errors import Refused, printable
-from launch.record.runs import in_use, read, read_metrics
+from launch.record.runs import in_use, read, read_metrics, without_clock
 from launch.screen import Screen
 
 EVENT = {"event": "train", "step": 1, "epoch": 1, "images": 8, "loss": 0.5, "images_per_second": 9.0, "seconds": 0.1}
@@ -76,6 +76,12 @@ def test_a_damaged_line_is_named_wherever_it_is(kind, place, tmp_path):
     with pytest.raises(Refused, match=rf"metrics.jsonl is damaged in line {place + 1} of 3 .*--fresh") as refused:
         read_metrics(tmp_path / "metrics.jsonl")
     assert refused.value.code == 4
+
+
+def test_without_clock_drops_seconds_and_speed_and_nothing_else():
+    """What proves two runs equal must not be blind: to the loss, the accuracy or the step."""
+    (event,) = without_clock([EVENT | {"gradient_norm": 2.0}])
+    assert event == {"event": "train", "step": 1, "epoch": 1, "images": 8, "loss": 0.5, "gradient_norm": 2.0}
 
 
 def test_training_refuses_a_damaged_line_and_leaves_the_record_alone(start, images, tmp_path):

@@ -21,10 +21,9 @@ from pathlib import Path
 
 import tyro
 
-from launch.record.runs import read_metrics
+from launch.record.runs import read_metrics, without_clock
 
 RECIPE = Path(__file__).parents[1] / "recipes/cifar2.py"
-CLOCK = ("seconds", "images_per_second")
 
 
 def main(
@@ -102,8 +101,8 @@ def torture(group: tuple[int, ...], kills: int, flags: list[str], chance: random
 
 
 def lines(folder: Path) -> list[dict]:
-    """metrics.jsonl without what the clock says."""
-    return [{key: value for key, value in event.items() if key not in CLOCK} for event in read_metrics(folder / "metrics.jsonl")]
+    """metrics.jsonl without what the clock measures."""
+    return without_clock(read_metrics(folder / "metrics.jsonl"))
 
 
 def last_step(folder: Path) -> int:

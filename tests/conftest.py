@@ -16,6 +16,7 @@ from weight_files import own_cache, tensors  # noqa: F401 - fixtures
 
 from launch import Run
 from launch.data import Images
+from launch.record.runs import without_clock
 
 ROOT = Path(__file__).parents[1]
 QUIET = {
@@ -78,9 +79,8 @@ def optimizer_for(model, kind="sgd"):
 
 
 def metrics(folder: Path) -> list[dict]:
-    """The lines of metrics.jsonl without what the clock says."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in ("seconds", "images_per_second")} for line in lines]
+    """The lines of metrics.jsonl without what the clock measures."""
+    return without_clock(json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines())
 
 
 def result(folder: Path) -> dict:

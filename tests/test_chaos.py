@@ -79,7 +79,7 @@ def test_job_that_may_restart_finishes_by_itself(reference, tmp_path):
     assert "restarts need a store of their own" in output  # torch's default would now and then meet the dead ones' addresses
     code, output = launched(**options, env={"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"})
     assert code == 0, output
-    assert "continues run after step 10" in output
+    assert "resuming run after step 10" in output
     same(tmp_path / "run", reference)
 
 

@@ -92,7 +92,7 @@ def test_killed_then_the_same_command_on_another_number_of_processes(uninterrupt
         assert not (tmp_path / "run/result.json").exists()
     done = run_recipe("cifar2", *FLAGS, "--net", "NetBatchNorm", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "continues run after step" in done.stdout
+    assert "resuming run after step" in done.stdout
     same(tmp_path / "run", uninterrupted)
 
 

@@ -255,7 +255,7 @@ def test_runs_without_weights_say_why_in_one_line(birds, trained_runs, oneloop, 
     (birds / "config.json").write_text(json.dumps(config | {"format": 99}))
     assert "was written by another version of oneloop (format 99)" in refusal()
     (birds / "config.json").unlink()
-    assert "is no run folder" in refusal()
+    assert "is not a run folder" in refusal()
     code, _, error = oneloop("predict", tmp_path / "nowhere", trained_runs / "pictures")
     assert (code, error) == (2, f"no run at {tmp_path / 'nowhere'}; `oneloop runs` lists the runs\n")
 

@@ -1,4 +1,4 @@
-"""What a run leaves and what reads it: a torn line is none, a damaged one is named, a lock is seen by whoever may read."""
+"""A run's record: a torn last line is skipped, a damaged line is named, and anyone who may read the folder sees its lock."""
 
 import contextlib
 import fcntl
@@ -18,7 +18,7 @@ from conftest import ROOT, Tiny, metrics, optimizer_for, result
 
 from launch import commands, train
 from launch.errors import Refused, printable
-from launch.record.runs import in_use, read, read_metrics
+from launch.record.runs import in_use, read, read_metrics, without_clock
 from launch.screen import Screen
 
 EVENT = {"event": "train", "step": 1, "epoch": 1, "images": 8, "loss": 0.5, "images_per_second": 9.0, "seconds": 0.1}
@@ -26,7 +26,7 @@ EVENT = {"event": "train", "step": 1, "epoch": 1, "images": 8, "loss": 0.5, "ima
 
 @contextlib.contextmanager
 def somebody_else():
-    """A folder that everyone may look into, and inside the block a user who is not its owner where this one is root."""
+    """A folder that everyone may list, and a user id that does not own it (if this process is root)."""
     with tempfile.TemporaryDirectory() as place:
         Path(place).chmod(0o755)
         yield Path(place), (65534 if os.geteuid() == 0 else os.geteuid())
@@ -57,12 +57,12 @@ DAMAGED = {
     "a list": b"[1]",
     "not UTF-8": b'"\xff\xfe"',
     "nested": b"[" * 100_000,
-    "another event": b'{"event": "party", "step": 2}',
+    "an unknown event": b'{"event": "party", "step": 2}',
     "no step": b'{"event": "eval", "epoch": 1, "images": 8, "split": "test", "loss": 0.5, "accuracy": 0.5}',
     "a word for a number": json.dumps(EVENT | {"loss": "x"}).encode(),
-    "no number": json.dumps(EVENT | {"loss": float("nan")}).encode(),
-    "a speed of nothing": json.dumps(EVENT | {"images_per_second": 0}).encode(),
-    "beyond numbers": json.dumps(EVENT | {"seconds": 10**200}).encode(),
+    "not a number": json.dumps(EVENT | {"loss": float("nan")}).encode(),
+    "a speed of zero": json.dumps(EVENT | {"images_per_second": 0}).encode(),
+    "too large": json.dumps(EVENT | {"seconds": 10**200}).encode(),
     "empty": b"",
 }
 
@@ -78,8 +78,14 @@ def test_a_damaged_line_is_named_wherever_it_is(kind, place, tmp_path):
     assert refused.value.code == 4
 
 
+def test_without_clock_drops_seconds_and_speed_and_nothing_else():
+    """What proves two runs equal must not be blind: to the loss, the accuracy or the step."""
+    (event,) = without_clock([EVENT | {"gradient_norm": 2.0}])
+    assert event == {"event": "train", "step": 1, "epoch": 1, "images": 8, "loss": 0.5, "gradient_norm": 2.0}
+
+
 def test_training_refuses_a_damaged_line_and_leaves_the_record_alone(start, images, tmp_path):
-    """Control: with the line as it was, the same command goes on and the record is that of a run in one go."""
+    """Control: with the line intact, the same command resumes and the record equals that of an uninterrupted run."""
 
     def again():
         run = start(log_every=1)
@@ -104,7 +110,7 @@ def test_training_refuses_a_damaged_line_and_leaves_the_record_alone(start, imag
     assert metrics(tmp_path / "run") == whole
 
 
-def test_a_lock_that_is_held_is_seen_and_one_that_is_not_is_not(tmp_path):
+def test_in_use_tells_a_held_lock_from_a_free_one(tmp_path):
     assert not in_use(tmp_path)
     with filelock.FileLock(tmp_path / "lock"):
         assert in_use(tmp_path)
@@ -112,12 +118,12 @@ def test_a_lock_that_is_held_is_seen_and_one_that_is_not_is_not(tmp_path):
     assert not (tmp_path / "lock.pid").exists()
     (tmp_path / "lock").unlink(missing_ok=True)
     os.mkfifo(tmp_path / "lock")
-    assert not in_use(tmp_path)  # and does not wait for a writer
+    assert not in_use(tmp_path)  # without waiting for a writer
 
 
 @pytest.mark.parametrize("mode", [0o444, 0o000])
-def test_somebody_elses_lock_is_held_only_if_it_is(mode, tmp_path):
-    """Control: a lock that cannot be read cannot be judged; one that can is, though its folder may not be written."""
+def test_in_use_tells_the_lock_of_another_user(mode, tmp_path):
+    """A lock that may be read is judged, even in a folder that may not be written; one that may not be read counts as free."""
     with somebody_else() as (place, user):
         lock = place / "lock"
         lock.touch()
@@ -130,17 +136,17 @@ def test_somebody_elses_lock_is_held_only_if_it_is(mode, tmp_path):
         place.chmod(0o755)
 
 
-def test_a_look_at_the_lock_neither_takes_nor_makes_it(tmp_path):
+def test_in_use_neither_takes_nor_creates_the_lock(tmp_path):
     in_use(tmp_path)
     assert list(tmp_path.iterdir()) == []
     with filelock.FileLock(tmp_path / "lock", timeout=0):
         pass
     with open(tmp_path / "lock") as other:
-        fcntl.flock(other, fcntl.LOCK_SH)  # another reader's look
+        fcntl.flock(other, fcntl.LOCK_SH)  # as another reader does
         assert not in_use(tmp_path)
 
 
-def test_what_may_not_be_read_is_refused_in_a_line(tmp_path):
+def test_what_cannot_be_read_is_one_line(tmp_path):
     with somebody_else() as (place, user):
         (place / "metrics.jsonl").write_text("")
         (place / "metrics.jsonl").chmod(0)
@@ -148,15 +154,15 @@ def test_what_may_not_be_read_is_refused_in_a_line(tmp_path):
             as_user(user, lambda: read_metrics(place / "metrics.jsonl"))
     os.mkfifo(tmp_path / "config.json")
     writer = threading.Thread(target=lambda: open(tmp_path / "config.json", "w").close(), daemon=True)
-    writer.start()  # so that one who does read need not wait for ever
-    with pytest.raises(Refused, match=r"config.json cannot be read: it is no file"):
+    writer.start()  # so that a reader that does open it need not wait forever
+    with pytest.raises(Refused, match=r"config.json cannot be read: it is not a file"):
         read(tmp_path)
-    reader = os.open(tmp_path / "config.json", os.O_RDONLY | os.O_NONBLOCK)  # open until the writer has met it
+    reader = os.open(tmp_path / "config.json", os.O_RDONLY | os.O_NONBLOCK)  # stays open until the writer has opened its end
     writer.join(10)
     os.close(reader)
 
 
-def test_screen_that_ends_is_said_once_and_ends_nothing(start, images, tmp_path, monkeypatch, capfd):
+def test_broken_standard_output_is_reported_once_and_ends_nothing(start, images, tmp_path, monkeypatch, capfd):
     for number, broken in enumerate(("/dev/full", "pipe")):
         if broken == "pipe":
             gone, writer = os.pipe()
@@ -167,15 +173,15 @@ def test_screen_that_ends_is_said_once_and_ends_nothing(start, images, tmp_path,
             patch.setattr("sys.stdout", stream)
             torch.manual_seed(0)
             train(start(f"run{number}"), net := Tiny(), images, optimizer_for(net), epochs=2, batch=16)
-            print("what a recipe says itself goes nowhere, too", flush=True)
+            print("what a recipe prints itself is dropped, too", flush=True)
         why = os.strerror({"/dev/full": 28, "pipe": 32}[broken])
         expected = f"standard output cannot be written ({why}): no more lines; the run goes on\n"
         assert capfd.readouterr().err == expected
     assert len({result(tmp_path / f"run{number}")["weights_sha256"] for number in (0, 1)}) == 1
 
 
-def test_a_reader_that_leaves_does_not_end_a_training(tmp_path):
-    """The real process: `python recipe | head -1`, and its exit code."""
+def test_a_closed_pipe_does_not_end_a_training(tmp_path):
+    """As with `python recipe | head -1`: a real process, and its exit code."""
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     flags = ("--data", "synthetic", "--epochs", 30, "--out", "run")
@@ -189,14 +195,14 @@ def test_a_reader_that_leaves_does_not_end_a_training(tmp_path):
     assert result(tmp_path / "run")["epochs"] == 30
 
 
-def test_screen_is_its_stream_otherwise(capsys):
+def test_screen_passes_everything_else_to_its_stream(capsys):
     screen = Screen(sys.stdout)
     screen.write("a")
     screen.flush()
     assert (capsys.readouterr().out, screen.isatty(), screen.encoding) == ("a", False, sys.stdout.encoding)
 
 
-def test_control_characters_are_shown_and_not_obeyed(start, images, tmp_path, capsys):
+def test_control_characters_are_escaped_on_the_screen(start, images, tmp_path, capsys):
     assert printable("a\x1b[31m\x07\x7f\x9b\n\u2028\udcff é–") == r"a\x1b[31m\x07\x7f\x9b\n\u2028\udcff é–"
     train(start("a\x1b[31m"), net := Tiny(), replace(images, source="x\x1b]0;\x07"), optimizer_for(net), epochs=1, batch=16)
     shown = capsys.readouterr().out

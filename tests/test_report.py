@@ -1,4 +1,4 @@
-"""What a run folder shows: the four pictures, and a page that needs nothing but itself."""
+"""What a finished run shows: four pictures, and a page that loads nothing from elsewhere."""
 
 import base64
 import io
@@ -22,7 +22,7 @@ from launch.record import show
 from launch.weights import load, load_into
 
 PICTURES = ("curves", "confusion", "mistakes", "kernels")
-NAMES = ("<b>bold</b>", "$\\frac$ & co", "猫")  # nothing of these may be taken for markup or mathematics
+NAMES = ("<b>bold</b>", "$\\frac$ & co", "猫")  # none of these may become markup or a formula
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ class Page(HTMLParser):
             self.words.append(data.strip())
 
 
-def test_pictures_and_their_numbers_are_those_of_the_result(shown, images):
+def test_pictures_and_predictions_agree_with_the_result(shown, images):
     for name in PICTURES:
         with Image.open(shown / f"{name}.png") as picture:
             assert picture.width > 200, name
@@ -87,7 +87,7 @@ def test_mistakes_are_those_of_the_net_in_eval_mode(shown, images):
 
 
 def test_confusion_has_a_row_for_each_true_class(images):
-    """All of the first class are taken for the second; of the second, three for the third; all else is right."""
+    """All images of the first class are taken for the second, three of the second for the third; the rest is correct."""
     labels = images.test.labels
     predicted = torch.where(labels == 0, 1, labels)
     predicted[(labels == 1).nonzero()[:3]] = 2
@@ -96,13 +96,13 @@ def test_confusion_has_a_row_for_each_true_class(images):
     first, second, third = torch.bincount(labels).tolist()
     assert found["counts"] == [[0, first, 0], [0, second - 3, 3], [0, 0, third]]
     wrong = (labels != predicted).nonzero().flatten().tolist()
-    assert [mistake["id"] for mistake in found["mistakes"]] == wrong[::-1]  # the surest first
+    assert [mistake["id"] for mistake in found["mistakes"]] == wrong[::-1]  # the most confident first
     for mistake in found["mistakes"]:
         assert (mistake["true"], mistake["predicted"]) == (labels[mistake["id"]], predicted[mistake["id"]])
         assert mistake["probability"] == pytest.approx(logits[mistake["id"]].softmax(0).max().item())
 
 
-def test_page_says_the_accuracy_of_each_class(shown):
+def test_page_shows_the_accuracy_of_each_class(shown):
     words, end = Page((shown / "report.html").read_text()).words, result(shown)
     counts = json.loads((shown / "predictions.json").read_text())["counts"]
     place = words.index("Accuracy of each class")
@@ -111,20 +111,20 @@ def test_page_says_the_accuracy_of_each_class(shown):
         right, total = counts[index][index], sum(counts[index])
         assert words[place + 1 : place + 4] == [str(total), str(right), f"{right / total:.1%}"]
     wrong = round((1 - end["test"]["accuracy"]) * end["test"]["count"])
-    assert any(word.startswith(f"{wrong} of the test images are taken for another class") for word in words)
+    assert any(word.startswith(f"{wrong} test images are misclassified") for word in words)
 
 
-def test_names_that_are_no_text_are_drawn(start, images, tmp_path, capsys):
-    """A class has its folder's name: bytes that are not UTF-8, control characters."""
+def test_class_names_that_are_not_text_are_drawn(start, images, tmp_path, capsys):
+    """Classes are named by folders: bytes that are not UTF-8, control characters."""
     classes = ("a\udcff", "b\x1b[31m\n", "\u202ec")
     train(start(pictures=True), net := Tiny(), replace(images, classes=classes), optimizer_for(net), epochs=1, batch=16)
-    assert "incomplete" not in "".join(capsys.readouterr())
+    assert "pictures are missing" not in "".join(capsys.readouterr())
     for name in ("confusion", "mistakes"):
         assert (tmp_path / f"run/{name}.png").exists()
     assert "a\\udcff" in (tmp_path / "run/report.html").read_text()
 
 
-def test_page_stands_alone_and_says_what_the_result_says(shown):
+def test_page_loads_nothing_and_agrees_with_the_result(shown):
     text = (shown / "report.html").read_text()
     page, end = Page(text), result(shown)
     assert len(page.references) >= 4
@@ -134,7 +134,7 @@ def test_page_stands_alone_and_says_what_the_result_says(shown):
     assert "@import" not in text
     words = page.words
     for name in NAMES:
-        assert name in words  # as text: no class name has become a tag
+        assert name in words  # as text: no class name becomes a tag
     assert page.tags.count("b") == len(json.loads((shown / "predictions.json").read_text())["mistakes"])
     for name in ("accuracy", "loss"):
         assert words[words.index(f"test {name}") + 1] == f"{end['test'][name]:.4f}"
@@ -142,7 +142,7 @@ def test_page_stands_alone_and_says_what_the_result_says(shown):
     assert words[words.index("Command") + 1] == json.loads((shown / "config.json").read_text())["command"]
 
 
-def test_page_of_several_trainings_compares_them(start, images, tmp_path, capsys, monkeypatch):
+def test_page_of_several_stages_compares_them(start, images, tmp_path, capsys, monkeypatch):
     run = start(pictures=True)
     for name in ("first", "second"):
         train(run, net := Tiny(), replace(images, classes=NAMES), optimizer_for(net), epochs=1, batch=16, stage=name)
@@ -159,14 +159,14 @@ def test_page_of_several_trainings_compares_them(start, images, tmp_path, capsys
     assert capsys.readouterr().err.count("has no report.html: division by zero") == 1
 
 
-def test_control_the_page_would_be_caught():
-    """What the test above looks for is found where it is."""
+def test_control_a_page_that_loads_something_is_caught():
+    """The test above finds what it looks for."""
     page = Page('<b>x</b><img src="https://example.org/x.png"><script></script>')
     assert page.references == ["https://example.org/x.png"]
     assert {"script", "b"} <= set(page.tags)
 
 
-def test_broken_picture_is_said_once_and_the_run_is_finished(start, images, tmp_path, monkeypatch, capsys):
+def test_broken_picture_is_reported_once_and_the_run_is_finished(start, images, tmp_path, monkeypatch, capsys):
     def broken(*_):
         raise RuntimeError("no such font\nand more")
 
@@ -174,7 +174,7 @@ def test_broken_picture_is_said_once_and_the_run_is_finished(start, images, tmp_
     train(start(pictures=True), net := Tiny(), images, optimizer_for(net), epochs=1, batch=16)
     assert result(tmp_path / "run")["epochs"] == 1
     said = capsys.readouterr().out
-    assert said.count("the pictures are incomplete: no such font") == 1
+    assert said.count("some pictures are missing: no such font") == 1
     assert "and more" not in said
     assert (tmp_path / "run/curves.png").exists()
     assert not (tmp_path / "run/report.html").exists()
@@ -191,15 +191,15 @@ def test_quiet_trials_and_nets_without_convolution(start, images, tmp_path):
 
 
 def test_no_other_process_is_waited_for(start, images, shown, monkeypatch):
-    """As the main one of two processes, of which the other never answers."""
+    """On the main one of two processes while the other never answers."""
 
-    def alone(*_):
-        raise TimeoutError("the other process has gone on")
+    def no_answer(*_):
+        raise TimeoutError("the other process does not answer")
 
     run, net = start("other", pictures=True), Tiny()
     run.world = 2
-    monkeypatch.setattr("launch.run.broadcast_object_list", alone)
-    with pytest.raises(TimeoutError):  # control: a collective does fail; torch's own have no process group here
+    monkeypatch.setattr("launch.run.broadcast_object_list", no_answer)
+    with pytest.raises(TimeoutError):  # control: a collective would fail; torch's own have no process group here
         run.on_main(lambda: None)
     monkeypatch.setattr(run, "folder", shown)
     (shown / "curves.png").unlink()
@@ -217,7 +217,7 @@ def test_any_number_of_classes(classes, tmp_path):
         assert max(picture.size) < 2000
 
 
-def test_nothing_wrong_and_nothing_right(tmp_path):
+def test_no_mistakes_and_no_test_images(tmp_path):
     report.mistakes(tmp_path / "none.png", [], [])
-    counts = torch.zeros(2, 2, dtype=torch.int64)  # no test image of any class
+    counts = torch.zeros(2, 2, dtype=torch.int64)  # no test images at all
     report.confusion(tmp_path / "empty.png", counts, ("a", "b"))

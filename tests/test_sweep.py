@@ -1,4 +1,4 @@
-"""A grid of runs: wrong flags start nothing, what fails is named, what was stopped goes on, what is finished is not run again."""
+"""`oneloop sweep`: wrong flags start nothing, failures are named, stopped runs resume, finished runs are not run again."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ CIFAR2 = ROOT / "recipes/cifar2.py"
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """The current folder is the test's; what a recipe in this process adds to Python's path and modules goes with it."""
+    """Work in the test's folder; undo what importing a recipe adds to Python's path and modules."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     yield tmp_path
@@ -43,7 +43,7 @@ def test_values_after_a_flag():
 
 
 WRONG = {
-    "--net Net Nett": "",  # tyro's own words
+    "--net Net Nett": "",  # tyro words it
     "--limit 5 -5": "--limit must be at least 0, it is -5",
     "--lr 0.01 1e-2": "--lr 1e-2 and --lr 0.01 are the same run",
     "--lr 0.01 --lr 0.1": "--lr is given twice",
@@ -73,12 +73,12 @@ def test_cells_are_the_grid_and_share_the_cores(here):
     assert cells[1].flags == ("--net", "Net", "--epochs", "1", "--seed", "2", "--data", "synthetic")
     two = sweep.grid(CIFAR2, axes, 2, None)
     assert two[0].flags[-2:] == ("--threads", str(max(1, len(os.sched_getaffinity(0)) // 2)))
-    assert [cell.folder for cell in two] == [cell.folder for cell in cells]  # threads are no difference
+    assert [cell.folder for cell in two] == [cell.folder for cell in cells]  # threads are not part of the configuration
     given = sweep.grid(CIFAR2, axes | {"--threads": ["3"]}, 2, None)
     assert given[0].flags[-2:] == ("--threads", "3")
 
 
-def test_runs_at_once_have_a_gpu_each(here, monkeypatch):
+def test_runs_at_once_get_a_gpu_each(here, monkeypatch):
     begun = []
 
     class Ended:
@@ -96,13 +96,13 @@ def test_runs_at_once_have_a_gpu_each(here, monkeypatch):
     cells = sweep.grid(CIFAR2, {"--data": ["synthetic"], "--seed": ["1", "2", "3"]}, 2, None)
     sweep.run(cells, ["launch"], 2, gpus=["4", "6"])
     assert begun == [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in ("4", "6", "4")]
-    sweep.run(cells, ["launch"], 2, gpus=["4"])  # one is everyone's, as it is
+    sweep.run(cells, ["launch"], 2, gpus=["4"])  # a single GPU is shared: nothing to set
     assert begun[3:] == [{}] * 3
 
 
 @pytest.fixture
 def cells(here, monkeypatch):
-    """cells(script, …) -> a cell for each; in place of a training a shell runs the script, in which FOLDER is its folder."""
+    """cells(script, …) -> a cell for each script, which a shell runs instead of a training; FOLDER is the cell's folder."""
 
     def cells(*scripts):
         made = sweep.grid(CIFAR2, {"--data": ["synthetic"], "--seed": [str(seed) for seed in range(len(scripts))]}, 1, None)
@@ -122,11 +122,11 @@ def cells(here, monkeypatch):
 WELL = """echo '{"summary": "well"}' > FOLDER/result.json"""
 
 
-def test_a_run_that_the_sweeps_own_end_ended_is_interrupted(cells, capsys):
-    """The signal reaches all at once, as from a queue: the run is gone, with an exit code, when the sweep looks."""
+def test_a_run_stopped_together_with_its_sweep_is_interrupted(cells, capsys):
+    """The signal reaches sweep and run at once, as from a queue: the run has already exited when the sweep looks."""
     me = os.getpid()
     for script in (f"kill -TERM {me}; exit 1", f"trap 'exit 1' TERM; kill -TERM {me}; while :; do sleep 0.01; done"):
-        with pytest.raises(Refused, match="stopped by SIGTERM; the same command goes on") as refused:
+        with pytest.raises(Refused, match="stopped by SIGTERM; run the same command to resume") as refused:
             sweep.run(cells(script, "exit 7"), ["launch"], 1)
         assert refused.value.code == 143
         out = capsys.readouterr().out
@@ -135,7 +135,7 @@ def test_a_run_that_the_sweeps_own_end_ended_is_interrupted(cells, capsys):
         assert "--seed 1" not in out
 
 
-def test_what_became_of_each_is_said_in_its_word(cells, capsys):
+def test_failed_and_interrupted_runs_are_named_with_the_reason(cells, capsys):
     made = cells("kill -KILL $$", "echo 'not \033[31mfinite' >&2; exit 3", "exit 0", WELL, "exit 4")
     killed, broken, silent, done, damaged = made
     done.folder.mkdir(parents=True)
@@ -158,16 +158,16 @@ def test_finished_runs_are_not_started(cells, capsys):
         cell.folder.mkdir(parents=True)
     (first.folder / "result.json").write_text('{"summary": "done before"}')
     assert sweep.run([first, second], ["launch"], 1) == {}
-    assert "2 runs, 1 of them finished before" in capsys.readouterr().out
+    assert "2 runs, 1 of them already finished" in capsys.readouterr().out
 
 
-def test_a_run_that_another_command_works_on_is_not_started_and_not_failed(cells, capsys, monkeypatch):
-    """As after a sweep that was killed: its runs go on."""
+def test_a_run_in_use_is_neither_started_nor_failed(cells, capsys, monkeypatch):
+    """As after a sweep was killed: its runs continue."""
     first, second = cells("exit 0", "exit 3")
     first.folder.mkdir(parents=True)
     with filelock.FileLock(first.folder / "lock"):
         left = sweep.run([first, second], ["launch"], 2)
-    assert left[first] == f"running: another command works on {first.folder}"
+    assert left[first] == f"running: another command is working on {first.folder}"
     assert left[second].startswith("failed: exit code 3")
     out = capsys.readouterr().out
     assert "[1/2] --seed 0: running: " in out
@@ -183,7 +183,7 @@ def test_launch_file_gives_precision_and_processes(here):
 
 
 @pytest.mark.slow
-def test_stopped_then_the_same_sweep_goes_on_and_a_failure_stops_no_other(here, monkeypatch, capsys):
+def test_a_stopped_sweep_resumes_and_a_failure_stops_no_other_run(here, monkeypatch, capsys):
     recipe = [str(CIFAR2), "--data", "synthetic", "--limit", "64", "--batch", "16", "--net", "NetRes", "--epochs", "20"]
     one, both = (["sweep", *recipe, "--at-once", "2", "--lr", *rates] for rates in (["0.01"], ["1e30", "0.01"]))
     (cell,) = sweep.grid(CIFAR2, sweep.axes_of([*recipe[1:], "--lr", "0.01"]), 1, None)
@@ -200,9 +200,9 @@ def test_stopped_then_the_same_sweep_goes_on_and_a_failure_stops_no_other(here, 
     assert commands.main(one) == 143
     stopper.join()
     out, errors = capsys.readouterr()
-    assert errors == "stopped by SIGTERM; the same command goes on\n"
+    assert errors == "stopped by SIGTERM; run the same command to resume\n"
     assert out.endswith(": interrupted\n")
-    assert not any(in_use(folder) for folder in find(["runs"]))  # nobody is left
+    assert not any(in_use(folder) for folder in find(["runs"]))  # no process is left
     assert read(sound).state == "interrupted"
     assert read_metrics(sound / "metrics.jsonl")[-1]["epoch"] < 20
 
@@ -214,7 +214,7 @@ def test_stopped_then_the_same_sweep_goes_on_and_a_failure_stops_no_other(here, 
     assert "\nfailed: " in "\n" + errors
     assert read(sound).config["resumed"]
     steps = [line["step"] for line in metrics(sound) if line.get("split") == "test"]
-    assert steps == [4 * epoch for epoch in range(1, 21)]  # each once
+    assert steps == [4 * epoch for epoch in range(1, 21)]  # each epoch once
     assert f"{result(sound)['test']['accuracy']:.4f}" in out
     assert "failed" in out
     assert (here / "compare/curves.png").exists()
@@ -222,12 +222,12 @@ def test_stopped_then_the_same_sweep_goes_on_and_a_failure_stops_no_other(here, 
     monkeypatch.setattr(sweep.subprocess, "Popen", refuse)
     assert commands.main([*one, "--compare", "again"]) == 0
     out, _ = capsys.readouterr()
-    assert "1 runs, 1 of them finished before" in out
+    assert "1 runs, 1 of them already finished" in out
     assert (here / "again/bars.png").exists()
 
 
-def test_what_an_agent_of_wandb_runs(here):
-    """launch/sweep.yaml as W&B reads it, and the command that its agent makes of a cell, by W&B's own functions."""
+def test_what_a_wandb_agent_runs(here):
+    """launch/sweep.yaml as W&B reads it, and the command that W&B's own functions build for a cell."""
     from wandb.sdk.launch.sweeps import utils
 
     config = yaml.safe_load((ROOT / "launch/sweep.yaml").read_text())

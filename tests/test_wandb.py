@@ -1,4 +1,4 @@
-"""W&B mirrors the record: one run, its configuration at init, nothing that can slow or stop the training."""
+"""W&B mirrors the record: one W&B run for each run, configured at init, and nothing that can slow or stop the training."""
 
 import json
 import os
@@ -21,13 +21,13 @@ FLAGS = ("--data", "synthetic", "--limit", 300, "--epochs", 3, "--threads", 1, "
 
 
 def online(server: Server) -> dict[str, str]:
-    """The environment of a process that logs to `server`, however loaded the machine is."""
+    """The environment of a process that logs to `server`, with time to spare on a busy machine."""
     patience = {"WANDB_INIT_TIMEOUT": "60", "WANDB_ERROR_REPORTING": "false"}
     return {"WANDB_MODE": "online", "WANDB_API_KEY": KEY, "WANDB_BASE_URL": server.url, **patience}
 
 
 def oneloop(*args, **env) -> subprocess.CompletedProcess:
-    """The `oneloop` command in a fresh process, as wandb reads its settings once in each."""
+    """The `oneloop` command in a fresh process, since wandb reads its settings once in each."""
     code = "import sys; from launch.commands import main; sys.exit(main())"
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, args)],
@@ -36,7 +36,7 @@ def oneloop(*args, **env) -> subprocess.CompletedProcess:
 
 
 def same(run: Received, folder: Path) -> None:
-    """What W&B has of the training is what metrics.jsonl has, each step once."""
+    """Assert that W&B has what metrics.jsonl has, each step once."""
     trained = [line for line in metrics(folder) if line["event"] == "train"]
     tested = [line for line in metrics(folder) if line["event"] == "eval" and line["split"] == "test"]
     assert [row["images"] for row in run.rows] == [line["images"] for line in trained]
@@ -59,8 +59,8 @@ def plain(tmp_path_factory) -> Path:
     return place / "run"
 
 
-def test_offline_run_has_the_record_on_epochs(plain, tmp_path):
-    """Without a key and with an empty WANDB_MODE, which is none; nothing is asked."""
+def test_offline_run_has_the_record_by_epoch(plain, tmp_path):
+    """Without a key and with WANDB_MODE empty, which counts as unset; wandb does not prompt."""
     done = run_recipe("cifar2", *FLAGS, cwd=tmp_path, env={"WANDB_MODE": ""})
     assert done.returncode == 0, done.stderr
     assert "W&B offline in run/wandb" in done.stdout
@@ -84,7 +84,7 @@ def test_offline_run_has_the_record_on_epochs(plain, tmp_path):
 
 
 def test_rows_of_the_record():
-    """One for each step; the loss of training and that of an evaluation on the training images have names of their own."""
+    """One row for each step; train loss and evaluation on the training images have different names."""
     head = {"step": 4, "epoch": 2, "images": 32}
     events = [
         {"event": "train", "step": 2, "epoch": 1, "images": 16, "loss": 3.0, "lr": 0.1, "seconds": 1.0},
@@ -116,8 +116,8 @@ def test_unreachable_server_costs_seconds_and_changes_nothing(kind, plain, tmp_p
     assert len(list((tmp_path / "run/wandb").glob("offline-run-*"))) == 1
 
 
-def test_broken_mirror_is_said_once_and_the_record_goes_on(plain, tmp_path):
-    """`log` raises from the second epoch on, in the real process."""
+def test_broken_wandb_is_reported_once_and_the_record_continues(plain, tmp_path):
+    """In a real process, `log` raises from the second epoch on."""
     (tmp_path / "broken.py").write_text(
         "import runpy, sys\n"
         "import wandb\n"
@@ -141,7 +141,7 @@ def test_broken_mirror_is_said_once_and_the_record_goes_on(plain, tmp_path):
 # --------------------------------------------------------------------------------------------- a server, and wandb's own client
 
 
-def test_online_run_has_it_all(tmp_path):
+def test_online_run_has_configuration_rows_pictures_and_weights(tmp_path):
     with wandb_server() as server:
         done = run_recipe("cifar2", *FLAGS, "--wandb-artifacts", cwd=tmp_path, env=online(server) | {"WANDB_PROJECT": "birds"})
     assert done.returncode == 0, done.stderr
@@ -188,7 +188,7 @@ def test_online_run_has_it_all(tmp_path):
 
 
 def test_killed_and_resumed_is_one_run_with_each_step_once(tmp_path):
-    """SIGKILL takes what W&B's own process had not sent; the next launch sends it from metrics.jsonl."""
+    """SIGKILL loses what W&B's own process has not sent yet; the next launch sends it from metrics.jsonl."""
     flags = [flag if flag != 3 else 12 for flag in FLAGS]
     with wandb_server() as server:
         job = begin(*flags, cwd=tmp_path, env=online(server), rows=4)
@@ -198,7 +198,7 @@ def test_killed_and_resumed_is_one_run_with_each_step_once(tmp_path):
         before = len(read_metrics(tmp_path / "run/metrics.jsonl"))
         done = run_recipe("cifar2", *flags, cwd=tmp_path, env=online(server))
         assert done.returncode == 0, done.stderr
-    assert "continues run after step" in done.stdout
+    assert "resuming run after step" in done.stdout
     assert f"W&B {server.url}" in done.stdout, done.stdout
     assert before >= 4
     (run,) = server.runs.values()
@@ -207,7 +207,7 @@ def test_killed_and_resumed_is_one_run_with_each_step_once(tmp_path):
     assert len(run.history) == 13
 
 
-def test_server_that_dies_ends_nothing_and_sync_recovers(tmp_path):
+def test_server_that_dies_does_not_end_the_run_and_sync_recovers(tmp_path):
     flags = [flag if flag != 3 else 12 for flag in FLAGS]
     with wandb_server() as server:
         job = begin(*flags, cwd=tmp_path, env=online(server) | {"WANDB_FINISH_TIMEOUT": "3"}, rows=2)
@@ -224,7 +224,7 @@ def test_server_that_dies_ends_nothing_and_sync_recovers(tmp_path):
     same(run, tmp_path / "run")
 
 
-def test_upload_sends_a_run_that_wandb_never_saw_and_never_twice(plain):
+def test_upload_sends_a_run_made_without_wandb_exactly_once(plain):
     with wandb_server() as server:
         first, second = (oneloop("upload", plain, **online(server)) for _ in range(2))
         assert first.returncode == second.returncode == 0, first.stderr + second.stderr
@@ -236,7 +236,7 @@ def test_upload_sends_a_run_that_wandb_never_saw_and_never_twice(plain):
         assert run.summary["weights_sha256"] == result(plain)["weights_sha256"]
         assert oneloop("upload", plain, "--new", **online(server)).returncode == 0
         assert len(server.runs) == 2
-        (plain / ".tmp-wandb.json").mkdir()  # what may not be written: W&B's name for the run would be lost
+        (plain / ".tmp-wandb.json").mkdir()  # wandb.json cannot be written: W&B's run id would be lost
         unkept = oneloop("upload", plain, "--new", **online(server))
         (plain / ".tmp-wandb.json").rmdir()
         assert (unkept.returncode, len(server.runs)) == (1, 2)
@@ -244,7 +244,7 @@ def test_upload_sends_a_run_that_wandb_never_saw_and_never_twice(plain):
         assert "Traceback" not in unkept.stderr
     for env, code, why in (
         (online(server), 1, "cannot be reached"),
-        (online(server) | {"WANDB_API_KEY": ""}, 2, "there is no key"),
+        (online(server) | {"WANDB_API_KEY": ""}, 2, "no API key for"),
     ):
         refused = oneloop("upload", plain, **env)
         assert refused.returncode == code
@@ -269,21 +269,21 @@ def test_upload_sends_each_stage_and_the_whole(tmp_path):
         assert run.summary["weights_sha256"] == result(tmp_path / "run" / stage)["weights_sha256"]
 
 
-def test_sweep_agent_chooses_project_and_id(plain, tmp_path, monkeypatch):
+def test_sweep_agent_sets_project_and_run_id(plain, tmp_path, monkeypatch):
     known = mirror.identity(plain)["id"]
     assert mirror.options(plain, "offline", {"model": "Net", "parameters": 1, "trainable": 1})["project"] == "oneloop"
     monkeypatch.setenv("WANDB_RUN_ID", "fromagent")
-    assert mirror.identity(plain)["id"] != "fromagent"  # a run id alone is no sweep
+    assert mirror.identity(plain)["id"] != "fromagent"  # a run id alone is not a sweep
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
     assert mirror.identity(plain) == {"id": "fromagent", "rows": 0} != {"id": known, "rows": 0}
-    for name, rows in {"another": 0, "fromagent": 2}.items():  # of a run that was sent before
+    for name, rows in {"another": 0, "fromagent": 2}.items():  # the run was already sent
         mirror.mark(tmp_path, {"id": name, "rows": 2})
         assert mirror.identity(tmp_path) == {"id": "fromagent", "rows": rows}
     assert "project" not in mirror.options(plain, "offline", {"model": "Net", "parameters": 1, "trainable": 1})
 
 
 def begin(*flags, cwd: Path, env: dict, rows: int) -> jobs.Job:
-    """Start the recipe; return when metrics.jsonl has an evaluation of `rows` epochs."""
+    """Start the recipe; return once metrics.jsonl has evaluations of `rows` epochs."""
     job = jobs.begin(ROOT / "recipes/cifar2.py", *flags, cwd=cwd, env=env)
     jobs.wait_for(
         lambda: sum(line["event"] == "eval" for line in read_metrics(cwd / "run/metrics.jsonl")) >= rows or not job.running()

@@ -1,6 +1,6 @@
-"""The `oneloop` command: one file for each subcommand, imported when that subcommand is asked for.
+"""The `oneloop` command: one file for each subcommand, imported only when it is called.
 
-A subcommand is a line here and a file with a `main(args)`, which takes the arguments after its name and raises Refused.
+A new subcommand is a line in COMMANDS and a file with `main(args)`: it gets the arguments after its name and may raise Refused.
 """
 
 import argparse
@@ -14,55 +14,56 @@ from collections.abc import Sequence
 
 from ..errors import Refused, printable
 
-COMMANDS = {  # name -> what it does, an example
-    "describe": ("a recipe's net: table, receptive fields, shapes", "oneloop describe recipes/cifar2.py --net NetWidth"),
-    "verify": ("the promises, tried on this machine: 1 and 2 processes, kill, …", "oneloop verify recipes/cifar2.py"),
-    "runs": ("what lies under runs/, newest first: state, epochs, accuracy", "oneloop runs"),
-    "compare": ("runs side by side: table and pictures, means over seeds", "oneloop compare runs/cifar2"),
-    "sweep": ("a grid of flags, resumable, then compared", "oneloop sweep recipes/cifar2.py --lr 0.01 0.03 --seed 1 2"),
-    "predict": ("what a trained net says of image files", "oneloop predict runs/cifar2/Net-0a1b2c3d bird.jpg photos/"),
-    "evaluate": ("a trained net's loss and accuracy, also on other data", "oneloop evaluate runs/cifar2/Net-0a1b2c3d"),
-    "export": ("a trained net as one file, checked", "oneloop export runs/cifar2/Net-0a1b2c3d --format onnx --out birds.onnx"),
-    "explain": ("where in an image a trained net looks", "oneloop explain runs/cifar2/Net-0a1b2c3d bird.jpg --class airplane"),
-    "upload": ("run folders to W&B, also those made without it", "oneloop upload runs/cifar2"),
+COMMANDS = {  # name -> what it does, arguments of an example
+    "describe": ("show a recipe's net: table, receptive fields, shapes", "recipes/cifar2.py --net NetWidth"),
+    "verify": ("test the guarantees on this machine: 1 and 2 processes, kill, …", "recipes/cifar2.py"),
+    "runs": ("list runs, newest first: state, epochs, accuracy", "runs/cifar2"),
+    "compare": ("show runs side by side: table and pictures, means over seeds", "runs/cifar2"),
+    "sweep": ("run a grid of flags, resumable, then compare", "recipes/cifar2.py --lr 0.01 0.03 --seed 1 2"),
+    "predict": ("classify image files with a trained net", "runs/cifar2/Net-0a1b2c3d bird.jpg photos/"),
+    "evaluate": ("measure a trained net's loss and accuracy, also on other data", "runs/cifar2/Net-0a1b2c3d"),
+    "export": ("write a trained net as one file, and check it", "runs/cifar2/Net-0a1b2c3d --format onnx --out birds.onnx"),
+    "explain": ("show where in an image a trained net looks", "runs/cifar2/Net-0a1b2c3d bird.jpg --class airplane"),
+    "upload": ("send run folders to W&B, even if made without it", "runs/cifar2"),
 }
 
-UNWRITTEN = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)  # of standard output: commands name their files
+# Errors of writing to standard output: an error with a file has a file name.
+UNWRITTEN = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the subcommand that `args` (None: the command line) name. Returns the exit code, launch/errors.py lists them."""
+    """Run the subcommand in `args` (None: the command line's). Returns the exit code; launch/errors.py lists them."""
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:{width}}  {does}\n  {'':{width}}  {example}" for name, (does, example) in COMMANDS.items()]
+    lines = [f"  {name:{width}}  {does}\n  {'':{width}}  oneloop {name} {given}" for name, (does, given) in COMMANDS.items()]
     parser = argparse.ArgumentParser(
         "oneloop",
         usage="oneloop COMMAND … | oneloop COMMAND --help",
-        description="What can be done with recipes, besides `accelerate launch`:\n\n" + "\n".join(lines),
+        description="Work with recipes and their runs; to train, use `accelerate launch RECIPE`.\n\n" + "\n".join(lines),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=", ".join(COMMANDS))
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those above")
     parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # what its encoding lacks is no reason to lose the rest
+        sys.stdout.reconfigure(errors="backslashreplace")  # escape what its encoding lacks
     code, ended, failures = 0, None, []
     try:
         chosen = parser.parse_args(args)
         importlib.import_module(f".{chosen.command}", __name__).main(chosen.rest)
     except Refused as error:
         code = error.code
-        with contextlib.suppress(OSError):  # that nobody reads: the code says it, too
+        with contextlib.suppress(OSError):  # nobody reads it: the exit code remains
             print(printable(str(error)), file=sys.stderr)
     except KeyboardInterrupt:
         code = 130
-    except SystemExit as error:  # argparse's, and rich's where who read it has gone
+    except SystemExit as error:  # argparse's, or rich's after a broken pipe
         ended = None if isinstance(error.__context__, BrokenPipeError) else error
     except OSError as error:
         if error.filename is not None or error.errno not in UNWRITTEN:
             raise
         failures.append(error)
     failures += _flush()
-    # As in `oneloop runs | head`: who read it has seen enough.
+    # A broken pipe, as in `oneloop runs | head`, is not an error.
     if lost := [error for error in failures if not isinstance(error, BrokenPipeError)]:
         code, ended = code or 1, None
         with contextlib.suppress(OSError):
@@ -73,7 +74,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _flush() -> list[OSError]:
-    """Write out what waits for it; why that fails. Such a stream goes nowhere from then on: Python would complain at its end."""
+    """Flush both streams; returns the errors. A stream that fails is pointed at nothing, or Python would complain at exit."""
     failures = []
     for stream in filter(None, (sys.stdout, sys.stderr)):
         try:

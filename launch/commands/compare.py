@@ -1,4 +1,7 @@
-"""`oneloop compare`: several runs side by side, as a table and as pictures."""
+"""`oneloop compare`: several runs side by side, as a table and as pictures.
+
+What is compared is in launch/record/compare.py, a new measure in measures.py, a new picture in charts.py.
+"""
 
 import argparse
 import csv
@@ -9,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import Refused, printable
-from ..record.compare import MEASURES, Comparison, compare, text_of
+from ..record.compare import Comparison, compare, text_of
+from ..record.measures import COLUMNS
 from ..record.runs import find
 
 if TYPE_CHECKING:
@@ -22,17 +26,17 @@ PAPER = 10_000  # characters: wider than any table
 def main(args: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         "oneloop compare",
-        description="Print what differs between runs and what they reached: mean ± standard deviation over seeds, the highest\n"
-        "accuracy first. Unfinished runs have rows of their own, as far as they got. Beside it three pictures: curves,\n"
-        "bars of training and test accuracy, accuracy against time and parameters.",
+        description="Print how runs differ and what they reached: mean ± standard deviation over seeds, highest accuracy first.\n"
+        "Unfinished runs have their own rows. Also draw three pictures: curves, bars of training and test accuracy, and\n"
+        "accuracy against time and parameters.",
         epilog="example: oneloop compare runs/cifar2\n\n"
-        "accuracy, loss  of the test images at the end; best: the accuracy after the best epoch\n"
-        "gap             accuracy of the training images minus that of the test images",
+        "accuracy, loss  on the test images at the end; best: test accuracy after the best epoch\n"
+        "gap             training accuracy minus test accuracy",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, globs of them, or folders with runs inside")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="of the pictures; default: compare, but none with --json …")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="for the pictures; default: compare, or none with --json …")
     forms = parser.add_mutually_exclusive_group()
     for form, what in {"json": "everything, unrounded", "csv": "the rows, unrounded", "markdown": "the table"}.items():
         forms.add_argument(f"--{form}", dest="form", action="store_const", const=form, help=f"print {what}")
@@ -44,11 +48,11 @@ def main(args: Sequence[str]) -> None:
     for complaint in complaints:
         print(printable(complaint), file=sys.stderr)
     if complaints:
-        raise Refused(f"{len(complaints)} could not be read, and {'is' if len(complaints) == 1 else 'are'} not in the comparison")
+        raise Refused(f"left out {len(complaints)} run{'s' * (len(complaints) > 1)} that could not be read")
 
 
 def show(comparison: Comparison, form: str | None = None) -> None:
-    """Print the comparison as a table, or in the form json, csv or markdown."""
+    """Print the comparison as a table, or as json, csv or markdown."""
     if form == "json":
         print(json.dumps({"same": comparison.same, "differ": comparison.differ, "rows": comparison.records()}, indent=1))
     elif form == "csv":
@@ -63,12 +67,12 @@ def show(comparison: Comparison, form: str | None = None) -> None:
 
 
 def draw(comparison: Comparison, folder: Path, quiet: bool = False) -> None:
-    """Draw the comparison into `folder`, and name the pictures. Raises Refused (1) if they cannot be written."""
-    from ..record.pictures import comparison as pictures  # with matplotlib: half a second
+    """Draw the comparison into `folder` and print the pictures' paths. Raises Refused (1) if they cannot be written."""
+    from ..record import charts  # imports matplotlib: half a second
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        written = pictures(folder, comparison)
+        written = charts.draw(folder, comparison)
     except OSError as error:
         raise Refused(f"cannot write {error.filename or folder}: {error.strerror or error}") from error
     for path in written if not quiet else ():
@@ -80,25 +84,25 @@ def _print_table(comparison: Comparison) -> None:
 
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
-        console.width = PAPER  # nothing is cut in a file or a pipe; a table takes what it needs
+        console.width = PAPER  # nothing is truncated in a file or a pipe; a table takes only what it needs
     head, rows = comparison.table()
     left_out: list[str] = []
     if width_of(_rich_table(comparison, head, rows), console) > console.width:
-        head, rows = comparison.table(spread=("last",))
+        head, rows = comparison.table(narrow=True)
     while width_of(_rich_table(comparison, head, rows), console) > console.width and head[-1] != "accuracy":
         left_out.insert(0, head[-1])
         head, rows = head[:-1], [row[:-1] for row in rows]
     console.print(_rich_table(comparison, head, rows))
     if left_out:
-        console.print(f"left out, as {console.width} columns are too few: {', '.join(left_out)}", soft_wrap=True)
+        console.print(f"too wide for {console.width} columns, left out: {', '.join(left_out)}", soft_wrap=True)
     same = ", ".join(f"{key} {text_of(value)}" for key, value in comparison.same.items())
     console.print(f"the same for all: {same}", soft_wrap=True)
     if len(comparison.places()) > 1:
-        console.print(f"speeds and times are of different places: {'; '.join(comparison.places())}", soft_wrap=True)
+        console.print(f"speeds and times are not comparable, the runs ran on: {'; '.join(comparison.places())}", soft_wrap=True)
 
 
 def width_of(table: "Table", console: "Console") -> int:
-    """The columns that `table` takes where nothing of it is folded or cut."""
+    """How many columns `table` takes if nothing in it is wrapped or truncated."""
     return console.measure(table, options=console.options.update(width=PAPER)).maximum
 
 
@@ -116,13 +120,13 @@ def _rich_table(comparison: Comparison, head: list[str], rows: list[list[str]]) 
 
 
 def _flat_rows(comparison: Comparison) -> list[list]:
-    head = [*comparison.differ, "finished", "runs", *(name + part for name in MEASURES for part in ("", "_deviation"))]
+    head = [*comparison.differ, "finished", "runs", *(name + part for name in COLUMNS for part in ("", "_deviation"))]
     return [head] + [
         [
             *("" if value is None else text_of(value) for value in record["options"].values()),
             record["finished"],
             len(record["seeds"]),
-            *(value for name in MEASURES for value in (record[name] or {"mean": None, "deviation": None}).values()),
+            *(value for name in COLUMNS for value in (record[name] or {"mean": None, "deviation": None}).values()),
         ]
         for record in comparison.records()
     ]

@@ -1,4 +1,4 @@
-"""`oneloop runs`: what lies under a folder of runs, newest first."""
+"""`oneloop runs`: list the runs under a folder, newest first. A new column is a key in `_row` and a line in `_print_table`."""
 
 import argparse
 import json
@@ -8,18 +8,18 @@ from pathlib import Path
 
 from ..errors import Refused, printable
 from ..record.compare import trainings_of
-from ..record.runs import find, last_launch, moment, read
+from ..record.runs import find, read
 from .compare import PAPER, width_of
 
 
 def main(args: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         "oneloop runs",
-        description="List runs, those that were started last first.",
+        description="List runs, the latest start first.",
         epilog="example: oneloop runs runs/cifar2\n\n"
-        "running      a process works on it\n"
-        "interrupted  by a signal or a kill: the same command goes on\n"
-        "failed       ended by an error, which is named",
+        "running      a process is working on it\n"
+        "interrupted  stopped by a signal or killed: run the same command to resume\n"
+        "failed       ended with an error, shown below the table",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -34,20 +34,19 @@ def main(args: Sequence[str]) -> None:
 
 
 def _row(folder: Path) -> dict:
-    """What is known of one run; a folder that cannot be read is a row too."""
+    """What is known about one run; a folder that cannot be read gets a row, too."""
     row = dict.fromkeys(("recipe", "net", "seed", "epochs", "of", "accuracy", "started"))
     try:
         record = read(folder)
         trainings = list(trainings_of(record))
     except Refused as error:
         return {"folder": str(folder), "state": "unreadable", "note": str(error), **row}
-    last = last_launch(record.config)
     state, note = record.state, ""
     if state == "failed":
         note = record.stopped["why"]
     elif record.result:
         note = record.result.get("summary", "")
-    recorded = any(training.curves["train loss"] for training in trainings) or state != "finished"  # by_hand.py keeps no record
+    recorded = any(training.curves["train loss"] for training in trainings) or state != "finished"  # by_hand.py writes no record
     epochs = sum(training.epochs for training in trainings) if recorded else None
     if len(trainings) > 1 and not note:
         note = f"{sum(training.state == 'finished' for training in trainings)} stages finished"
@@ -58,7 +57,7 @@ def _row(folder: Path) -> dict:
         "epochs": epochs,
         "of": None if epochs is None else trainings[0].of,
         "accuracy": trainings[-1].measures.get("last") if len(trainings) == 1 else None,
-        "started": moment(last["started"]).isoformat(),
+        "started": record.started.isoformat(),
     }
     return {"folder": str(folder), "state": state, "note": note, **row}
 
@@ -69,7 +68,7 @@ def _print_table(rows: list[dict]) -> None:
     from rich.table import Table
 
     shown = {"state": "left", "epochs": "right", "accuracy": "right", "started": "right"}
-    shown |= {"recipe": "left", "net": "left", "seed": "left", "run": "left"}  # a path may be long: last
+    shown |= {"recipe": "left", "net": "left", "seed": "left", "run": "left"}  # last, as a path may be long
 
     def table() -> Table:
         made = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
@@ -81,12 +80,12 @@ def _print_table(rows: list[dict]) -> None:
 
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
-        console.width = PAPER  # nothing is cut in a file or a pipe
+        console.width = PAPER  # nothing is truncated in a file or a pipe
 
-    for spare in ("recipe", "seed", "net"):  # the folder's name says most of these
+    for spare in ("recipe", "seed", "net"):  # the folder's name tells most of these
         if width_of(table(), console) > console.width:
             del shown[spare]
-    # A path that is cut would be of no use: rather let the terminal fold it.
+    # A truncated path is useless: let the terminal wrap it instead.
     console.width = max(console.width, width_of(table(), console))
     console.print(table(), soft_wrap=True)
     for row in rows:
@@ -95,7 +94,7 @@ def _print_table(rows: list[dict]) -> None:
 
 
 def _cell(row: dict, heading: str) -> str:
-    """A cell of the table; – for what is not known."""
+    """A cell of the table; – is unknown."""
     if heading == "epochs" and row["epochs"] is not None and row["of"] not in (None, row["epochs"]):
         return printable(f"{row['epochs']}/{row['of']}")
     value = row["folder" if heading == "run" else heading]
@@ -105,7 +104,7 @@ def _cell(row: dict, heading: str) -> str:
 
 
 def _age(started: str) -> str:
-    """How long ago, in its largest unit."""
+    """How long ago, in the largest unit that fits."""
     passed = datetime.now().astimezone() - datetime.fromisoformat(started)
     for unit, length in {"d": timedelta(days=1), "h": timedelta(hours=1), "min": timedelta(minutes=1)}.items():
         if passed >= length:

@@ -1,4 +1,7 @@
-"""`oneloop sweep`: a grid of a recipe's flags. Each cell is the recipe's ordinary command in its ordinary run folder."""
+"""`oneloop sweep`: run a grid of a recipe's flags. Each cell is the recipe's ordinary command in its default run folder.
+
+First the grid (axes_of, grid), then the processes that run it.
+"""
 
 import argparse
 import contextlib
@@ -20,7 +23,7 @@ from ..record.compare import compare
 from ..record.runs import describe, in_use, read, read_result
 
 POLL_SECONDS = 0.1
-END_SECONDS = 90  # for the runs to save and for W&B to finish, after a signal
+END_SECONDS = 90  # after a signal: for the runs to save and for W&B to finish
 
 
 @dataclass(frozen=True)
@@ -40,24 +43,25 @@ def main(args: Sequence[str]) -> None:
         "oneloop sweep",
         usage="oneloop sweep RECIPE [the recipe's own flags, several values for some] [--at-once N] [--config_file FILE] "
         "[--compare FOLDER]",
-        description="Run a recipe for each combination of the values given, then compare these runs. The same command goes on:\n"
-        "finished runs are skipped, interrupted ones resumed. A run that fails is named at the end; the others go on.",
+        description="Run a recipe for each combination of the values given, then compare the runs. The same command\n"
+        "resumes a sweep: finished runs are skipped, interrupted ones resumed. A run that fails is named at the\n"
+        "end and does not stop the rest.",
         epilog="example: oneloop sweep recipes/cifar2.py --net Net NetWidth NetBatchNorm --lr 0.01 0.03 --seed 0 1 2\n"
-        "the recipe's flags: python RECIPE --help; meanwhile, oneloop runs shows how far they are",
+        "the recipe's flags: python RECIPE --help; progress, meanwhile: oneloop runs",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("recipe", metavar="RECIPE", type=Path, help="the file of a recipe")
+    parser.add_argument("recipe", metavar="RECIPE", type=Path, help="a recipe's file")
     parser.add_argument("--at-once", type=int, default=1, metavar="N", help="runs at a time, sharing cores and GPUs; default: 1")
-    parser.add_argument("--config_file", metavar="FILE", help="accelerate's, for each run; as launch/gpu.yaml")
-    parser.add_argument("--compare", type=Path, default="compare", metavar="FOLDER", help="of the pictures; default: compare")
+    parser.add_argument("--config_file", metavar="FILE", help="accelerate's config for each run, such as launch/gpu.yaml")
+    parser.add_argument("--compare", type=Path, default="compare", metavar="FOLDER", help="for the pictures; default: compare")
     chosen, words = parser.parse_known_args(args)
     if chosen.at_once < 1:
         raise Refused(f"--at-once must be at least 1, it is {chosen.at_once}", 2)
     cells = grid(chosen.recipe, axes_of(words), chosen.at_once, chosen.config_file)
     _, processes = launched(chosen.config_file)
     gpus = _gpus() if processes == 1 else []
-    single = ["--num_processes", "1"] if len(gpus) > 1 else []  # by itself accelerate would start one on each GPU
+    single = ["--num_processes", "1"] if len(gpus) > 1 else []  # accelerate's default is one on each GPU
     launch = ["launch", *(["--config_file", chosen.config_file] if chosen.config_file else single), str(chosen.recipe)]
     left = run(cells, launch, chosen.at_once, gpus)
 
@@ -68,7 +72,7 @@ def main(args: Sequence[str]) -> None:
             comparison, complaints = compare(begun)
             show(comparison)
             draw(comparison, chosen.compare)
-        except Refused as error:  # no run can be read: named below, as what failed
+        except Refused as error:  # no run can be read: they are named below, as failed
             complaints = [str(error)]
         for complaint in complaints:
             print(printable(complaint), file=sys.stderr)
@@ -76,30 +80,30 @@ def main(args: Sequence[str]) -> None:
         print(printable(why), f"  {shlex.join(['accelerate', *launch, *cell.flags])}", sep="\n", file=sys.stderr)
     if left:
         what = "failed" if all(why.startswith("failed: ") for why in left.values()) else "are not finished"
-        raise Refused(f"{len(left)} of {len(cells)} runs {what}; the same command tries them again")
+        raise Refused(f"{len(left)} of {len(cells)} runs {what}; run the same command to try them again")
 
 
 def axes_of(words: Sequence[str]) -> dict[str, list[str]]:
-    """The values after each flag, none for one that stands alone. Raises Refused (2)."""
+    """The values after each flag; empty for a flag without a value. Raises Refused (2)."""
     axes: dict[str, list[str]] = {}
     for word in words:
         if word.startswith("--"):
             flag, given, value = word.partition("=")
             flag = flag.replace("_", "-")
             if flag in axes:
-                raise Refused(f"{flag} is given twice; put all its values after one", 2)
+                raise Refused(f"{flag} is given twice; list all its values after one {flag}", 2)
             if flag in ("--out", "--fresh"):
-                raise Refused(f"{flag} is for a single run; those of a sweep lie in their default folders, to be found again", 2)
+                raise Refused(f"{flag} is for a single run; a sweep uses the default run folders, so that it can resume", 2)
             axes[flag] = [value] if given else []
         elif axes:
             axes[next(reversed(axes))].append(word)
         else:
-            raise Refused(f"{word} follows no flag", 2)
+            raise Refused(f"{word} does not follow a flag", 2)
     return axes
 
 
 def grid(path: Path, axes: dict[str, list[str]], at_once: int, config_file: str | None) -> list[Cell]:
-    """The runs of every combination, the last axis fastest. Each command line is parsed: raises Refused, exits with 2."""
+    """A cell for each combination, the last axis varying fastest. Parses each command line: raises Refused, or exits with 2."""
     from ..code import sources
     from ..command_line import parse
     from ..processes import cores
@@ -126,21 +130,21 @@ def grid(path: Path, axes: dict[str, list[str]], at_once: int, config_file: str 
 
 
 def launched(config_file: str | None) -> tuple[str, int]:
-    """Precision and number of processes that `accelerate launch` takes from the file, or without one from the user's own."""
+    """Precision and number of processes that `accelerate launch` reads from the file, by default from the user's own config."""
     from accelerate.commands.config.config_args import default_config_file, load_config_from_file
 
     if config_file is None and not os.path.isfile(default_config_file):
         return "no", 1
     try:
         config = load_config_from_file(config_file)
-    except Exception as error:  # a missing file, or anything that a YAML file can have wrong
+    except Exception as error:  # a missing file, or anything wrong in a YAML file
         raise Refused(f"--config_file {config_file or default_config_file}: {first_line(error)}", 2) from error
     processes = getattr(config, "num_processes", 1)
     return config.mixed_precision or "no", processes if isinstance(processes, int) and processes > 0 else 1
 
 
 def _gpus() -> list[str]:
-    """The GPUs that may be used, as CUDA_VISIBLE_DEVICES names them."""
+    """The visible GPUs, as CUDA_VISIBLE_DEVICES names them."""
     import torch
 
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -148,27 +152,26 @@ def _gpus() -> list[str]:
 
 
 def run(cells: Sequence[Cell], launch: Sequence[str], at_once: int, gpus: Sequence[str] = ()) -> dict[Cell, str]:
-    """Run those that are not finished, `at_once` at a time, in turn on `gpus` if there are several.
+    """Run the cells that are not finished, `at_once` at a time, each on the next free one of `gpus` if there are several.
 
-    Returns of each that has not finished what became of it: "failed: why", "interrupted: why" by a signal or a kill, or
-    "running: …" where another command works on it. Raises Refused (130, 143) after a signal, when the runs have ended as they do
-    after one: saved.
+    Returns what became of each that did not finish: "failed: why", "interrupted: why" (a signal or a kill), or "running: …" if
+    another command is working on it. After SIGINT or SIGTERM, waits until the runs have saved, then raises Refused (130, 143).
     """
     waiting = [cell for cell in cells if not cell.result()]
     number = {cell: f"[{place:>{len(str(len(cells)))}}/{len(cells)}]" for place, cell in enumerate(cells, 1)}
-    print(f"{len(cells)} runs, {len(cells) - len(waiting)} of them finished before", flush=True)
+    print(f"{len(cells)} runs, {len(cells) - len(waiting)} of them already finished", flush=True)
     running: dict[Cell, subprocess.Popen] = {}
     left: dict[Cell, str] = {}
     places = {slot: {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if len(gpus) > 1 else {} for slot in range(at_once)}
     slots: dict[Cell, int] = {}
     with signals_noted() as signals, tempfile.TemporaryDirectory() as place:
-        errors = {cell: Path(place, str(index)) for index, cell in enumerate(cells)}  # what each says on standard error
+        errors = {cell: Path(place, str(index)) for index, cell in enumerate(cells)}  # standard error of each
         try:
             while (waiting or running) and not signals:
                 while waiting and len(running) < at_once:
                     cell = waiting.pop(0)
-                    if in_use(cell.folder):  # as after a sweep that was killed: its runs go on
-                        left[cell] = f"running: another command works on {cell.folder}"
+                    if in_use(cell.folder):  # for example after a sweep was killed: its runs continue
+                        left[cell] = f"running: another command is working on {cell.folder}"
                         print(f"{number[cell]} {cell.name}: {printable(left[cell])}", flush=True)
                         continue
                     print(f"{number[cell]} {cell.name} …", flush=True)
@@ -180,32 +183,32 @@ def run(cells: Sequence[Cell], launch: Sequence[str], at_once: int, gpus: Sequen
                     if what := _left(cell, running.pop(cell).returncode, errors[cell]):
                         left[cell] = what
                     print(f"{number[cell]} {cell.name}: {printable(what or describe(cell.result()))}", flush=True)
-        finally:  # after a signal, or an error of this process
+        finally:  # after a signal, or an error in this process
             if running:
                 _end(running)
         if signals:
-            for cell in running:  # whatever its exit code is: the signal was ours
+            for cell in running:  # whatever its exit code: it was told to stop
                 done = cell.result()
                 print(f"{number[cell]} {cell.name}: {printable(describe(done)) if done else 'interrupted'}", flush=True)
-            raise Refused(f"stopped by {signal.Signals(signals[0]).name}; the same command goes on", 128 + signals[0])
+            raise Refused(f"stopped by {signal.Signals(signals[0]).name}; run the same command to resume", 128 + signals[0])
     return left
 
 
 def _left(cell: Cell, code: int, errors: Path) -> str:
-    """What became of a run whose launcher ended with `code`, "" if it has finished."""
+    """What became of a run whose launcher ended with `code`; "" if it finished."""
     why = _why(errors.read_text(errors="replace")) or f"exit code {code}, and no result in {cell.folder}"
     try:
         if code == 0 and cell.result():
             return ""
         state = read(cell.folder).state if (cell.folder / "config.json").exists() else "failed"
-    except Refused as error:  # what is in the folder is damaged
+    except Refused as error:  # the folder is damaged
         return f"failed: {error}"
     return f"{'interrupted' if code < 0 else state if state != 'finished' else 'failed'}: {why}"
 
 
 @contextlib.contextmanager
 def signals_noted() -> Iterator[list[int]]:
-    """The signals to stop that arrive meanwhile."""
+    """A list that gets the SIGINTs and SIGTERMs that arrive inside the block."""
     got: list[int] = []
     before = {each: signal.signal(each, lambda number, _: got.append(number)) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -216,7 +219,7 @@ def signals_noted() -> Iterator[list[int]]:
 
 
 def _start(command: Sequence[str], errors: Path, environment: dict[str, str]) -> subprocess.Popen:
-    """accelerate's `command` in a fresh process, out of reach of the terminal's Ctrl-C."""
+    """Start accelerate's `command` in a process of its own, which the terminal's Ctrl-C does not reach."""
     command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", *command]
     with open(errors, "w") as file:
         return subprocess.Popen(
@@ -225,8 +228,8 @@ def _start(command: Sequence[str], errors: Path, environment: dict[str, str]) ->
 
 
 def _end(running: dict[Cell, subprocess.Popen]) -> None:
-    """Have the runs save and end. A launcher may end before its run: who still works is who still holds a folder."""
-    print(f"stopping: {len(running)} running", flush=True)
+    """Have the runs save and end. A launcher may end before its run: a run has ended when it holds no lock."""
+    print(f"stopping {len(running)} run{'s' * (len(running) > 1)}", flush=True)
     for process in running.values():
         _signal(process, signal.SIGTERM)
     deadline = time.monotonic() + END_SECONDS
@@ -240,12 +243,12 @@ def _end(running: dict[Cell, subprocess.Popen]) -> None:
 
 
 def _signal(process: subprocess.Popen, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):  # all of them have ended
+    with contextlib.suppress(ProcessLookupError):  # they have all ended
         os.killpg(process.pid, number)
 
 
 def _why(errors: str) -> str:
-    """The last line that the run itself wrote: before its launcher's own traceback and log."""
+    """The last line that the run itself wrote, which comes before its launcher's traceback and log."""
     own, _, rest = errors.rpartition("Traceback (most recent call last):")
     lines = (own if re.search("CalledProcessError|ChildFailedError", rest) else errors).splitlines()
     return next((line.strip() for line in reversed(lines) if line.strip() and not re.match(r"[EWI]\d{4} ", line)), "")

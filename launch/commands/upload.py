@@ -1,24 +1,24 @@
-"""`oneloop upload`: send run folders to W&B, as if it had been there when they were made."""
+"""`oneloop upload`: send finished or interrupted run folders to W&B. What is sent is defined in launch/record/mirror.py."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import Refused, first_line
-from ..record.runs import find, in_use, read, read_json, read_metrics, stages
+from ..record.runs import find, home, in_use, read, read_json, read_metrics, stages
 
 
 def main(args: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         "oneloop upload",
-        description="Send run folders to W&B: configuration, history, summary and pictures, from the files in them. What W&B\n"
-        "has of a run is not sent again. A recipe of several stages becomes a W&B run for each of them, and one for the whole.",
+        description="Send run folders to W&B: configuration, history, summary and pictures. What W&B already has is not sent\n"
+        "again. A run with several stages becomes one W&B run for each stage and one for the whole.",
         epilog="example: oneloop upload runs/cifar2",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, globs of them, or folders with runs inside")
-    parser.add_argument("--new", action="store_true", help="as new W&B runs, for example where the old ones were deleted")
+    parser.add_argument("--new", action="store_true", help="create new W&B runs, for example if the old ones were deleted")
     chosen = parser.parse_args(args)
     folders = find(chosen.runs)
 
@@ -26,19 +26,19 @@ def main(args: Sequence[str]) -> None:
 
     settings = mirror.settings()
     if not mirror.has_key(settings):
-        raise Refused(f"there is no key for {settings.base_url}: `wandb login`, or set WANDB_API_KEY", 2)
+        raise Refused(f"no API key for {settings.base_url}: run `wandb login` or set WANDB_API_KEY", 2)
     if why := mirror.unreachable(settings.base_url):
-        raise Refused(f"{why}; the run folders keep everything: try again later", 1)
+        raise Refused(f"{why}; try again later, the run folders keep everything", 1)
     for folder in folders:
         for part, job in _parts(folder):
             print(_send(part, job, chosen.new), flush=True)
 
 
 def _parts(folder: Path) -> list[tuple[Path, str]]:
-    """The folders of a run that become W&B runs, each with its job type."""
+    """The folders of a run that each become a W&B run, with its job type. Raises Refused."""
     result = read(folder).result or {}
     if in_use(folder):
-        raise Refused(f"{folder} is in use: upload it when the run has ended", 5)
+        raise Refused(f"{folder} is in use: upload it once the run has ended", 5)
     inside = stages(folder)
     if not inside:
         return [(folder, "train")]
@@ -47,18 +47,19 @@ def _parts(folder: Path) -> list[tuple[Path, str]]:
 
 
 def _send(folder: Path, job: str, new: bool) -> str:
-    """Send what W&B does not have of `folder`; returns a line that says so. Raises Refused (1)."""
+    """Send what W&B does not have yet of `folder`; returns a line for the screen. Raises Refused (1)."""
     import wandb
 
     from ..record import mirror
-    from ..record.runs import home
 
     result, rows = read_json(folder / "result.json"), mirror.rows(read_metrics(folder / "metrics.jsonl"))
     state = mirror.identity(folder, new)
-    options = mirror.options(folder, "online", mirror.facts(home(folder)[1], result), job) | {"id": state["id"]}
+    known = home(folder)[1] | (result or {})
+    facts = {"model": known.get("model") or known.get("net")} | {key: known.get(key) for key in ("parameters", "trainable")}
+    options = mirror.options(folder, "online", facts, job) | {"id": state["id"]}
     options["settings"].finish_timeout_raises = True
     try:
-        mirror.mark(folder, state)  # first: nothing is sent under a name that is not kept
+        mirror.mark(folder, state)  # first: nothing is sent under an id that is not saved
         run = wandb.init(**options)
         arrived = run.starting_step
         mirror.axes(run)
@@ -68,6 +69,6 @@ def _send(folder: Path, job: str, new: bool) -> str:
             run.log(end)
         run.finish()
         mirror.mark(folder, state | {"rows": len(rows) + bool(result)})
-    except (wandb.errors.Error, OSError) as error:  # also a folder that may not be written, as somebody else's
-        raise Refused(f"{folder} could not be sent: {first_line(error)}; the same command sends the rest", 1) from error
+    except (wandb.errors.Error, OSError) as error:  # OSError: a folder that may not be written, such as another user's
+        raise Refused(f"{folder} could not be sent: {first_line(error)}; run the same command to send the rest", 1) from error
     return f"{folder}: {max(len(rows) - arrived, 0)} of {len(rows)} rows sent, {run.url}"

@@ -1,38 +1,28 @@
-"""Several runs side by side, read without torch: what differs between them, what they measured, grouped over seeds.
+"""Several runs side by side, read without torch: what differs between them and what they reached, grouped over seeds.
 
-What is compared is a training: a run folder or, of a recipe that trains several times, each of its stages. Trainings of one
-configuration that differ in the seed alone make one group. Unfinished ones count as far as they got, in groups of their own: no
-mean mixes them with finished ones.
+The unit is a training: a run folder or, if its recipe trains several times, each of its stages. Trainings that differ only in the
+seed form a group. Unfinished ones form groups of their own, so that no mean mixes them with finished ones.
+
+What is measured is in measures.py, the pictures are in charts.py.
 """
 
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import Refused, printable
+from .measures import COLUMNS, accuracy_by_epoch, measures_of, train_loss
 from .runs import Record, read, read_metrics, read_result, stages
-
-MEASURES = {  # name -> (heading, format)
-    "last": ("accuracy", "{:.4f}"),  # of the test images, at the end
-    "best": ("best", "{:.4f}"),  # the same after the best epoch: chosen by the test images themselves
-    "loss": ("loss", "{:.4f}"),  # of the test images, at the end
-    "gap": ("gap", "{:+.4f}"),  # accuracy of the training images minus that of the test images, at the end
-    "images_per_second": ("images/s", "{:,.0f}"),
-    "seconds": ("seconds", "{:,.1f}"),
-    "parameters": ("parameters", "{:,.0f}"),
-}
-SPREAD = ("last", "best", "loss", "gap")  # those whose deviation a table shows
 
 
 @dataclass(frozen=True)
 class Training:
     """One training. `options` is its configuration by dotted name, without the seed.
 
-    `measures` are those of MEASURES that are known, and `train`: the accuracy of the training images at the end.
-    `epochs` are those done, `of` those wanted, None where that is not recorded. `curves` maps test accuracy and train loss to a
-    value for each epoch that has one; `place` says what the speed depends on.
+    `epochs` are those done, `of` the epochs requested (None if not recorded), `measures` those of MEASURES that are known.
+    `curves` maps "test accuracy" and "train loss" to values by epoch. `place` is what the speed depends on.
     """
 
     folder: Path
@@ -48,7 +38,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Group:
-    """The trainings of one configuration, all finished or none."""
+    """The trainings of one configuration, either all finished or all unfinished."""
 
     options: dict[str, Any]
     trainings: list[Training]
@@ -62,20 +52,20 @@ class Group:
         return sorted({training.seed for training in self.trainings})
 
     def measure(self, name: str) -> tuple[float, float | None] | None:
-        """Mean and sample deviation (None of a single training); None where no training has it."""
+        """Mean and sample standard deviation (None for a single training); None if no training has it."""
         values = [training.measures[name] for training in self.trainings if name in training.measures]
         if not values:
             return None
         return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
     def curve(self, name: str) -> tuple[list[int], list[list[float]]]:
-        """The epochs that every training has a value for, and those values, a list for each training."""
+        """The epochs for which every training has a value, and a list of those values for each training."""
         found = [training.curves[name] for training in self.trainings]
         epochs = sorted(set.intersection(*map(set, found)))
         return epochs, [[curve[epoch] for epoch in epochs] for curve in found]
 
     def progress(self) -> str:
-        """5, or as "3/5 interrupted" where that was not the end."""
+        """The epochs done: "5", or "3/5 interrupted" if unfinished."""
         done = sorted({training.epochs for training in self.trainings})
         text = f"{done[0]}–{done[-1]}" if len(done) > 1 else str(done[0])
         if self.finished:
@@ -86,7 +76,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Groups, those of the highest accuracy first; of their options those that are the `same`, and the names that `differ`."""
+    """Groups, the highest accuracy first; the options that are the `same` for all, and the names of those that `differ`."""
 
     groups: list[Group]
     same: dict[str, Any]
@@ -94,22 +84,22 @@ class Comparison:
 
     def label(self, group: Group) -> str:
         """The group's name in a picture."""
-        plain = ("recipe", "net", "stage")  # names that need no key
+        plain = ("recipe", "net", "stage")  # their values speak for themselves
         parts = [(key, text_of(group.options[key])) for key in self.differ if key in group.options]
         text = ", ".join(value if key in plain else f"{key} {value}" for key, value in parts)
         text = text or text_of(self.same.get("net") or self.same["recipe"])
         return text if group.finished else f"{text} ({group.progress()})"
 
-    def table(self, spread: Sequence[str] = SPREAD) -> tuple[list[str], list[list[str]]]:
-        """Headings and rows of text: means, for `spread` with ± deviation, – for what is not known."""
-        head = [*self.differ, "runs", "done", *(heading for heading, _ in MEASURES.values())]
+    def table(self, narrow: bool = False) -> tuple[list[str], list[list[str]]]:
+        """Headings and rows of text: means ± deviation (if `narrow`, only of the accuracy); – is unknown."""
+        head = [*self.differ, "runs", "done", *(measure.heading for measure in COLUMNS.values())]
         return head, [
-            [*(text_of(group.options.get(key)) for key in self.differ), _count(group), group.progress(), *_cells(group, spread)]
+            [*(text_of(group.options.get(key)) for key in self.differ), _count(group), group.progress(), *_cells(group, narrow)]
             for group in self.groups
         ]
 
     def records(self) -> list[dict]:
-        """The rows as plain values, each measure as {"mean", "deviation"} or None."""
+        """The rows as plain values: each measure is {"mean", "deviation"} or None."""
         return [
             {
                 "options": {key: group.options.get(key) for key in self.differ},
@@ -117,28 +107,28 @@ class Comparison:
                 "epochs": [training.epochs for training in group.trainings],
                 "seeds": [training.seed for training in group.trainings],
                 "folders": [str(training.folder) for training in group.trainings],
-                **{name: _named(group.measure(name)) for name in MEASURES},
+                **{name: _named(group.measure(name)) for name in COLUMNS},
             }
             for group in self.groups
         ]
 
     def places(self) -> list[str]:
-        """Where the trainings ran; of more than one, speeds and times cannot be compared."""
+        """Where the trainings ran. If there is more than one, speeds and times are not comparable."""
         return sorted({training.place for group in self.groups for training in group.trainings})
 
 
 def compare(folders: Iterable[Path]) -> tuple[Comparison, list[str]]:
-    """The comparison of the runs in `folders`, and a line for each that cannot be read. Raises Refused (4) if none can."""
+    """The comparison of the runs in `folders`, and a message for each that cannot be read. Raises Refused (4) if none can."""
     trainings, complaints = [], []
     for folder in folders:
         try:
-            trainings += list(trainings_of(read(folder)))  # all of a run or none
+            trainings += list(trainings_of(read(folder)))  # never only some of a run
         except Refused as error:
             complaints.append(str(error))
     if not trainings:
         raise Refused("; ".join(complaints) or "no run to compare", 4)
     sources = {(training.options["recipe"], training.options["data"], training.options["pixels"]) for training in trainings}
-    if len(sources) == len({(recipe, data) for recipe, data, _ in sources}):  # the pixels say nothing more
+    if len(sources) == len({(recipe, data) for recipe, data, _ in sources}):  # the pixels add nothing to the name
         for training in trainings:
             del training.options["pixels"]
     grouped: dict[tuple, list[Training]] = {}
@@ -153,11 +143,12 @@ def compare(folders: Iterable[Path]) -> tuple[Comparison, list[str]]:
 
 
 def trainings_of(record: Record) -> Iterator[Training]:
-    """The trainings of one run: its stages if it has any, else itself."""
+    """The trainings of one run: its stages if it has any, else the run itself."""
     inside = stages(record.folder)
-    known = {"recipe": record.options["recipe"], "net": record.config.get("model")}  # first, whatever the recipe's options are
+    # Recipe and net come first, however the recipe orders its options.
+    known = {"recipe": record.options["recipe"], "net": record.config.get("model")}
     further = {"shards": record.config["shards"], "pixels": record.config["data"]["fingerprint"][:8]}
-    options = flat({name: value for name, value in known.items() if value} | record.options | further)
+    options = _flat({name: value for name, value in known.items() if value} | record.options | further)
     seed = options.pop("seed")
     where = record.config
     place = f"{where['world_size']} × {where['device']}, {where['threads']} threads, precision {where['precision']}"
@@ -172,86 +163,38 @@ def trainings_of(record: Record) -> Iterator[Training]:
             state="finished" if result is not None else record.state,
             epochs=max((event["epoch"] - (event["event"] == "train") for event in events), default=0),
             of=None if inside else record.options.get("epochs"),
-            measures=_measures(result or {}, events, {} if inside else record.config),
-            curves={"test accuracy": _test_accuracy(events), "train loss": train_loss(events)},
+            measures=measures_of(result or {}, events, {} if inside else record.config),
+            curves={"test accuracy": accuracy_by_epoch(events), "train loss": train_loss(events)},
             place=printable(place),
         )
 
 
-def flat(options: dict, prefix: str = "") -> dict[str, Any]:
+def _flat(options: dict, prefix: str = "") -> dict[str, Any]:
     """Nested options by dotted name."""
     found = {}
     for key, value in options.items():
         name = prefix + printable(key)
-        found |= flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+        found |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
     return found
 
 
 def text_of(value: Any) -> str:
-    """An option in a table: a list as words, – for None."""
+    """An option as text for a table: a list as words, None as –."""
     return "–" if value is None else printable(" ".join(map(str, value)) if isinstance(value, list) else str(value))
 
 
-def _measures(result: dict, events: Sequence[dict], facts: dict) -> dict[str, float]:
-    """Training's `measures`: of the result, or so far."""
-    accuracies, spans = _test_accuracy(events), list(_spans(events))
-    last = {event["split"]: event for event in events if event["event"] == "eval"} | result
-    test, train, best = (last.get(name, {}) for name in ("test", "train", "best"))
-    accuracy, trained = test.get("accuracy"), train.get("accuracy")
-    seconds = [event["seconds"] for event, _ in spans]
-    found = {
-        "last": accuracy,
-        "best": best.get("accuracy", max(accuracies.values(), default=None)),
-        "loss": test.get("loss"),
-        "train": trained,
-        "gap": None if accuracy is None or trained is None else trained - accuracy,
-        "images_per_second": result.get("images_per_second") or _speed(spans),
-        "seconds": result.get("seconds") or (seconds[-1] if seconds else None),
-        "parameters": result.get("parameters", facts.get("parameters")),
-    }
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _spans(events: Sequence[dict]) -> Iterator[tuple[dict, int]]:
-    """Each train line, with the number of images that it is about."""
-    before = 0
-    for event in events:
-        if event["event"] == "train" and event["images"] > before:
-            yield event, event["images"] - before
-            before = event["images"]
-
-
-def _speed(spans: Sequence[tuple[dict, int]]) -> float | None:
-    seconds = sum(images / event["images_per_second"] for event, images in spans)
-    return sum(images for _, images in spans) / seconds if seconds else None
-
-
-def _test_accuracy(events: Sequence[dict]) -> dict[int, float]:
-    return {event["epoch"]: event["accuracy"] for event in events if event["event"] == "eval" and event["split"] == "test"}
-
-
-def train_loss(events: Sequence[dict]) -> dict[int, float]:
-    """The mean over the images of each epoch, however many train lines it has."""
-    epochs: dict[int, list[tuple[float, int]]] = {}
-    for event, images in _spans(events):
-        epochs.setdefault(event["epoch"], []).append((event["loss"], images))
-    return {
-        epoch: sum(loss * images for loss, images in parts) / sum(images for _, images in parts)
-        for epoch, parts in epochs.items()
-    }
-
-
 def _count(group: Group) -> str:
-    """3, or as "4 (3 seeds)" where one was run again: its repetition adds no spread."""
+    """The number of runs: "3", or "4 (3 seeds)" if a seed was run twice, since a repetition adds no spread."""
     runs, seeds = len(group.trainings), len(group.seeds)
     return str(runs) if runs == seeds else f"{runs} ({seeds} seed{'s' * (seeds > 1)})"
 
 
-def _cells(group: Group, spread: Sequence[str]) -> Iterator[str]:
-    for name, (_, text) in MEASURES.items():
+def _cells(group: Group, narrow: bool) -> Iterator[str]:
+    for name, (_, _, text, spread) in COLUMNS.items():
         mean, deviation = group.measure(name) or (None, None)
         cell = "–" if mean is None else text.format(mean) if abs(mean) < 1e9 else f"{mean:.2e}"
-        yield cell if deviation is None or name not in spread else f"{cell} ± {text.replace('+', '').format(deviation)}"
+        shown = deviation is not None and spread and (name == "last" or not narrow)
+        yield f"{cell} ± {text.replace('+', '').format(deviation)}" if shown else cell
 
 
 def _named(found: tuple[float, float | None] | None) -> dict | None:

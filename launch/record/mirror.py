@@ -1,7 +1,8 @@
-"""W&B as the mirror of a run folder: what it is told of a run, live (launch/track.py) and afterwards (`oneloop upload`).
+"""What W&B gets of a run, live (track.py) and afterwards (`oneloop upload`): rows, configuration, summary, pictures, weights.
 
-A row of its history is what metrics.jsonl holds of one step; the last row is the end of the run, with pictures. Rows are counted:
-those that W&B has are not sent again, so an interrupted, resumed or uploaded run has each of them once.
+A row of W&B's history holds the events of one step of metrics.jsonl; the last row has the pictures. Rows are counted and sent
+once, so interrupted, resumed and uploaded runs have no duplicates. A new value for the charts goes into `rows`, for the end of a
+run into `end`.
 """
 
 import base64
@@ -20,19 +21,19 @@ from ..errors import first_line
 from .runs import home, last_launch, read_json
 
 PROJECT = "oneloop"
-PROBE_SECONDS, INIT_SECONDS, FINISH_SECONDS = 2, 15, 60  # of waiting for W&B, at most
-ARTIFACT_SECONDS = 600  # the same at the end, with weights to upload
+PROBE_SECONDS, INIT_SECONDS, FINISH_SECONDS = 2, 15, 60  # to wait for W&B, at most
+ARTIFACT_SECONDS = 600  # instead of FINISH_SECONDS, if weights are uploaded
 
 
 def rows(events: Iterable[dict]) -> list[dict]:
-    """W&B's rows for events of metrics.jsonl: one for each step, with the names that its charts have."""
+    """W&B's rows for events of metrics.jsonl: one for each step, keyed by the names of its charts."""
     return [_row(list(of_step)) for _, of_step in itertools.groupby(events, key=lambda event: event["step"])]
 
 
 def _row(events: list[dict]) -> dict:
     values = {}
     for event in events:
-        # The loss of training and that of an evaluation on the training images are two things.
+        # "train" is the loss while training, "train_eval" the evaluation on the training images.
         group = {"train": "train_eval"}.get(event["split"], event["split"]) if event["event"] == "eval" else "train"
         values |= {f"{group}/{key}": event[key] for key in ("loss", "accuracy", "gradient_norm") if key in event}
         values |= {key: event[key] for key in ("epoch", "images", "lr", "images_per_second") if key in event}
@@ -40,7 +41,7 @@ def _row(events: list[dict]) -> dict:
 
 
 def options(folder: Path, mode: str, facts: dict, job: str = "train", artifacts: bool = False) -> dict[str, Any]:
-    """Arguments of `wandb.init` for the run or stage in `folder`; `facts` are those of its net: model, parameters, trainable."""
+    """Arguments of `wandb.init` for the run or stage in `folder`; `facts` are its net's model, parameters and trainable."""
     import wandb
 
     place, recorded = home(folder)
@@ -51,7 +52,7 @@ def options(folder: Path, mode: str, facts: dict, job: str = "train", artifacts:
     waits = {name: seconds for name, seconds in waits.items() if f"WANDB_{name.upper()}" not in os.environ}
     net = config.get("net", facts["model"])
     return {
-        # At init: W&B's filters see only what is given here. The recipe's options first, then groups.
+        # W&B's filters see only what is given at init. The recipe's options come first, then groups.
         "config": {
             **config,
             "net": net,
@@ -70,19 +71,13 @@ def options(folder: Path, mode: str, facts: dict, job: str = "train", artifacts:
         "resume": "allow",
         "mode": mode,
         "settings": wandb.Settings(console="off", silent=True, **waits),
-        # A sweep's agent has chosen project and id, in the environment.
+        # In a W&B sweep the agent has set project and run id in the environment.
         **({} if os.environ.get("WANDB_SWEEP_ID") else {"project": os.environ.get("WANDB_PROJECT") or PROJECT}),
     }
 
 
-def facts(recorded: dict, result: dict | None) -> dict:
-    """What is known of the net of a run or stage: model, parameters, trainable."""
-    known = recorded | (result or {})
-    return {"model": known.get("model") or known.get("net")} | {key: known.get(key) for key in ("parameters", "trainable")}
-
-
 def identity(folder: Path, fresh: bool = False) -> dict:
-    """{"id": W&B's name for this run, "rows": how many it was sent}: wandb.json, or a new one. A sweep's agent has its own id."""
+    """{"id": W&B's run id, "rows": rows sent so far}, from wandb.json or new (always if `fresh`). A W&B sweep sets the id."""
     known = None if fresh else read_json(folder / "wandb.json")
     chosen = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
     if known is None or (chosen and chosen != known["id"]):
@@ -91,17 +86,17 @@ def identity(folder: Path, fresh: bool = False) -> dict:
 
 
 def mark(folder: Path, state: dict) -> None:
-    """Write wandb.json; a kill leaves the old one or the new one. Not synced: this is done for each row."""
+    """Write wandb.json; a kill leaves the old or the new one. Not synced to disk, as this happens for each row."""
     temporary = folder / ".tmp-wandb.json"
     temporary.unlink(missing_ok=True)
-    with open(temporary, "x") as file:  # a file of its own: never through a link that somebody left there
+    with open(temporary, "x") as file:  # "x": never writes through a link planted there
         json.dump(state, file)
     temporary.replace(folder / "wandb.json")
 
 
 def axes(run: Any) -> None:
-    """Say over what each metric is drawn, and what the table of runs shows of it: best and last."""
-    # The first pattern that matches wins, so exact names come before the rest.
+    """Set the x axis of each metric, and what the table of runs shows of it: best and last."""
+    # The first pattern that matches wins: exact names come first.
     for metric, summary in (("test/accuracy", "max,last"), ("test/loss", "min,last"), ("train_eval/*", None)):
         run.define_metric(metric, step_metric="epoch", summary=summary)
     run.define_metric("train/loss", step_metric="images", summary="min,last")
@@ -111,7 +106,7 @@ def axes(run: Any) -> None:
 
 
 def end(run: Any, folder: Path, result: dict) -> dict:
-    """The last row, from the pictures in `folder` and its predictions.json; also fills the summary with the result."""
+    """The last row, from the pictures and predictions.json in `folder`. Also writes the result into the run's summary."""
     import wandb
     from PIL import Image
 
@@ -122,7 +117,7 @@ def end(run: Any, folder: Path, result: dict) -> dict:
     if ranking := result.get("ranking"):
         row["final/ranking"] = wandb.Table([*ranking[0]], data=[[*place.values()] for place in ranking])
     shown = read_json(folder / "predictions.json")
-    if shown is None:  # of several stages, or the pictures failed
+    if shown is None:  # a run of several stages, or the pictures failed
         return row
     classes, counts = shown["classes"], shown["counts"]
     pairs = [(true, guess) for true, line in enumerate(counts) for guess, count in enumerate(line) for _ in range(count)]
@@ -144,7 +139,7 @@ def end(run: Any, folder: Path, result: dict) -> dict:
 
 
 def artifacts(run: Any, folder: Path, result: dict) -> None:
-    """Upload the last and the best weights as two versions of one artifact, called latest and best."""
+    """Upload the best and the last weights as two versions of one artifact, with the aliases best and latest."""
     import wandb
 
     for alias, file, about in (
@@ -152,27 +147,28 @@ def artifacts(run: Any, folder: Path, result: dict) -> None:
         ("latest", "model.safetensors", {"accuracy": result["test"]["accuracy"], "epoch": result["epochs"]}),
     ):
         artifact = wandb.Artifact(f"{result['recipe']}-{run.id}", "model", metadata={"net": result["net"], **about})
-        artifact.add_file(str(folder / file), name="model.safetensors", policy="immutable")  # never changed: needs no copy
+        artifact.add_file(str(folder / file), name="model.safetensors", policy="immutable")  # never changes: needs no copy
         run.log_artifact(artifact, aliases=[alias])
 
 
 def settings() -> Any:
-    """wandb's own, from its files and the environment."""
+    """wandb's own settings, from its files and the environment."""
     import wandb
 
     if not os.environ.get("WANDB_MODE"):
-        os.environ.pop("WANDB_MODE", None)  # an empty one is no mode for wandb, but an error
+        os.environ.pop("WANDB_MODE", None)  # wandb rejects an empty mode
     return wandb.setup().settings
 
 
 def has_key(settings: Any) -> bool:
+    """Whether an API key is configured for the server."""
     from requests.utils import get_netrc_auth  # wandb depends on requests, and reads the same file
 
     return bool(settings.api_key or get_netrc_auth(settings.base_url))
 
 
 def unreachable(url: str) -> str:
-    """Why nothing answers at `url`, "" if something does: wandb itself would wait for a minute and a half."""
+    """Why no server answers at `url`, "" if one does. Quick: wandb itself would wait for a minute and a half."""
     try:
         urllib.request.urlopen(url, timeout=PROBE_SECONDS).close()
     except urllib.error.HTTPError:

@@ -1,4 +1,7 @@
-"""report.html: one page that says what a run was and what came out. It opens from disk and refers to nothing outside itself."""
+"""report.html: a run's configuration, result and pictures on one page, which opens from disk and loads nothing from elsewhere.
+
+The page shows every PNG in the run folder; PICTURES has the captions. The layout is in page.html.
+"""
 
 import base64
 import json
@@ -11,15 +14,15 @@ from ..checkpoint import write_atomically
 from .compare import compare
 from .runs import describe, home, read_json, stages
 
-PICTURES = {  # file -> what it shows
-    "curves": "Loss and accuracy by epoch; the ring marks the best epoch",
-    "confusion": "A row for each true class: which classes its test images were taken for, in eval mode",
-    "kernels": "The first layer's kernels, all on one scale",
+PICTURES = {  # file -> caption, in the order of the page
+    "curves": "Loss and accuracy by epoch. The ring marks the best epoch",
+    "confusion": "Test images by true class (rows) and predicted class (columns), in eval mode",
+    "kernels": "The first layer's kernels, on a common scale",
 }
 
 
 def write(folder: Path, result: dict) -> Path:
-    """Write report.html in the folder of a run or stage with this result, from it and the files there. Raises OSError."""
+    """Write report.html into the folder of a run or stage, from `result` and the files there. Raises OSError."""
     template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     content = environment.from_string(template).render(**_content(folder, result))
@@ -55,7 +58,7 @@ def _content(folder: Path, result: dict) -> dict[str, Any]:
 
 
 def _one(folder: Path, result: dict) -> dict[str, Any]:
-    """The content that a training has."""
+    """What only the page of one training has."""
     shown = read_json(folder / "predictions.json")
     test, best, classes = result["test"], result["best"], shown["classes"]
     return {
@@ -79,13 +82,13 @@ def _one(folder: Path, result: dict) -> dict[str, Any]:
 
 
 def _several(folder: Path) -> dict[str, Any]:
-    """The content that a run of several trainings has: their comparison."""
+    """What only the page of a run with several stages has: their comparison."""
     compared, _ = compare([folder])
     return {"figures": {}, "trainings": compared.table()}
 
 
 def _text(value: Any) -> str:
-    """A value of a table: a list as its items, a result with its keys."""
+    """A table's value as text: a list as its items, a dict as its keys and values."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {_text(item)}" for key, item in value.items())
     if isinstance(value, list):

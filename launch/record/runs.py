@@ -4,20 +4,23 @@
     metrics.jsonl   the record: a line for each train interval and each evaluation
     result.json     the result; its presence marks a finished run
     stopped.json    why the last launch ended before that; absent after a kill
+
+First the folder as a whole (read, find, stages), then its lock, then its files. What a file must hold is in fields.py.
 """
 
 import glob
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import filelock
 
 from ..errors import Refused
+from .fields import CONFIG, EVENTS, FACTS, RESULT, STOPPED, check, damaged, moment, wrong
 
 try:
     import fcntl
@@ -25,6 +28,7 @@ except ImportError:  # Windows
     fcntl = None
 
 FORMAT = 1  # of a run folder
+CLOCK = ("seconds", "images_per_second")  # entries of metrics.jsonl that the clock measures: no two runs have the same
 
 
 @dataclass(frozen=True)
@@ -43,44 +47,49 @@ class Record:
 
     @property
     def state(self) -> Literal["finished", "running", "failed", "interrupted"]:
-        """failed: ended by an error; interrupted: by a signal or a kill, so the same command goes on."""
+        """failed: ended by an error; interrupted: by a signal or a kill, so the same command resumes it."""
         if self.result is not None:
             return "finished"
         if in_use(self.folder):
             return "running"
         return "interrupted" if self.stopped is None or self.stopped["code"] > 128 else "failed"
 
+    @property
+    def started(self) -> datetime:
+        """When the last launch started, in this machine's time zone."""
+        return moment(last_launch(self.config)["started"])
+
     def metrics(self) -> list[dict]:
         return read_metrics(self.folder / "metrics.jsonl")
 
 
 def read(folder: Path) -> Record:
-    """The record in `folder`. Raises Refused: it cannot be read (1); it is no run folder, damaged, or another version's (4)."""
+    """The record in `folder`. Raises Refused: it cannot be read (1); not a run folder, damaged, of another format (4)."""
     path = folder / "config.json"
     config = read_json(path)
     if config is None:
-        raise Refused(f"{folder} is no run folder: it has no config.json", 4)
+        raise _not_a_run(folder)
     if config.get("format") != FORMAT:
         raise Refused(f"{folder} was written by another version of oneloop (format {config.get('format')})", 4)
-    _check(config, CONFIG, path)
-    _check(config, FACTS, path, needed=False)
+    check(config, CONFIG, path)
+    check(config, FACTS, path, needed=False)
     stopped = read_json(folder / "stopped.json")
-    _check(stopped or {}, STOPPED, folder / "stopped.json", needed=stopped is not None)
+    check(stopped or {}, STOPPED, folder / "stopped.json", needed=stopped is not None)
     return Record(folder, config, read_result(folder), stopped)
 
 
 def read_result(folder: Path) -> dict | None:
     """The result of the run or stage in `folder`, None if it is not finished. Raises Refused as `read` does."""
     result = read_json(folder / "result.json")
-    _check(result or {}, RESULT, folder / "result.json", needed=False)
+    check(result or {}, RESULT, folder / "result.json", needed=False)
     return result
 
 
 def find(places: Iterable[str | Path]) -> list[Path]:
     """The run folders that `places` name: run folders, globs of them, or folders with runs somewhere inside.
 
-    In the order given, sorted within a place, each once, whatever links lead to it. A folder that cannot be looked into is one
-    of them: it may be a run, and `read` says what is wrong. Raises Refused (2), naming the place that has none.
+    In the order given, sorted within a place, each once, however many links lead to it. A folder that may not be listed is
+    included: it may be a run, and `read` says what is wrong. Raises Refused (2), naming the place that has none.
     """
     found: dict[str, Path] = {}  # by its real path
     for place in places:
@@ -90,14 +99,14 @@ def find(places: Iterable[str | Path]) -> list[Path]:
         seen: set[str] = set()
         inside = [folder for path in sorted(named, key=Path.is_symlink) for folder in _under(path, seen)]
         if not inside:
-            raise Refused(f"no run at {place}: no folder there holds a config.json, as a recipe leaves it under runs/", 2)
+            raise Refused(f"no run at {place}: no folder there contains a config.json", 2)
         for folder in inside:
             found.setdefault(os.path.realpath(folder), folder)
     return list(found.values())
 
 
 def _under(path: Path, seen: set[str]) -> Iterator[Path]:
-    """The run folders at and below `path`, whose real paths are added to `seen`: links last, and only to what is not in it."""
+    """The run folders at and below `path`, symbolic links last. Skips the real paths in `seen`, and adds those it visits."""
     real = os.path.realpath(path)
     if real in seen:
         return
@@ -116,16 +125,20 @@ def _under(path: Path, seen: set[str]) -> Iterator[Path]:
 
 
 def _leads_up(path: Path) -> bool:
-    """Whether `path` is a link to a folder that it lies in."""
+    """Whether `path` is a link to a folder that contains it."""
     return path.is_symlink() and Path(os.path.realpath(path.parent)).is_relative_to(os.path.realpath(path))
 
 
 def home(folder: Path) -> tuple[Path, dict]:
-    """The run folder that `folder` is, or that the stage `folder` lies in, and what its config.json holds. Raises Refused (4)."""
+    """The run folder that is `folder` or contains the stage `folder`, and its config.json's content. Raises Refused (4)."""
     for place in (folder.resolve(), *folder.resolve().parents):
         if (recorded := read_json(place / "config.json")) is not None:
             return place, recorded
-    raise Refused(f"{folder} is no run folder: it has no config.json", 4)
+    raise _not_a_run(folder)
+
+
+def _not_a_run(folder: Path) -> Refused:
+    return Refused(f"{folder} is not a run folder: it has no config.json", 4)
 
 
 def last_launch(config: dict) -> dict:
@@ -134,7 +147,7 @@ def last_launch(config: dict) -> dict:
 
 
 def stages(folder: Path) -> list[Path]:
-    """The folders of the trainings inside a run, sorted; none where the run is one training itself. A run inside is another."""
+    """The folders of a run's stages, sorted; empty if the run trains once. A run inside this one is not a stage of it."""
 
     def of_another(place: Path) -> bool:
         return place != folder and ((place / "config.json").exists() or of_another(place.parent))
@@ -143,12 +156,15 @@ def stages(folder: Path) -> list[Path]:
     return sorted(place for place in inside if place != folder and not of_another(place))
 
 
+# ------------------------------------------------------------------------------------------------------------- the lock
+
+
 def in_use(folder: Path) -> bool:
-    """Whether a process works on the run in `folder`: holds its lock. One that may not be looked at is not known to be held."""
+    """Whether a process is working on the run in `folder`, that is, holds its lock. False if the lock may not be read."""
     if fcntl is None:
         return _in_use_on_windows(folder)
     try:
-        # A shared lock needs no more than reading, as in another user's folder, and is given back with the descriptor.
+        # A shared lock needs only read access, as in another user's folder, and is released with the descriptor.
         descriptor = os.open(folder / "lock", os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return False
@@ -175,8 +191,11 @@ def _in_use_on_windows(folder: Path) -> bool:
     return False
 
 
+# ------------------------------------------------------------------------------------------------------------ the files
+
+
 def read_json(path: Path) -> dict | None:
-    """The object in a JSON file, None where there is no file. Raises Refused: it cannot be read (1), it is damaged (4)."""
+    """The object in a JSON file, None if there is no such file. Raises Refused: it cannot be read (1), it is damaged (4)."""
     content = _content(path)
     if content is None:
         return None
@@ -185,117 +204,46 @@ def read_json(path: Path) -> dict | None:
         if not isinstance(found, dict):
             raise ValueError(f"it holds a {type(found).__name__}, not an object")
     except (ValueError, RecursionError) as error:
-        raise Refused(f"{path} is damaged ({error}); --fresh or another --out starts anew", 4) from error
+        raise damaged(path, str(error)) from error
     return found
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The events of a `metrics.jsonl`; a torn last line, as a kill leaves it, is left out.
+    """The events of a `metrics.jsonl`, empty if there is no such file. A torn last line, as a kill leaves it, is skipped.
 
-    Raises Refused: it cannot be read (1), another line is damaged (4), for what follows it would be lost.
+    Raises Refused: it cannot be read (1); another line is damaged (4), since skipping it would lose what follows.
     """
     *lines, torn = (_content(path) or b"").split(b"\n")
     events = []
     for number, line in enumerate([*lines, torn], 1):
         try:
             event = json.loads(line)
-            wrong = _wrong(event, EVENTS[event["event"]])
+            why = wrong(event, EVENTS[event["event"]])
         except (ValueError, RecursionError, TypeError, KeyError):
-            wrong = "it is no event"
-        if not wrong:
+            why = "not an event"
+        if not why:
             events.append(event)
         elif number <= len(lines):
-            way = "mend it from a copy, or start anew with --fresh or another --out"
-            raise Refused(f"{path} is damaged in line {number} of {len(lines)} ({wrong}); {way}", 4)
+            way = "restore it from a copy, or start over with --fresh or another --out"
+            raise Refused(f"{path} is damaged in line {number} of {len(lines)} ({why}); {way}", 4)
     return events
 
 
+def without_clock(events: Iterable[dict]) -> list[dict]:
+    """The events without what the clock measures: what is left is equal for two runs with the same bits."""
+    return [{name: value for name, value in event.items() if name not in CLOCK} for event in events]
+
+
 def _content(path: Path) -> bytes | None:
-    """What is in a file, None where there is none. Raises Refused (1)."""
+    """The bytes of a file, None if there is none. Raises Refused (1)."""
     try:
         if path.exists() and not path.is_file():
-            raise Refused(f"{path} cannot be read: it is no file")
+            raise Refused(f"{path} cannot be read: it is not a file")
         return path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise Refused(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-# ------------------------------------------------------------------------------------------------------- what is believed
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and abs(value) < 1e100  # finite, and so are squares and sums of it
-
-
-def _positive(value: Any) -> bool:
-    return _number(value) and value > 0
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and abs(value) < 2**63
-
-
-def _text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _time(value: Any) -> bool:
-    try:
-        moment(value)
-    except (TypeError, ValueError, OverflowError, OSError):  # the latter two for times that no clock has
-        return False
-    return True
-
-
-def moment(text: str) -> datetime:
-    """The time that a launch has recorded as the one of its start, in the zone of this machine."""
-    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S%z").astimezone()
-
-
-def _launches(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(launch, dict) and _time(launch.get("started")) for launch in value)
-
-
-# What readers of a run folder depend on, by dotted name: it may come from anyone, or from a disk that lost something.
-Fields = dict[str, Callable[[Any], bool]]
-CONFIG: Fields = {
-    "config.recipe": _text, "config.data": _text, "config.seed": _whole, "shards": _whole, "data.fingerprint": _text,
-    "started": _time, "world_size": _whole, "device": _text, "threads": _whole, "precision": _text, "resumed": _launches,
-}  # fmt: skip
-FACTS: Fields = {"model": _text, "parameters": _whole}  # of the net, where the run is one training
-STOPPED: Fields = {"code": _whole, "why": _text}
-RESULT: Fields = {
-    "test.accuracy": _number, "test.loss": _number, "train.accuracy": _number, "train.loss": _number, "best.accuracy": _number,
-    "images_per_second": _positive, "seconds": _number, "parameters": _whole, "summary": _text,
-}  # fmt: skip
-HEAD: Fields = {"step": _whole, "epoch": _whole, "images": _whole}
-EVENTS: dict[str, Fields] = {
-    "train": HEAD | {"loss": _number, "images_per_second": _positive, "seconds": _number},
-    "eval": HEAD | {"split": _text, "loss": _number, "accuracy": _number},
-}
-
-
-def _wrong(content: dict, fields: Fields, needed: bool = True) -> str:
-    """What of `fields` is not in `content` (if `needed`) or is not what it should be; "" if nothing."""
-    for name, sound in fields.items():
-        *outer, last = name.split(".")
-        place = content
-        for key in outer:
-            place = place.get(key, {}) if isinstance(place, dict) else None
-        if not isinstance(place, dict):
-            return f"{'.'.join(outer)} is no object"
-        if last not in place and needed:
-            return f"it has no {name}"
-        if last in place and not sound(place[last]):
-            return f"{name} is {str(place[last])[:40]!r}"
-    return ""
-
-
-def _check(content: dict, fields: Fields, path: Path, needed: bool = True) -> None:
-    if wrong := _wrong(content, fields, needed):
-        raise Refused(f"{path} is damaged ({wrong}); --fresh or another --out starts anew", 4)
 
 
 def describe(result: dict) -> str:
@@ -311,4 +259,4 @@ def describe(result: dict) -> str:
             f"{result['seconds']:,.0f} s"
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise Refused("result.json is damaged (no result is in it); --fresh or another --out starts anew", 4) from error
+        raise Refused("result.json is damaged (it holds no result); start over with --fresh or another --out", 4) from error

@@ -1,18 +1,18 @@
-"""What a finished run shows of itself: predictions.json, four pictures and report.html in its folder.
+"""What a finished run shows: predictions.json, four pictures and report.html in its folder.
 
-One pass over the test images, in eval mode, gives predictions.json; pictures, page and W&B's last row are made from it.
+One pass over the test images in eval mode makes predictions.json; pictures, page and W&B's last row come from it. A new picture
+is a function in pictures.py and its call in `show`.
 
     predictions.json  classes; counts, a row for each true class; the worst mistakes with their images as base64 PNG
-    curves.png        losses and accuracy by epoch
+    curves.png        loss and accuracy by epoch
     confusion.png     counts and the accuracy of each class
-    mistakes.png      the mistakes of the highest loss
-    kernels.png       of the first layer, if it is a convolution of grey or colour images
+    mistakes.png      the mistakes with the highest loss
+    kernels.png       the first layer's, if it is a convolution over grey or RGB images
 """
 
 import base64
 import io
 import json
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -20,44 +20,41 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..data import Feed, Images
-from . import page
-from . import pictures as report
+from . import page, pictures
 from .runs import read_metrics
-
-if TYPE_CHECKING:
-    from ..run import Run
+from .track import Running
 
 BATCH = 500  # images
-MISTAKES = 24  # images, the worst
-THUMBNAIL = 96  # pixels, height and width at most
+MISTAKES = 24  # images, those with the highest loss
+THUMBNAIL = 96  # pixels, the longer side at most
 
 
-def show(run: "Run", net: nn.Module, feed: Feed, images: Images, result: dict) -> None:
-    """Write what the module's docstring lists into the run folder, from the net, the test images and the result.
+def show(run: Running, net: nn.Module, feed: Feed, images: Images, result: dict) -> None:
+    """Write the files listed above into the run folder; `feed` is that of the test images.
 
-    For one process alone: nothing here is collective. Raises OSError, and whatever a net or a font may raise.
+    Called on the main process only: nothing here is collective. Raises OSError, and whatever the net or a font raises.
     """
     shown = predictions(_logits(run, net, feed), images)
     (run.folder / "predictions.json").write_text(json.dumps(shown))
-    report.history(run.folder / "curves.png", read_metrics(run.folder / "metrics.jsonl"))
-    report.confusion(run.folder / "confusion.png", torch.tensor(shown["counts"]), images.classes)
-    pictures = [Image.open(io.BytesIO(base64.b64decode(wrong["png"]))) for wrong in shown["mistakes"]]
+    pictures.history(run.folder / "curves.png", read_metrics(run.folder / "metrics.jsonl"))
+    pictures.confusion(run.folder / "confusion.png", torch.tensor(shown["counts"]), images.classes)
+    thumbnails = [Image.open(io.BytesIO(base64.b64decode(wrong["png"]))) for wrong in shown["mistakes"]]
     captions = [
         (images.classes[wrong["true"]], images.classes[wrong["predicted"]], wrong["probability"]) for wrong in shown["mistakes"]
     ]
-    report.mistakes(run.folder / "mistakes.png", pictures, captions)
+    pictures.mistakes(run.folder / "mistakes.png", thumbnails, captions)
     layers = [(name, module) for name, module in net.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     name, first = layers[0] if layers else ("", None)
     if isinstance(first, nn.Conv2d) and first.weight.shape[1] in (1, 3):
-        report.kernels(run.folder / "kernels.png", first.weight.detach().cpu(), name)  # host-device sync
+        pictures.kernels(run.folder / "kernels.png", first.weight.detach().cpu(), name)  # host-device sync
     page.write(run.folder, result)
 
 
 def predictions(logits: Tensor, images: Images) -> dict:
-    """What predictions.json holds, from logits float (N, classes) of the test images in their order."""
+    """The content of predictions.json, from logits float (N, classes) of the test images in order. Raises ValueError."""
     labels = images.test.labels
     if logits.shape[1] != len(images.classes):
-        raise ValueError(f"the net has {logits.shape[1]} logits for {len(images.classes)} classes")
+        raise ValueError(f"the net has {logits.shape[1]} outputs for {len(images.classes)} classes")
     probabilities, predicted = logits.softmax(1).max(1)
     k, wrong = len(images.classes), predicted != labels
     losses = F.cross_entropy(logits, labels, reduction="none").where(wrong, -1.0)
@@ -80,8 +77,8 @@ def predictions(logits: Tensor, images: Images) -> dict:
 
 
 @torch.no_grad()
-def _logits(run: "Run", net: nn.Module, feed: Feed) -> Tensor:
-    """Of every image of `feed`, in eval mode: float32 (N, classes), in main memory."""
+def _logits(run: Running, net: nn.Module, feed: Feed) -> Tensor:
+    """Logits of every image of `feed` in eval mode: float32 (N, classes), on the CPU."""
     was_training = net.training
     net.eval()
     try:
@@ -96,8 +93,8 @@ def _logits(run: "Run", net: nn.Module, feed: Feed) -> Tensor:
 
 
 def _png(pixels: Tensor) -> str:
-    """uint8 (C, H, W), grey or RGB, as a PNG of THUMBNAIL pixels at most, in base64."""
-    image = report.picture(pixels)
+    """uint8 (C, H, W), grey or RGB, as a base64 PNG of at most THUMBNAIL × THUMBNAIL pixels."""
+    image = pictures.picture(pixels)
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     file = io.BytesIO()
     image.save(file, "png")

@@ -1,7 +1,7 @@
-"""What a run reports: `metrics.jsonl` is the record, the screen and W&B are its mirrors.
+"""What a run reports while it trains: `metrics.jsonl` is the record; the screen and W&B mirror it.
 
-Only the main process writes. W&B is reached through accelerate's tracker; whatever goes wrong with it is said once and ends the
-mirror, never the run.
+Only the main process writes. A new kind of line on the screen is a method of Track; what W&B gets is in mirror.py. If W&B fails,
+one line says so and the run continues without it.
 """
 
 import contextlib
@@ -11,9 +11,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, Protocol, TextIO
 
 import torch
+from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -24,18 +25,32 @@ from ..screen import Screen, complain
 from . import mirror
 from .runs import describe, read_metrics
 
-if TYPE_CHECKING:
-    from ..run import Run
+
+class Running(Protocol):
+    """What the record needs of a run: launch.Run has it."""
+
+    recipe: str
+    folder: Path
+    wandb: str
+    wandb_artifacts: bool
+    quiet: bool
+    world: int
+    rank: int
+    accelerator: Accelerator
+
+    def on_main(self, action: Callable[[], Any]) -> Any:
+        """Run `action` on the main process alone; all processes get its result, or raise its error. Collective."""
 
 
 class Track:
     """The open record of a run on the main process; on the others every method does nothing.
 
-    What `metrics.jsonl` holds beyond the step `kept` is cut off: it will be written again, with the same values. Made on all
-    processes together (collective); raises Refused (1) if it cannot be written.
+    Lines of `metrics.jsonl` after step `kept` are removed: they will be written again, with the same values. `step` of `total` is
+    where the run starts or resumes, `facts` are the net's model, parameters and trainable. Collective: created on all processes
+    together. Raises Refused (1) if the record cannot be written.
     """
 
-    def __init__(self, run: "Run", images: Images, facts: dict, step: int, total: int, kept: int):
+    def __init__(self, run: Running, images: Images, facts: dict, step: int, total: int, kept: int):
         self.world, self.artifacts = run.world, run.wandb_artifacts
         self.main, self.accelerator, self.folder = run.rank == 0, run.accelerator, run.folder
         recorded: list[dict] = []
@@ -55,10 +70,10 @@ class Track:
             f"{run.accelerator.device.type}, {torch.get_num_threads()} threads, precision {run.accelerator.mixed_precision}"
         )
         if images.source == "synthetic":
-            self.say("synthetic images are drawings over noise: their accuracy says nothing about photographs")
-        self.say(f"continues {run.folder} after step {step:,}" if step else f"run folder {run.folder}")
+            self.say("synthetic images are shapes drawn on noise: accuracy on them says nothing about photographs")
+        self.say(f"resuming {run.folder} after step {step:,}" if step else f"run folder {run.folder}")
         self._start_wandb(run, facts)
-        self.row = 0  # of the record, as W&B counts
+        self.row = 0  # of W&B's history
         for row in mirror.rows(recorded):
             self._send(row)
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}")
@@ -73,20 +88,20 @@ class Track:
         return self
 
     def __exit__(self, _kind, error: BaseException | None, _traceback) -> None:
-        """Stop the bar, close the record, say why the run ends, finish W&B (mirror.FINISH_SECONDS at most)."""
+        """Stop the bar, close the record, say why the run ends, and wait for W&B (at most mirror.FINISH_SECONDS)."""
         if self.main:
             self.bar.stop()
-            with contextlib.suppress(OSError):  # said before, or of no matter: the checkpoint has what was synced
+            with contextlib.suppress(OSError):  # already reported, or harmless: checkpoints sync the record first
                 self.file.close()
             if isinstance(error, Refused):
-                complain(str(error))  # now: a launcher may end this process while it waits for W&B
+                complain(str(error))  # now: the launcher may end this process while W&B finishes
                 error.said = True
             code = 0 if error is None else getattr(error, "code", 1)
             self._wandb(lambda tracker: tracker.finish(exit_code=code))
             self.accelerator.trackers.clear()
         if isinstance(error, Refused) and self.world > 1:
-            # A process that exits with an error has the launcher end the others: all wait until the main one is done.
-            self.accelerator.wait_for_everyone()  # collective: a refusal within a run is one on all processes
+            # The launcher ends all processes when one exits with an error: they wait until the main one is done.
+            self.accelerator.wait_for_everyone()  # collective: inside a run, Refused is raised on all processes
 
     def say(self, line: str) -> None:
         """One line on the screen, above the progress bar."""
@@ -94,13 +109,13 @@ class Track:
             self.console.print(printable(line), markup=False)
 
     def progress(self, step: int, description: str) -> None:
-        """Move the bar; drawn five times a second at most, so that it costs the steps nothing."""
+        """Move the bar. It is drawn at most five times a second, so that it does not slow the steps down."""
         if self.main and (now := time.monotonic()) - self.drawn > 0.2:
             self.drawn = now
             self.bar.update(self.task, completed=step, description=description, note=self.note)
 
     def write(self, *events: dict) -> None:
-        """Append events of one step to `metrics.jsonl`, then send them to W&B as one step. What fails, `sync` raises."""
+        """Append events of one step to `metrics.jsonl`, then send them to W&B as one row. `sync` raises what fails here."""
         if not self.main or self.failure:
             return
         try:
@@ -112,13 +127,13 @@ class Track:
         self._send(*mirror.rows(events))
 
     def sync(self) -> None:
-        """Have the disk hold what was written: before each checkpoint. Main process only. Raises OSError."""
+        """Flush what was written to disk, before each checkpoint. Main process only. Raises OSError."""
         if self.failure:
             raise self.failure
         os.fsync(self.file.fileno())
 
     def epoch(self, title: str, loss: float, speed: float, results: dict[str, dict]) -> None:
-        """The line on the screen at the end of an epoch."""
+        """Print the line of an epoch, at its end."""
         if not self.main:
             return
         self.note = f"loss {loss:.4f}  {speed:,.0f} images/s"
@@ -128,14 +143,14 @@ class Track:
         self.say("  ".join([*parts, f"{speed:,.0f} images/s"]))
 
     def finish(self, result: dict, show: Callable[[], Any]) -> None:
-        """The end of a run on the screen, what `show()` draws into its folder, and both in W&B."""
+        """Print the result, draw the pictures with `show()`, and send both to W&B."""
         if not self.main:
             return
         self.say(f"done: {describe(result)}")
         try:
             show()
-        except Exception as error:  # the run is finished and recorded: a picture cannot undo that
-            self.say(f"the pictures are incomplete: {first_line(error)}")
+        except Exception as error:  # the run is finished and recorded, whatever happens here
+            self.say(f"some pictures are missing: {first_line(error)}")
         self.say(f"{self.folder}")
         self._wandb(lambda run: self._send(mirror.end(run, self.folder, result)))
         if self.artifacts:
@@ -148,28 +163,28 @@ class Track:
             return
         try:
             call(self.accelerator.get_tracker("wandb", unwrap=True))
-        except Exception as error:  # a mirror may break in any way; the record goes on
+        except Exception as error:  # W&B may fail in any way; the record continues
             self.accelerator.trackers.clear()
-            self.say(f"W&B failed ({first_line(error)}); the run goes on without it, metrics.jsonl has everything")
+            self.say(f"W&B failed ({first_line(error)}); the run continues without it, metrics.jsonl has everything")
 
     def _send(self, row: dict) -> None:
-        """Send the next row of the record, unless W&B has it from an earlier launch."""
+        """Send the next row of the record, unless W&B already has it from an earlier launch."""
         self.row += 1
         if self.accelerator.trackers and self.row > self.wandb_state["rows"]:
-            # Marked first: a kill between the two leaves a gap in an offline run, and never a double.
+            # Marked first: a kill between the two leaves a gap in an offline run, never a duplicate.
             self.wandb_state["rows"] = self.row
             self._wandb(lambda tracker: (mirror.mark(self.folder, self.wandb_state), tracker.log(row)))
 
-    def _start_wandb(self, run: "Run", facts: dict) -> None:
-        """Start or continue the run's one W&B run; unreachable, it is kept offline beside the other files.
+    def _start_wandb(self, run: Running, facts: dict) -> None:
+        """Start or resume the run's one W&B run, offline in the run folder if the server cannot be reached.
 
-        auto follows WANDB_MODE if it is set, else it is online when a key is configured and offline when not.
+        auto: WANDB_MODE if set, else online with a key and offline without.
         """
         mode = (os.environ.get("WANDB_MODE") or "auto") if run.wandb == "auto" else run.wandb
         if mode == "disabled":
             return
         try:
-            import wandb  # takes a second: only where it is used
+            import wandb  # takes a second to import
 
             settings = mirror.settings()
             if mode == "auto":
@@ -179,9 +194,9 @@ class Track:
                 mode = "offline"
             self.wandb_state = mirror.identity(run.folder)
             options = mirror.options(run.folder, mode, facts, artifacts=run.wandb_artifacts) | {"id": self.wandb_state["id"]}
-            project = options.pop("project", "")  # none in a sweep
+            project = options.pop("project", "")  # a sweep has chosen it
             if not project and options["config"]["stage"]:
-                self.say("W&B: a run of a sweep is one training; a recipe of several stages is not sent")
+                self.say("W&B: not logging: a W&B sweep can only log recipes that train once, this one has several stages")
                 return
             try:
                 self.accelerator.init_trackers(project, init_kwargs={"wandb": options})
@@ -195,16 +210,16 @@ class Track:
             tracker = self.accelerator.get_tracker("wandb", unwrap=True)
             mirror.axes(tracker)
             if mode == "online":
-                self.wandb_state["rows"] = tracker.starting_step  # what has arrived, whatever was sent
+                self.wandb_state["rows"] = tracker.starting_step  # what has arrived, which may be less than was sent
             mirror.mark(run.folder, self.wandb_state)
             self.say(f"W&B {tracker.url}" if tracker.url else f"W&B offline in {run.folder / 'wandb'}")
-        except Exception as error:  # a broken installation, a full disk, a refused key: never the run's end
+        except Exception as error:  # a broken installation, a full disk, a wrong key: nothing here ends a run
             self.accelerator.trackers.clear()
-            self.say(f"W&B cannot start ({first_line(error)}); the run goes on without it")
+            self.say(f"W&B cannot start ({first_line(error)}); the run continues without it")
 
 
 def _cut(path: Path, step: int) -> tuple[TextIO, list[dict]]:
-    """Open `path` for appending after its events up to `step`; also returns these."""
+    """Drop the events after `step` from `path`; returns the file, open for appending, and the events it keeps."""
     kept = [event for event in read_metrics(path) if event["step"] <= step]
     write_atomically(path, "".join(json.dumps(event) + "\n" for event in kept).encode())
     return open(path, "a"), kept

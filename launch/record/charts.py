@@ -1,0 +1,110 @@
+"""Pictures of a comparison: curves.png, bars.png and cost.png. A new one is a function here and a line in CHARTS."""
+
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib.figure
+import matplotlib.ticker
+import numpy as np
+
+from .compare import Comparison, Group
+from .pictures import COLOURS, new_figure, plain_names, short
+
+MOST_GROUPS = 21  # as many as colours and line styles can tell apart
+
+
+def _overlay(path: Path, groups: Mapping[str, Group]) -> Path | None:
+    """Test accuracy and train loss by epoch: a line for each group's mean, a band for the range of its runs."""
+    figure = new_figure(10, 3.4)
+    for axes, what in zip(figure.subplots(1, 2), ("test accuracy", "train loss"), strict=True):
+        for number, (name, group) in enumerate(groups.items()):
+            epochs, runs = group.curve(what)
+            if epochs:
+                colour, few = COLOURS[number % len(COLOURS)], {"marker": "o", "markersize": 3.5} if len(epochs) < 15 else {}
+                style = ("-", "--", ":")[number // len(COLOURS)]
+                mean = [statistics.fmean(values) for values in zip(*runs, strict=True)]
+                axes.plot(epochs, mean, style, color=colour, label=name, linewidth=1.4, **few)
+                if len(runs) > 1:
+                    low, high = ([pick(values) for values in zip(*runs, strict=True)] for pick in (min, max))
+                    axes.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.set(xlabel="epoch", ylabel=what)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    return _finish(figure, path)
+
+
+def _bars(path: Path, groups: Mapping[str, Group]) -> Path | None:
+    """Training and test accuracy side by side, with the deviation over seeds, as in document 000's chart of the designs."""
+    known = {name: group for name, group in groups.items() if group.measure("gap") is not None}
+    if not known:
+        return None
+    shown = {"train": "train", "test": "last"}
+    values = {name: [group.measure(measure) for group in known.values()] for name, measure in shown.items()}
+    lowest = min(mean for bars in values.values() for mean, _ in bars)
+    span = next((span for span in (0.02, 0.05, 0.1, 0.3, 0.5) if 1.25 * (1 - lowest) <= span), 1.0)
+    figure = new_figure(max(4.5, 1.6 + 0.95 * len(known)), 3.4)
+    axes = figure.subplots()
+    for colour, side, (name, bars) in zip(COLOURS, (-0.2, 0.2), values.items(), strict=False):
+        places, heights = [place + side for place in range(len(known))], [mean for mean, _ in bars]
+        axes.bar(places, heights, 0.38, color=colour, label=name)
+        spread = [np.nan if deviation is None else deviation for _, deviation in bars]
+        axes.errorbar(places, heights, spread, fmt="none", ecolor="black", elinewidth=0.8, capsize=2)
+        for place, height in zip(places, heights, strict=True):
+            axes.text(place, 1 - span * 0.98, f"{height:.3f}", color="white", fontsize=7, ha="center", va="bottom")
+    axes.set(ylabel="accuracy", ylim=(1 - span, 1))
+    names = [name.replace(", ", "\n") for name in known]
+    turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if max(map(len, known)) > 12 else {}
+    axes.set_xticks(range(len(known)), names, **turned)
+    axes.tick_params(axis="x", length=0)
+    return _finish(figure, path, "outside upper right", 2)
+
+
+def _cost(path: Path, groups: Mapping[str, Group]) -> Path | None:
+    """Test accuracy against seconds of training and against parameters: a point for each group."""
+    figure = new_figure(10, 3.4)
+    for axes, (name, what) in zip(figure.subplots(1, 2), (("seconds", "seconds of training"), ("parameters",) * 2), strict=True):
+        seen = []
+        for number, (label, group) in enumerate(groups.items()):
+            cost, accuracy = group.measure(name), group.measure("last")
+            if cost and accuracy:
+                seen.append(cost[0])
+                axes.errorbar(
+                    cost[0], accuracy[0], xerr=cost[1], yerr=accuracy[1], label=label, fmt="osD^vPX"[number % 7], markersize=6,
+                    color=COLOURS[number % len(COLOURS)], elinewidth=0.8, fillstyle=("full", "none", "left")[number // 7],
+                )  # fmt: skip
+        axes.set(xlabel=what, ylabel="test accuracy")
+        if seen and max(seen) > 10 * min(seen):
+            axes.set_xscale("log")
+            axes.xaxis.set_minor_formatter("")
+        axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))  # 20k, 1M
+    return _finish(figure, path)
+
+
+def _finish(figure: matplotlib.figure.Figure, path: Path, place: str = "outside right upper", columns: int = 1) -> Path | None:
+    """Add a legend beside the axes and write the figure; None, and no file, if nothing is drawn."""
+    drawn = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    if not drawn:
+        return None
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+    names = [short(label, 60) for label in drawn]
+    if place == "outside right upper":  # a bigger legend gets a bigger figure
+        figure.set_figheight(max(figure.get_figheight(), 0.3 + 0.19 * len(names)))
+        figure.set_figwidth(figure.get_figwidth() + 0.07 * max(0, max(map(len, names)) - 16))
+    figure.legend(drawn.values(), names, loc=place, ncols=columns, frameon=False, fontsize=9)
+    figure.savefig(path)
+    return path
+
+
+CHARTS = {"curves.png": _overlay, "bars.png": _bars, "cost.png": _cost}
+
+
+def draw(folder: Path, comparison: Comparison) -> list[Path]:
+    """Draw CHARTS of the groups with the highest accuracy into `folder`; returns those that have something to show."""
+    groups = {comparison.label(group): group for group in comparison.groups[:MOST_GROUPS]}
+    with plain_names():
+        drawn = {name: chart(folder / name, groups) for name, chart in CHARTS.items()}
+    for name, path in drawn.items():
+        if path is None:
+            (folder / name).unlink(missing_ok=True)  # left by an earlier comparison
+    return [path for path in drawn.values() if path]

@@ -1,0 +1,95 @@
+"""What a comparison measures of a training, read without torch. A new measure is one line in MEASURES."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a training has recorded, the result being {} until it is finished; `facts` are those about its net."""
+
+    result: dict
+    events: Sequence[dict]
+    facts: dict
+
+    def last(self, split: str, name: str) -> float | None:
+        """The accuracy or loss on the test or train images at the end, or so far."""
+        evaluations = [event for event in self.events if event["event"] == "eval" and event["split"] == split]
+        return self.result.get(split, evaluations[-1] if evaluations else {}).get(name)
+
+
+class Measure(NamedTuple):
+    of: Callable[[Known], float | None]
+    heading: str = ""  # of its column; "": it has none
+    text: str = ""  # its format in that column
+    spread: bool = False  # whether the column shows its deviation
+
+
+def measures_of(result: dict, events: Sequence[dict], facts: dict) -> dict[str, float]:
+    """Those of MEASURES that are known, by name."""
+    known = Known(result, events, facts)
+    found = {name: measure.of(known) for name, measure in MEASURES.items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _best(known: Known) -> float | None:
+    return known.result.get("best", {}).get("accuracy", max(accuracy_by_epoch(known.events).values(), default=None))
+
+
+def _gap(known: Known) -> float | None:
+    accuracy, trained = known.last("test", "accuracy"), known.last("train", "accuracy")
+    return None if accuracy is None or trained is None else trained - accuracy
+
+
+def _speed(known: Known) -> float | None:
+    """All images divided by all seconds, which is not the mean of the speeds."""
+    spans = list(_spans(known.events))
+    seconds = sum(images / event["images_per_second"] for event, images in spans)
+    return known.result.get("images_per_second") or (sum(images for _, images in spans) / seconds if seconds else None)
+
+
+def _seconds(known: Known) -> float | None:
+    seconds = [event["seconds"] for event, _ in _spans(known.events)]
+    return known.result.get("seconds") or (seconds[-1] if seconds else None)
+
+
+MEASURES = {
+    "last": Measure(lambda known: known.last("test", "accuracy"), "accuracy", "{:.4f}", spread=True),
+    "best": Measure(_best, "best", "{:.4f}", spread=True),  # test accuracy after the best epoch: the test images chose it
+    "loss": Measure(lambda known: known.last("test", "loss"), "loss", "{:.4f}", spread=True),
+    "gap": Measure(_gap, "gap", "{:+.4f}", spread=True),  # training accuracy minus test accuracy
+    "images_per_second": Measure(_speed, "images/s", "{:,.0f}"),
+    "seconds": Measure(_seconds, "seconds", "{:,.1f}"),
+    "parameters": Measure(lambda known: known.result.get("parameters", known.facts.get("parameters")), "parameters", "{:,.0f}"),
+    "train": Measure(lambda known: known.last("train", "accuracy")),  # drawn in bars.png
+}
+COLUMNS = {name: measure for name, measure in MEASURES.items() if measure.heading}
+
+
+# ----------------------------------------------------------------------------------------------- curves: epoch -> value
+
+
+def accuracy_by_epoch(events: Sequence[dict]) -> dict[int, float]:
+    """Test accuracy."""
+    return {event["epoch"]: event["accuracy"] for event in events if event["event"] == "eval" and event["split"] == "test"}
+
+
+def train_loss(events: Sequence[dict]) -> dict[int, float]:
+    """The mean over the images of each epoch, however many train lines it has."""
+    epochs: dict[int, list[tuple[float, int]]] = {}
+    for event, images in _spans(events):
+        epochs.setdefault(event["epoch"], []).append((event["loss"], images))
+    return {
+        epoch: sum(loss * images for loss, images in parts) / sum(images for _, images in parts)
+        for epoch, parts in epochs.items()
+    }
+
+
+def _spans(events: Sequence[dict]) -> Iterator[tuple[dict, int]]:
+    """Each train line, with the number of images that it covers."""
+    before = 0
+    for event in events:
+        if event["event"] == "train" and event["images"] > before:
+            yield event, event["images"] - before
+            before = event["images"]

@@ -22,7 +22,7 @@ from conftest import ROOT, metrics, result
 from PIL import Image
 from torch import nn
 
-from launch import cli, commands, sources
+from launch import cli, commands
 from launch.errors import Refused
 from launch.rebuild import load, rebuild
 from launch.record import runs
@@ -724,7 +724,7 @@ def test_a_run_on_the_hubs_data_is_used_without_it(birds, place, oneloop, monkey
     def asked(*_):
         raise Refused("the hub was asked")
 
-    monkeypatch.setattr(sources, "_cached_hub", asked)
+    monkeypatch.setattr("launch.data.hub.read", asked)
     assert oneloop("predict", birds, place / "pictures")[0] == 0
     assert oneloop("evaluate", birds)[::2] == (1, "the hub was asked\n")  # control
 

@@ -24,7 +24,7 @@ from torchvision.models import get_model
 from launch import train
 from launch import weights as weights_module
 from launch.checkpoint import weights, weights_sha256, write_tensors
-from launch.data.sources import cache_folder
+from launch.data.cache import cache_folder
 from launch.errors import Refused
 from launch.weights import load, load_into, public_address
 from nets.residual import CifarResNet

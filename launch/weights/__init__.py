@@ -38,7 +38,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint import weights, weights_sha256
-from ..data.sources import cache_folder
+from ..data.cache import cache_folder
 from ..errors import Refused, first_line
 
 ANSWER_SECONDS = 30  # until the file begins, connection and redirects included; and for each silence after that

@@ -270,7 +270,7 @@ def test_predict_names_what_is_no_image_and_goes_on(place, oneloop, tmp_path, mo
     assert [line.split()[0].rstrip(":") for line in error.splitlines()[:-1]] == [
         str(tmp_path / name) for name in ("b.png", "c.txt", "d.tiff", "nowhere.jpg")
     ]
-    assert "without a known white" in error
+    assert "no known range" in error
     assert error.splitlines()[-1] == "4 of 5 files could not be read as an image"
     assert oneloop("predict", place / "birds", tmp_path / "a.png")[0] == 0  # control
     monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal

@@ -41,8 +41,8 @@ class DataSet:
         shapes = [list(split.pixels.shape) for split in (self.train, self.test)]
         digest = hashlib.sha256(json.dumps([self.classes, shapes]).encode())
         for split in (self.train, self.test):
-            digest.update(split.pixels.contiguous().numpy())
-            digest.update(split.labels.numpy())
+            digest.update(split.pixels.contiguous().numpy().data)
+            digest.update(split.labels.numpy().data)
         return digest.hexdigest()
 
 

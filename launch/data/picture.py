@@ -55,10 +55,11 @@ def stack(files: Iterable[tuple[str, BinaryIO | Path | str]], count: int, shape:
 
 def _decode(file: BinaryIO | Path | str, channels: int) -> Image.Image:
     """An image file in 8 bits per channel: grey (1) or RGB (3). Raises whatever PIL does, and ValueError."""
-    with Image.open(file) as picture:
-        picture.load()
-        mode = picture.mode
-        if mode == "F" or (mode == "I" and picture.format not in ("PNG", "PPM")):  # in PNG and PPM, mode I is 16 bits
+    with Image.open(file) as opened:
+        opened.load()
+        picture: Image.Image = opened
+        mode = opened.mode
+        if mode == "F" or (mode == "I" and opened.format not in ("PNG", "PPM")):  # in PNG and PPM, mode I is 16 bits
             raise ValueError(f"pixel values have no known range (PIL mode {mode}); save it with 8 or 16 bits")
         with contextlib.suppress(Exception):  # broken EXIF data is ignored
             picture = ImageOps.exif_transpose(picture)

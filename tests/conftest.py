@@ -9,6 +9,7 @@ from pathlib import Path
 import jobs
 import pytest
 import torch
+from data_files import write_image_folder
 from tiny import Tiny as Tiny
 from tiny import tiny_images
 from trained import birds, oneloop, own_path, trained_runs  # noqa: F401 - fixtures
@@ -49,6 +50,12 @@ def own_place(tmp_path_factory):
 @pytest.fixture(scope="session")
 def images() -> Images:
     return tiny_images()
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """An image folder."""
+    return write_image_folder(tmp_path / "pictures")
 
 
 @pytest.fixture

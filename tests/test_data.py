@@ -1,4 +1,4 @@
-"""Order, slices, seeds and normalisation are functions, the same wherever they are asked."""
+"""Order, slices, random seeds, draws, folds, augmentation, and the batches that a net sees."""
 
 import itertools
 from dataclasses import replace
@@ -24,13 +24,13 @@ def test_order_is_a_permutation_of_its_own_for_each_seed_and_epoch():
 
 
 def test_order_never_changes():
-    """Golden: another NumPy or machine must give the same curve."""
+    """Golden: the curve must not depend on the machine or the version of NumPy."""
     assert order(8, seed=1, epoch=0).tolist() == GOLDEN_ORDER
     assert [slice_seed(1, step, index) for step, index in ((0, 0), (0, 1), (1, 0))] == GOLDEN_SEEDS
 
 
 def test_order_mixes_well():
-    """Neighbours in one epoch are no neighbours in the next, and every place is as likely."""
+    """Neighbours in one epoch are not neighbours in the next, and every position is equally likely."""
     n = 1000
     first, second = (order(n, 0, epoch) for epoch in (0, 1))
     place = torch.empty(n, dtype=torch.int64).scatter_(0, second, torch.arange(n))
@@ -52,7 +52,7 @@ def test_bounds_cover_everything_once_and_begin_with_the_longest(n, shards):
     assert max(sizes) - min(sizes) <= 1
 
 
-def test_slice_seeds_do_not_meet():
+def test_slice_seeds_do_not_collide():
     seeds = {slice_seed(seed, step, index) for seed in range(5) for step in range(200) for index in range(8)}
     assert len(seeds) == 5 * 200 * 8
 
@@ -81,9 +81,9 @@ def test_feed_keeps_channels_apart():
 def test_draws_depend_on_seed_epoch_sample_and_kind_alone():
     ids = torch.arange(10_000)
     first = draws(1, 0, ids, 0, 9)
-    assert torch.equal(first[torch.tensor([7, 4])], draws(1, 0, torch.tensor([7, 4]), 0, 9))  # not on the place in a batch
+    assert torch.equal(first[torch.tensor([7, 4])], draws(1, 0, torch.tensor([7, 4]), 0, 9))  # not on the position in a batch
     for other in (draws(2, 0, ids, 0, 9), draws(1, 1, ids, 0, 9), draws(1, 0, ids, 1, 9)):
-        assert ((first == other).float().mean() - 1 / 9).abs() < 0.02  # as if drawn anew
+        assert ((first == other).float().mean() - 1 / 9).abs() < 0.02  # as if independent
     counts = first.bincount(minlength=9).float()
     assert ((counts - 10_000 / 9).square() / (10_000 / 9)).sum() < 33  # chi-square with 8 degrees, p > 1e-4
     neighbours = (first[1:] == first[:-1]).float().mean()
@@ -116,7 +116,7 @@ def test_folds_are_disjoint_complete_and_stratified(k, images):
     assert not all(torch.equal(a, b) for a, b in zip(parts, folds(images.train.labels, k, seed=4), strict=True))
 
 
-def test_feed_resizes_on_the_way(images):
+def test_feed_resizes_on_the_device(images):
     feed = Feed(images.train, replace(images, size=12), torch.device("cpu"))
     pixels, _ = feed.batch(torch.arange(3))
     plain, _ = Feed(images.train, images, torch.device("cpu")).batch(torch.arange(3))
@@ -125,7 +125,7 @@ def test_feed_resizes_on_the_way(images):
 
 
 def test_folds_never_change_and_each_class_has_an_order_of_its_own():
-    """Golden, as the scores of model_selection hang on it; a class's order must not be its neighbour's."""
+    """Golden: the scores of model_selection depend on it. No class has another one's order."""
     labels = torch.tensor([2, 0, 1, 0, 2, 1, 0, 0, 2, 1, 2, 1, 0, 1])
     assert [part.tolist() for part in folds(labels, 3, seed=5)] == GOLDEN_FOLDS
     parts = torch.zeros(400, dtype=torch.int64)
@@ -150,17 +150,17 @@ def test_order_takes_any_seed_and_the_epoch_is_not_the_seed():
     assert order(61, seed=0, epoch=1).tolist() != order(61, seed=1, epoch=0).tolist()
     assert order(61, seed=1, epoch=2).dtype == torch.int64
     assert slice_seed(0, 1, 2) != slice_seed(1, 0, 2) != slice_seed(1, 2, 0)
-    assert all(0 <= slice_seed(seed, step, 0) < 2**63 for seed in range(8) for step in range(8))  # as a generator takes them
+    assert all(0 <= slice_seed(seed, step, 0) < 2**63 for seed in range(8) for step in range(8))  # what torch.Generator accepts
 
 
 def test_draws_never_change():
-    """Golden: another device, and a sample's number beyond 32 bits."""
+    """Golden, also for ids beyond 32 bits."""
     assert draws(1, 2, torch.arange(5), 1, 9).tolist() == GOLDEN_OTHER_DRAWS
     assert draws(2, 1, torch.arange(5) + 2**40, 0, 9).tolist() == GOLDEN_FAR_DRAWS
 
 
 def test_crop_and_flip_moves_by_four_in_every_direction_and_mirrors_half():
-    """The paper's numbers; the draws of one image have nothing to do with one another."""
+    """The paper's numbers; the draws of an image are independent."""
     ids = torch.arange(4000)
     pixels = torch.zeros(4000, 9, 11, 3, dtype=torch.uint8)
     pixels[:, 4, 5], pixels[:, 4, 4] = (100 + ids % 100).to(torch.uint8)[:, None], 7  # a dot, and what is to its left
@@ -169,7 +169,7 @@ def test_crop_and_flip_moves_by_four_in_every_direction_and_mirrors_half():
     assert all(torch.equal(moved[..., channel], moved[..., 0]) for channel in (1, 2))
     found, rows, columns = (moved[..., 0] >= 100).nonzero().T
     assert torch.equal(found, ids)
-    assert torch.equal(moved[ids, rows, columns, 0], 100 + ids % 100)  # each image its own
+    assert torch.equal(moved[ids, rows, columns, 0], 100 + ids % 100)  # each in its own image
     assert rows.bincount().tolist() == pytest.approx([4000 / 9] * 9, rel=0.2)
     assert columns.bincount(minlength=11)[1:10].tolist() == pytest.approx([4000 / 9] * 9, rel=0.2)
     mirrored = moved[ids, rows, columns + 1, 0] == 7
@@ -180,7 +180,7 @@ def test_crop_and_flip_moves_by_four_in_every_direction_and_mirrors_half():
     again = crop_and_flip(pixels, ids, seed=1, epoch=1)
     assert (again == moved).flatten(1).all(1).float().mean() < 0.1
     some = torch.tensor([3999, 5, 17])
-    assert torch.equal(crop_and_flip(pixels[some], some, seed=1, epoch=0), moved[some])  # in whatever batch
+    assert torch.equal(crop_and_flip(pixels[some], some, seed=1, epoch=0), moved[some])  # in any batch
 
 
 def test_feed_gives_the_augmented_pixels_of_the_samples_asked_for(images):
@@ -214,8 +214,8 @@ def test_feed_leaves_the_pixels_as_they_are(images):
 
 
 @pytest.mark.parametrize("shape", [(6, 12), (12, 6), (48, 12), (12, 48), (48, 48), (6, 48), (6, 6), (12, 12)])
-def test_resized_in_both_directions_whatever_one_side_is(shape):
-    """A ramp across and one down stay what they are, and each pixel counts."""
+def test_resized_in_both_directions(shape):
+    """A horizontal and a vertical ramp stay ramps, and each pixel counts."""
     height, width = shape
     across = torch.linspace(0, 1, width).expand(1, 1, height, width)
     down = torch.linspace(0, 1, height)[:, None].expand(1, 1, height, width)
@@ -232,8 +232,8 @@ def test_resized_in_both_directions_whatever_one_side_is(shape):
 
 
 @pytest.mark.parametrize("size", [-3, 4097, 100_000])
-def test_a_size_that_no_batch_could_have_is_refused(size, images):
-    with pytest.raises(Refused, match=rf"--size {size}: .* 1 to 4096") as refused:
+def test_a_size_out_of_range_is_refused(size, images):
+    with pytest.raises(Refused, match=rf"--size {size} is out of range; it takes 1 to 4096 pixels") as refused:
         replace(images, size=size)
     assert refused.value.code == 2
     assert replace(images, size=4096).size == 4096  # control

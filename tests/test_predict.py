@@ -84,7 +84,7 @@ def test_predict_names_and_skips_files_that_are_not_images(trained_runs, oneloop
     assert [line.split()[0].rstrip(":") for line in error.splitlines()[:-1]] == [
         str(tmp_path / name) for name in ("b.png", "c.txt", "d.tiff", "nowhere.jpg")
     ]
-    assert "without a known white" in error
+    assert "no known range" in error
     assert error.splitlines()[-1] == "4 of 5 files could not be read as an image"
     assert oneloop("predict", trained_runs / "birds", tmp_path / "a.png")[0] == 0  # control
     monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal

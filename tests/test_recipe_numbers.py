@@ -16,7 +16,7 @@ from torchvision.models import resnet18
 
 from launch import Run, evaluate, sources, train
 from launch.checkpoint import weights, weights_sha256
-from launch.data import Split, crop_and_flip, slice_seed
+from launch.data import Split, crop_and_flip, slice_seed, synthetic
 from launch.errors import Refused
 from launch.recipe import load
 from nets.mnist import LeNet5, MnistNet
@@ -41,7 +41,7 @@ STAGED = ("depth", "transfer", "model_selection")
 def drawn_once():
     """The synthetic images, which nothing changes, are drawn once and not for each call of a recipe."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "synthetic", functools.cache(sources.synthetic))
+        patch.setattr(synthetic, "read", functools.cache(synthetic.read))
         yield
 
 

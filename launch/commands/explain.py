@@ -37,7 +37,7 @@ def main(args: Sequence[str]) -> None:
     import torch
 
     from ..checkpoint import write_atomically
-    from ..data.sources import read_image
+    from ..data.picture import read_image
 
     trained = rebuild(*find_run(chosen.run), weights=chosen.weights, recipe=chosen.recipe)
     classes = trained.images.classes

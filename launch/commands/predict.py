@@ -49,7 +49,7 @@ def predictions(trained: Trained, files: Sequence[Path], top: int) -> Iterator[t
     """Each file and its `top` predictions {"class", "probability"}, most probable first. Unreadable files go to stderr."""
     import torch
 
-    from ..data.sources import read_image
+    from ..data.picture import read_image
 
     device = trained.run.accelerator.device
     net = trained.net.to(device)

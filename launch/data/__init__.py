@@ -1,8 +1,17 @@
-"""Pixels on their way to a net: what a batch is made of (images, order, augment), and where images come from (sources)."""
+"""The data: from a source to batches on the device.
+
+sources     what a recipe calls: cifar10, mnist, fashion_mnist; where `--data` chooses a source (a new one is a file and a line)
+            hub, folder, idx, npz, synthetic: a source each, which returns a DataSet (dataset)
+            table: what `datasets` reads; picture: how an image file is decoded; cache: decoded images on disk
+images      Images, which a recipe trains on, and Feed, which makes batches of them
+order       the order of the samples, slices, random draws and folds, as functions of the random seed
+augment     augmentations (a new one is a function)
+"""
 
 from . import sources
 from .augment import Augment, crop_and_flip
-from .images import Feed, Images, Split, resized
+from .dataset import Split
+from .images import Feed, Images, resized
 from .order import bounds, draws, folds, order, slice_seed
 
 __all__ = [

@@ -1,6 +1,7 @@
-"""Augmentation of a batch of uint8 pixels, on their device: each image's draw depends on (seed, epoch, sample) alone.
+"""Augmentations: functions of a batch of uint8 pixels, on the pixels' device. A recipe passes one to `train`.
 
-A new one is a function here, of the type `Augment`, that a recipe gives to `train`.
+To add one, write a function of type `Augment` here. Take its random numbers from `draws`, so that they depend only on
+(seed, epoch, sample): then the same image looks the same in any batch, slice or process.
 """
 
 from collections.abc import Callable
@@ -16,9 +17,9 @@ Augment = Callable[[Tensor, Tensor, int, int], Tensor]
 
 
 def crop_and_flip(pixels: Tensor, ids: Tensor, seed: int, epoch: int, pad: int = 4) -> Tensor:
-    """The ResNet paper's augmentation: (n, H, W, C) uint8 -> the same, moved by up to `pad` pixels over black, half mirrored.
+    """Random crop of images padded with `pad` black pixels, and a horizontal flip of half of them: uint8 (n, H, W, C) -> same.
 
-    Each image's draw depends on (seed, epoch, sample), not on its place in a batch, a slice or a process.
+    Source: He et al., Deep Residual Learning for Image Recognition (2015), section 4.2.
     """
     n, height, width, _ = pixels.shape
     down, right, mirrored = (draws(seed, epoch, ids, kind, span) for kind, span in enumerate((2 * pad + 1, 2 * pad + 1, 2)))

@@ -1,34 +1,24 @@
-"""A data set in memory, and its way to a net: rows of uint8 pixels become normalised batches on the device."""
+"""A data set in memory, and how it reaches a net: uint8 pixels become normalised float32 batches on the device."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import Refused
+from .dataset import Split
 
-SIZE_LIMIT = 4096  # pixels: a side that images may be resized to
-
-
-class Split(NamedTuple):
-    """One split of a data set: `pixels` uint8 (N, C, H, W), `labels` int64 (N,)."""
-
-    pixels: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return self.labels.shape[0]
+SIZE_LIMIT = 4096  # pixels a side
 
 
 @dataclass(frozen=True)
 class Images:
-    """A data set in memory, as `launch.sources` returns it.
+    """What a recipe trains on and evaluates, as the functions of `launch.sources` return it.
 
-    `mean` and `std` are per channel, for pixels scaled to 0..1; `source` says where the pixels come from and `fingerprint` is
-    the sha256 of all of them, before any limit. Raises Refused (2) for a `size` that no batch could have.
+    `mean` and `std` are per channel, for pixels scaled to 0..1. `source` and `fingerprint` are those of everything the source
+    has, before classes and a limit were applied (see `DataSet`). Raises Refused (2) if `size` is out of range.
     """
 
     train: Split
@@ -38,18 +28,18 @@ class Images:
     std: tuple[float, ...]
     source: str
     fingerprint: str
-    size: int = 0  # height and width that the net sees, resized on the device in batch; 0: as they are
+    size: int = 0  # height and width the net sees; batches are resized on the device. 0: not resized
 
     def __post_init__(self):
         if not 0 <= self.size <= SIZE_LIMIT:
-            raise Refused(f"--size {self.size}: images are resized to 1 to {SIZE_LIMIT} pixels a side, or with 0 not at all", 2)
+            raise Refused(f"--size {self.size} is out of range; it takes 1 to {SIZE_LIMIT} pixels, or 0 for no resizing", 2)
 
 
 class Feed:
-    """A split on the way to a net: rows of uint8 pixels, normalised on the device in batch.
+    """Batches of a split: its pixels stay uint8, and each batch is normalised on the device.
 
-    The rows lie on `device` if they take at most half of its free memory, else in main memory. Pixels are kept as rows of
-    (H, W, C), so that a batch is one `index_select` and comes out in the channels-last layout that convolutions are fastest in.
+    The pixels are on `device` if they take less than half of its free memory, else in main memory. An image is a row of (H, W, C)
+    values, so that a batch is one `index_select` and comes out in channels-last layout, the fastest one for convolutions.
     """
 
     def __init__(self, split: Split, images: Images, device: torch.device):
@@ -59,19 +49,19 @@ class Feed:
         rows = split.pixels.permute(0, 2, 3, 1).reshape(len(split), -1)
         home = device if _fits(rows, device) else torch.device("cpu")
         self.rows, self.labels = rows.to(home), split.labels.to(home)
-        # One multiplication and one addition a pixel, laid out as the rows are: broadcasting over channels is four times slower.
+        # One factor and one shift for each value of a row: broadcasting over channels is four times slower.
         mean, std = torch.tensor(images.mean), torch.tensor(images.std)
         self.scale = (1 / (255 * std)).repeat(height * width).to(device)
         self.shift = (-mean / std).repeat(height * width).to(device)
 
     def order(self, ids: Tensor) -> Tensor:
-        """`ids` where the rows are, so that taking a batch needs no transfer of its own."""
+        """`ids` (int64) on the rows' device: moved once an epoch, not once a batch."""
         return ids.to(self.rows.device)
 
     def batch(self, ids: Tensor, augment: Callable[[Tensor, Tensor], Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """The samples `ids` (n,): images float32 (n, C, H, W), normalised, channels last; labels int64 (n,).
+        """The samples `ids`, int64 (n,): normalised images float32 (n, C, H, W), channels last in memory; labels int64 (n,).
 
-        `augment` maps pixels uint8 (n, H, W, C) and ids to pixels of the same shape, before all else.
+        `augment` maps pixels uint8 (n, H, W, C) and ids to pixels of the same shape, before they are normalised and resized.
         """
         rows = self.rows.index_select(0, ids).to(self.device, non_blocking=True)
         labels = self.labels.index_select(0, ids).to(self.device, non_blocking=True)
@@ -82,7 +72,7 @@ class Feed:
 
 
 def resized(images: Tensor, size: int) -> Tensor:
-    """Images float (n, C, H, W) as (n, C, size, size), smoothed where they get smaller; as they are if `size` is 0."""
+    """Images float (n, C, H, W) as (n, C, size, size): bilinear, antialiased where they shrink; unchanged if `size` is 0."""
     if size == 0 or images.shape[-2:] == (size, size):
         return images
     return F.interpolate(images, (size, size), mode="bilinear", antialias=size < max(images.shape[-2:]))

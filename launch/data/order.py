@@ -1,7 +1,7 @@
-"""What a batch depends on, as functions of (seed, epoch, position): the order of the images, slices, seeds, draws, folds.
+"""Everything random about the data, as functions of the random seed, epoch and position: order, slices, draws, folds.
 
-Nothing here has a state: no sampler, no worker, no generator. Whoever knows the step knows the batch, so there is nothing to
-save, to restore or to keep in step between processes.
+Nothing here has state: no sampler, no worker, no generator. The step alone determines the batch, so there is nothing to save,
+to restore or to keep in sync between processes.
 """
 
 import numpy as np
@@ -10,23 +10,23 @@ from torch import Tensor
 
 
 def order(n: int, seed: int, epoch: int) -> Tensor:
-    """The order in which `n` samples are seen in `epoch` (from 0): a permutation, int64 (n,), the same on every machine.
+    """The order of `n` samples in `epoch` (from 0): a permutation, int64 (n,), the same on every machine.
 
-    Sorts NumPy's raw Philox stream: NumPy promises that stream for good, and neither its own nor torch's permutation.
+    It sorts NumPy's raw Philox stream, which NumPy guarantees never to change; neither NumPy's nor torch's `permutation` is.
     """
-    key = np.array([seed % 2**64, epoch], dtype=np.uint64)  # a list of numbers beyond 63 bits would be rounded
+    key = np.array([seed % 2**64, epoch], dtype=np.uint64)  # from a plain list, numbers beyond 63 bits would be rounded
     draws = np.random.Philox(key=key).random_raw(n)
     return torch.from_numpy(np.argsort(draws, kind="stable"))
 
 
 def bounds(n: int, shards: int) -> list[int]:
-    """Where `n` samples are cut into `shards` contiguous slices, the first ones longer by one: `shards + 1` positions."""
+    """The `shards + 1` positions that cut `n` samples into contiguous slices; the first `n % shards` are longer by one."""
     short, longer = divmod(n, shards)
     return [index * short + min(index, longer) for index in range(shards + 1)]
 
 
 def slice_seed(seed: int, step: int, index: int) -> int:
-    """The seed for what a net draws (dropout) in slice `index` of `step`: 63 bits, by the mixer of splitmix64."""
+    """The random seed for dropout and the like in slice `index` of `step`: 63 bits, mixed as in splitmix64."""
     mixed = 0
     for number in (seed, step, index):
         mixed = (mixed ^ number) + 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
@@ -37,9 +37,10 @@ def slice_seed(seed: int, step: int, index: int) -> int:
 
 
 def draws(seed: int, epoch: int, ids: Tensor, kind: int, n: int) -> Tensor:
-    """An integer below `n` for each sample: int64, as `ids` (int64), a function of (seed, epoch, sample, kind) alone.
+    """A random integer below `n` for each sample of `ids` (int64, any shape): int64, same shape and device.
 
-    The mixer of splitmix64 in int64 tensors, so the same on every device; >> is made logical by masking the sign's copies.
+    A function of (seed, epoch, sample, kind) alone; `kind` numbers the draws of one augmentation. Mixed as in splitmix64, in
+    int64 arithmetic, which is the same on every device; the masks turn >>, which copies the sign bit, into a logical shift.
     """
 
     def mix(x: Tensor) -> Tensor:
@@ -52,12 +53,15 @@ def draws(seed: int, epoch: int, ids: Tensor, kind: int, n: int) -> Tensor:
 
 
 def folds(labels: Tensor, k: int, seed: int) -> list[Tensor]:
-    """`k` disjoint stratified folds of the samples with `labels` (N,): sorted ids, int64; class counts differ by one at most."""
+    """`k` disjoint stratified folds of the samples with `labels`, int64 (N,), as sorted ids, int64.
+
+    Sizes differ by at most one, and so do the counts of each class.
+    """
     fold = torch.empty(len(labels), dtype=torch.int64)
     dealt = 0
     for label in labels.unique():
         (members,) = (labels == label).nonzero(as_tuple=True)
         shuffled = members[order(len(members), seed, int(label))]
-        fold[shuffled] = (torch.arange(len(members)) + dealt) % k  # go on dealing where the last class ended
+        fold[shuffled] = (torch.arange(len(members)) + dealt) % k  # deal on from where the last class ended
         dealt += len(members)
     return [(fold == index).nonzero().flatten() for index in range(k)]

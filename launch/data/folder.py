@@ -1,0 +1,81 @@
+"""A folder of image files `train/<class>/…`, `test/<class>/…`, or else of files that `datasets` can read. Decoded once.
+
+It is decoded again when the name, size or modification time of a file in it has changed. Contents are not compared: a file
+replaced by another one of the same size and modification time goes unnoticed.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from ..errors import Refused
+from . import cache, picture, table
+from .dataset import DataSet, Shape, Split, split_name
+
+
+def read(folder: Path, shape: Shape) -> DataSet:
+    """The images of a folder (an absolute path), all of `shape`. Raises Refused: 1 if it is empty, 4 if its content is wrong."""
+    files = sorted(_files(folder), key=str)
+    facts = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    if not facts:
+        raise Refused(f"--data {folder}: the folder is empty")
+    # A part of the name, for people to recognise: all of it may be too long for a file name, or contain a pattern's characters.
+    name = re.sub(r"[^\w.-]", "_", folder.name)[:40]
+    slug = f"folder-{name}-{_digest(str(folder))}"
+    state = _digest(json.dumps([picture.VERSION, shape[0], facts]))
+    return cache.read_or_decode(slug, lambda: _decode(folder, files, shape), state)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:16]
+
+
+def _files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """The files in a folder and its subfolders, except hidden ones. Follows links, but not in circles."""
+    real = folder.resolve()
+    if real in above:
+        return
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            if not path.name.startswith("__"):  # __MACOSX, __pycache__
+                yield from _files(path, (*above, real))
+        elif path.is_file():
+            yield path
+        elif path.is_symlink():
+            raise Refused(f"--data {path}: broken link to {os.readlink(path)}; remove or repair it", 4)
+
+
+def _decode(folder: Path, files: list[Path], shape: Shape) -> DataSet:
+    """`files` as an image folder if one of them is train/<class>/… and an image, else as what `datasets` makes of them.
+
+    Image folders are not left to `datasets`: it takes train/bird/test-1.png for a test image, and fails at links and brackets.
+    """
+    extensions = {extension for extension, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    parts = {path: path.relative_to(folder).parts for path in files if path.suffix.lower() in extensions}
+    if any(len(part) > 2 and part[0] == "train" for part in parts.values()):
+        return _image_folder(folder, parts, shape)
+    return table.read(folder, files, shape)
+
+
+def _image_folder(folder: Path, parts: dict[Path, tuple[str, ...]], shape: Shape) -> DataSet:
+    """`parts` are the image files, each with the parts of its path below `folder`."""
+    paths, found = {}, set()
+    for split in ("train", "test"):
+        name = split_name(split, {part[0] for part in parts.values()}, str(folder))
+        paths[split] = [path for path, part in parts.items() if part[0] == name]
+        if stray := [path for path in paths[split] if len(parts[path]) == 2]:
+            raise Refused(f"{stray[0]} is not in a class folder; move it to {folder / name / '<class>'}", 4)
+        found |= {path.name for path in (folder / name).iterdir() if path.is_dir() and not path.name.startswith((".", "__"))}
+    classes, splits = tuple(sorted(found)), {}
+    for split in paths:
+        labels = torch.tensor([classes.index(parts[path][1]) for path in paths[split]])
+        splits[split] = Split(picture.stack(((str(path), path) for path in paths[split]), len(labels), shape), labels)
+    return DataSet(str(folder), classes, **splits)

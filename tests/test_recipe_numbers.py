@@ -344,7 +344,7 @@ def test_weights_keep_the_scale_of_cifar(given, tmp_path):
 
 
 def test_depth_of_no_resnet_is_refused(start):
-    with pytest.raises(Refused, match="--depth: the depth is 6 n") as refused:
+    with pytest.raises(Refused, match="--depth: depth must be 6 n") as refused:
         load(ROOT / "recipes/cifar10.py").main(start(limit=8), depth=21)
     assert refused.value.code == 2
 

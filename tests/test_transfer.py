@@ -187,10 +187,10 @@ def test_unlocked_part_is_in_the_mode_of_the_net(net):
 
 
 def test_unknown_names_say_what_there_is(net):
-    with pytest.raises(ValueError, match=r"no part 'first\.7\.0'; first has first\.0, first\.1"):
+    with pytest.raises(ValueError, match=r"no submodule 'first\.7\.0'; first has first\.0, first\.1"):
         lock(net, "second", "first.7.0")
     assert locked(net) == []
-    with pytest.raises(ValueError, match="Halves has no part 'body'; it has first, second, fc"):
+    with pytest.raises(ValueError, match="Halves has no submodule 'body'; it has first, second, fc"):
         unlock(net, "body")
 
 

@@ -218,9 +218,9 @@ def test_images_for_published_weights_are_scaled_as_torchvision_says():
 
 
 def test_unknown_names():
-    with pytest.raises(ValueError, match="near it: resnet101, resnet152, resnet18"):
+    with pytest.raises(ValueError, match="similar: resnet101, resnet152, resnet18"):
         zoo("ResNet18")
-    with pytest.raises(ValueError, match="no architecture 'fcn_resnet50'"):
+    with pytest.raises(ValueError, match="unknown architecture 'fcn_resnet50'"):
         zoo("fcn_resnet50")  # torchvision has it, for segmentation
-    with pytest.raises(ValueError, match="stem is imagenet or small"):
+    with pytest.raises(ValueError, match="stem must be imagenet or small"):
         zoo("resnet18", stem="tiny")

@@ -407,7 +407,7 @@ def test_pretrained_zoo(dataset, given, monkeypatch, tmp_path):
 def test_zoo_refuses_what_a_net_cannot_take(start):
     main = load(ROOT / "recipes/zoo.py").main
     too_small, no_stem = {"net": "alexnet", "stem": "imagenet"}, {"net": "squeezenet1_1"}
-    for options, why in ((too_small, "63×63.*--size N resizes"), (no_stem, "stem='small' is for resnet.*--stem imagenet")):
+    for options, why in ((too_small, "63×63.*use --size N to resize"), (no_stem, "stem='small' is for resnet.*--stem imagenet")):
         with pytest.raises(Refused, match=why) as refused:
             main(start(limit=8), **options)
         assert refused.value.code == 2
@@ -458,7 +458,7 @@ def test_transfer(mode, given, tmp_path):
     whole = result(tmp_path / "run")
     learning = sum(parameter.numel() for name, parameter in calls[-1].model.named_parameters() if name in calls[-1].learning)
     accuracy = result(tmp_path / "run" / calls[-1].stage)["test"]["accuracy"]
-    assert whole["summary"] == f"{mode}: test accuracy {accuracy:.4f} from 500 images, {learning:,} parameters learning"
+    assert whole["summary"] == f"{mode}: test accuracy {accuracy:.4f} from 500 images, {learning:,} trainable parameters"
     assert [stage["trainable"] for stage in whole["stages"]] == [
         sum(calls[0].model.get_parameter(name).numel() for name in call.learning if "linear" not in name)
         + sum(call.model.get_parameter(name).numel() for name in call.learning if "linear" in name)
@@ -498,7 +498,7 @@ def test_transfer_from_torchvision(mode, given, monkeypatch, tmp_path):
 def test_a_shallower_resnet_is_no_source(start, tmp_path):
     """All that it has fits, and blocks of the net would begin at random."""
     save_file(first_weights(5, lambda: CifarResNet(14)), tmp_path / "source.safetensors")
-    with pytest.raises(Refused, match=r"not of a ResNet-20: it lacks layer1\.2"):
+    with pytest.raises(Refused, match=r"not a ResNet-20: it lacks layer1\.2"):
         load(ROOT / "recipes/transfer.py").main(start(), few=8, epochs=1, source=str(tmp_path / "source.safetensors"))
 
 
@@ -508,12 +508,12 @@ def test_locked_tensors_are_told(given, capsys, tmp_path):
     trained = load_file(tmp_path / "run/frozen/model.safetensors")
     digest = weights_sha256({name: tensor for name, tensor in trained.items() if not name.startswith("linear.")})
     assert result(tmp_path / "run")["locked_sha256"] == digest
-    assert f"the locked tensors are those of before, sha256 {digest[:16]}" in capsys.readouterr().out
+    assert f"locked tensors unchanged, sha256 {digest[:16]}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("mode", "epochs"), [("frozen", 0), ("gradual", 1)])
 def test_transfer_needs_an_epoch_for_each_training(mode, epochs, start):
-    with pytest.raises(Refused, match="at least 1, and 2 for --mode gradual") as refused:
+    with pytest.raises(Refused, match="at least 1, and at least 2 for --mode gradual") as refused:
         load(ROOT / "recipes/transfer.py").main(start(), mode=mode, epochs=epochs)
     assert refused.value.code == 2
 
@@ -596,7 +596,7 @@ def test_selection_ranks_the_best_first(start, capsys, monkeypatch, tmp_path):
     assert [row["gap"] for row in whole["ranking"]] == pytest.approx([0.06, 0.02, 0.0], abs=1e-9)  # training minus validation
     assert [row["seconds"] for row in whole["ranking"]] == pytest.approx([9, 3, 1])
     assert [row["verdict"].partition(":")[0] for row in whole["ranking"]] == [
-        "overfits", "good, and still rising", "underfits",
+        "overfits", "good, and still improving", "underfits",
     ]  # fmt: skip
     ((path, series, what),) = drawn
     assert (path, what) == (run.folder / "selection.png", "validation accuracy")
@@ -606,7 +606,7 @@ def test_selection_ranks_the_best_first(start, capsys, monkeypatch, tmp_path):
     assert "0.830 ± 0.014" in said
     assert "0.820–0.840" in said
     assert "+0.020" in said
-    assert "middle: good, and still rising" in said
+    assert "middle: good, and still improving" in said
 
 
 def test_one_trial_has_no_deviation(start):
@@ -614,12 +614,12 @@ def test_one_trial_has_no_deviation(start):
     trial(run.folder / "only/seed0-fold0", (0.9,), 0.9, 1)
     load(ROOT / "recipes/model_selection.py").report(run, ("only",), ["seed0-fold0"], epochs=1)
     (row,) = result(run.folder)["ranking"]
-    assert (row["deviation"], row["verdict"]) == (0.0, "good, and level")
+    assert (row["deviation"], row["verdict"]) == (0.0, "good, and no longer improving")
 
 
 @pytest.mark.parametrize(("options", "why"), [
-    ({"k": 1}, "--k must be at least 2"), ({"seeds": 0}, "--seeds at least 1"), ({"nets": ()}, "--nets name a net"),
-    ({"k": 9}, "--k is 9, and there are 8 images"),
+    ({"k": 1}, "--k must be at least 2"), ({"seeds": 0}, "--seeds at least 1"),
+    ({"nets": ()}, "--nets must name at least one net"), ({"k": 9}, "--k is 9, but there are only 8 images"),
 ])  # fmt: skip
 def test_selection_refuses(options, why, start):
     with pytest.raises(Refused, match=why) as refused:

@@ -149,11 +149,11 @@ def test_kernels_of_the_chapter():
 def test_verdicts_of_the_rules_of_thumb():
     """Document 001, section 2.4, on validation accuracies by epoch, and training minus validation accuracy."""
     verdict = load("model_selection").verdict
-    assert verdict([[0.80, 0.86], [0.82, 0.88]], gap=0.05).startswith("overfits: fewer or narrower")
-    assert verdict([[0.50, 0.70]], gap=0.01) == "still learning: more epochs"
-    assert verdict([[0.70, 0.70]], gap=0.01) == "underfits: deeper or wider"
-    assert verdict([[0.80, 0.86]], gap=0.01) == "good, and still rising: go deeper from here"
-    assert verdict([[0.86, 0.86]], gap=0.01) == "good, and level"
+    assert verdict([[0.80, 0.86], [0.82, 0.88]], gap=0.05).startswith("overfits: use fewer or narrower layers")
+    assert verdict([[0.50, 0.70]], gap=0.01) == "still learning: train for more epochs"
+    assert verdict([[0.70, 0.70]], gap=0.01) == "underfits: go deeper or wider"
+    assert verdict([[0.80, 0.86]], gap=0.01) == "good, and still improving: try deeper nets"
+    assert verdict([[0.86, 0.86]], gap=0.01) == "good, and no longer improving"
 
 
 def test_mnist_leaves_images_as_files(start, tmp_path):
@@ -189,7 +189,7 @@ def test_transfer_refuses_the_weights_of_another_net(start, cifar2, tmp_path):
     """A layer that fits by chance is no source; and nothing is left of the attempt."""
     weights = {name: tensor.clone() for name, tensor in cifar2.Net().state_dict().items()}
     save_file(weights | {"linear.bias": torch.zeros(2)}, tmp_path / "net.safetensors")
-    with pytest.raises(Refused, match="--source is not of a ResNet-20: it lacks") as refused:
+    with pytest.raises(Refused, match="--source is not a ResNet-20: it lacks") as refused:
         load("transfer").main(start(), mode="frozen", source=str(tmp_path / "net.safetensors"))
     assert refused.value.code == 4
     assert [path.name for path in tmp_path.iterdir()] == ["net.safetensors"]

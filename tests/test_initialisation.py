@@ -74,7 +74,7 @@ def test_densenet_is_initialised_as_in_the_paper():
 
 
 def test_my_net_1_is_initialised_as_torchvisions_parts():
-    """Document 001, section 2.2, takes them from vgg16_bn and resnet18: normal by fan-out, bias 0; the rest is PyTorch's default."""
+    """Document 001, section 2.2: those of vgg16_bn and resnet18, normal by fan-out, bias 0; the rest has PyTorch's default."""
     torch.manual_seed(0)
     model = small.MyNet1()
     for name, layer in layers(model):

@@ -1,20 +1,21 @@
-# `make check` is what CI runs; the others take minutes and say so.
+# `make check` runs what CI runs. The other targets take minutes or hours.
 .PHONY: check bench gpu claims mutants
 
 check:
 	ruff check .
+	mypy nets
 	pytest
 
-bench:  # about 2 minutes; leave the machine alone meanwhile
+bench:  # about 2 minutes; keep the machine idle meanwhile
 	python benchmarks/speed.py
 
-gpu:  # the tests marked gpu and the bench, on a machine with a GPU
+gpu:  # the tests marked gpu and the benchmark, on a machine with a GPU
 	pytest -m gpu
 	python benchmarks/speed.py
 
-mutants:  # every hand-written fault, each with the tests that should notice it; some minutes
+mutants:  # each hand-written fault against the tests that should notice it; some minutes
 	python benchmarks/mutants.py
 
 DATA ?= hub
-claims:  # the documents' numbers, hours on a CPU; goes on where it stopped; writes docs/results.md
+claims:  # reproduces the documents' numbers and writes docs/results.md; hours on a CPU; resumes where it stopped
 	python benchmarks/claims.py --data $(DATA)

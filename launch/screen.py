@@ -1,4 +1,4 @@
-"""What a user sees: standard output that may break, and one line on standard error."""
+"""What the user sees: standard output that may break, and single lines on standard error."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ from .errors import printable
 
 
 class Screen:
-    """Standard output that may end before the run, as with `| head` or on a full disk: that is said once and ends nothing."""
+    """Standard output that may break during the run, as with `| head` or on a full disk: reported once, the run continues."""
 
     def __init__(self, stream: TextIO):
         self.stream = stream
@@ -27,12 +27,12 @@ class Screen:
         try:
             action()
         except OSError as error:
-            complain(f"standard output cannot be written ({error.strerror or error}): no more lines; the run goes on")
+            complain(f"cannot write to standard output ({error.strerror or error}): no more output; the run continues")
             _silence(self.stream)
 
 
 def complain(line: str) -> None:
-    """One line on standard error, if there is one."""
+    """Print one line to standard error, if it is open."""
     try:
         print(printable(line), file=sys.stderr, flush=True)
     except OSError:
@@ -40,7 +40,7 @@ def complain(line: str) -> None:
 
 
 def _silence(stream: TextIO) -> None:
-    """Have what is written to `stream`, and what waits in its buffer, go nowhere: the process can end in peace."""
+    """Redirect `stream` to os.devnull, buffered text included, so that flushing it at exit cannot fail."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

@@ -1,1 +1,1 @@
-"""What is trained: one file per chapter or family of networks. Imports torch and torchvision only."""
+"""The networks: one file for each chapter or family. They import nothing but torch and torchvision."""

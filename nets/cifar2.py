@@ -1,8 +1,8 @@
-"""The networks of chapter 8: birds against airplanes.
+"""The networks of chapter 8, which tell birds from airplanes.
 
-Source  Deep Learning with PyTorch, chapter 8, as noted in document 000, sections 2.4, 3 and 5; the book's notebook
-        p1ch8/1_convolution.ipynb for NetDepth and NetRes, which the document only names, and for NetResDeep
-Shapes  images float (N, 3, 32, 32) -> logits float (N, 2), for every net here; `in_channels` and `num_classes` change the ends
+Source  Deep Learning with PyTorch, chapter 8, from the notes in document 000, sections 2.4, 3 and 5. NetDepth and NetRes, which
+        the document only mentions, and NetResDeep follow the book's notebook p1ch8/1_convolution.ipynb
+Shapes  images float (N, 3, 32, 32) -> logits float (N, 2). Set `in_channels` and `num_classes` for other images
 """
 
 import itertools
@@ -30,7 +30,7 @@ class Net(nn.Module):
 
 
 def net_sequential() -> nn.Sequential:
-    """`Net` as the document first writes it (section 2.4), with the reshape that it leaves out: nn.Flatten. 18,090 parameters."""
+    """`Net` as an nn.Sequential (section 2.4), with the nn.Flatten that the document forgets. 18,090 parameters."""
     return nn.Sequential(
         nn.Conv2d(3, 16, kernel_size=3, padding=1),
         nn.Tanh(),
@@ -46,7 +46,7 @@ def net_sequential() -> nn.Sequential:
 
 
 def fully_connected(*hidden: int) -> nn.Sequential:
-    """The book's nets without convolutions (chapter 7): 1,574,402 parameters with (512,), 3,737,474 with (1024, 512, 128)."""
+    """The book's fully connected nets (chapter 7). (512,): 1,574,402 parameters; (1024, 512, 128): 3,737,474."""
     layers: list[nn.Module] = [nn.Flatten()]
     for inputs, outputs in itertools.pairwise((3 * 32 * 32, *hidden)):
         layers += [nn.Linear(inputs, outputs), nn.Tanh()]
@@ -54,7 +54,7 @@ def fully_connected(*hidden: int) -> nn.Sequential:
 
 
 class NetWidth(nn.Module):
-    """`Net` with `n_chans1` and half as many channels (section 5.1). 38,386 parameters with 32."""
+    """`Net` with `n_chans1` channels, then half as many (section 5.1). 38,386 parameters with 32."""
 
     def __init__(self, n_chans1: int = 32, in_channels: int = 3, num_classes: int = 2):
         super().__init__()
@@ -71,7 +71,7 @@ class NetWidth(nn.Module):
 
 
 class NetDropout(nn.Module):
-    """`NetWidth` with whole channels dropped, p = 0.4, after each pool (section 5.2). 38,386 parameters."""
+    """`NetWidth` with Dropout2d, p = 0.4, after each pool (section 5.2). 38,386 parameters."""
 
     def __init__(self, n_chans1: int = 32, in_channels: int = 3, num_classes: int = 2):
         super().__init__()
@@ -90,7 +90,7 @@ class NetDropout(nn.Module):
 
 
 class NetBatchNorm(nn.Module):
-    """`NetWidth` with batch normalisation before each tanh (section 5.2). 38,482 parameters."""
+    """`NetWidth` with batch norm before each tanh (section 5.2). 38,482 parameters."""
 
     def __init__(self, n_chans1: int = 32, in_channels: int = 3, num_classes: int = 2):
         super().__init__()
@@ -109,7 +109,7 @@ class NetBatchNorm(nn.Module):
 
 
 class NetDepth(nn.Module):
-    """A third convolution, and relu instead of tanh (the design that section 5.2 names last). 16,130 parameters."""
+    """`NetWidth` with a third convolution, and relu instead of tanh (mentioned at the end of section 5.2). 16,130 parameters."""
 
     def __init__(self, n_chans1: int = 32, in_channels: int = 3, num_classes: int = 2):
         super().__init__()
@@ -128,7 +128,7 @@ class NetDepth(nn.Module):
 
 
 class NetRes(nn.Module):
-    """`NetDepth` with an identity around the third convolution (named in section 5.2). 16,130 parameters."""
+    """`NetDepth` with a skip connection around the third convolution (mentioned in section 5.2). 16,130 parameters."""
 
     def __init__(self, n_chans1: int = 32, in_channels: int = 3, num_classes: int = 2):
         super().__init__()
@@ -147,7 +147,7 @@ class NetRes(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Convolution, batch normalisation, relu, plus the input: (N, C, H, W) -> the same. 9 C² + 2 C parameters."""
+    """relu(batch norm(convolution)) plus the input: (N, C, H, W) -> the same shape. 9 C² + 2 C parameters."""
 
     def __init__(self, n_chans: int):
         super().__init__()
@@ -162,10 +162,10 @@ class ResBlock(nn.Module):
 
 
 class NetResDeep(nn.Module):
-    """A row of residual blocks. 994,530 parameters with 100 blocks, 159,330 with 10.
+    """A chain of residual blocks. 994,530 parameters with 100 blocks, 159,330 with 10.
 
-    The book writes `n_blocks * [ResBlock(...)]`, which repeats one block: `shared`, 75,810 parameters for any number. By
-    default the blocks are independent.
+    The book writes `n_blocks * [ResBlock(...)]`, which uses one block many times: 75,810 parameters however many blocks. Set
+    `shared` for that; by default every block has weights of its own.
     """
 
     def __init__(

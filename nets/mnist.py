@@ -1,8 +1,8 @@
-"""Networks for handwritten digits: document 002's, document 004's, and 004's Inception and residual nets.
+"""Networks for handwritten digits, from documents 002 and 004, and LeNet-5.
 
-Source  document 002, sections 2.2, 2.4 and 2.6 (MnistNet); document 004, "代码示例" (LectureNet) and its pictures of the
-        Inception module and the residual block (InceptionNet, ResidualNet; sizes as in the course that the document follows)
-Shapes  images float (N, 1, 28, 28) -> logits float (N, 10); all need 28×28
+Source  MnistNet: document 002, sections 2.2, 2.4 and 2.6. LectureNet: document 004, "代码示例". InceptionNet and ResidualNet:
+        document 004's figures of the two modules, with the sizes of the course that the document follows
+Shapes  images float (N, 1, 28, 28) -> logits float (N, 10). No other image size works
 """
 
 import torch
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 
 class MnistNet(nn.Module):
-    """Document 002's net: 21,840 parameters with 50 hidden units, as its code and results have it; 25,150 with 60, as its text.
+    """Document 002's net. 21,840 parameters with the 50 hidden units of its code and results; 25,150 with the 60 of its text.
 
-    `MnistNet(32, 64, 100)` is its wide net (section 2.6): 155,606. It returns logits; the document's log_softmax with NLL is the
-    same loss as cross-entropy on them.
+    `MnistNet(32, 64, 100)` is its wide net (section 2.6): 155,606. Returns logits: cross-entropy on them is the document's
+    log_softmax followed by the negative log-likelihood.
     """
 
     def __init__(self, chans1: int = 10, chans2: int = 20, hidden: int = 50, in_channels: int = 1, num_classes: int = 10):
@@ -49,7 +49,7 @@ class LectureNet(nn.Module):
 
 
 class InceptionA(nn.Module):
-    """Four branches side by side, joined by channel: (N, C, H, W) -> (N, 88, H, W); 88 = 16 + 24 + 24 + 24."""
+    """Four parallel branches, concatenated along channels: (N, C, H, W) -> (N, 88, H, W); 88 = 16 + 24 + 24 + 24."""
 
     def __init__(self, in_channels: int):
         super().__init__()
@@ -67,7 +67,7 @@ class InceptionA(nn.Module):
 
 
 class InceptionNet(nn.Module):
-    """Document 004's net of two Inception modules. 97,298 parameters."""
+    """Document 004's net with two Inception modules. 97,298 parameters."""
 
     def __init__(self, in_channels: int = 1, num_classes: int = 10):
         super().__init__()
@@ -84,7 +84,7 @@ class InceptionNet(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions around which the input passes: (N, C, H, W) -> the same."""
+    """Two 3×3 convolutions with a skip connection around them: (N, C, H, W) -> the same shape."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -96,7 +96,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualNet(nn.Module):
-    """Document 004's net of two residual blocks. 41,514 parameters."""
+    """Document 004's net with two residual blocks. 41,514 parameters."""
 
     def __init__(self, in_channels: int = 1, num_classes: int = 10):
         super().__init__()
@@ -113,7 +113,7 @@ class ResidualNet(nn.Module):
 
 
 class LeNet5(nn.Module):
-    """LeNet-5 as it is commonly taught (LeCun et al. 1998, named in document 001, section 2.4). 61,706 parameters."""
+    """LeNet-5 as it is usually taught (LeCun et al. 1998; mentioned in document 001, section 2.4). 61,706 parameters."""
 
     def __init__(self, in_channels: int = 1, num_classes: int = 10):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Network in Network: 1×1 convolutions as small nets, and averages instead of linear layers.
+"""Network in Network: 1×1 convolutions in place of larger ones, global average pooling in place of linear layers.
 
 Source  document 003; Lin, Chen, Yan: Network In Network (arXiv:1312.4400)
 Shapes  images float (N, 1, 224, 224) -> logits float (N, 10)
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 def make_layers(
     in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0, final_relu: bool = True
 ) -> nn.Sequential:
-    """The document's mlpconv: a convolution and two 1×1 convolutions, each followed by ReLU (the last one if `final_relu`)."""
+    """The document's mlpconv: a convolution, then two 1×1 convolutions, a ReLU after each (the last if `final_relu`)."""
     layers = [
         nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding),
         nn.ReLU(inplace=True),
@@ -22,9 +22,10 @@ def make_layers(
 
 
 class NinNet(nn.Module):
-    """The document's net; stages 55, 27, 27, 13, 13, 6, 6 → 1. 1,992,166 parameters.
+    """The document's net: feature maps of 55, 27, 27, 13, 13, 6 and 6 pixels, then their average. 1,992,166 parameters.
 
-    `final_relu`, as in the document, also cuts the logits off at 0: a class whose logit is 0 for all images learns no more.
+    `final_relu`, as in the document, clips the logits at 0. A class whose logit is 0 for every image gets no gradient and never
+    recovers.
     """
 
     def __init__(self, in_channels: int = 1, num_classes: int = 10, final_relu: bool = True):
@@ -36,7 +37,7 @@ class NinNet(nn.Module):
             nn.MaxPool2d(kernel_size=3, stride=2),  # (N, 256, 13, 13)
             make_layers(256, 384, 3, padding=1),
             nn.MaxPool2d(kernel_size=3, stride=2),  # (N, 384, 6, 6)
-            make_layers(384, num_classes, 3, padding=1, final_relu=final_relu),  # (N, 10, 6, 6): a map for each class
+            make_layers(384, num_classes, 3, padding=1, final_relu=final_relu),  # (N, 10, 6, 6): one map per class
         )
 
     def forward(self, img: Tensor) -> Tensor:  # (N, 1, 224, 224)

@@ -1,11 +1,11 @@
-"""ResNets for CIFAR's small images, plain nets without their shortcuts, pre-activation, and DenseNet-BC.
+"""CIFAR ResNets, with and without shortcuts, in post- and pre-activation order, and DenseNet-BC.
 
 Source  He et al.: Deep Residual Learning (arXiv:1512.03385), section 4.2; He et al.: Identity Mappings (arXiv:1603.05027);
-        Huang et al.: Densely Connected Convolutional Networks (arXiv:1608.06993). Named in document 001, section 2.4, and 004
+        Huang et al.: Densely Connected Convolutional Networks (arXiv:1608.06993). Mentioned in documents 001 (2.4) and 004
 Shapes  images float (N, 3, 32, 32) -> logits float (N, 10)
 
-Parameters: ResNet-20 269,722, 32 464,154, 44 658,586, 56 853,018, 110 1,727,962. Keys are those of the public repository
-akamaster/pytorch_resnet_cifar10, whose weights load after `module.` is stripped.
+Parameters: ResNet-20 269,722; 32: 464,154; 44: 658,586; 56: 853,018; 110: 1,727,962. State dict keys are those of
+github.com/akamaster/pytorch_resnet_cifar10, whose weights load once the prefix `module.` is removed.
 """
 
 import torch
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 
 class Block(nn.Module):
-    """Two 3×3 convolutions with batch normalisation. (N, C, H, W) -> (N, planes, H / stride, W / stride).
+    """Two 3×3 convolutions with batch norm: (N, C, H, W) -> (N, planes, H / stride, W / stride).
 
-    `shortcut`: the identity, every second pixel and zeros for new channels where the shape changes (the paper's option A, no
-    parameters); without it a plain net. `preact`: normalisation and ReLU before each convolution; in the `first` block of a net
-    they come before the shortcut, too (Identity Mappings, appendix).
+    `shortcut` adds the input. Where the shape changes it takes every second pixel and fills new channels with zeros (the paper's
+    option A, which has no parameters). Without `shortcut` the block is that of a plain net. `preact` puts batch norm and ReLU
+    before each convolution, and in the `first` block of a net before the shortcut as well (Identity Mappings, appendix).
     """
 
     def __init__(self, in_planes: int, planes: int, stride: int, shortcut: bool, preact: bool, first: bool = False):
@@ -48,8 +48,12 @@ class Block(nn.Module):
 class CifarResNet(nn.Module):
     """The paper's net of `depth` = 6 n + 2 layers: 3 stages of n blocks with 16, 32 and 64 channels.
 
-    Raises ValueError for a depth that is not 6 n + 2.
+    Raises ValueError if `depth` is not 6 n + 2.
     """
+
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
 
     def __init__(
         self, depth: int = 20, shortcut: bool = True, preact: bool = False, in_channels: int = 3, num_classes: int = 10
@@ -57,7 +61,7 @@ class CifarResNet(nn.Module):
         super().__init__()
         blocks, rest = divmod(depth - 2, 6)
         if rest or blocks < 1:
-            raise ValueError(f"the depth is 6 n + 2 (20, 32, 44, 56, 110 …), not {depth}")
+            raise ValueError(f"depth must be 6 n + 2 (20, 32, 44, 56, 110 …), not {depth}")
         self.conv1 = nn.Conv2d(in_channels, 16, kernel_size=3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(64 if preact else 16)
         self.preact = preact
@@ -82,7 +86,7 @@ class CifarResNet(nn.Module):
 
 
 class DenseLayer(nn.Module):
-    """BN-ReLU-1×1 to 4 k channels, BN-ReLU-3×3 to k, joined to the input: (N, C, H, W) -> (N, C + k, H, W)."""
+    """BN-ReLU-1×1 to 4 k channels, BN-ReLU-3×3 to k, appended to the input: (N, C, H, W) -> (N, C + k, H, W)."""
 
     def __init__(self, in_planes: int, growth: int):
         super().__init__()
@@ -94,19 +98,22 @@ class DenseLayer(nn.Module):
 
 
 class DenseNetBC(nn.Module):
-    """DenseNet-BC of `depth` layers and growth rate k. 769,162 parameters with 100 and 12."""
+    """DenseNet-BC of `depth` layers and growth rate k. 769,162 parameters with 100 layers and k = 12.
+
+    Raises ValueError if `depth` is not 6 n + 4.
+    """
 
     def __init__(self, depth: int = 100, growth: int = 12, in_channels: int = 3, num_classes: int = 10):
         super().__init__()
         layers, rest = divmod(depth - 4, 6)
         if rest or layers < 1:
-            raise ValueError(f"the depth is 6 n + 4 (40, 100 …), not {depth}")
+            raise ValueError(f"depth must be 6 n + 4 (40, 100 …), not {depth}")
         width = 2 * growth
         parts: list[nn.Module] = [nn.Conv2d(in_channels, width, kernel_size=3, padding=1, bias=False)]
         for stage in range(3):
             parts += [DenseLayer(width + number * growth, growth) for number in range(layers)]
             width += layers * growth
-            if stage < 2:  # transition: half the channels, half the size
+            if stage < 2:  # transition: halves the channels and the size
                 parts += [nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width // 2, 1, bias=False), nn.AvgPool2d(2)]
                 width //= 2
         self.features = nn.Sequential(*parts, nn.BatchNorm2d(width), nn.ReLU())

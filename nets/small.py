@@ -1,9 +1,9 @@
-"""Small nets for small images, built from the classics' parts.
+"""Two small nets for small images, built from parts of well-known ones.
 
 Source  document 001, section 2.2
 Shapes  MyNet1: images float (N, 1, 32, 32) -> logits (N, 10); MyNet2: (N, 1, 28, 28) -> (N, 10)
 
-The document takes its parts from VGG and ResNet objects of the module, so that two nets share weights. Here each is built afresh.
+The document takes its parts from module-level VGG and ResNet objects, so two instances share weights. Here each net has its own.
 """
 
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torchvision.models.resnet import BasicBlock
 
 
 class MyNet1(nn.Module):
-    """A convolution, vgg16_bn's second stage and resnet18's layer3, averaged. 2,325,002 parameters."""
+    """A convolution, vgg16_bn's second stage, resnet18's layer3, global average pooling. 2,325,002 parameters."""
 
     def __init__(self, in_channels: int = 1, num_classes: int = 10):
         super().__init__()
@@ -30,7 +30,7 @@ class MyNet1(nn.Module):
         halve = nn.Sequential(nn.Conv2d(128, 256, kernel_size=1, stride=2, bias=False), nn.BatchNorm2d(256))
         self.block3 = nn.Sequential(BasicBlock(128, 256, stride=2, downsample=halve), BasicBlock(256, 256))  # resnet18.layer3
         self.fc = nn.Linear(256, num_classes)
-        for module in (*self.block2.modules(), *self.block3.modules()):  # as torchvision makes VGG and ResNet
+        for module in (*self.block2.modules(), *self.block3.modules()):  # torchvision's initialisation of VGG and ResNet
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 if module.bias is not None:
@@ -43,7 +43,7 @@ class MyNet1(nn.Module):
 
 
 class BasicConv2d(nn.Module):
-    """Convolution, batch normalisation, ReLU. The convolution's bias is redundant, and kept as in the document."""
+    """Convolution, batch norm, ReLU: (N, C, H, W) -> (N, out_channels, H, W). The redundant bias is the document's."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, padding: int):
         super().__init__()
@@ -58,9 +58,9 @@ class BasicConv2d(nn.Module):
 
 
 class MyNet2(nn.Module):
-    """AlexNet's plan for small images: two convolutions, three, two linear layers. 925,482 parameters.
+    """AlexNet scaled down: two convolutions, three more, two linear layers. 925,482 parameters.
 
-    Returns logits for cross-entropy. `log_softmax` appends the document's LogSoftmax, which cross-entropy leaves as it is.
+    Returns logits. `log_softmax` appends the document's LogSoftmax; cross-entropy is the same with and without it.
     """
 
     def __init__(self, in_channels: int = 1, num_classes: int = 10, log_softmax: bool = False):

@@ -1,16 +1,18 @@
-"""Birds against airplanes: one small network, and what each remedy does to it.
+"""Birds or airplanes: one small network, and what each change to its design does.
 
-Source  Deep Learning with PyTorch, chapter 8, as noted in document 000, sections 3 to 5
+Source  Deep Learning with PyTorch, chapter 8, from document 000, sections 3 to 5
 Data    CIFAR-10, classes airplane and bird: 10,000 training and 2,000 test images, (3, 32, 32)
-Expect  Net, 100 epochs: test accuracy 0.888, 2.5 minutes on a 2-core CPU (AMD EPYC); the book has 0.89. Others: docs/results.md
+Expect  Net: test accuracy 0.888 after 100 epochs (n = 1), 2.5 minutes on a 2-core AMD EPYC; the book has 0.89. The other designs
+        are in docs/results.md
 Run     accelerate launch recipes/cifar2.py
         accelerate launch recipes/cifar2.py --net NetDropout --epochs 20
         accelerate launch recipes/cifar2.py --l2 0.001
         accelerate launch recipes/cifar2.py --net NetResDeep --n-blocks 10 --lr 0.003
         accelerate launch --config_file launch/gpus.yaml recipes/cifar2.py
 
---book trains and measures as the book's notebook did: it shuffles for the baseline only, measures in train mode (dropout on,
-batch statistics), and repeats one residual block. Without it everything is done right.
+--book repeats what the book's notebook really does: it shuffles the images for its first net only, measures accuracy in train
+mode (dropout active, batch norm with batch statistics) and uses one residual block many times. Without --book every design
+is shuffled and measured in eval mode, and has blocks of its own.
 """
 
 from functools import partial
@@ -32,20 +34,29 @@ NETS = {net.__name__: net for net in (Net, NetWidth, NetDropout, NetBatchNorm, N
 def main(
     run: Run,
     net: Literal[tuple(NETS)] = "Net",
-    n_blocks: int = 100,  # of NetResDeep
+    n_blocks: int = 100,
     epochs: int = 100,
     batch: int = 64,
-    lr: float = 1e-2,  # the book takes 0.003 for NetResDeep
+    lr: float = 1e-2,
     l2: float = 0.0,
     book: bool = False,
 ):
+    """Train one of the designs.
+
+    Args:
+        net: The design to train.
+        n_blocks: Number of residual blocks in NetResDeep.
+        lr: Learning rate. The book uses 0.003 for NetResDeep.
+        l2: Weight of the L2 penalty; 0 for none.
+        book: Train and measure as the book's notebook does.
+    """
     images = sources.cifar10(run.data, keep=("airplane", "bird"), limit=run.limit)
     model = NetResDeep(n_blocks=n_blocks, shared=book) if net == "NetResDeep" else NETS[net]()
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, fused=True)
-    baseline = net == "Net" and not l2
+    first_net = net == "Net" and not l2
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy plus section 5.2's penalty on all parameters."""
+        """Cross-entropy plus the L2 penalty of section 5.2, on all parameters."""
         data_loss = F.cross_entropy(logits, labels)
         return data_loss + l2 * sum(p.pow(2).sum() for p in model.parameters()) if l2 else data_loss
 
@@ -57,7 +68,7 @@ def main(
         loss,
         epochs=epochs,
         batch=batch,
-        shuffle=baseline or not book,
+        shuffle=first_net if book else True,
         measured_in="train" if book else "eval",
     )
 

@@ -1,11 +1,12 @@
-"""What a convolution sees: the chapter's pictures, from a real image and a net that has learned.
+"""What a convolution sees: the chapter's pictures, drawn from a real image and a trained net.
 
-Source  document 000, sections 2 to 2.2: a random kernel, the 1/9 kernel, the vertical-edge kernel; then Net's own, trained
-Data    CIFAR-10, classes airplane and bird; the first bird of the test images is the one that is looked at
-Expect  filters.png, features.png and, as in every run folder, kernels.png; also in W&B
+Source  document 000, sections 2 to 2.2: a random kernel, the 1/9 kernel, the vertical-edge kernel; then Net's trained kernels
+Data    CIFAR-10, classes airplane and bird; the pictures show the first bird among the test images
+Expect  filters.png and features.png in the run folder, beside the kernels.png of every run; also in W&B
 Run     accelerate launch recipes/convolutions.py --epochs 10
 
-The 1/9 kernel over three channels adds them up: it gives three times the mean. The picture shows it beside 1/27, the true mean.
+Over three channels the 1/9 kernel gives three times the mean, because a convolution sums over channels. The picture shows it
+beside the 1/27 kernel, which gives the mean.
 """
 
 from pathlib import Path
@@ -20,7 +21,7 @@ from nets.cifar2 import Net
 
 
 def blur(weight: float) -> Tensor:
-    """A kernel (1, 3, 3, 3) with one value everywhere."""
+    """A kernel (1, 3, 3, 3) whose values are all `weight`."""
     return torch.full((1, 3, 3, 3), weight)
 
 

@@ -1,12 +1,13 @@
-"""Deeper is not always better: plain nets of 20 and 56 layers, and the same with shortcuts.
+"""Deeper is not always better: plain nets of 20 and 56 layers, and the same nets with shortcuts.
 
 Source  document 004, "卷积的深度及其效果" and "残差网络"; He et al. (arXiv:1512.03385), figures 1 and 6
 Data    CIFAR-10: 50,000 training and 10,000 test images, (3, 32, 32)
-Expect  in the paper the plain net's training loss is higher with 56 layers than with 20, the residual net's is not: depth.png
+Expect  depth.png, the training losses. In the paper the deeper net has the higher one without shortcuts, the lower one with them.
+        Not yet trained here for all 30 epochs
 Run     accelerate launch --config_file launch/gpus.yaml recipes/depth.py
         accelerate launch recipes/depth.py --epochs 3 --limit 5000
 
-The schedule is ours and shorter than the paper's: 30 epochs, the rate divided by 10 after half of them.
+The schedule is shorter than the paper's: 30 epochs, with the learning rate divided by 10 halfway.
 """
 
 import torch

@@ -1,16 +1,18 @@
-"""Handwritten digits: document 002's nets as it trained them, document 004's, and LeNet-5.
+"""Handwritten digits: the nets of documents 002 and 004, and LeNet-5.
 
-Source  document 002, sections 2.2 to 2.6 (MnistNet, MnistNet60, MnistNetWide): x / 255, images in their order, SGD 0.01 with
-        momentum 0.5, batches of 100. Document 004 (LectureNet, InceptionNet, ResidualNet; LeNet5 is named in 001) gives no
-        numbers: these are normalised and shuffled, and `--batch 64` is the course's that it follows
-Data    MNIST: 60,000 training and 10,000 test images, (1, 28, 28); --data PATH also takes a folder of idx files or an npz file
-Expect  test accuracy 0.955 after 5 epochs, MnistNetWide 0.966 after 4; InceptionNet 0.985 and ResidualNet 0.990 after 5
+Source  document 002, sections 2.2 to 2.6 (MnistNet, MnistNet60, MnistNetWide): pixels / 255, not shuffled, SGD with learning rate
+        0.01 and momentum 0.5, batches of 100. Document 004 (LectureNet, InceptionNet, ResidualNet) and 001 (LeNet5) give no
+        settings: their nets get normalised, shuffled images. The course that 004 follows uses --batch 64
+Data    MNIST: 60,000 training and 10,000 test images, (1, 28, 28). --data also takes a folder of idx files or an npz file
+Expect  test accuracy (n = 1): MnistNet 0.955 after 5 epochs, MnistNetWide 0.966 after 4; with --batch 64 InceptionNet 0.985 and
+        ResidualNet 0.990 after 5
 Run     accelerate launch recipes/mnist.py
         accelerate launch recipes/mnist.py --net MnistNetWide --epochs 4
         accelerate launch recipes/mnist.py --net ResidualNet --epochs 10 --batch 64
         accelerate launch recipes/mnist.py --data ~/.keras/datasets/mnist.npz
 
-The run folder has the first hundred training images as montage.png, and in `images` ten as PNG and JPEG files (section 2.1).
+The run folder shows the first hundred training images in montage.png and holds ten of them as PNG and JPEG files in images/
+(document 002, section 2.1).
 """
 
 from functools import partial
@@ -35,8 +37,8 @@ NETS = DOCUMENT_002 | OTHERS
 def main(
     run: Run, net: Literal[tuple(NETS)] = "MnistNet", epochs: int = 5, batch: int = 100, lr: float = 0.01, momentum: float = 0.5
 ):
-    as_usual = net in OTHERS
-    images = sources.mnist(run.data, limit=run.limit, normalised=as_usual)
+    as_document_002 = net in DOCUMENT_002  # it neither normalises nor shuffles
+    images = sources.mnist(run.data, limit=run.limit, normalised=not as_document_002)
     model = NETS[net]()
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, fused=True)
 
@@ -44,7 +46,7 @@ def main(
         export(folder / "images", images.train, images.classes, count=10)
         montage(folder / "montage.png", images.train.pixels[:100])
 
-    train(run, model, images, optimizer, epochs=epochs, batch=batch, shuffle=as_usual, draw=draw)
+    train(run, model, images, optimizer, epochs=epochs, batch=batch, shuffle=not as_document_002, draw=draw)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""Which net? Candidates × folds × seeds, a few epochs each, always from fresh weights.
+"""Which net to choose? Cross-validation of several candidates: nets × seeds × folds, a few epochs each.
 
-Source  document 001, section 2.4: a few candidates, each trained 5 to 10 times for 2 or 3 epochs; mean, spread, time, over- and
-        underfitting; ResNet18 first. Its nets share modules between instances, so that "5 times" goes on training: here every
-        trial is new. It makes the trials' training sets by augmentation; with folds every image judges each net once
-Data    Fashion-MNIST's training images, cut into stratified folds: each trial trains on k - 1 and validates on one. The test
-        images are left alone
-Expect  selection.png, and the table in result.json and on screen
+Source  document 001, section 2.4: train a few candidates 5 to 10 times for 2 or 3 epochs; compare mean, spread, time, over- and
+        underfitting; begin with ResNet18. Its nets share modules, so its second training continues the first; here every trial
+        has new weights. It varies the training set by augmentation; with folds, each net is validated on every image once
+Data    Fashion-MNIST's 60,000 training images in stratified folds: a trial trains on k - 1 folds and validates on the other. The
+        test images are not used
+Expect  a ranking on screen, in selection.png and in result.json
 Run     accelerate launch recipes/model_selection.py
         accelerate launch --config_file launch/cpus.yaml recipes/model_selection.py --nets LeNet5 MyNet2 --k 5 --seeds 2
 
-Several processes divide the trials among themselves. An interrupted selection goes on where it stopped.
+Several processes share the trials, each trial on one process. After an interruption the same command resumes.
 """
 
 import statistics
@@ -45,30 +45,37 @@ def main(
     lr: float = 0.05,
     momentum: float = 0.9,
 ):
+    """Train all candidates on all folds, then rank them.
+
+    Args:
+        nets: The candidates.
+        k: Number of folds.
+        seeds: Trials per net and fold, each with another random seed.
+    """
     if k < 2 or seeds < 1 or not nets:
-        raise Refused("--k must be at least 2, --seeds at least 1, and --nets name a net", 2)
+        raise Refused("--k must be at least 2, --seeds at least 1, and --nets must name at least one net", 2)
     images = sources.fashion_mnist(run.data, limit=run.limit)
     if k > len(images.train):
-        raise Refused(f"--k is {k}, and there are {len(images.train)} images", 2)
+        raise Refused(f"--k is {k}, but there are only {len(images.train)} images", 2)
     run.open(images, {"nets": nets})
     parts = folds(images.train.labels, k, run.seed)
     trials = [(net, seed, fold) for net in nets for seed in range(seeds) for fold in range(k)]
     for net, seed, fold in trials[run.rank :: run.world]:
         alone = run.single_process()
-        alone.seed = slice_seed(run.seed, seed, fold)  # of weights, order and dropout
+        alone.seed = slice_seed(run.seed, seed, fold)  # weight init, data order, dropout
         torch.manual_seed(alone.seed)
         model = NETS[net]()
         optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, fused=True)
         stage = f"{net}/seed{seed}-fold{fold}"
         result = train(alone, model, fold_of(images, parts, fold), optimizer, epochs=epochs, batch=batch, stage=stage)
         print(f"{stage}: validation accuracy {result['test']['accuracy']:.4f}, {result['seconds']:.0f} s", flush=True)
-    run.wait_for_everyone(days=7)  # collective: all trials are done, however uneven they are
+    run.wait_for_everyone(days=7)  # collective: trials may take very different times
     if run.rank == 0:
         report(run, nets, [f"seed{seed}-fold{fold}" for seed in range(seeds) for fold in range(k)], epochs)
 
 
 def fold_of(images: Images, parts: list[torch.Tensor], fold: int) -> Images:
-    """`images` with the fold as its test split and the others as its training split, normalised by the latter alone."""
+    """`images` with `fold` as test split and the other folds as training split, whose mean and std normalise both."""
     ids = torch.cat([part for index, part in enumerate(parts) if index != fold]).sort().values
     training, validation = (Split(images.train.pixels[chosen], images.train.labels[chosen]) for chosen in (ids, parts[fold]))
     pixels = training.pixels.double() / 255
@@ -76,7 +83,7 @@ def fold_of(images: Images, parts: list[torch.Tensor], fold: int) -> Images:
 
 
 def report(run: Run, nets: tuple[str, ...], trials: list[str], epochs: int) -> None:
-    """Table, picture and the document's rules of thumb, from the recorded trials; gap is training minus validation accuracy."""
+    """Rank the nets from their recorded trials: table, picture, verdicts. `gap` is training minus validation accuracy."""
     rows, series = [], {}
     for net in nets:
         results = [read_json(run.folder / net / trial / "result.json") for trial in trials]
@@ -115,14 +122,14 @@ def report(run: Run, nets: tuple[str, ...], trials: list[str], epochs: int) -> N
 
 
 def verdict(runs: list[list[float]], gap: float) -> str:
-    """Document 001's rules of thumb on mean validation accuracies by epoch, and on training minus validation accuracy."""
+    """Document 001's rules of thumb. `runs`: validation accuracies by epoch of each trial; `gap`: training minus validation."""
     last = statistics.mean(run[-1] for run in runs)
     rising = len(runs[0]) > 1 and last - statistics.mean(run[-2] for run in runs) > 0.005
     if gap > 0.03:
-        return "overfits: fewer or narrower layers, or more regularisation"
+        return "overfits: use fewer or narrower layers, or more regularisation"
     if last < 0.8:
-        return "still learning: more epochs" if rising else "underfits: deeper or wider"
-    return "good, and still rising: go deeper from here" if rising else "good, and level"
+        return "still learning: train for more epochs" if rising else "underfits: go deeper or wider"
+    return "good, and still improving: try deeper nets" if rising else "good, and no longer improving"
 
 
 if __name__ == "__main__":

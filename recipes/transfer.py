@@ -1,18 +1,20 @@
-"""Transfer: what a net has learned on one task, put to use on another with few images.
+"""Transfer learning: reuse what a net learned on one task for another task with few images.
 
-Source  document 001, section 2.3: (1) all weights as an initialisation, (2) locked weights as a feature extractor, then unlocking
-        from the output side with a small rate
-Data    CIFAR-10. Task A: its eight classes that are neither airplane nor bird. Task B: airplane and bird, `few` training images
-Net     ResNet-20, its last layer new for task B; or the document's MyNetPretrained, its layers 3 and 4 and the last one new
-Expect  with a source of 3 epochs, test accuracy: scratch 0.83, frozen 0.85, gradual 0.85, finetune 0.865
+Source  document 001, section 2.3: (1) pretrained weights as initialisation; (2) locked weights as a feature extractor, then
+        unlocking from the output side with a small learning rate. Learning rates and epochs are not the document's
+Data    CIFAR-10. Task A: the eight classes other than airplane and bird. Task B: airplane and bird, --few training images
+Net     ResNet-20 with a new last layer for task B; or the document's MyNetPretrained with new layer3, layer4 and last layer
+Expect  test accuracy with --source-epochs 3 (n = 1): scratch 0.833, frozen 0.851, gradual 0.852, finetune 0.865
 Run     accelerate launch recipes/transfer.py --mode scratch
         accelerate launch recipes/transfer.py --mode frozen
         accelerate launch recipes/transfer.py --mode gradual --source runs/transfer/ResNet20-…/source
         accelerate launch --config_file launch/gpus.yaml recipes/transfer.py --net MyNetPretrained --mode gradual
 
-Without --source, ResNet-20 is first trained on task A, in the run's folder `source`, and MyNetPretrained takes torchvision's
-resnet18, trained on ImageNet. A source is a file of weights (.safetensors, or a state dict that torch saved), an address with
---sha256, or a run folder. Images are normalised as ImageNet's for MyNetPretrained, else as CIFAR's. Rates and epochs are ours.
+scratch trains from random weights. finetune starts from the source's weights and trains all of them. frozen locks all of them and
+trains the new layers. gradual does the same for half of the epochs, then unlocks the last locked block.
+
+Without --source, ResNet-20 is first trained on task A, in the subfolder `source` of the run, and MyNetPretrained starts from
+torchvision's resnet18 for ImageNet. Images are normalised with ImageNet's mean and std for MyNetPretrained, otherwise CIFAR-10's.
 """
 
 from dataclasses import replace
@@ -31,7 +33,7 @@ from nets.zoo import published_scale, weights_url
 
 TASK_B = ("airplane", "bird")
 TASK_A = tuple(name for name in sources.CIFAR10_CLASSES if name not in TASK_B)
-# What `frozen` locks, and the part of it nearest to the output, which `gradual` unlocks.
+# What `frozen` locks, and the last block of it, which `gradual` unlocks.
 BODY = {"ResNet20": ("conv1", "bn1", "layer1", "layer2", "layer3"), "MyNetPretrained": ("pretrained",)}
 LAST = {"ResNet20": "layer3.2", "MyNetPretrained": "pretrained.5.1"}
 
@@ -41,17 +43,30 @@ def main(
     net: Literal[tuple(BODY)] = "ResNet20",
     mode: Literal["scratch", "finetune", "frozen", "gradual"] = "frozen",
     source: str = "",
-    sha256: str = "",  # of a source that is an address
+    sha256: str = "",
     source_epochs: int = 10,
-    few: int = 500,  # training images of task B
+    few: int = 500,
     epochs: int = 20,
     batch: int = 50,
     lr: float = 0.05,
-    unlocked_lr: float = 0.005,  # of the part that `gradual` unlocks
-    size: int = 0,  # pixels, resized on the device; 0: 32 for ResNet20, 224 for MyNetPretrained
+    unlocked_lr: float = 0.005,
+    size: int = 0,
 ):
-    if epochs < 1 + (mode == "gradual"):
-        raise Refused("--epochs must be at least 1, and 2 for --mode gradual, which trains twice", 2)
+    """Train on task B, on task A before it if there is no source.
+
+    Args:
+        net: The network.
+        mode: What is trained on task B.
+        source: Weights to start from: a .safetensors file, a state dict saved by torch, a URL or a run folder.
+        sha256: Expected sha256 of a source at a URL.
+        source_epochs: Epochs on task A.
+        few: Training images of task B.
+        epochs: Epochs on task B.
+        unlocked_lr: Learning rate of the block that gradual unlocks.
+        size: Resize images to this height and width in pixels; 0: 32 for ResNet20, 224 for MyNetPretrained.
+    """
+    if epochs < (2 if mode == "gradual" else 1):
+        raise Refused("--epochs must be at least 1, and at least 2 for --mode gradual, which trains twice", 2)
     images = sources.cifar10(run.data, keep=TASK_B, limit=few)
     if net == "MyNetPretrained":
         images = replace(images, size=224, **published_scale(channels=3))
@@ -82,27 +97,27 @@ def main(
         results.append(train(run, model, images, optimizer, epochs=epochs - epochs // 2, stage="unlocked", **options))
     else:
         results = [train(run, model, images, optimizer, epochs=epochs, stage=mode, **options)]
-    assert locked_digest(model) == before, "a locked tensor moved"
+    assert locked_digest(model) == before, "a locked tensor changed"
     accuracy, learning = results[-1]["test"]["accuracy"], results[-1]["trainable"]
-    summary = f"{mode}: test accuracy {accuracy:.4f} from {len(images.train)} images, {learning:,} parameters learning"
+    summary = f"{mode}: test accuracy {accuracy:.4f} from {len(images.train)} images, {learning:,} trainable parameters"
     facts = {"mode": mode, "locked_sha256": before, "test": results[-1]["test"], "stages": results}
     run.finish({"recipe": run.recipe, "summary": summary} | facts)
     if run.rank == 0:
         locked = mode in ("frozen", "gradual")
-        print(summary + (f"; the locked tensors are those of before, sha256 {before[:16]}" if locked else ""))
+        print(summary + (f"; locked tensors unchanged, sha256 {before[:16]}" if locked else ""))
 
 
 def begin_with(run: Run, model: CifarResNet, state: dict[str, torch.Tensor]) -> None:
-    """Copy all of `state` but the last layer, which is for other classes. Raises Refused (4) if it is of another net."""
+    """Copy `state` into the model except the last layer, whose classes differ. Raises Refused (4) for another net's weights."""
     report = load_into(model, state, partial=True)
     if missing := [name for name in report.new if not name.startswith("linear.")]:
-        raise Refused(f"--source is not of a ResNet-20: it lacks {', '.join(missing[:4])}", 4)
+        raise Refused(f"--source is not a ResNet-20: it lacks {', '.join(missing[:4])}", 4)
     if run.rank == 0:
         print(report)
 
 
 def task_a(run: Run, epochs: int) -> dict[str, torch.Tensor]:
-    """The weights of a net trained on the eight other classes."""
+    """The weights of a ResNet-20 trained on task A."""
     images: Images = sources.cifar10(run.data, keep=TASK_A, limit=run.limit)
     model = CifarResNet(20, num_classes=len(TASK_A))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4, fused=True)
@@ -121,7 +136,7 @@ def task_a(run: Run, epochs: int) -> dict[str, torch.Tensor]:
 
 
 def locked_digest(model: torch.nn.Module) -> str:
-    """sha256 over what may not move: parameters without gradient, and the statistics beside them."""
+    """sha256 of everything locked: parameters that require no gradient and the batch norm statistics beside them."""
     locked = {name.rpartition(".")[0] for name, p in model.named_parameters() if not p.requires_grad}
     return weights_sha256({name: tensor for name, tensor in weights(model).items() if name.rpartition(".")[0] in locked})
 

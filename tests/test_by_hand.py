@@ -1,4 +1,4 @@
-"""The open loop and train() give the same weights, bit for bit, and the same accuracies; what goes wrong saves nothing."""
+"""The open loop and train() give the same weights, bit for bit, and the same accuracies; a failed run saves nothing."""
 
 import ast
 import os
@@ -17,7 +17,7 @@ from launch.errors import Refused
 from launch.recipe import load
 from nets.cifar2 import Net
 
-# More than 500 images, which are evaluated in several batches, and a last batch that is shorter.
+# More than 500 images, so that evaluation takes several batches, and a shorter last batch.
 FLAGS = ("--data", "synthetic", "--limit", 540, "--epochs", 2, "--threads", 1, "--out", "run")
 
 
@@ -45,7 +45,7 @@ def by_hand():
     return load(ROOT / "recipes/by_hand.py")
 
 
-def test_an_epoch_in_ten_is_said(by_hand, start, capsys):
+def test_prints_every_tenth_epoch(by_hand, start, capsys):
     by_hand.main(start(limit=8), epochs=21)
     said = [line.split(",")[0] for line in capsys.readouterr().out.splitlines() if line.startswith("Epoch")]
     assert said == ["Epoch 1", "Epoch 10", "Epoch 20"]
@@ -64,7 +64,7 @@ def test_what_it_does_not_do_is_refused(flags, options, why, by_hand, start, tmp
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("limit", [8, 200])  # one step, whose loss is finite, and several
+@pytest.mark.parametrize("limit", [8, 200])  # one step, after which only the weights are not finite, and several
 def test_weights_that_are_not_finite_are_not_saved(limit, by_hand, start, tmp_path):
     with pytest.raises(Refused, match="not finite after epoch 1: nothing was saved") as refused:
         by_hand.main(start(limit=limit), epochs=2, lr=float("inf"))
@@ -74,7 +74,7 @@ def test_weights_that_are_not_finite_are_not_saved(limit, by_hand, start, tmp_pa
 
 
 def test_one_weight_that_is_not_finite_is_enough(by_hand, start, monkeypatch):
-    """Also where the loss is: tanh makes 1 of the infinite."""
+    """Even if the loss is finite: tanh maps infinity to 1."""
     def burst():
         net = Net()
         net.conv1.bias.data[0] = torch.inf
@@ -89,7 +89,7 @@ def test_one_weight_that_is_not_finite_is_enough(by_hand, start, monkeypatch):
 
 
 def interrupted(main, tmp_path, monkeypatch, capsys, *flags) -> str:
-    """What `cli(main)` says when SIGINT comes; it is 130."""
+    """What `cli(main)` prints on SIGINT, with exit code 130."""
     place = ["--out", str(tmp_path / "run"), "--wandb", "disabled", "--threads", "1"]
     monkeypatch.setattr(sys, "argv", ["recipe.py", "--data", "synthetic", *place, *flags])
     with pytest.raises(SystemExit) as ended:
@@ -112,7 +112,7 @@ def test_interrupted_by_hand_claims_nothing_saved(by_hand, tmp_path, monkeypatch
 
 
 def twice(run: Run):
-    """A recipe that is interrupted between two trainings."""
+    """A recipe interrupted between two trainings."""
     torch.manual_seed(0)
     model = Tiny()
     train(run, model, tiny_images(8), optimizer_for(model), epochs=1, batch=8, stage="first")

@@ -1,4 +1,4 @@
-"""Each way to launch gives the processes, the device and the precision that its file promises."""
+"""Each launch file gives the number of processes, the device and the precision that it promises."""
 
 import os
 import re
@@ -34,7 +34,7 @@ def launch(*flags, cwd, env=None):
 
 
 def test_every_file_is_promised_something():
-    files = {str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.yaml"), *(ROOT / "launch").glob("*.yaml")]}
+    files = {str(path.relative_to(ROOT)) for path in [*ROOT.glob("[!.]*.yaml"), *(ROOT / "launch").glob("*.yaml")]}
     # nodes.yaml: tests/test_nodes.py; sweep.yaml, which is W&B's: tests/test_sweep.py
     assert files == PROMISES.keys() | {"launch/nodes.yaml", "launch/sweep.yaml"}
     for file in files - {"launch/sweep.yaml"}:
@@ -61,7 +61,7 @@ def test_two_processes_that_would_be_one_are_an_error(flags, tmp_path):
     assert not list(tmp_path.glob("rank*"))
 
 
-def test_processes_that_each_believe_to_be_alone_are_an_error(tmp_path):
+def test_processes_that_each_think_they_are_the_only_one_are_an_error(tmp_path):
     """WORLD_SIZE alone, as some schedulers set it, starts no process group."""
     done = launch("--num_processes", "1", cwd=tmp_path, env={"RANK": "0", "WORLD_SIZE": "2"})
     assert done.returncode != 0

@@ -1,4 +1,4 @@
-"""Each net: its parameter count as published or computed, its output shape, gradients for every parameter."""
+"""Each net: its published or computed parameter count, its output shape, a gradient for every parameter."""
 
 import pytest
 import torch
@@ -54,7 +54,7 @@ def test_count_shape_gradients(net, arguments, shape, classes, parameters):
 
 
 def test_document_list_of_parameter_counts():
-    """The book's list of the counts of Net's tensors, one after the other."""
+    """The book's list: the number of elements in each of Net's parameters."""
     assert [p.numel() for p in cifar2.Net().parameters()] == [432, 16, 1152, 8, 16384, 32, 64, 2]
 
 
@@ -73,7 +73,7 @@ def test_sequential_form_equals_the_module():
 
 def test_shared_block_is_one_block():
     shared = cifar2.NetResDeep(n_blocks=100, shared=True)
-    assert len(shared.state_dict()) == 606  # the document's trap for savers: 75,810 parameters under 1,001,030 names
+    assert len(shared.state_dict()) == 606  # a state dict repeats the shared block: 1,001,030 elements for 75,810 parameters
     assert sum(t.numel() for t in shared.state_dict().values()) == 1_001_030
 
 
@@ -88,7 +88,7 @@ def test_nin_stages():
 
 
 def test_one_by_one_convolution_is_a_linear_layer_on_each_pixel():
-    """Document 003: [0, 0, x] never meets [0, 1, x]."""
+    """Document 003: pixels [0, 0] and [0, 1] never mix."""
     conv, x = torch.nn.Conv2d(6, 4, 1), torch.randn(2, 6, 5, 5)
     linear = torch.nn.functional.linear(x.permute(0, 2, 3, 1), conv.weight.flatten(1), conv.bias)
     torch.testing.assert_close(conv(x), linear.permute(0, 3, 1, 2))
@@ -99,7 +99,7 @@ def test_inception_keeps_height_and_width_and_has_88_channels():
 
 
 def test_two_small_nets_share_nothing():
-    """The document's parts are objects of its module: a second net goes on training the first one's weights."""
+    """The document's parts are module-level objects: a second net would continue training the first one's weights."""
     first, second = small.MyNet1(), small.MyNet1()
     assert not {p.data_ptr() for p in first.parameters()} & {p.data_ptr() for p in second.parameters()}
 
@@ -131,7 +131,7 @@ def test_small_demonstrations_of_the_documents():
     kernel = torch.nn.Conv2d(1, 1, 3, bias=False)
     kernel.weight.data = torch.arange(1.0, 10).view(1, 1, 3, 3)
     corner = (torch.arange(1.0, 10).view(3, 3) * values[0, 0, :3, :3]).sum()
-    assert kernel(values)[0, 0, 0, 0] == corner  # cross-correlation: the kernel is not turned
+    assert kernel(values)[0, 0, 0, 0] == corner  # cross-correlation: the kernel is not flipped
 
 
 def test_sgd_by_hand():

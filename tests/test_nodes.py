@@ -132,7 +132,7 @@ def queue(tmp_path):
 def test_slurm_script_asks_for_another_turn_when_the_queue_stops_it(queue, tmp_path):
     flags = (TINY, "--threads", 1, "--log-every", 1, "--epochs", 4000, "--seed", 5)
     assert queue(*flags, "--out", "mine").wait(60) == 2
-    assert (tmp_path / "log").read_text() == "the run folder is named by RUN=FOLDER in the environment, not by --out\n"
+    assert (tmp_path / "log").read_text() == "set the run folder with RUN=FOLDER in the environment, not with --out\n"
     assert queue(*flags, "--fresh").wait(60) == 2
     (tmp_path / "venv/bin").mkdir(parents=True)
     (tmp_path / "venv/bin/activate").write_text("echo activated\n")

@@ -1,4 +1,4 @@
-"""Every recipe starts, trains and leaves its record; its numbers are the document's; its name shadows nothing."""
+"""Every recipe starts, trains and leaves its record; its help and the commands of its header work; its name shadows no module."""
 
 import importlib.util
 import re
@@ -21,7 +21,7 @@ from launch.errors import Refused
 
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
 
-# The first losses of each recipe (and stage) on its synthetic data: a refactoring keeps them or says why not.
+# The first losses of each recipe (and stage) on synthetic data. A refactoring keeps them or says why not.
 GOLDEN = {
     "cifar2": (".", [
         0.719334, 0.733072, 0.718313, 0.630279, 0.734162, 0.677234, 0.69839, 0.66813, 0.758496, 0.740412,
@@ -74,12 +74,12 @@ def test_help_is_complete(recipe, capsys):
 
 
 class Reached(Exception):
-    """A recipe has come as far as its training."""
+    """A recipe has reached its training."""
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_commands_of_the_header_work(recipe, tmp_path, monkeypatch):
-    """Each is understood and, where it needs no file of the user's or of the net's, comes as far as the training."""
+    """Each is parsed and, unless it needs a file or a download, reaches the training."""
     module = load(recipe)
     sys.modules[recipe] = module
     commands = re.findall(r"^(?:Run)? +(?:accelerate launch|python) (.*)", module.__doc__, re.MULTILINE)
@@ -105,7 +105,7 @@ def test_commands_of_the_header_work(recipe, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_name_shadows_no_module(recipe):
-    """recipes/ is first on sys.path: recipes/datasets.py would be what `import datasets` finds."""
+    """recipes/ comes first on sys.path: `import datasets` would find recipes/datasets.py."""
     code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({recipe!r}) is not None)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT / "tests", check=False).returncode == 0
 
@@ -131,7 +131,7 @@ def cifar2():
 
 
 def test_kernels_of_the_chapter():
-    """Document 000, rows 0-04 and 0-05: the 1/9 kernel adds up three channels; the edge kernel sees steps to the right only."""
+    """Document 000, rows 0-04 and 0-05: the 1/9 kernel sums over channels; the edge kernel responds to vertical edges only."""
     convolutions = load("convolutions")
     image = torch.rand(1, 3, 12, 12)
     mean = F.avg_pool2d(image.mean(1, keepdim=True), 3, stride=1)
@@ -149,15 +149,15 @@ def test_kernels_of_the_chapter():
 def test_verdicts_of_the_rules_of_thumb():
     """Document 001, section 2.4, on validation accuracies by epoch, and training minus validation accuracy."""
     verdict = load("model_selection").verdict
-    assert verdict([[0.80, 0.86], [0.82, 0.88]], gap=0.05).startswith("overfits: fewer or narrower")
-    assert verdict([[0.50, 0.70]], gap=0.01) == "still learning: more epochs"
-    assert verdict([[0.70, 0.70]], gap=0.01) == "underfits: deeper or wider"
-    assert verdict([[0.80, 0.86]], gap=0.01) == "good, and still rising: go deeper from here"
-    assert verdict([[0.86, 0.86]], gap=0.01) == "good, and level"
+    assert verdict([[0.80, 0.86], [0.82, 0.88]], gap=0.05).startswith("overfits: use fewer or narrower layers")
+    assert verdict([[0.50, 0.70]], gap=0.01) == "still learning: train for more epochs"
+    assert verdict([[0.70, 0.70]], gap=0.01) == "underfits: go deeper or wider"
+    assert verdict([[0.80, 0.86]], gap=0.01) == "good, and still improving: try deeper nets"
+    assert verdict([[0.86, 0.86]], gap=0.01) == "good, and no longer improving"
 
 
 def test_mnist_leaves_images_as_files(start, tmp_path):
-    """Document 002, section 2.1: PNG gives back every pixel, JPEG nearly."""
+    """Document 002, section 2.1: PNG keeps every pixel exactly, JPEG approximately."""
     load("mnist").main(start(limit=100), epochs=1)
     images = sources.mnist("synthetic", limit=100)
     folder = tmp_path / "run/images"
@@ -166,13 +166,13 @@ def test_mnist_leaves_images_as_files(start, tmp_path):
         assert exact.equal(pixels)
         assert 0 < (nearly.float() - pixels.float()).abs().mean() < 8
     montage = pil_to_tensor(Image.open(tmp_path / "run/montage.png"))
-    assert montage.shape[1:] == (302, 302)  # ten of 28 pixels in a row, gaps of two
+    assert montage.shape[1:] == (302, 302)  # rows of ten images of 28 pixels, with gaps of two
     assert montage[0, 2:30, 32:60].equal(images.train.pixels[1, 0])
 
 
 @pytest.mark.parametrize(("mode", "learning"), [("gradual", 10_789_890), ("scratch", 11_177_538)])
 def test_transfer_of_the_documents_net(mode, learning, start, tmp_path):
-    """MyNetPretrained, two classes, from a file in place of torchvision's: what is locked is that file's, to the bit."""
+    """MyNetPretrained, two classes, from a file instead of torchvision's: the locked weights equal the file's, bit for bit."""
     torch.manual_seed(3)
     source = resnet18().state_dict()
     torch.save(source, tmp_path / "source.pt")
@@ -186,10 +186,10 @@ def test_transfer_of_the_documents_net(mode, learning, start, tmp_path):
 
 
 def test_transfer_refuses_the_weights_of_another_net(start, cifar2, tmp_path):
-    """A layer that fits by chance is no source; and nothing is left of the attempt."""
+    """One layer that happens to fit is not enough; the refused run leaves no files."""
     weights = {name: tensor.clone() for name, tensor in cifar2.Net().state_dict().items()}
     save_file(weights | {"linear.bias": torch.zeros(2)}, tmp_path / "net.safetensors")
-    with pytest.raises(Refused, match="--source is not of a ResNet-20: it lacks") as refused:
+    with pytest.raises(Refused, match="--source is not a ResNet-20: it lacks") as refused:
         load("transfer").main(start(), mode="frozen", source=str(tmp_path / "net.safetensors"))
     assert refused.value.code == 4
     assert [path.name for path in tmp_path.iterdir()] == ["net.safetensors"]
@@ -221,7 +221,7 @@ def test_l2_is_weight_decay_of_twice_as_much(cifar2, start, tmp_path):
     torch.testing.assert_close(penalised, decayed, rtol=1e-5, atol=1e-7)
     cifar2.main(start(out="none", limit=128, seed=3), epochs=2)
     first = {name: metrics(tmp_path / name)[0]["loss"] for name in ("l2", "decay", "none")}
-    assert first["l2"] > first["none"]  # the printed loss has the penalty in it, as the book's
+    assert first["l2"] > first["none"]  # the printed loss includes the penalty, as in the book
 
 
 def test_golden_losses(cifar2, start, tmp_path):

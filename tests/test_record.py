@@ -175,7 +175,7 @@ def test_broken_standard_output_is_reported_once_and_ends_nothing(start, images,
             train(start(f"run{number}"), net := Tiny(), images, optimizer_for(net), epochs=2, batch=16)
             print("what a recipe prints itself is dropped, too", flush=True)
         why = os.strerror({"/dev/full": 28, "pipe": 32}[broken])
-        expected = f"standard output cannot be written ({why}): no more lines; the run goes on\n"
+        expected = f"cannot write to standard output ({why}): no more output; the run continues\n"
         assert capfd.readouterr().err == expected
     assert len({result(tmp_path / f"run{number}")["weights_sha256"] for number in (0, 1)}) == 1
 
@@ -191,7 +191,7 @@ def test_a_closed_pipe_does_not_end_a_training(tmp_path):
     assert os.read(reader, 4)
     os.close(reader)
     assert job.wait(60) == 0, (tmp_path / "errors").read_text()
-    assert (tmp_path / "errors").read_text().count("Broken pipe): no more lines; the run goes on") == 1
+    assert (tmp_path / "errors").read_text().count("Broken pipe): no more output; the run continues") == 1
     assert result(tmp_path / "run")["epochs"] == 30
 
 

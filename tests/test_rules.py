@@ -1,4 +1,4 @@
-"""What the code base may not contain, and who may import whom."""
+"""What the code must not contain, and which package may import which."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""Locked parts stay bit for bit as they are, whatever happens around them; unlocked, they learn. With controls."""
+"""Locked parts stay bit for bit the same whatever happens around them; unlocked, they train again. With controls."""
 
 import copy
 
@@ -17,7 +17,7 @@ from nets.zoo import zoo
 
 
 class Halves(nn.Module):
-    """Two halves alike, each with batch norm and dropout, and a last layer."""
+    """Two similar halves, each with batch norm and dropout, and a last layer."""
 
     def __init__(self):
         super().__init__()
@@ -42,7 +42,7 @@ def changed(part, before) -> set[str]:
 
 
 def fit(net, optimizer, steps=10):
-    """Steps with all that could move a locked tensor: momentum and weight decay, batch norm, dropout."""
+    """Training steps with everything that could change a locked tensor: momentum, weight decay, batch norm, dropout."""
     generator = torch.Generator().manual_seed(1)
     for _ in range(steps):
         net.train()
@@ -65,7 +65,7 @@ def net():
 def test_ten_steps_leave_the_locked_part_as_it_was(net):
     lock(net, "first")
     first, second = values(net.first), values(net.second)
-    fit(net, sgd(net.parameters()))  # all of them: the locked ones must not move even so
+    fit(net, sgd(net.parameters()))  # including the locked ones, which must not change even so
     assert changed(net.first, first) == set()
     assert changed(net.second, second) == set(second)
 
@@ -123,7 +123,7 @@ def test_holds_under_compile(net):
 
 
 def test_holds_in_the_loop(start, images):
-    """The loop turns batch norm's statistics off and on between slices, and evaluates between epochs."""
+    """The loop switches batch norm's statistics off and on between slices and evaluates between epochs."""
     torch.manual_seed(0)
     model = Tiny()
     lock(model, "conv", "norm")
@@ -187,10 +187,10 @@ def test_unlocked_part_is_in_the_mode_of_the_net(net):
 
 
 def test_unknown_names_say_what_there_is(net):
-    with pytest.raises(ValueError, match=r"no part 'first\.7\.0'; first has first\.0, first\.1"):
+    with pytest.raises(ValueError, match=r"no submodule 'first\.7\.0'; first has first\.0, first\.1"):
         lock(net, "second", "first.7.0")
     assert locked(net) == []
-    with pytest.raises(ValueError, match="Halves has no part 'body'; it has first, second, fc"):
+    with pytest.raises(ValueError, match="Halves has no submodule 'body'; it has first, second, fc"):
         unlock(net, "body")
 
 

@@ -1,4 +1,4 @@
-"""The classics: their published counts, channels and classes, what is kept of published weights, the sizes they take."""
+"""torchvision's nets: published parameter counts, other channels and classes, published weights, image sizes."""
 
 import re
 from pathlib import Path
@@ -23,7 +23,7 @@ CHANGED = [
     ("resnet18", {"in_channels": 1, "stem": "small"}, 11_172_810),
     ("resnet18", {"stem": "small"}, 11_173_962),
 ]
-# A RegNet computes its widths with tensors, so it cannot be built without memory: here the two small ones stand for all.
+# RegNets compute their widths with tensors and cannot be built on the meta device: two small ones stand for all.
 CHEAP = [name for name in names() if not name.startswith("regnet") or "400mf" in name]
 
 
@@ -56,7 +56,7 @@ def test_every_net_takes_grey_images_of_its_minimum_and_none_smaller(name):
     net = on_meta(name, in_channels=1, num_classes=7).train()
     assert net(image(2, 1, least)).shape == (2, 7)
     check_size(name, least)
-    if name.startswith("maxvit"):  # made for 224; that it can be run a little below is no promise of torchvision's
+    if name.startswith("maxvit"):  # made for 224; that slightly smaller images also run is not promised by torchvision
         return
     if least > 1:
         with pytest.raises((RuntimeError, AssertionError)):
@@ -89,7 +89,7 @@ def test_auxiliary_heads_are_left_out():
 
 
 def test_setting_in_channels_changes_what_is_printed_and_nothing_else():
-    """Document 001's trap; the adapter changes the layer."""
+    """Document 001's mistake; `zoo` replaces the layer instead."""
     net = models.resnet18()
     net.conv1.in_channels = 1
     assert "Conv2d(1, 64" in repr(net)
@@ -155,11 +155,11 @@ def test_a_replaced_convolution_takes_no_bias_from_the_old_one():
 def test_inception_family_takes_weights_with_heads_and_maps_rgb_itself():
     torch.manual_seed(0)
     with pytest.warns(FutureWarning, match="init_weights"):
-        published = models.googlenet(transform_input=True)  # so torchvision makes it with its weights
+        published = models.googlenet(transform_input=True)  # as torchvision builds it for its weights
     net = zoo("googlenet", num_classes=1000, state=published.state_dict())
     for each in (net, published):
         each.aux_logits = False
-        each.dropout.p = 0.0  # batch norm has to act: without it the fresh weights let nothing of the image through
+        each.dropout.p = 0.0  # in train mode: with running statistics the random weights let nothing of the image through
     x = torch.randn(4, 3, 32, 32)
     assert net(x).equal(published(x))
     published.transform_input = False
@@ -218,9 +218,9 @@ def test_images_for_published_weights_are_scaled_as_torchvision_says():
 
 
 def test_unknown_names():
-    with pytest.raises(ValueError, match="near it: resnet101, resnet152, resnet18"):
+    with pytest.raises(ValueError, match="similar: resnet101, resnet152, resnet18"):
         zoo("ResNet18")
-    with pytest.raises(ValueError, match="no architecture 'fcn_resnet50'"):
+    with pytest.raises(ValueError, match="unknown architecture 'fcn_resnet50'"):
         zoo("fcn_resnet50")  # torchvision has it, for segmentation
-    with pytest.raises(ValueError, match="stem is imagenet or small"):
+    with pytest.raises(ValueError, match="stem must be imagenet or small"):
         zoo("resnet18", stem="tiny")

@@ -35,7 +35,7 @@ def begin(
     """The training of `model`, as far as earlier launches have made it. Collective. Parameters and errors as `loop.train`."""
     if epochs < 1 or batch < 1:
         raise Refused(f"--epochs and --batch must be at least 1, they are {epochs} and {batch}", 2)
-    samples, net = len(images.train), model.to(run.accelerator.device, memory_format=torch.channels_last)
+    samples, net = len(images.train), model.to(run.accelerator.device).to(memory_format=torch.channels_last)
     _check_batches(run, net, images, {batch if batch <= samples else 0, samples % batch})
     _check_optimizer(optimizer, net)
     facts = {

@@ -27,7 +27,7 @@ def parse(main: Callable[..., Any], args: Sequence[str] | None = None, prog: str
     """
 
     @functools.wraps(main)
-    def options(run, **chosen):
+    def options(run: Run, **chosen: Any) -> tuple[Run, dict[str, Any]]:
         return run, chosen
 
     title, _, header = (sys.modules[main.__module__].__doc__ or "").partition("\n")
@@ -42,14 +42,14 @@ def parse(main: Callable[..., Any], args: Sequence[str] | None = None, prog: str
 
 
 def cli(main: Callable[..., Any]) -> None:
-    """Make a command of `main(run: Run, …)`: its further parameters are the recipe's options, with the chapter's defaults."""
+    """Run `main(run: Run, …)` as a command; its further parameters, with their defaults, are the recipe's own flags."""
     module = sys.modules[main.__module__]
     run, chosen = parse(main)
     follow_launcher()
     status = 0
     try:
         run.code = code.sources(module)
-        result = run.start(Path(module.__file__).stem, chosen)
+        result = run.start(Path(str(module.__file__)).stem, chosen)
         if result is None:
             main(run, **chosen)
         else:
@@ -57,7 +57,7 @@ def cli(main: Callable[..., Any]) -> None:
     except Refused as error:
         status = error.code
         run.stopped(status, str(error))
-        # Once on each machine, as the data may lack on one of them; from every process where each has trials of its own.
+        # Once on each machine, as data may be missing on one of them only; from every process where each has trials of its own.
         if not error.said and (run.separate_trials or int(os.environ.get("LOCAL_RANK", 0)) == 0):
             complain(str(error))
     except KeyboardInterrupt:

@@ -207,7 +207,7 @@ class Job:
     def _publish(self, name: str, sha256: str) -> None:
         """Write the net's weights, of this digest, into the run folder, with what their user needs to know. Collective."""
         images, net = self.images, self.run.config.get("net", self.facts["model"])
-        about = {"recipe": self.run.recipe, "classes": images.classes, "mean": images.mean, "std": images.std}
+        about: dict = {"recipe": self.run.recipe, "classes": images.classes, "mean": images.mean, "std": images.std}
         about |= {"shape": [*images.train.pixels.shape[1:]], "size": images.size, "net": net, "weights_sha256": sha256}
         metadata = {"oneloop": json.dumps(about)}
         self.run.on_main(lambda: checkpoint.write_tensors(self.run.folder / name, checkpoint.weights(self.net), metadata))

@@ -86,11 +86,11 @@ def train(
             step.check(state.step)
             results = {}
             for split in job.splits_due():
-                as_book = batch if measured_in == "train" else 0
-                results[split] = _validate(run, net, job.feeds[split], state.step, stop, as_book)
-            if None in results.values():
-                job.save(step)
-                raise stop.refusal(run.folder, state.step)
+                result = _validate(run, net, job.feeds[split], state.step, stop, batch if measured_in == "train" else 0)
+                if result is None:
+                    job.save(step)
+                    raise stop.refusal(run.folder, state.step)
+                results[split] = result
             job.close_epoch(reading, results)
             if state.epochs == epochs or not run.save_every or job.due(run.save_every):
                 job.save(step)

@@ -9,6 +9,7 @@ import contextlib
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import torch
 import torch.distributed
@@ -50,12 +51,13 @@ class Step:
             if run.compile:
                 torch.compiler.reset()  # what was compiled for an earlier stage counts towards the limit of recompilations
                 # A graph for each shape: else the shape that comes first, another one after a resume, decides the kernels.
-                net = torch.compile(net, dynamic=False)
+                net = cast(nn.Module, torch.compile(net, dynamic=False))
             # In a shell of its own, as accelerate marks and patches what it prepares. This mode is without DDP.
             self.wrapped = run.accelerator.prepare_model(nn.Sequential(net), evaluation_mode=run.world == 1)
         self.parameters = list(self.net.parameters())
         self.learning = [(name, p) for name, p in self.net.named_parameters() if p.requires_grad]
         self.statistics = batch_norms(self.net)
+        self.generators: list[Any]
         if device.type == "cuda":  # the host's, too; torch.manual_seed would seed every GPU of the machine
             self.generators = [torch.default_generator, torch.cuda.default_generators[torch.cuda.current_device()]]
         else:
@@ -86,7 +88,7 @@ class Step:
         self.recent.append(ids)
         self._check_used(step)
         wish = None
-        gradients = [parameter.grad for _, parameter in self.learning] if self.accelerator.scaler is None else []
+        gradients = [p.grad for _, p in self.learning if p.grad is not None] if self.accelerator.scaler is None else []
         if self.world > 1:
             shared = torch.stack((loss, self.yes if stop else self.no))
             torch.distributed.all_reduce(shared)  # collective: loss and wish to stop
@@ -96,7 +98,7 @@ class Step:
         self.broken += self.found_inf
         self.latest = loss
         if self.poll > 1:
-            self.optimizer.found_inf = self.found_inf
+            self.optimizer.found_inf = self.found_inf  # type: ignore[attr-defined]  # fused optimizers look for it
         asked = step % self.poll == 0
         if asked:
             self.check(step + 1)
@@ -121,7 +123,7 @@ class Step:
             if broken > 1:
                 what = "the loss or a gradient"
             elif self.latest.isfinite():
-                names = [name for name, parameter in self.learning if not parameter.grad.isfinite().all()]
+                names = [name for name, p in self.learning if p.grad is not None and not p.grad.isfinite().all()]
                 what = f"the gradient of {', '.join(names[:4])}"
             raise Refused(
                 f"{what} is not finite at step {sound + 1}{samples}; the weights are those after step {sound}. {cure}; "
@@ -153,7 +155,7 @@ class Step:
     @torch.no_grad()
     def _culprits(self, ids: Tensor) -> str:
         """Which of the samples break the net, each judged apart from its batch; "" if none or all do. Collective."""
-        cuts, found = bounds(len(ids), self.shards), []
+        cuts, found = bounds(len(ids), self.shards), list[tuple[int, int]]()
         for module in self.statistics:  # the broken batch is in them; the run ends here
             module.track_running_stats = True
             module.reset_running_stats()
@@ -165,7 +167,7 @@ class Step:
             found += [(number, index) for number in these[~finite.to(these.device)].tolist()]  # host-device sync
         self.net.train()
         if self.world > 1:
-            everywhere = [[]] * self.world
+            everywhere: list[list[tuple[int, int]]] = [[] for _ in range(self.world)]
             torch.distributed.all_gather_object(everywhere, found)  # collective
             found = [each for part in everywhere for each in part]
         if not 0 < len(found) < len(ids):
@@ -198,15 +200,16 @@ class Step:
 
     def _block(self, block: list[int], ids: Tensor, cuts: list[int], step: int) -> Tensor:
         """Set the gradients to the sum over the slices in `block`; returns their share of the loss."""
-        loss = None
+        shares = []
         for index in block:
             these = ids[cuts[index] : cuts[index + 1]]
-            share = self._slice(these, len(these) / len(ids), step, index, first=index == block[0], last=index == block[-1])
-            loss = share if loss is None else loss + share
-        return loss
+            weight, first, last = len(these) / len(ids), index == block[0], index == block[-1]
+            shares.append(self._slice(these, weight, step, index, first, last))
+        return sum(shares[1:], shares[0])
 
     def _augment(self) -> Callable[[Tensor, Tensor], Tensor] | None:
-        return self.augment and (lambda pixels, ids: self.augment(pixels, ids, self.seed, self.epoch))
+        augment = self.augment
+        return augment and (lambda pixels, ids: augment(pixels, ids, self.seed, self.epoch))
 
     def _slice(self, ids: Tensor, weight: float, step: int, index: int, first: bool, last: bool) -> Tensor:
         """Forward, loss, zero the gradients (for the first), backward: one slice, weighted by its part of the batch."""

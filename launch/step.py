@@ -194,7 +194,7 @@ class Step:
             kept = [parameter.grad for parameter in self.net.parameters()]
             loss = loss + self._block(block, ids, cuts, step)
             for parameter, gradient in zip(self.net.parameters(), kept, strict=True):
-                if gradient is not None:
+                if gradient is not None and parameter.grad is not None:
                     parameter.grad += gradient
         return loss
 

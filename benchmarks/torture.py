@@ -135,36 +135,36 @@ def draw(file: Path, folder: Path) -> None:
     killed = launches[:-1]
     numbers = sorted({launch["processes"] for launch in launches})
     colours = dict(zip(numbers, COLOURS[:1] + COLOURS[2:], strict=False))
-    figure = matplotlib.figure.Figure(figsize=(8.3, 4.9), layout="constrained", dpi=140, facecolor="white")
+    figure = matplotlib.figure.Figure(figsize=(8.3, 4.9), layout="constrained", dpi=120, facecolor="white")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[4, 0.5 + 0.35 * len(numbers)])
     for events, style, label in (
-        (straight, {"color": COLOURS[4], "linewidth": 5, "alpha": 0.6}, "uninterrupted, 1 process"),
-        (tortured, {"color": "black", "linewidth": 0.9}, f"killed {len(killed)} times, each time resumed by the same command"),
+        (straight, {"color": COLOURS[4], "linewidth": 5, "alpha": 0.6}, f"uninterrupted on {numbers[0]} process"),
+        (tortured, {"color": "black", "linewidth": 0.9}, f"killed {len(killed)} times, resumed by the same command"),
     ):
         train = [event for event in events if event["event"] == "train"]
+        accuracy = [event["accuracy"] for event in events if event.get("split") == "test"][-1]
+        label = f"{label}: test accuracy {accuracy:.4f}"
         above.plot([event["step"] for event in train], [event["loss"] for event in train], label=label, **style)
     for launch in launches:
         colour, row = colours[launch["processes"]], numbers.index(launch["processes"])
         below.plot([launch["from"], launch["to"]], [row, row], color=colour, linewidth=5, solid_capstyle="butt")
     for launch in killed:
         below.plot(launch["to"], numbers.index(launch["processes"]), "x", color=COLOURS[1], markersize=7, markeredgewidth=1.6)
-        above.axvline(launch["to"], color=COLOURS[1], linewidth=0.7, alpha=0.6)
+        above.axvline(launch["to"], ymax=0.74, color=COLOURS[1], linewidth=0.7, alpha=0.6)
     above.plot([], [], "|", color=COLOURS[1], markersize=12, label="SIGKILL")
-    accuracies = [next(e["accuracy"] for e in reversed(run) if e.get("split") == "test") for run in (straight, tortured)]
-    above.set(ylabel="training loss, each 10 steps")
-    above.legend(frameon=False, loc="upper right")
+    above.set(ylabel="training loss, mean of 10 steps")
+    above.legend(framealpha=1, edgecolor="white", loc="upper right")
     below.set_yticks(range(len(numbers)), [f"{number} process{'es' * (number > 1)}" for number in numbers])
     below.set(xlabel="step", ylim=(-0.6, len(numbers) - 0.4), xlim=(0, tortured[-1]["step"]))
     for axes in (above, below):
         axes.spines[["top", "right"]].set_visible(False)
-    names = ("uninterrupted", f"killed {len(killed)} times")
-    figure.suptitle(
-        "\n".join(
-            f"{name:>15}  test accuracy {accuracy:.4f}  weights_sha256 {digest[:32]}"
-            for name, accuracy, digest in zip(names, accuracies, digests, strict=True)
-        ),
+    same = "the same weights, bit for bit" if digests[0] == digests[1] else "NOT THE SAME WEIGHTS"
+    processes = " or ".join(map(str, numbers))
+    figure.suptitle(f"One training, killed {len(killed)} times on {processes} processes: {same}", fontsize=13)
+    above.set_title(
+        f"{'uninterrupted':15}  weights_sha256 {digests[0]}\n{f'killed {len(killed)} times':15}  weights_sha256 {digests[1]}",
         family="monospace",
-        fontsize=9.5,
+        fontsize=7.5,
     )
     figure.savefig(file)
 

@@ -94,3 +94,9 @@ def test_both_readmes_have_the_same_numbers_and_commands():
     english, chinese = ((ROOT / page).read_text() for page in ("README.md", "README.zh-CN.md"))
     for what in (r"\d[\d,]*\.\d+", r"^(?:accelerate|oneloop|python) [^#\n]*[^#\s]", r"^\| `[\w.]+`"):
         assert re.findall(what, english, re.MULTILINE) == re.findall(what, chinese, re.MULTILINE), what
+
+
+def test_places_that_contributing_names_exist():
+    """`x` in a path stands for a new file's name."""
+    for path in re.findall(r"`((?:recipes|launch|nets|tests|benchmarks|docs)/[\w/.-]*)`", (ROOT / "CONTRIBUTING.md").read_text()):
+        assert (ROOT / path).exists() or re.search(r"/(x|mine)\.", path), path

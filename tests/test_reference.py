@@ -5,6 +5,7 @@ import re
 
 import pytest
 from conftest import ROOT, Tiny, metrics, optimizer_for, result
+from jobs import begin
 
 from launch import Run, train
 from launch.commands import COMMANDS
@@ -92,8 +93,21 @@ def test_commands_of_the_readmes_exist(page):
 
 def test_both_readmes_have_the_same_numbers_and_commands():
     english, chinese = ((ROOT / page).read_text() for page in ("README.md", "README.zh-CN.md"))
-    for what in (r"\d[\d,]*\.\d+", r"^(?:accelerate|oneloop|python) [^#\n]*[^#\s]", r"^\| `[\w.]+`"):
-        assert re.findall(what, english, re.MULTILINE) == re.findall(what, chinese, re.MULTILINE), what
+    commands, first_column = r"^(?:\$ )?(?:accelerate|oneloop|python|timeout) [^#\n]*[^#\s]", r"^\| `[\w.]+`"
+    code = r"```(?:python|console)\n.*?```"
+    for what in (r"\d[\d,]*\.\d+", commands, first_column, code):
+        found = [re.findall(what, text, re.MULTILINE | re.DOTALL) for text in (english, chinese)]
+        assert found[0], what
+        assert found[0] == found[1], what
+
+
+def test_the_recipe_of_the_readme_runs(tmp_path):
+    recipe = tmp_path / "mine.py"
+    recipe.write_text(re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1])
+    flags = ("--data", "synthetic", "--limit", 300, "--hidden", 16, "--epochs", 1, "--threads", 1, "--out", "run")
+    job = begin(recipe, *flags, cwd=tmp_path)
+    assert job.wait(60) == 0, job.log.read_text()
+    assert result(tmp_path / "run")["test"]["count"] == 500
 
 
 def test_places_that_contributing_names_exist():

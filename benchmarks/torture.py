@@ -1,26 +1,30 @@
-"""A training killed again and again, and relaunched each time by the same command: is the end the same?
+"""Kill a training again and again, relaunch it each time with the same command: does it end with the same bits?
 
     python benchmarks/torture.py --kills 50 --epochs 10
     python benchmarks/torture.py --kills 50 --epochs 4 --processes 1 2 3 4
+    python benchmarks/torture.py --kills 24 --epochs 10 --picture docs/killed.png    # the README's picture
 
-SIGKILL at random moments, start-up, saves and evaluations included. 1 and 2 processes give the same bits: they take turns on one
-run, by chance. Any further number adds up in an order of its own, and has a run of its own. An uninterrupted run comes first.
-What must hold at the end: its sha256 of the weights, and metrics.jsonl with each line once.
+An uninterrupted run comes first. The other run is killed by SIGKILL, launcher and workers alike, at random moments: in start-up,
+steps, saves and evaluations. 1 and 2 processes give the same bits, so each launch of one run picks either. Any larger number adds
+gradients in its own order and has a run of its own. At the end both runs must have the same sha256 of the weights and the same
+metrics.jsonl, each line once.
 """
 
+import contextlib
 import json
 import math
-import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import matplotlib.figure
+import psutil
 import tyro
 
+from launch.record.pictures import COLOURS
 from launch.record.runs import read_metrics, without_clock
 
 RECIPE = Path(__file__).parents[1] / "recipes/cifar2.py"
@@ -33,16 +37,18 @@ def main(
     data: str = "hub",
     seed: int = 1,
     processes: tuple[int, ...] = (1, 2),
+    picture: Path | None = None,
 ) -> None:
     """Train, kill and compare; exit 1 if the runs differ.
 
     Args:
-        kills: times that the training is killed, divided among the runs.
-        epochs: of the training.
-        net: one of recipes/cifar2.py.
-        data: as the recipe's.
-        seed: of the moments, not of the training.
+        kills: how often the training is killed, divided among the runs.
+        epochs: epochs of training.
+        net: a net of recipes/cifar2.py.
+        data: same as the recipe's --data.
+        seed: random seed of the kills, not of the training.
         processes: numbers of processes.
+        picture: PNG file of the last run, beside the uninterrupted one.
     """
     groups = [group for group in (tuple(n for n in processes if n <= 2), *((n,) for n in processes if n > 2)) if group]
     flags = ["--data", data, "--net", net, "--epochs", str(epochs), "--shards", str(math.lcm(*processes)), "--threads", "1"]
@@ -52,11 +58,16 @@ def main(
         share = kills // len(groups) + (number < kills % len(groups))
         with tempfile.TemporaryDirectory(prefix="oneloop-torture-") as place:
             sound &= torture(group, share, flags, chance, Path(place))
+            if picture:
+                draw(picture, Path(place))
     sys.exit(0 if sound else 1)
 
 
 def torture(group: tuple[int, ...], kills: int, flags: list[str], chance: random.Random, folder: Path) -> bool:
-    """Whether a run killed so many times, on these numbers of processes by chance, ends as the uninterrupted one on the first."""
+    """Whether a run killed `kills` times, each launch on a random number in `group`, ends as an uninterrupted run does.
+
+    Leaves both runs and launches.json in `folder`.
+    """
 
     def start(name: str, processes: int) -> subprocess.Popen:
         several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
@@ -69,35 +80,92 @@ def torture(group: tuple[int, ...], kills: int, flags: list[str], chance: random
         sys.exit((folder / "straight.log").read_text())
     straight = time.monotonic() - began
     print(f"uninterrupted, processes {group[0]}: {straight:.0f} s", flush=True)
-    # Seconds of training between kills, so that all of them fit: some steps are done twice, others while nobody looks.
-    at_work, killed = 0.5 * straight / (kills + 1), dict.fromkeys(group, 0)
-    while sum(killed.values()) < kills:
+    # Kills are spread over the training: the k-th at a random step of its k-th part.
+    part, launches = last_step(folder / "straight") / (kills + 1), []
+    while len(launches) < kills:
         processes = chance.choice(group)
+        resumed = saved_step(folder / "tortured")
         process = start("tortured", processes)
         before = last_step(folder / "tortured")
-        # Some die while they start; the others some time after they have gone on.
         if chance.random() < 0.8:
-            while last_step(folder / "tortured") <= before and process.poll() is None:
-                time.sleep(0.05)
-            time.sleep(chance.uniform(0, at_work))
-        else:
+            least = max(before + 1, part * (len(launches) + chance.random()))
+            while last_step(folder / "tortured") < least and process.poll() is None:
+                time.sleep(0.02)
+            time.sleep(chance.uniform(0, 0.2))
+        else:  # during start-up
             time.sleep(chance.uniform(0, 8))
         if process.poll() is not None:
             break  # it has finished, or failed
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        killed[processes] += 1
-        print(f"kill {sum(killed.values()):>3}, processes {processes}, after step {last_step(folder / 'tortured')}", flush=True)
+        kill(process)
+        reached = max(resumed, last_step(folder / "tortured"))
+        launches.append({"processes": processes, "from": resumed, "to": reached})
+        print(f"kill {len(launches):>3}, processes {processes}, after step {reached}", flush=True)
+    launches.append({"processes": group[-1], "from": saved_step(folder / "tortured"), "to": None})
+    (folder / "launches.json").write_text(json.dumps(launches))
     if code := start("tortured", group[-1]).wait():
         sys.exit(f"exit code {code}: {(folder / 'tortured.log').read_text()}")
     digests = [json.loads((folder / name / "result.json").read_text())["weights_sha256"] for name in ("straight", "tortured")]
     records = [lines(folder / name) for name in ("straight", "tortured")]
     same = digests[0] == digests[1] and records[0] == records[1]
-    times = ", ".join(f"{count} on {number}" for number, count in killed.items())
-    print(f"{sum(killed.values())} kills by number of processes: {times}; {time.monotonic() - began:.0f} s")
+    killed = [launch["processes"] for launch in launches[:-1]]
+    times = ", ".join(f"{killed.count(number)} on {number}" for number in group)
+    print(f"{len(killed)} kills by number of processes: {times}; {time.monotonic() - began:.0f} s")
     print(f"weights_sha256 {digests[0]} and {digests[1]}")
     print(f"metrics.jsonl: {len(records[0])} and {len(records[1])} lines; {'the same' if same else 'NOT THE SAME'}", flush=True)
-    return same and sum(killed.values()) == kills
+    return same and len(killed) == kills
+
+
+def kill(process: subprocess.Popen) -> None:
+    """SIGKILL to a launch, its workers included: torch's launcher gives them sessions of their own."""
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    process.wait()
+    psutil.wait_procs(family)
+
+
+def draw(file: Path, folder: Path) -> None:
+    """Both runs' training loss in one plot; below it each launch, from the step it resumed at to the last one it recorded."""
+    straight, tortured = (lines(folder / name) for name in ("straight", "tortured"))
+    digests = [json.loads((folder / name / "result.json").read_text())["weights_sha256"] for name in ("straight", "tortured")]
+    launches = json.loads((folder / "launches.json").read_text())
+    launches[-1]["to"] = tortured[-1]["step"]
+    killed = launches[:-1]
+    numbers = sorted({launch["processes"] for launch in launches})
+    colours = dict(zip(numbers, COLOURS[:1] + COLOURS[2:], strict=False))
+    figure = matplotlib.figure.Figure(figsize=(8.3, 4.9), layout="constrained", dpi=120, facecolor="white")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[4, 0.5 + 0.35 * len(numbers)])
+    for events, style, label in (
+        (straight, {"color": COLOURS[4], "linewidth": 5, "alpha": 0.6}, f"uninterrupted on {numbers[0]} process"),
+        (tortured, {"color": "black", "linewidth": 0.9}, f"killed {len(killed)} times, resumed by the same command"),
+    ):
+        train = [event for event in events if event["event"] == "train"]
+        accuracy = [event["accuracy"] for event in events if event.get("split") == "test"][-1]
+        label = f"{label}: test accuracy {accuracy:.4f}"
+        above.plot([event["step"] for event in train], [event["loss"] for event in train], label=label, **style)
+    for launch in launches:
+        colour, row = colours[launch["processes"]], numbers.index(launch["processes"])
+        below.plot([launch["from"], launch["to"]], [row, row], color=colour, linewidth=5, solid_capstyle="butt")
+    for launch in killed:
+        below.plot(launch["to"], numbers.index(launch["processes"]), "x", color=COLOURS[1], markersize=7, markeredgewidth=1.6)
+        above.axvline(launch["to"], ymax=0.74, color=COLOURS[1], linewidth=0.7, alpha=0.6)
+    above.plot([], [], "|", color=COLOURS[1], markersize=12, label="SIGKILL")
+    above.set(ylabel="training loss, mean of 10 steps")
+    above.legend(framealpha=1, edgecolor="white", loc="upper right")
+    below.set_yticks(range(len(numbers)), [f"{number} process{'es' * (number > 1)}" for number in numbers])
+    below.set(xlabel="step", ylim=(-0.6, len(numbers) - 0.4), xlim=(0, tortured[-1]["step"]))
+    for axes in (above, below):
+        axes.spines[["top", "right"]].set_visible(False)
+    same = "the same weights, bit for bit" if digests[0] == digests[1] else "NOT THE SAME WEIGHTS"
+    processes = " or ".join(map(str, numbers))
+    figure.suptitle(f"One training, killed {len(killed)} times on {processes} processes: {same}", fontsize=13)
+    above.set_title(
+        f"{'uninterrupted':15}  weights_sha256 {digests[0]}\n{f'killed {len(killed)} times':15}  weights_sha256 {digests[1]}",
+        family="monospace",
+        fontsize=7.5,
+    )
+    figure.savefig(file)
 
 
 def lines(folder: Path) -> list[dict]:
@@ -107,6 +175,11 @@ def lines(folder: Path) -> list[dict]:
 
 def last_step(folder: Path) -> int:
     return max((event["step"] for event in lines(folder)), default=0)
+
+
+def saved_step(folder: Path) -> int:
+    """The newest checkpoint's step, 0 if there is none."""
+    return max((int(path.name.removeprefix("step-")) for path in folder.glob("checkpoints/step-*[0-9]")), default=0)
 
 
 if __name__ == "__main__":

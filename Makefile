@@ -3,7 +3,7 @@
 
 check:
 	ruff check .
-	mypy nets
+	mypy nets launch
 	pytest
 
 bench:  # about 2 minutes; keep the machine idle meanwhile

@@ -30,11 +30,12 @@ SCALARS = (bool, int, float, str, type(None))
 def weights(net: nn.Module) -> dict[str, Tensor]:
     """The net's parameters and persistent buffers by name; a tensor that has several names appears under its first."""
     seen: set[int] = set()
-    return {
-        name: tensor
-        for name, tensor in net.state_dict(keep_vars=True).items()
-        if not (id(tensor) in seen or seen.add(id(tensor)))
-    }
+    found: dict[str, Tensor] = {}
+    for name, tensor in net.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            found[name] = tensor
+    return found
 
 
 def load_weights(net: nn.Module, tensors: dict[str, Tensor]) -> None:
@@ -55,7 +56,7 @@ def weights_sha256(tensors: dict[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -198,7 +199,7 @@ def latest(folder: Path) -> tuple[dict | None, list[str]]:
 
     The checkpoint is {"model": tensors, "optimizer": tensors, "state": dict}, or None where there is none.
     """
-    complaints = []
+    complaints: list[str] = []
     for path in _newest_first(folder):
         try:
             return _verified(path), complaints

@@ -137,7 +137,7 @@ def _recorded_run(record: Record, data: str) -> tuple["Run", dict[str, Any]]:
     """The Run with the recorded flags, not started, on `data` if given; and the recorded options of the recipe."""
     from .run import Run
 
-    options = {name: tuple(value) if isinstance(value, list) else value for name, value in record.options.items()}
+    options: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in record.options.items()}
     recorded = options.pop("data")
     run = Run(
         data=data or (recorded if recorded != "hub" and os.path.exists(recorded) else "synthetic"),
@@ -163,7 +163,7 @@ def _without_weights(record: Record, stage: str) -> Refused:
     if record.state == "running":
         return Refused(f"{folder} is still training: wait for its end{so_far}", 4)
     if record.state == "failed":
-        return Refused(f"{folder} has not finished: {record.stopped['why']}", 4)
+        return Refused(f"{folder} has not finished: {record.why}", 4)
     if record.state == "interrupted":
         return Refused(f"{folder} was interrupted: run python {record.config['command']} to resume it{so_far}", 4)
     return Refused(f"{folder} is finished but has no {WEIGHTS['last']}: it was deleted, or the recipe saves no weights", 4)

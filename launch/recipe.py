@@ -34,6 +34,8 @@ def load(path: Path) -> ModuleType:
         raise Refused(f"{path} is not a recipe: {'its name does not end in .py' if path.is_file() else 'no such file'}", 2)
     sys.path.insert(0, str(path.resolve().parent))  # as `python PATH` does: a recipe may import the files beside it
     spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None  # as for every name in .py
+    assert spec.loader is not None
     recipe = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(recipe)
@@ -55,20 +57,20 @@ def run_until_train(
     recipe: ModuleType,
     run: "Run",
     options: dict[str, Any],
-    stage: str | None = None,
+    stage: str = "",
     earlier: Callable[[str], dict] | None = None,
     precision: str | None = None,
 ) -> tuple["nn.Module", "Images", dict[str, Any]]:
     """The net, the images and the options that the recipe's `main(run, **options)` passes to `train`, which is not called.
 
-    Of several calls it is that of `stage` (None: the first); those before it return what `earlier` says of their stages. No run
-    folder is made or written to, and what the recipe prints is not shown. Raises Refused.
+    Of several calls it is that of `stage`, and those before it return what `earlier` says of their stages. Without `earlier` it
+    is the first call. No run folder is made or written to, and what the recipe prints is not shown. Raises Refused.
     """
     from .loop import train
     from .processes import accelerator
 
-    def reached(_run, model, images, *_args, **given):
-        if stage in (None, given.get("stage", "")):
+    def reached(_run: "Run", model: "nn.Module", images: "Images", *_args: Any, **given: Any) -> dict:
+        if earlier is None or stage == given.get("stage", ""):
             raise _Reached(model, images, given)
         return earlier(given.get("stage", ""))
 
@@ -78,7 +80,8 @@ def run_until_train(
     for name in names:
         setattr(recipe, name, reached)
     run.accelerator = accelerator(precision)  # a recipe may ask for its device
-    run.opened, run.finish = True, lambda result: None  # the run folder is neither locked nor written
+    run.opened = True  # the run folder is neither locked nor written
+    run.finish = lambda result: None  # type: ignore[method-assign]  # of this run alone
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             recipe.main(run, **options)

@@ -260,6 +260,13 @@ def test_adaptive_pools():
     assert fields == [(3, 1), (6, 4), (10, Fraction(16, 3)), (16, 16)]
 
 
+@pytest.mark.parametrize("padding", [0, 1])
+def test_a_field_is_a_whole_number_of_pixels_also_after_windows_that_are_not_all_equal(padding):
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(5), nn.Conv2d(1, 1, 2, padding=padding))
+    fields = [layer.field for layer in receptive_field(net, (1, 32, 32))]
+    assert [repr(field) for field in fields] == ["8", "15"]  # a window of 7 or 8 pixels, and the next one 32/5 further on
+
+
 # ------------------------------------------------------------------------------------------------------------------ command
 
 

@@ -158,7 +158,7 @@ def test_a_run_on_the_hubs_data_is_used_without_it(birds, trained_runs, oneloop,
 def test_a_recipe_that_has_changed_is_refused(birds, trained_runs, oneloop, tmp_path):
     text = (ROOT / "recipes/cifar2.py").read_text()
     for old, new, says in (
-        ("    n_blocks: int = 100,  # of NetResDeep\n", "", "no longer takes the options of"),
+        ("    n_blocks: int = 100,\n", "", "no longer takes the options of"),
         ("else NETS[net]()", "else Net()", "the saved weights are not those of Net"),
     ):
         assert old in text

@@ -17,8 +17,8 @@ def main(args: Sequence[str]) -> None:
         notes="The recipe's flags: python RECIPE --help. --data defaults to synthetic here.",
     )
     add_recipe(parser)
-    size = {"nargs": 3, "type": int, "metavar": ("C", "H", "W")}
-    parser.add_argument("--shape", **size, help="channels, height and width of an image; default: the data's")
+    what = "channels, height and width of an image; default: the data's"
+    parser.add_argument("--shape", nargs=3, type=int, metavar=("C", "H", "W"), help=what)
     chosen, flags = parser.parse_known_args(args)
     model, images = build(load(chosen.recipe), flags, prog=f"oneloop describe {chosen.recipe}")
     channels, *size = images.train.pixels.shape[1:]

@@ -3,7 +3,7 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import Refused, printable
 from ..rebuild import feed, find_run, rebuild
@@ -57,7 +57,7 @@ def main(args: Sequence[str]) -> None:
     print(printable(f"{title}, from {layer}; {out}") + ("" if heat.any() else "; nothing in it supports this class"))
 
 
-def grad_cam(net: "nn.Module", batch: "Tensor", index: int, size: tuple[int, int]) -> tuple[str, "Tensor"]:
+def grad_cam(net: "nn.Module", batch: "Tensor", index: int, size: Sequence[int]) -> tuple[str, "Tensor"]:
     """The name of the last convolution and the heat map of what raises the logit `index` of the image `batch` (1, C, H, W).
 
     The heat map is float32 (H, W) of `size`, from 0 to 1; all 0 if nothing raises the logit. Raises Refused (4) for a net without
@@ -77,9 +77,9 @@ def _last_convolution(net: "nn.Module", batch: "Tensor") -> str:
     import torch
     from torch import nn
 
-    ran = []
+    ran: list[nn.Module] = []
 
-    def note(module, _arguments, output):
+    def note(module: nn.Module, _arguments: Any, output: "Tensor") -> None:
         if output[0, 0].numel() > 1:
             ran.append(module)
 

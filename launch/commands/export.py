@@ -109,6 +109,7 @@ def as_onnx(trained: Trained) -> tuple[bytes, Exported]:
         )
     except torch.onnx.OnnxExporterError as error:
         raise Refused(f"torch.onnx cannot export {trained.about['net']}: {first_line(error)}", 4) from error
+    assert made is not None  # dynamo=True makes one
     made.model.metadata_props["oneloop"] = json.dumps(_about(trained, _pixels(trained)))
     content = made.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
@@ -143,13 +144,16 @@ def _with_preprocessing(trained: Trained, net: "nn.Module") -> "nn.Module":
     from ..data import resized
 
     class Whole(nn.Module):
-        def __init__(self):
+        mean: "Tensor"
+        std: "Tensor"
+
+        def __init__(self) -> None:
             super().__init__()
             self.net, self.size = net, trained.images.size
             for name in ("mean", "std"):
                 self.register_buffer(name, torch.tensor(getattr(trained.images, name)).view(-1, 1, 1))
 
-        def forward(self, images):  # (N, C, H, W)
+        def forward(self, images: "Tensor") -> "Tensor":  # (N, C, H, W)
             return self.net(resized((images - self.mean) / self.std, self.size))  # (N, classes)
 
     return Whole().eval()

@@ -43,7 +43,7 @@ def _row(folder: Path) -> dict:
         return {"folder": str(folder), "state": "unreadable", "note": str(error), **row}
     state, note = record.state, ""
     if state == "failed":
-        note = record.stopped["why"]
+        note = record.why
     elif record.result:
         note = record.result.get("summary", "")
     recorded = any(training.curves["train loss"] for training in trainings) or state != "finished"  # by_hand.py writes no record
@@ -64,10 +64,10 @@ def _row(folder: Path) -> dict:
 
 def _print_table(rows: list[dict]) -> None:
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
+    from rich.console import Console, JustifyMethod
     from rich.table import Table
 
-    shown = {"state": "left", "epochs": "right", "accuracy": "right", "started": "right"}
+    shown: dict[str, JustifyMethod] = {"state": "left", "epochs": "right", "accuracy": "right", "started": "right"}
     shown |= {"recipe": "left", "net": "left", "seed": "left", "run": "left"}  # last, as a path may be long
 
     def table() -> Table:

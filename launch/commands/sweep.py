@@ -114,8 +114,8 @@ def grid(path: Path, axes: dict[str, list[str]], at_once: int, config_file: str 
     if at_once > 1 and "--threads" not in axes:
         axes = axes | {"--threads": [str(max(1, cores() // (at_once * processes)))]}
     cells: dict[Path, Cell] = {}
-    for values in itertools.product(*(values or [None] for values in axes.values())):
-        pairs = [(flag,) if value is None else (flag, value) for flag, value in zip(axes, values, strict=True)]
+    words: list[list[tuple[str, ...]]] = [[(flag, value) for value in values] or [(flag,)] for flag, values in axes.items()]
+    for pairs in itertools.product(*words):
         flags = tuple(itertools.chain(*pairs))
         asked, options = parse(recipe.main, flags, prog=f"oneloop sweep {path}")
         asked.configure(path.stem, options, precision)
@@ -182,7 +182,7 @@ def run(cells: Sequence[Cell], launch: Sequence[str], at_once: int, gpus: Sequen
                 for cell in ended:
                     if what := _left(cell, running.pop(cell).returncode, errors[cell]):
                         left[cell] = what
-                    print(f"{number[cell]} {cell.name}: {printable(what or describe(cell.result()))}", flush=True)
+                    print(f"{number[cell]} {cell.name}: {printable(what or describe(cell.result() or {}))}", flush=True)
         finally:  # after a signal, or an error in this process
             if running:
                 _end(running)

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..errors import Refused, printable
-from ..record.runs import read_json
+from ..record.runs import recorded_json
 from ..verify.checks import checks
 from ..verify.trial import EPOCHS, SIZES, Trial
 from .arguments import add_recipe, command_parser
@@ -38,7 +38,7 @@ def main(args: Sequence[str]) -> None:
         trial = Trial(chosen.recipe.resolve(), flags, Path(place), signals=signals)
         found = list(checks(trial))
         trial.stop_if_told()
-        environment = read_json(trial.place / "one/config.json")
+        environment = recorded_json(trial.place / "one/config.json")
     receipt = {
         "recipe": str(chosen.recipe),
         "flags": trial.flags,

@@ -30,7 +30,7 @@ class Images:
     fingerprint: str
     size: int = 0  # height and width the net sees; batches are resized on the device. 0: not resized
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.size <= SIZE_LIMIT:
             raise Refused(f"--size {self.size} is out of range; it takes 1 to {SIZE_LIMIT} pixels, or 0 for no resizing", 2)
 

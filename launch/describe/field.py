@@ -32,8 +32,8 @@ class Layer(NamedTuple):
 
     name: str
     shape: tuple[int, ...]
-    field: int | None
-    jump: int | Fraction | None  # a Fraction after an adaptive pool whose windows are not all equal
+    field: int | None  # rounded up after an adaptive pool whose windows are not all equal
+    jump: int | Fraction | None  # a Fraction after such a pool
 
 
 def receptive_field(net: nn.Module, shape: Sequence[int]) -> list[Layer]:
@@ -53,15 +53,15 @@ def receptive_field(net: nn.Module, shape: Sequence[int]) -> list[Layer]:
 class _Axis(NamedTuple):
     """Along height or width, output i sees the image's pixels from first + i jump to last + i jump."""
 
-    first: int
-    last: int
+    first: int | Fraction
+    last: int | Fraction
     jump: int | Fraction
 
 
 class _Sight(NamedTuple):
-    """What the elements of a tensor (…, H, W) see; `axes` None: its last two axes are no longer the image's."""
+    """What the elements of a tensor (…, H, W) see; no `axes`: its last two axes are no longer the image's."""
 
-    axes: tuple[_Axis, ...] | None
+    axes: tuple[_Axis, ...]
     whole: bool  # each element sees the whole image
 
 
@@ -93,11 +93,13 @@ class _Trace(TorchDispatchMode):
 
     def __init__(self, images: Tensor, running: list):
         super().__init__()
-        self.image, self.running, self.layers, self.counts = images.shape[2:], running, [], Counter()
+        self.image, self.running = images.shape[2:], running
+        self.layers: list[Layer] = []
+        self.counts: Counter[tuple[str, str]] = Counter()
         self.sights = WeakIdKeyDictionary()
         self.sights[images] = _Sight((_Axis(0, 0, 1), _Axis(0, 0, 1)), whole=False)
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         output = function(*args, **(kwargs or {}))
         seen = [(x, self.sights[x]) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor) and x in self.sights]
         outputs = [x for x in tree_leaves(output) if isinstance(x, Tensor)]
@@ -121,12 +123,12 @@ class _Trace(TorchDispatchMode):
         if any(module.children()):
             self.counts[name, function] += 1
             name = f"{name}." * (len(self.running) > 1) + f"{function}_{self.counts[name, function]}"
-        fields = self.image if sight.whole else [axis.last - axis.first + 1 for axis in sight.axes or ()]
-        jumps = [axis.jump for axis in sight.axes or ()]
+        fields = self.image if sight.whole else [math.ceil(axis.last - axis.first + 1) for axis in sight.axes]
+        jumps = [axis.jump for axis in sight.axes]
         return Layer(name, tuple(output.shape), max(fields, default=None), max(jumps, default=None))
 
 
-def _window(operator, given: dict[str, Any], x: Tensor) -> _Window | None:
+def _window(operator: Any, given: dict[str, Any], x: Tensor) -> _Window | None:
     """The window of an operator on `x` (…, H, W) with its arguments; None for one without, or a transposed one."""
     size, last_two = tuple(x.shape[-2:]), (x.ndim - 2, x.ndim - 1)
     if operator == aten.convolution and given["weight"].ndim == 4 and not given["transposed"]:
@@ -146,7 +148,8 @@ def _window(operator, given: dict[str, Any], x: Tensor) -> _Window | None:
         start = range(x.shape[given["dim"]])[given["start"] :].start
         return _Window(stride=[given["step"] if here else 1 for here in along], padding=[-start * here for here in along])
     if operator in _PADS:
-        left, _, top, *_ = (*given.get("pad", given.get("padding")), 0, 0)
+        pad = [*given["pad" if "pad" in given else "padding"], 0, 0]
+        left, top = pad[0], pad[2]
         return _Window(padding=(top, left))
     return None
 
@@ -162,7 +165,7 @@ def _through(sight: _Sight, window: _Window, image: Sequence[int], single: bool)
     for axis, kernel, stride, padding, dilation in zip(sight.axes, *window, strict=True):
         jump = axis.jump * stride
         first, last = axis.first - padding * axis.jump, axis.last + (dilation * (kernel - 1) - padding) * axis.jump
-        axes.append(_Axis(first, math.ceil(last), jump if jump.denominator > 1 else int(jump)))
+        axes.append(_Axis(first, last, jump if jump.denominator > 1 else int(jump)))
     covers = all(axis.first <= 0 and axis.last >= pixels - 1 for axis, pixels in zip(axes, image, strict=True))
     return _Sight(tuple(axes), sight.whole or (single and covers))
 
@@ -172,8 +175,8 @@ def _joined(seen: list[tuple[Tensor, _Sight]], output: Tensor, rearranged: bool)
     whole = any(sight.whole for _, sight in seen)
     pixels = [sight for x, sight in seen if x.shape[-2:] == output.shape[-2:]]
     others = [sight for x, sight in seen if x.shape[-2:] != output.shape[-2:] and not sight.whole]
-    if rearranged or others or not pixels or any(sight.axes is None for sight in pixels):
-        return _Sight(None, whole)
+    if rearranged or others or not pixels or not all(sight.axes for sight in pixels):
+        return _Sight((), whole)
     axes = [
         _Axis(min(axis.first for axis in same), max(axis.last for axis in same), max(axis.jump for axis in same))
         for same in zip(*(sight.axes for sight in pixels), strict=True)
@@ -181,7 +184,7 @@ def _joined(seen: list[tuple[Tensor, _Sight]], output: Tensor, rearranged: bool)
     return _Sight(tuple(axes), whole)
 
 
-def _rearranges(operator, given: dict[str, Any], ndim: int) -> bool:
+def _rearranges(operator: Any, given: dict[str, Any], ndim: int) -> bool:
     """Whether an operator moves one of the last two of `ndim` axes."""
     moved: Sequence[int] = ()
     if operator == aten.permute:

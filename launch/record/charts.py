@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Literal
 
 import matplotlib.figure
 import matplotlib.ticker
@@ -29,7 +30,7 @@ def _overlay(path: Path, groups: Mapping[str, Group]) -> Path | None:
                     low, high = ([pick(values) for values in zip(*runs, strict=True)] for pick in (min, max))
                     axes.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
         axes.set(xlabel="epoch", ylabel=what)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params("x", integer=True)
     return _finish(figure, path)
 
 
@@ -39,7 +40,9 @@ def _bars(path: Path, groups: Mapping[str, Group]) -> Path | None:
     if not known:
         return None
     shown = {"train": "train", "test": "last"}
-    values = {name: [group.measure(measure) for group in known.values()] for name, measure in shown.items()}
+    values = {  # where the gap is known, so are its two sides
+        name: [found for group in known.values() if (found := group.measure(measure))] for name, measure in shown.items()
+    }
     lowest = min(mean for bars in values.values() for mean, _ in bars)
     span = next((span for span in (0.02, 0.05, 0.1, 0.3, 0.5) if 1.25 * (1 - lowest) <= span), 1.0)
     figure = new_figure(max(4.5, 1.6 + 0.95 * len(known)), 3.4)
@@ -53,7 +56,7 @@ def _bars(path: Path, groups: Mapping[str, Group]) -> Path | None:
             axes.text(place, 1 - span * 0.98, f"{height:.3f}", color="white", fontsize=7, ha="center", va="bottom")
     axes.set(ylabel="accuracy", ylim=(1 - span, 1))
     names = [name.replace(", ", "\n") for name in known]
-    turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if max(map(len, known)) > 12 else {}
+    turned: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if max(map(len, known)) > 12 else {}
     axes.set_xticks(range(len(known)), names, **turned)
     axes.tick_params(axis="x", length=0)
     return _finish(figure, path, "outside upper right", 2)
@@ -80,7 +83,12 @@ def _cost(path: Path, groups: Mapping[str, Group]) -> Path | None:
     return _finish(figure, path)
 
 
-def _finish(figure: matplotlib.figure.Figure, path: Path, place: str = "outside right upper", columns: int = 1) -> Path | None:
+def _finish(
+    figure: matplotlib.figure.Figure,
+    path: Path,
+    place: Literal["outside right upper", "outside upper right"] = "outside right upper",
+    columns: int = 1,
+) -> Path | None:
     """Add a legend beside the axes and write the figure; None, and no file, if nothing is drawn."""
     drawn = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     if not drawn:

@@ -171,7 +171,7 @@ def trainings_of(record: Record) -> Iterator[Training]:
 
 def _flat(options: dict, prefix: str = "") -> dict[str, Any]:
     """Nested options by dotted name."""
-    found = {}
+    found: dict[str, Any] = {}
     for key, value in options.items():
         name = prefix + printable(key)
         found |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}

@@ -31,7 +31,7 @@ def rows(events: Iterable[dict]) -> list[dict]:
 
 
 def _row(events: list[dict]) -> dict:
-    values = {}
+    values: dict[str, Any] = {}
     for event in events:
         # "train" is the loss while training, "train_eval" the evaluation on the training images.
         group = {"train": "train_eval"}.get(event["split"], event["split"]) if event["event"] == "eval" else "train"
@@ -48,7 +48,7 @@ def options(folder: Path, mode: str, facts: dict, job: str = "train", artifacts:
     config, data = recorded["config"], recorded["data"]
     stage = "/".join(folder.resolve().relative_to(place).parts)
     latest = last_launch(recorded)
-    waits = {"init_timeout": INIT_SECONDS, "finish_timeout": ARTIFACT_SECONDS if artifacts else FINISH_SECONDS}
+    waits: dict[str, Any] = {"init_timeout": INIT_SECONDS, "finish_timeout": ARTIFACT_SECONDS if artifacts else FINISH_SECONDS}
     waits = {name: seconds for name, seconds in waits.items() if f"WANDB_{name.upper()}" not in os.environ}
     net = config.get("net", facts["model"])
     return {

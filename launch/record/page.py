@@ -12,7 +12,7 @@ import jinja2
 
 from ..checkpoint import write_atomically
 from .compare import compare
-from .runs import describe, home, read_json, stages
+from .runs import describe, home, recorded_json, stages
 
 PICTURES = {  # file -> caption, in the order of the page
     "curves": "Loss and accuracy by epoch. The ring marks the best epoch",
@@ -59,7 +59,7 @@ def _content(folder: Path, result: dict) -> dict[str, Any]:
 
 def _one(folder: Path, result: dict) -> dict[str, Any]:
     """What only the page of one training has."""
-    shown = read_json(folder / "predictions.json")
+    shown = recorded_json(folder / "predictions.json")
     test, best, classes = result["test"], result["best"], shown["classes"]
     return {
         "figures": {

@@ -46,7 +46,7 @@ def curves(path: Path, series: Mapping[str, Sequence[Sequence[float]]], what: st
         if len(runs) > 1:
             axes.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
     axes.set(xlabel="epoch", ylabel=what)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params("x", integer=True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     figure.savefig(path)
@@ -74,9 +74,9 @@ def export(folder: Path, split: Split, classes: Sequence[str], count: int) -> li
     for number, (pixels, label) in enumerate(zip(split.pixels[:count], split.labels[:count].tolist(), strict=True)):
         image = picture(pixels)
         name = re.sub(r"\W+", "-", classes[label])
-        for ending, options in (("png", {}), ("jpg", {"quality": 95})):
+        for ending in ("png", "jpg"):
             written.append(folder / f"{number}-{name}.{ending}")
-            image.save(written[-1], **options)
+            image.save(written[-1], quality=95)  # of JPEG; PNG has none
     return written
 
 
@@ -119,7 +119,7 @@ def history(path: Path, events: Sequence[dict]) -> Path:
         accuracies.set(xlabel="epoch", ylabel="accuracy")
         for axes in (losses, accuracies):
             axes.spines[["top", "right"]].set_visible(False)
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.locator_params("x", integer=True)
         figure.savefig(path)
     return path
 
@@ -164,8 +164,9 @@ def mistakes(path: Path, pictures: Sequence[Image.Image], captions: Sequence[tup
         axes.text(0.06, height - 0.1, title, fontsize=9, va="top")
         for place, (picture, (true, predicted, probability)) in enumerate(zip(pictures, captions, strict=True)):
             x, y = place % columns + 0.06, height - 0.36 - place // columns * pitch
-            grey = {"cmap": "gray", "vmin": 0, "vmax": 255} if picture.mode == "L" else {}
-            axes.imshow(picture, extent=(x, x + 0.88, y - 0.88, y), aspect="auto", interpolation="nearest", **grey)
+            axes.imshow(
+                picture, extent=(x, x + 0.88, y - 0.88, y), aspect="auto", interpolation="nearest", cmap="gray", vmin=0, vmax=255
+            )
             axes.text(x, y - 0.91, short(true, 16), fontsize=8, va="top")
             axes.text(x, y - 1.06, f"{short(predicted, 11)} {probability:.2f}", fontsize=8, va="top", color=COLOURS[1])
         axes.set(xlim=(0, columns), ylim=(0, height))

@@ -11,6 +11,7 @@ First the folder as a whole (read, find, stages), then its lock, then its files.
 import glob
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,10 +23,8 @@ import filelock
 from ..errors import Refused
 from .fields import CONFIG, EVENTS, FACTS, RESULT, STOPPED, check, damaged, moment, wrong
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 FORMAT = 1  # of a run folder
 CLOCK = ("seconds", "images_per_second")  # entries of metrics.jsonl that the clock measures: no two runs have the same
@@ -53,6 +52,11 @@ class Record:
         if in_use(self.folder):
             return "running"
         return "interrupted" if self.stopped is None or self.stopped["code"] > 128 else "failed"
+
+    @property
+    def why(self) -> str:
+        """Why the last launch ended before the run was finished; "" after a kill."""
+        return self.stopped["why"] if self.stopped else ""
 
     @property
     def started(self) -> datetime:
@@ -161,7 +165,7 @@ def stages(folder: Path) -> list[Path]:
 
 def in_use(folder: Path) -> bool:
     """Whether a process is working on the run in `folder`, that is, holds its lock. False if the lock may not be read."""
-    if fcntl is None:
+    if sys.platform == "win32":
         return _in_use_on_windows(folder)
     try:
         # A shared lock needs only read access, as in another user's folder, and is released with the descriptor.
@@ -205,6 +209,14 @@ def read_json(path: Path) -> dict | None:
             raise ValueError(f"it holds a {type(found).__name__}, not an object")
     except (ValueError, RecursionError) as error:
         raise damaged(path, str(error)) from error
+    return found
+
+
+def recorded_json(path: Path) -> dict:
+    """As `read_json`, for a file that a run has written. Raises Refused (4) also if there is none."""
+    found = read_json(path)
+    if found is None:
+        raise damaged(path, "no such file")
     return found
 
 

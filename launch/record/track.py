@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol, TextIO, cast
 
 import torch
 from accelerate import Accelerator
@@ -31,12 +31,14 @@ class Running(Protocol):
 
     recipe: str
     folder: Path
-    wandb: str
     wandb_artifacts: bool
     quiet: bool
     world: int
     rank: int
     accelerator: Accelerator
+
+    @property  # read only, so that Run's Literal will do
+    def wandb(self) -> str: ...
 
     def on_main(self, action: Callable[[], Any]) -> Any:
         """Run `action` on the main process alone; all processes get its result, or raise its error. Collective."""
@@ -63,7 +65,8 @@ class Track:
         self.failure: OSError | None = None  # of writing the record
         if not self.main:
             return
-        self.console = Console(file=sys.stdout and Screen(sys.stdout), highlight=False, soft_wrap=True, quiet=run.quiet)
+        output = cast("TextIO | None", sys.stdout and Screen(sys.stdout))  # Screen passes on what it does not have
+        self.console = Console(file=output, highlight=False, soft_wrap=True, quiet=run.quiet)
         self.say(
             f"{run.recipe} {facts['model']}: {facts['parameters']:,} parameters; {len(images.train):,} training and "
             f"{len(images.test):,} test images from {images.source}; {run.world} × "
@@ -87,7 +90,7 @@ class Track:
             self.bar.start()
         return self
 
-    def __exit__(self, _kind, error: BaseException | None, _traceback) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         """Stop the bar, close the record, say why the run ends, and wait for W&B (at most mirror.FINISH_SECONDS)."""
         if self.main:
             self.bar.stop()
@@ -169,11 +172,16 @@ class Track:
 
     def _send(self, row: dict) -> None:
         """Send the next row of the record, unless W&B already has it from an earlier launch."""
+
+        def send(tracker: Any) -> None:
+            # Marked first: a kill between the two leaves a gap in an offline run, never a duplicate.
+            mirror.mark(self.folder, self.wandb_state)
+            tracker.log(row)
+
         self.row += 1
         if self.accelerator.trackers and self.row > self.wandb_state["rows"]:
-            # Marked first: a kill between the two leaves a gap in an offline run, never a duplicate.
             self.wandb_state["rows"] = self.row
-            self._wandb(lambda tracker: (mirror.mark(self.folder, self.wandb_state), tracker.log(row)))
+            self._wandb(send)
 
     def _start_wandb(self, run: Running, facts: dict) -> None:
         """Start or resume the run's one W&B run, offline in the run folder if the server cannot be reached.

@@ -5,11 +5,12 @@ Two runs are the same if their records agree line by line, the clock's entries a
 
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..errors import Refused
-from ..record.runs import read_json
+from ..record.runs import recorded_json
 from .records import beginnings_near, first_difference
 from .trial import Trial, names
 
@@ -85,18 +86,21 @@ def _near(trial: Trial, what: str, first: str, second: str, code: int) -> Check:
     digests = {name: trial.digest(name) for name in (first, second)}
     if code:
         return Check(what, "FAIL", f"exit code {code}: {trial.last_line(second)}", digests)
-    precision = read_json(trial.place / second / "config.json")["precision"]
+    precision = recorded_json(trial.place / second / "config.json")["precision"]
     near, detail = beginnings_near(trial.records(first), trial.records(second), precision)
     return Check(what, "pass" if near else "FAIL", detail, digests)
 
 
-def _resumed(trial: Trial, what: str, whole: str, name: str, **options) -> Check:
+def _resumed(trial: Trial, what: str, whole: str, name: str, **options: Any) -> Check:
     """SIGKILL at a random step, then the same command. The folder as the kill left it is copied, for `_flipped`."""
     last = _last_step(trial.records(whole))
+
+    def reached(step: int) -> Callable[[], bool]:
+        return lambda: _last_step(trial.records(name)) >= step
+
     for _ in range(5):
         shutil.rmtree(trial.place / name, ignore_errors=True)
-        aim = random.randint(2, max(2, last - 2))
-        trial.kill_when(lambda aim=aim: _last_step(trial.records(name)) >= aim, name, **options)
+        trial.kill_when(reached(random.randint(2, max(2, last - 2))), name, **options)
         if not (trial.place / name / "result.json").exists():
             break
     else:
@@ -147,7 +151,7 @@ def _flipped(trial: Trial) -> Check:
 def _evaluated(trial: Trial) -> Check:
     """Every image once on any number of processes, which do not divide the number of images."""
     what = "evaluation, every image once"
-    data = read_json(trial.place / "one/config.json")["data"]
+    data = recorded_json(trial.place / "one/config.json")["data"]
     counts = set()
     for name in ("one", "two"):
         for line in (line for lines in trial.records(name).values() for line in lines if line["event"] == "eval"):

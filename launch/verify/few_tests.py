@@ -9,9 +9,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+from torch import nn
 
 import launch.loop
 from launch.data import Images, Split, order
+from launch.run import Run
 
 
 def fewer(images: Images, tests: int) -> Images:
@@ -27,7 +31,7 @@ def main(args: Sequence[str]) -> None:
     whole = launch.loop.train
 
     @functools.wraps(whole)
-    def train(run, model, images, *further, **options):
+    def train(run: Run, model: nn.Module, images: Images, *further: Any, **options: Any) -> dict:
         return whole(run, model, fewer(images, int(tests)), *further, **options)
 
     launch.loop.train = train  # before the recipe imports it

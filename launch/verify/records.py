@@ -3,6 +3,7 @@
 A record is what `Trial.records` returns: {stage: lines of its metrics.jsonl}.
 """
 
+import itertools
 from collections.abc import Iterator
 
 # The largest relative difference that rounding may make between two devices, or two orders of summation: in the loss and the
@@ -17,7 +18,7 @@ def first_difference(ours: dict[str, list[dict]], theirs: dict[str, list[dict]])
     """Where two records first differ, in words; "" if nowhere."""
     for stage, left, right in _pairs(ours, theirs):
         if left != right:
-            if left is None or right is None:
+            if not left or not right:
                 return f"step {(left or right)['step']} is in one record only"
             key = next(key for key in {**left, **right} if left.get(key) != right.get(key))
             place = "" if stage == "." else f"{stage}, "
@@ -25,32 +26,32 @@ def first_difference(ours: dict[str, list[dict]], theirs: dict[str, list[dict]])
     return ""
 
 
-def _pairs(ours: dict, theirs: dict) -> Iterator[tuple[str, dict | None, dict | None]]:
-    """The lines of two records side by side, as (stage, ours, theirs); None where one is shorter."""
+def _pairs(ours: dict[str, list[dict]], theirs: dict[str, list[dict]]) -> Iterator[tuple[str, dict, dict]]:
+    """The lines of two records side by side, as (stage, ours, theirs); {} where one is shorter."""
+    nothing: dict = {}
     for stage in sorted(ours.keys() | theirs.keys()):
-        left, right = ours.get(stage, []), theirs.get(stage, [])
-        for number in range(max(len(left), len(right))):
-            yield stage, *(lines[number] if number < len(lines) else None for lines in (left, right))
+        for left, right in itertools.zip_longest(ours.get(stage, []), theirs.get(stage, []), fillvalue=nothing):
+            yield stage, left, right
 
 
 def beginnings_near(ours: dict[str, list[dict]], theirs: dict[str, list[dict]], precision: str) -> tuple[bool, str]:
     """Whether the first two steps of two records differ by rounding only, and that in words."""
     loss, norm, later = NEAR[precision]
     said = []
-    (stage, ours), (other, theirs) = (next(iter(record.items())) for record in (ours, theirs))
+    (stage, our_lines), (other, their_lines) = (next(iter(record.items())) for record in (ours, theirs))
     if stage != other:
         return False, f"the first stage is {stage} in one record and {other} in the other"
     for step, key, bound in ((1, "loss", loss), (1, "gradient_norm", norm), (2, "loss", later)):
-        values = [
+        left, right = (
             next((line.get(key) for line in lines if line["event"] == "train" and line["step"] == step), None)
-            for lines in (ours, theirs)
-        ]
-        if values == [None, None] and (step, key) != (1, "loss"):  # one step only, or fp16
+            for lines in (our_lines, their_lines)
+        )
+        if left is None and right is None and (step, key) != (1, "loss"):  # one step only, or fp16
             continue
-        if None in values:
+        if left is None or right is None:
             return False, f"step {step}: no {key} in one record"
-        away = abs(values[0] - values[1]) / max(abs(values[0]), 1e-3)
+        away = abs(left - right) / max(abs(left), 1e-3)
         if not away <= bound:
-            return False, f"step {step}: {key} {values[0]:.9g} and {values[1]:.9g} differ by {away:.1e}; rounding is {bound:.0e}"
+            return False, f"step {step}: {key} {left:.9g} and {right:.9g} differ by {away:.1e}; rounding is {bound:.0e}"
         said.append(f"{key.replace('_', ' ')} of step {step} {away:.1e}")
     return True, f"equal up to rounding ({precision}): {', '.join(said)}"

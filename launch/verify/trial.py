@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from ..errors import Refused
-from ..record.runs import read_json, read_metrics
+from ..record.runs import read_metrics, recorded_json
 
 # Training and test images to try in turn, until the run is short enough. They are primes, so that no batch, slice or number of
 # processes divides them; of 503 test images each of two processes evaluates a batch.
@@ -65,21 +66,24 @@ class Trial:
             self.flags = flags if len(sizes) == 1 else [*flags, "--limit", str(limit)]
             self.tests, began = tests, time.monotonic()
             last = (limit, tests) == sizes[-1]
-            code = self._until("one", (lambda: False) if last else too_long)
+            code = self.run("one") if last else self._until("one", too_long)
             if code is not None and (code != 2 or last):  # 2: the recipe refuses this number of images, as one that leaves 1 over
                 break
         self.seconds = 10 * (time.monotonic() - began) + 60
+        assert code is not None  # nothing kills the last one
         return code
 
-    def run(self, name: str, **options) -> int:
+    def run(self, name: str, **options: Any) -> int:
         """Start or resume the run and wait for its end; returns its exit code. Raises Refused after `seconds`."""
-        return self._until(name, lambda: False, **options)
+        code = self._until(name, lambda: False, **options)
+        assert code is not None  # nothing kills it
+        return code
 
-    def kill_when(self, condition: Callable[[], bool], name: str, **options) -> None:
+    def kill_when(self, condition: Callable[[], bool], name: str, **options: Any) -> None:
         """Start the run and SIGKILL it once `condition` holds, unless it has ended before."""
         self._until(name, condition, **options)
 
-    def _until(self, name: str, over: Callable[[], bool], **options) -> int | None:
+    def _until(self, name: str, over: Callable[[], bool], **options: Any) -> int | None:
         """Start the run and wait for its end; returns its exit code, or None if it was killed because `over` held first."""
         process, deadline = self.begin(name, **options), time.monotonic() + self.seconds
         try:
@@ -118,7 +122,7 @@ class Trial:
 
     def digest(self, name: str) -> str:
         """The sha256 of the run's last weights, of each stage in turn; "" if there are none."""
-        results = [read_json(file) for file in sorted((self.place / name).rglob("result.json"))]
+        results = [recorded_json(file) for file in sorted((self.place / name).rglob("result.json"))]
         return " ".join(result["weights_sha256"] for result in results if "weights_sha256" in result)
 
 

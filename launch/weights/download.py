@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 from concurrent.futures import Future
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import filelock
@@ -72,7 +72,8 @@ def fetch(address: SplitResult, sha256: str) -> tuple[str, bytes]:
 def _download(address: SplitResult, sha256: str, folder: Path) -> Path:
     """Download into `folder`. Only a complete file with the right sha256 gets its name, the full digest."""
     shown, temporary = without_secrets(address.geturl()), folder / f".tmp-{sha256}"  # the caller holds the lock
-    deadline, answered, outcome = time.monotonic() + DOWNLOAD_SECONDS, threading.Event(), Future()
+    deadline, answered = time.monotonic() + DOWNLOAD_SECONDS, threading.Event()
+    outcome: Future[tuple[str, int, str | None]] = Future()
 
     def receive() -> None:
         try:
@@ -152,7 +153,15 @@ def _reason(error: Exception) -> str:
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follows redirects to http and https, but never from https to http: a URL may be a secret."""
 
-    def redirect_request(self, request, answer, code, message, headers, url):
+    def redirect_request(
+        self,
+        request: urllib.request.Request,
+        answer: IO[bytes],
+        code: int,
+        message: str,
+        headers: http.client.HTTPMessage,
+        url: str,
+    ) -> urllib.request.Request | None:
         if request.type == "https" and urlsplit(url).scheme != "https":
             answer.close()
             here, there = without_secrets(request.full_url), without_secrets(url)

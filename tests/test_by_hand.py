@@ -106,7 +106,7 @@ def test_interrupted_by_hand_claims_nothing_saved(by_hand, tmp_path, monkeypatch
 
     monkeypatch.setattr(by_hand, "order", order)
     said = interrupted(by_hand.main, tmp_path, monkeypatch, capsys, "--limit", "8")
-    assert "interrupted; nothing was saved, and the same command begins anew" in said
+    assert "interrupted; nothing was saved: the same command starts over" in said
     assert "sound" not in said
     assert not list(tmp_path.rglob("*.safetensors"))
 

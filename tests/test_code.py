@@ -297,5 +297,5 @@ def test_more_epochs_in_the_same_folder_names_the_way(place):
     mine(place, "--epochs", 2, "--out", "run")
     said = mine(place, "--epochs", 4, "--out", "run", code=4)
     assert "epochs was 2, now 4" in said
-    assert "a folder beside it: more epochs start from its last checkpoint" in said
+    assert "another folder beside it: more epochs start from its last checkpoint" in said
     assert "starts where run ended" in mine(place, "--epochs", 4, "--out", "longer")

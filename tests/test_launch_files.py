@@ -65,7 +65,7 @@ def test_processes_that_each_think_they_are_the_only_one_are_an_error(tmp_path):
     """WORLD_SIZE alone, as some schedulers set it, starts no process group."""
     done = launch("--num_processes", "1", cwd=tmp_path, env={"RANK": "0", "WORLD_SIZE": "2"})
     assert done.returncode != 0
-    assert "each process would believe to be alone; use accelerate launch --config_file launch/cpus.yaml" in done.stderr
+    assert "each process would think it is the only one; use accelerate launch --config_file launch/cpus.yaml" in done.stderr
     assert not list(tmp_path.glob("rank*"))
 
 

@@ -17,7 +17,7 @@ from .run import Run
 from .state import Meter, State
 from .step import batch_norms, buffers_kept
 
-FEW_IMAGES = 16  # below which batch norm's statistics of a slice are poor
+FEW_IMAGES = 16  # with fewer in a slice, batch norm's statistics are poor
 
 
 def begin(
@@ -32,12 +32,12 @@ def begin(
     shuffle: bool,
     stage: str,
 ) -> Job:
-    """The training of `model`, as far as earlier launches have made it. Collective. Parameters and errors as `loop.train`."""
+    """The training of `model`, as earlier launches left it. Collective. Parameters and errors as `loop.train`."""
     if epochs < 1 or batch < 1:
         raise Refused(f"--epochs and --batch must be at least 1, they are {epochs} and {batch}", 2)
     samples, net = len(images.train), model.to(run.accelerator.device).to(memory_format=torch.channels_last)
-    _check_batches(run, net, images, {batch if batch <= samples else 0, samples % batch})
     _check_optimizer(optimizer, net)
+    _check_batches(run, net, images, {batch if batch <= samples else 0, samples % batch})
     facts = {
         "model": type(net).__name__,
         "parameters": sum(p.numel() for p in net.parameters()),
@@ -48,11 +48,11 @@ def begin(
     groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     settings = shorter.Settings(groups, schedule, math.ceil(samples / batch))
     start = checkpoint.weights_sha256(checkpoint.weights(net))  # host-device sync
-    result = run.on_main(lambda: read_json(run.folder / "result.json"))  # of a stage, or of a run whose data have moved
+    result = run.on_main(lambda: read_json(run.folder / "result.json")) or None  # of a stage, or of a run whose data have moved
     found, notes = run.on_main(lambda: checkpoint.latest(run.folder / "checkpoints"))
     if found and found["state"].get("origin") != run.origin(images.fingerprint):
         where = run.folder / "checkpoints"
-        raise Refused(f"{where} comes from another configuration, other data or an older oneloop; --fresh starts over", 4)
+        raise Refused(f"{where} was saved with another configuration, other data or an older oneloop; --fresh starts over", 4)
     if not found and not result:
         begun = run.on_main(lambda: bool(read_metrics(run.folder / "metrics.jsonl")))
         if not stage and not run.fresh:
@@ -71,7 +71,8 @@ def begin(
         torch.manual_seed(run.seed)
     notes = [*run.notes, *notes]
     if not run.quiet and batch // run.shards < FEW_IMAGES and batch_norms(net):
-        notes.append(f"batch norm sees {batch // run.shards} images at a time: --batch is {batch}, in {run.shards} slices")
+        sees = f"batch norm sees only {batch // run.shards} images at a time (--batch {batch} in {run.shards} slices)"
+        notes.append(f"{sees}; a larger --batch or fewer --shards would give it more")
     return Job(run, net, images, optimizer, epochs, batch, shuffle, stage, settings, facts, state, meter, notes, result)
 
 

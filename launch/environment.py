@@ -18,7 +18,7 @@ LIBRARIES = ("oneloop", "torch", "torchvision", "accelerate", "datasets", "wandb
 
 
 def environment(accelerator: Accelerator, world: int) -> dict:
-    """Of this launch, on `world` processes."""
+    """The environment of this launch, on `world` processes."""
     device = accelerator.device
     return {
         "command": shlex.join(_without_secrets(sys.argv)),

@@ -19,7 +19,7 @@ from .checkpoint import write_atomically
 from .data import Images
 from .environment import LIBRARIES
 from .errors import Refused
-from .record.runs import FORMAT, Record, last_launch, read, read_json
+from .record.runs import FORMAT, last_launch, read_json, recorded_json
 
 NOT_A_PATH = ("hub", "synthetic")  # of --data
 
@@ -84,30 +84,30 @@ def find_folder(config: dict, out: Path | None, *, fresh: bool, world: int, text
     return Found(folder, recorded["shards"], data, None if moved else result)
 
 
-def siblings(folder: Path, config: dict, shards: int, fingerprint: str, apart: str) -> Iterator[Record]:
-    """The runs beside `folder` on the same images that differ from `config` in the option `apart`, and in no other."""
+def siblings(folder: Path, config: dict, shards: int, fingerprint: str, apart: str) -> Iterator[tuple[Path, dict]]:
+    """The runs beside `folder` on the same images that differ from `config` only in `apart`, and what their config.json holds."""
     wanted = json.loads(json.dumps(config, default=str))
     for path in sorted(folder.parent.glob("*/config.json")):
         try:
-            record = read(path.parent)
-            differ = {line.split()[0] for line in _differences(record.options, wanted)}
-            same = (record.config["shards"], record.config["data"]["fingerprint"]) == (shards, fingerprint)
-        except (Refused, OSError, AttributeError, KeyError, TypeError, ValueError):  # not a run, or one that cannot be read
+            recorded = recorded_json(path)
+            differ = {line.split()[0] for line in _differences(recorded["config"], wanted)}
+            same = (recorded["shards"], recorded["data"]["fingerprint"]) == (shards, fingerprint)
+        except (Refused, OSError, AttributeError, KeyError, TypeError):  # not a run, or one that cannot be read
             continue
-        if same and differ == {apart} and not path.parent.is_symlink():
-            yield record
+        if same and differ == {apart}:
+            yield path.parent, recorded
 
 
-def same_data_beside(folder: Path, config: dict, shards: int, fingerprint: str, texts: dict[str, str]) -> Record | None:
-    """The newest run beside `folder` that differs in the path of its data alone: they were moved, as their sha256 says."""
+def same_data_beside(folder: Path, config: dict, shards: int, fingerprint: str, texts: dict[str, str]) -> tuple[Path, str] | None:
+    """The newest run beside `folder` whose data were moved since, as their sha256 says: its folder and its --data."""
     if config["data"] in NOT_A_PATH:
         return None
     found = [
-        record
-        for record in siblings(folder, config, shards, fingerprint, apart="data")
-        if record.options["data"] not in NOT_A_PATH and not code.edited(record.folder, record.config.get("code", []), texts)
+        ((place / "config.json").stat().st_mtime_ns, place, recorded["config"]["data"])
+        for place, recorded in siblings(folder, config, shards, fingerprint, apart="data")
+        if recorded["config"]["data"] not in NOT_A_PATH and not code.edited(place, recorded.get("code", []), texts)
     ]
-    return max(found, key=lambda record: (record.folder / "config.json").stat().st_mtime_ns, default=None)
+    return max(found)[1:] if found else None
 
 
 def lock_folder(folder: Path) -> filelock.FileLock:
@@ -119,8 +119,12 @@ def lock_folder(folder: Path) -> filelock.FileLock:
     except filelock.Timeout:
         pid = holder.read_text() if holder.exists() else "unknown"
         raise Refused(f"{folder} is in use by process {pid}; wait for it, or use --out or --fresh", 5) from None
-    write_atomically(holder, str(os.getpid()).encode())  # not through a link that somebody left there
-    (folder / "stopped.json").unlink(missing_ok=True)
+    try:
+        write_atomically(holder, str(os.getpid()).encode())  # not through a link that somebody left there
+        (folder / "stopped.json").unlink(missing_ok=True)
+    except OSError:
+        held.release()
+        raise
     return held
 
 

@@ -1,6 +1,6 @@
-"""One training inside a run: what each of its steps is given, its lines, its checkpoints and its end.
+"""One training inside a run: its batches, log lines, checkpoints and result.
 
-`launch.begin` makes it, `launch.loop.train` works with it.
+Created by `launch.begin`, used by `launch.loop.train`.
 """
 
 import json
@@ -27,7 +27,7 @@ from .step import Step
 
 @dataclass
 class Job:
-    """One training. `result` is set where an earlier launch has finished it, and left net and optimizer so."""
+    """One training. `result` is set if an earlier launch finished it: net and optimizer are in their final state."""
 
     run: Run  # or its stage
     net: nn.Module
@@ -47,9 +47,8 @@ class Job:
     def __post_init__(self) -> None:
         self.samples, self.steps = len(self.images.train), self.settings.steps  # of an epoch
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.began = time.perf_counter() - self.state.seconds
-        # From this step on no process prepares any more; torch.compile does at each new size of batch.
-        self.settled = self.state.step + (self.steps if self.run.compile else 1)
+        # From this step on every process has started up; torch.compile compiles once for each size of batch.
+        self.started_up = self.state.step + (self.steps if self.run.compile else 1)
 
     @cached_property
     def feeds(self) -> dict[str, Feed]:
@@ -67,17 +66,17 @@ class Job:
             yield ids[start : start + self.batch]
 
     def set_learning_rates(self) -> None:
-        """Those of the next step: a function of the step."""
+        """Set the learning rates of the next step: a function of the step."""
         if self.settings.schedule:
             for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
                 group["lr"] = rate * self.settings.schedule(self.state.step / self.steps)
 
     def count(self, mean_loss: Tensor, images: int) -> None:
-        """Count a step that was made. Once a launch it is collective, see processes.settle."""
+        """Count a step. Collective once a launch, see processes.end_startup."""
         self.meter.add(mean_loss, images)
         self.state.step += 1
-        if self.run.world > 1 and self.state.step == self.settled:
-            processes.settle()
+        if self.run.world > 1 and self.state.step == self.started_up:
+            processes.end_startup(self.run.accelerator)
 
     @property
     def within_epoch(self) -> bool:
@@ -96,7 +95,8 @@ class Job:
     # ----------------------------------------------------------------------------------------------------------------- lines
 
     def track(self) -> Track:
-        """The open record. Collective."""
+        """The open record; the clock of the launch starts. Collective."""
+        self.began = time.perf_counter() - self.state.seconds
         # An epoch that was stopped at its end, before its lines were complete, writes them again.
         kept = self.state.step if self.within_epoch else self.state.step - 1
         self.record = Track(self.run, self.images, self.facts, self.state.step, total=self.epochs * self.steps, kept=kept)
@@ -142,20 +142,13 @@ class Job:
     def save(self, step: Step) -> None:
         """Save a checkpoint, if the losses, gradients and parameters are finite. Collective; host-device sync."""
         step.check(self.state.step)
-        self.meter.pause(self.net)
+        if self.within_epoch:
+            self.meter.stop()
+        else:  # stopped before the epoch's lines, which a resume cannot write without this gradient's norm
+            self.meter.read(self.net)
         self.state.seconds = time.perf_counter() - self.began
         self.run.on_main(self.record.sync)  # the record first: a checkpoint is never ahead of it
-        self.run.on_main(self._write_checkpoint)
-
-    def _write_checkpoint(self) -> None:
         scaler = self.run.accelerator.scaler
-        broken = [name for name, parameter in self.net.named_parameters() if not parameter.isfinite().all()]  # host-device sync
-        if broken:
-            raise Refused(
-                f"{broken[0]} is not finite after step {self.state.step}, and was not saved. "
-                "A smaller --lr is the usual cure; the last checkpoint is sound",
-                3,
-            )
         described = asdict(self.state) | {
             "origin": self.run.origin(self.images.fingerprint),
             "optimizer": checkpoint.optimizer_scalars(self.optimizer, self.net),
@@ -164,6 +157,16 @@ class Job:
         }
         if self.state.epochs == self.epochs:  # a longer run may start from the last one
             described["settings"] = self.settings.sha256(self.state.step)
+        self.run.on_main(lambda: self._write_checkpoint(described))
+
+    def _write_checkpoint(self, described: dict) -> None:
+        broken = [name for name, parameter in self.net.named_parameters() if not parameter.isfinite().all()]  # host-device sync
+        if broken:
+            raise Refused(
+                f"{broken[0]} is not finite after step {self.state.step}, and was not saved. "
+                "A smaller --lr is the usual cure; the last checkpoint is sound",
+                3,
+            )
         tensors = checkpoint.optimizer_state(self.optimizer, self.net) | {"log/loss": self.meter.loss}
         checkpoint.save(self.run.folder / "checkpoints", checkpoint.weights(self.net), tensors, described)
 
@@ -196,8 +199,8 @@ class Job:
         run.finish(result)  # last, as the mark of a finished run: what is killed before shows itself when it resumes
         return result
 
-    def close(self) -> None:
-        """What a next stage begins with does not depend on when, or on how many processes, this one was trained."""
+    def reset_for_next_stage(self) -> None:
+        """Reset what the next stage sees, so that it does not depend on when, or on how many processes, this one ran."""
         torch.manual_seed(self.run.seed)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate

@@ -1,4 +1,4 @@
-"""The only loop: the document's own training_loop and validate (document 000, sections 4 and 4.1), made to hold anywhere.
+"""The only loop: document 000's training_loop and validate (sections 4 and 4.1), on any number of processes.
 
 All that a step depends on is a function of (seed, step): the samples, the learning rate, and the random numbers that a net draws.
 Hence a checkpoint is parameters, buffers, optimizer and step, and a run resumes from it as if nothing had happened.
@@ -21,7 +21,7 @@ from .data import Augment, Feed, Images, slice_seed
 from .errors import Refused
 from .processes import Stop, any_process, lost_process
 from .run import Run
-from .step import Loss, Step, buffers_kept
+from .step import Loss, Step, buffers_kept, mode_kept
 
 EVALUATION_BATCH = 500  # images; fixed, so that the result does not depend on the number of processes
 
@@ -58,9 +58,9 @@ def train(
     stopped by a signal (130, 138, 143).
     """
     job = begin(run, model, images, optimizer, epochs=epochs, batch=batch, schedule=schedule, shuffle=shuffle, stage=stage)
-    if job.result is not None:  # already finished: net and optimizer are as it left them
+    if job.result is not None:  # already finished: net and optimizer are restored to their final state
         return job.result
-    run, net, state = job.run, job.net, job.state
+    run, net, state = job.run, job.net, job.state  # the run, or its stage
     step = Step(run, net, job.feeds["train"], optimizer, loss, augment)
 
     with lost_process(run.world, run.accelerator.device, state), job.track() as track, Stop(run.stop_when) as stop:
@@ -70,6 +70,7 @@ def train(
             for ids in job.batches_left():
                 job.set_learning_rates()
                 job.meter.start()
+                # Zero the gradients, forward, loss, backward, optimizer.step: see launch/step.py.
                 batch_loss, stopping = step(ids, epoch, state.step, stop.requested(state.step))
                 job.count(batch_loss, len(ids))
                 track.progress(state.step, f"epoch {epoch + 1}/{epochs}")
@@ -81,7 +82,7 @@ def train(
                 if stopping:
                     raise stop.refusal(run.folder, state.step)
 
-            # All its steps are made; a run that was stopped here resumes here.
+            # All steps of this epoch are done; a run stopped here resumes with its evaluation.
             reading = job.meter.read(net)  # host-device sync
             step.check(state.step)
             results = {}
@@ -97,8 +98,8 @@ def train(
         result = job.finish(draw)
         if stage and any_process(stop.requested(state.step), run.world, run.accelerator.device):
             raise stop.refusal(run.folder, state.step)
-    step.close()
-    job.close()
+    step.restore_batch_norm()
+    job.reset_for_next_stage()
     return result
 
 
@@ -110,31 +111,30 @@ def evaluate(run: Run, model: nn.Module, images: Images, split: str = "test") ->
     """
     device = run.accelerator.device
     result = _validate(run, model.to(device), Feed(getattr(images, split), images, device))
-    assert result is not None  # nothing stops it
+    assert result is not None  # no Stop was passed
     return result
 
 
 @torch.no_grad()
 def _validate(
-    run: Run, net: nn.Module, feed: Feed, step: int = 0, stop: Stop | None = None, as_book: int = 0
+    run: Run, net: nn.Module, feed: Feed, step: int = 0, stop: Stop | None = None, train_mode_batch: int = 0
 ) -> dict | None:
     """As `evaluate`, after `step` steps; None, on all processes, if any of them was asked to stop meanwhile.
 
-    `as_book` is 0, or the size of the batches in which the net is measured in train mode: the random numbers are the step's, the
-    running statistics stay as they are.
+    `train_mode_batch` is 0, or the size of the batches in which the net is measured in train mode, as the book did: the random
+    numbers are the step's, the running statistics stay as they are.
     """
-    count, batch = len(feed.labels), as_book or EVALUATION_BATCH
+    count, batch = len(feed.labels), train_mode_batch or EVALUATION_BATCH
     starts = range(0, count, batch)
     if run.world > 1:
         for buffer in net.buffers():  # running statistics are those of slice 0, which the main process has
             torch.distributed.broadcast(buffer, 0)  # collective
     sums = torch.zeros(len(starts) + 1, 2, device=run.accelerator.device)  # (loss, correct) of each batch; the wish to stop
     ids = feed.order(torch.arange(count))
-    was_training = net.training
-    net.train(bool(as_book))
-    with buffers_kept(net, bool(as_book)):
+    with mode_kept(net), buffers_kept(net, wanted=train_mode_batch > 0):
+        net.train(train_mode_batch > 0)
         for number in range(run.rank, len(starts), run.world):
-            if as_book:
+            if train_mode_batch:
                 torch.manual_seed(slice_seed(run.seed, step, number))
             pixels, labels = feed.batch(ids[starts[number] : starts[number] + batch])
             with run.accelerator.autocast():
@@ -143,8 +143,7 @@ def _validate(
             sums[number, 1] = (logits.argmax(dim=1) == labels).sum()
             if stop and stop.requested(step, number):
                 sums[-1, 0] = 1
-                break
-    net.train(was_training)
+                break  # the others learn of it in the sum below, which every process comes to
     if run.world > 1:
         torch.distributed.all_reduce(sums)  # collective: each batch has one process's numbers, plus zeros, so no rounding
     *batches, (stopped, _) = sums.tolist()  # host-device sync

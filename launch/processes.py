@@ -76,7 +76,7 @@ def accelerator(precision: str | None = None) -> Accelerator:
         cpu=on_cpu,
         mixed_precision=precision,
         log_with="wandb",
-        # Buffers: batch norm's statistics follow slice 0, see loop.py; DDP's own broadcast would depend on the placement.
+        # Buffers: batch norm's statistics follow slice 0, see step.py; DDP's own broadcast would depend on the placement.
         kwargs_handlers=[
             DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
             InitProcessGroupKwargs(timeout=timedelta(seconds=START_SECONDS)),
@@ -84,7 +84,7 @@ def accelerator(precision: str | None = None) -> Accelerator:
     )
     if world != accelerator.num_processes:
         raise Refused(
-            f"{world} processes were started and each thinks it is one of {accelerator.num_processes}; "
+            f"{world} processes were started and each sees a world size of {accelerator.num_processes}; "
             "use accelerate launch --config_file launch/cpus.yaml (or launch/gpus.yaml)",
             2,
         )
@@ -109,14 +109,14 @@ def set_timeout(seconds: float) -> None:
     change(timedelta(seconds=seconds), distributed.group.WORLD)
 
 
-def settle() -> None:
-    """From now on no process prepares any more: wait SILENCE_SECONDS at most for another one. Collective."""
-    torch.distributed.barrier()  # collective: else a fast process gives up on one that still prepares
+def end_startup(accelerator: Accelerator) -> None:
+    """From now on wait SILENCE_SECONDS at most for another process: all have compiled and warmed up. Collective."""
+    accelerator.wait_for_everyone()  # collective: else a fast process gives up on one that still compiles
     set_timeout(SILENCE_SECONDS)
 
 
 def any_process(wish: bool, world: int, device: torch.device) -> bool:
-    """Whether any process wishes it. Collective."""
+    """Whether `wish` is true on any process. Collective."""
     wishes = torch.tensor(float(wish), device=device)
     if world > 1:
         torch.distributed.all_reduce(wishes)  # collective
@@ -184,7 +184,7 @@ class Stop:
 
 
 def follow_launcher() -> None:
-    """Let the death of the launcher, if there is one, be a SIGTERM to this process, which would else live on with the run folder.
+    """If there is a launcher, its death becomes a SIGTERM to this process, which would otherwise keep the run folder's lock.
 
     torch's launcher gives its processes sessions of their own, so that what kills its group misses them; accelerate's for one
     process does not pass signals on.

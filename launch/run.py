@@ -63,7 +63,7 @@ class Run:
     accept_edit: bool = False
     """Resume although the recipe or a net was edited since the run began; the edit is recorded."""
 
-    # What `start` finds out; not flags.
+    # Set by `start`; not flags.
     recipe: str = field(init=False, default="")
     config: dict = field(init=False, default_factory=dict)
     code: dict[str, str] = field(init=False, default_factory=dict)  # the recipe and its modules, see launch/code.py
@@ -76,7 +76,7 @@ class Run:
     opened: bool = field(init=False, default=False)
     quiet: bool = field(init=False, default=False)  # no lines on the screen
     separate_trials: bool = field(init=False, default=False)  # each process has trials of its own
-    stop_when: StopWhen | None = field(init=False, repr=False, default=None)  # stops the run as a signal does, see processes.Stop
+    stop_when: StopWhen | None = field(init=False, repr=False, default=None)  # for programs and tests: see processes.Stop
 
     def start(self, recipe: str, options: dict[str, Any]) -> dict | None:
         """Find this process's place among the others, the run folder and what is in it.
@@ -145,8 +145,8 @@ class Run:
 
     def _open(self, images: Images, facts: dict) -> tuple[Path, list[str], str]:
         begins = self.out is None and not self.fresh and not (self.folder / "config.json").exists()
-        if begins and (record := same_data_beside(self.folder, self.config, self.shards, images.fingerprint, self.code)):
-            self.folder, self.config["data"] = record.folder, record.options["data"]
+        if begins and (moved := same_data_beside(self.folder, self.config, self.shards, images.fingerprint, self.code)):
+            self.folder, self.config["data"] = moved
         self.lock = lock_folder(self.folder)
         launch = environment(self.accelerator, self.world)
         notes = record_launch(self.folder, self.config, self.shards, self.code, images, facts, launch)

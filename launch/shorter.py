@@ -4,6 +4,7 @@ All that a step depends on is a function of (seed, step), so the first 10 epochs
 nothing else depends on the number of epochs: `find` compares code, weights, data, options and the learning rate of each step.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from . import checkpoint, code
 from .checkpoint import write_atomically
 from .errors import Refused, first_line
 from .folder import siblings
-from .record.runs import Record, last_launch, read_json, read_metrics
+from .record.runs import Record, last_launch, read, read_json, read_metrics
 from .run import Run
 from .weights import load
 
@@ -52,19 +53,20 @@ def _beside(run: Run, fingerprint: str) -> list[Record]:
     epochs = run.config.get("epochs")
     if not isinstance(epochs, int):
         return []
-    found = [
-        record
-        for record in siblings(run.folder, run.config, run.shards, fingerprint, apart="epochs")
-        if record.result and isinstance(record.options.get("epochs"), int) and record.options["epochs"] < epochs
-    ]
-    return sorted(found, key=lambda record: (-record.options["epochs"], -(record.folder / "result.json").stat().st_mtime))
+    found = []
+    for place, recorded in siblings(run.folder, run.config, run.shards, fingerprint, apart="epochs"):
+        if isinstance(recorded["config"].get("epochs"), int) and recorded["config"]["epochs"] < epochs and not place.is_symlink():
+            with contextlib.suppress(Refused, OSError):  # one that cannot be read is not started from
+                found.append(read(place))
+    finished = [record for record in found if record.result]
+    return sorted(finished, key=lambda record: (-record.options["epochs"], -(record.folder / "result.json").stat().st_mtime))
 
 
 def _unlike(record: Record, run: Run, state: dict, fingerprint: str, start: str, settings: Settings) -> str:
     """Why the shorter run, whose last checkpoint has this `state`, is not the beginning of this one; "" if it is."""
     copies = record.config.get("code", [])
     if run.code and len(copies) > 1:
-        return "its code was edited on the way"
+        return "its code was edited during training"
     if names := code.edited(record.folder, copies, run.code):
         return f"{', '.join(names)} changed since"
     if "settings" not in state or state["origin"] != run.origin(fingerprint, epochs=record.options["epochs"]):
@@ -83,7 +85,7 @@ def _take_record(record: Record, run: Run, steps: int) -> str:
     OSError if the run's folder cannot be written.
     """
     if record.options["epochs"] % run.eval_every:
-        return f"its last evaluation is none of --eval-every {run.eval_every}"
+        return f"--eval-every {run.eval_every} would not evaluate after its last epoch"
     last = record.options["epochs"] * steps
     try:
         events = [event for event in read_metrics(record.folder / "metrics.jsonl") if event.get("split") != "train"]
@@ -113,4 +115,4 @@ def _remember(record: Record, run: Run) -> list[str]:
     now = last_launch(ours)
     other = [f"{name} {old}" for name, old in before["versions"].items() if now["versions"].get(name) != old]
     other += [f"device {before['device']}"] if before["device"] != now["device"] else []
-    return [*notes, *([f"its bits are those of {', '.join(other)}"] if other else [])]
+    return [*notes, *([f"its first epochs ran on {', '.join(other)}"] if other else [])]

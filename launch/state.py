@@ -49,21 +49,20 @@ class Meter:
         self.loss.add_(mean_loss, alpha=images)
         self.images += images
 
-    def pause(self, net: nn.Module) -> float:
-        """Stop the clock, note the norm of the last gradient; returns the sum of the losses. Host-device sync."""
+    def stop(self) -> None:
+        """Stop the clock, until the next `start`."""
+        if self.started is not None:
+            passed = time.perf_counter() - self.started
+            self.seconds, self.train_seconds, self.started = self.seconds + passed, self.train_seconds + passed, None
+
+    def read(self, net: nn.Module) -> Reading:
+        """What the next train line says. Host-device sync; stops the clock."""
         gradients = [p.grad for p in net.parameters() if p.requires_grad and p.grad is not None]
         if gradients:  # else no step was taken since a restart: the norm is that of before
             loss, self.norm = torch.stack((self.loss, nn.utils.get_total_norm(gradients).float())).tolist()
         else:
             loss = self.loss.item()
-        if self.started is not None:
-            passed = time.perf_counter() - self.started
-            self.seconds, self.train_seconds, self.started = self.seconds + passed, self.train_seconds + passed, None
-        return loss
-
-    def read(self, net: nn.Module) -> Reading:
-        """Host-device sync; pauses the clock."""
-        loss = self.pause(net)
+        self.stop()
         return Reading(loss / self.images, self.images / max(self.seconds, 1e-9), self.norm)
 
     def reset(self) -> None:

@@ -52,7 +52,7 @@ class Step:
                 torch.compiler.reset()  # what was compiled for an earlier stage counts towards the limit of recompilations
                 # A graph for each shape: else the shape that comes first, another one after a resume, decides the kernels.
                 net = cast(nn.Module, torch.compile(net, dynamic=False))
-            # In a shell of its own, as accelerate marks and patches what it prepares. This mode is without DDP.
+            # Inside nn.Sequential, as accelerate marks and patches what it prepares. This mode is without DDP.
             self.wrapped = run.accelerator.prepare_model(nn.Sequential(net), evaluation_mode=run.world == 1)
         self.parameters = list(self.net.parameters())
         self.learning = [(name, p) for name, p in self.net.named_parameters() if p.requires_grad]
@@ -147,14 +147,14 @@ class Step:
         for parameter in self.parameters:
             parameter.grad = None
 
-    def close(self) -> None:
-        """Leave the net as it was given: every batch norm follows its batches again."""
+    def restore_batch_norm(self) -> None:
+        """Every batch norm follows its batches again, as before the first step."""
         for module in self.statistics:
             module.track_running_stats = True
 
     @torch.no_grad()
     def _culprits(self, ids: Tensor) -> str:
-        """Which of the samples break the net, each judged apart from its batch; "" if none or all do. Collective."""
+        """Which of the samples alone give non-finite outputs, in words; "" if none or all do. Collective."""
         cuts, found = bounds(len(ids), self.shards), list[tuple[int, int]]()
         for module in self.statistics:  # the broken batch is in them; the run ends here
             module.track_running_stats = True
@@ -227,6 +227,16 @@ class Step:
             # DDP divides by the number of processes; with the last slice it reduces the gradients (collective).
             self.accelerator.backward(loss * (weight * self.world) if weight * self.world != 1 else loss)
         return loss.detach() * weight if weight != 1 else loss.detach()
+
+
+@contextlib.contextmanager
+def mode_kept(net: nn.Module) -> Iterator[None]:
+    """Train or eval mode is as before afterwards."""
+    training = net.training
+    try:
+        yield
+    finally:
+        net.train(training)
 
 
 def batch_norms(net: nn.Module) -> list[_BatchNorm]:

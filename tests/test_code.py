@@ -276,7 +276,7 @@ def test_longer_run_that_gets_no_better_has_the_shorter_ones_best(fit):
     ("short", "long", "why"),
     [
         ({"drop": True}, {"drop": True}, "the optimizer, depends on the number of epochs"),
-        ({}, {"eval_every": 4}, "its last evaluation is none of --eval-every 4"),
+        ({}, {"eval_every": 4}, "--eval-every 4 would not evaluate after its last epoch"),
         ({"log_every": 3}, {}, "its lines were logged at other steps"),
         ({}, {"lr": 0.2}, None),  # another run, of which nothing is said
         ({"seed": 2}, {}, None),

@@ -71,6 +71,16 @@ def test_best_is_the_first_epoch_of_the_highest_accuracy(start, images, tmp_path
     assert weights_sha256(saved) == result(tmp_path / "run")["best"]["weights_sha256"]
 
 
+def test_evaluation_leaves_the_mode_as_it_was_also_if_it_fails(start, images):
+    model = Tiny().train()
+    evaluate(run := start(), model, images)
+    assert model.training
+    model.fc.register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        evaluate(run, model, images)
+    assert model.training
+
+
 def test_broken_evaluation_is_no_result(start, images, tmp_path):
     model = Linear()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e38, fused=True)

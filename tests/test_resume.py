@@ -180,7 +180,7 @@ def test_checkpoint_of_another_configuration_is_refused(other, start, images, tm
     shutil.rmtree(tmp_path / "other/checkpoints")
     shutil.copytree(tmp_path / "run/checkpoints", tmp_path / "other/checkpoints")
     if refused_for:
-        with pytest.raises(Refused, match="comes from another configuration") as refused:
+        with pytest.raises(Refused, match="was saved with another configuration") as refused:
             fit(start(out="other", **other), images)
         assert refused.value.code == 4
     else:  # control: its own

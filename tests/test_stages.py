@@ -70,6 +70,15 @@ def test_stages_go_on_alike_trained_now_or_before(shards, start, images, tmp_pat
         assert result(tmp_path / "run" / stage)["weights_sha256"] == result(tmp_path / "straight" / stage)["weights_sha256"]
 
 
+def test_empty_result_of_a_stage_is_written_again(start, images, tmp_path):
+    for _ in range(2):
+        torch.manual_seed(0)
+        trained = train(run := start(), model := Tiny(), images, optimizer_for(model), epochs=1, batch=BATCH, stage="one")
+        run.end()
+        (tmp_path / "run/one/result.json").write_text("{}")
+    assert trained["steps"] == 8
+
+
 @pytest.mark.parametrize("harm", ["damage", "loss", None])
 def test_finished_stage_whose_weights_are_lost_is_refused(harm, start, images, tmp_path):
     def first(run):

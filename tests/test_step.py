@@ -155,7 +155,7 @@ def test_parameters_that_no_optimizer_has_gather_no_gradients(start, images, tmp
 
 def test_few_images_for_batch_norm_are_said(start, images, capsys):
     fit(start(shards=2), images)
-    assert "batch norm sees 4 images at a time: --batch is 8, in 2 slices" in capsys.readouterr().out
+    assert "batch norm sees only 4 images at a time (--batch 8 in 2 slices)" in capsys.readouterr().out
     fit(start(out="more"), images, batch=32)
     fit(start(out="without"), images, model=TwoConvolutions())
     assert "batch norm sees" not in capsys.readouterr().out

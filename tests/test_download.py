@@ -196,8 +196,8 @@ def test_redirect_to_an_address_without_encryption_is_not_followed(monkeypatch):
             with served({"/w": (302, {"Location": f"{address}/u"}, b"")}) as (first, _):
                 assert load(f"{first}/w", sha256(FILE))["a"].shape == (99,)  # and from http to https
     cached()[0].unlink()
-    with served({"/w": FILE}, encrypted=True) as (address, _):
-        monkeypatch.delenv("SSL_CERT_FILE")
+    with served({"/w": FILE}, encrypted=True) as (address, _), monkeypatch.context() as patch:
+        patch.delenv("SSL_CERT_FILE")
         refusal(1, "CERTIFICATE_VERIFY_FAILED", f"{address}/w", sha256(FILE))  # control: who it is is checked
 
 

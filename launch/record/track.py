@@ -64,8 +64,9 @@ class Track:
         if not self.main:
             return
         self.console = Console(file=sys.stdout and Screen(sys.stdout), highlight=False, soft_wrap=True, quiet=run.quiet)
+        held = "" if images.validation is None else f", {len(images.validation):,} validation"
         self.say(
-            f"{run.recipe} {facts['model']}: {facts['parameters']:,} parameters; {len(images.train):,} training and "
+            f"{run.recipe} {facts['model']}: {facts['parameters']:,} parameters; {len(images.train):,} training{held} and "
             f"{len(images.test):,} test images from {images.source}; {run.world} × "
             f"{run.accelerator.device.type}, {torch.get_num_threads()} threads, precision {run.accelerator.mixed_precision}"
         )

@@ -116,7 +116,7 @@ def history(path: Path, events: Sequence[dict]) -> Path:
         best = max(chosen, key=lambda event: event["accuracy"])
         accuracies.plot(best["epoch"], best["accuracy"], "o", color=COLOURS[-1], markersize=6, fillstyle="none")
         title = f"{split}: {chosen[-1]['accuracy']:.4f} at the end, best {best['accuracy']:.4f} after epoch {best['epoch']}"
-        accuracies.set_title(title, fontsize=9)
+        accuracies.set_title(title, fontsize=9 if split == "test" else 8)  # the longer word, too, has room for 3-digit epochs
         losses.set(xlabel="epoch", ylabel="loss")
         losses.legend(frameon=False)
         accuracies.set(xlabel="epoch", ylabel="accuracy")

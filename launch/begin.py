@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from . import checkpoint, shorter
-from .data import Feed, Images, Split, bounds
+from .data import Feed, Images, Split, bounds, with_validation
 from .errors import Refused, first_line
 from .job import Job
 from .record.runs import read_json, read_metrics
@@ -35,6 +35,7 @@ def begin(
     """The training of `model`, as earlier launches left it. Collective. Parameters and errors as `loop.train`."""
     if epochs < 1 or batch < 1:
         raise Refused(f"--epochs and --batch must be at least 1, they are {epochs} and {batch}", 2)
+    given, images = images, with_validation(images, run.validation)
     samples, net = len(images.train), model.to(run.accelerator.device).to(memory_format=torch.channels_last)
     _check_optimizer(optimizer, net)
     _check_batches(run, net, images, {batch if batch <= samples else 0, samples % batch})
@@ -43,7 +44,7 @@ def begin(
         "parameters": sum(p.numel() for p in net.parameters()),
         "trainable": sum(p.numel() for p in net.parameters() if p.requires_grad),
     }
-    run.open(images, facts)
+    run.open(given, facts)
     run = run.stage(stage) if stage else run
     groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     settings = shorter.Settings(groups, schedule, math.ceil(samples / batch))

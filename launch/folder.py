@@ -150,6 +150,7 @@ def record_launch(
                 "source": images.source,
                 "fingerprint": images.fingerprint,
                 "train": len(images.train),
+                **({} if images.validation is None else {"validation": len(images.validation)}),
                 "test": len(images.test),
                 "classes": images.classes,
                 "mean": images.mean,

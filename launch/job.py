@@ -3,6 +3,7 @@
 Created by `launch.begin`, used by `launch.loop.train`.
 """
 
+import contextlib
 import json
 import math
 import time
@@ -23,6 +24,7 @@ from .screen import complain
 from .shorter import Settings
 from .state import Meter, Reading, State
 from .step import Step
+from .weights import load
 
 
 @dataclass
@@ -53,7 +55,8 @@ class Job:
     @cached_property
     def feeds(self) -> dict[str, Feed]:
         device = self.run.accelerator.device
-        return {name: Feed(getattr(self.images, name), self.images, device) for name in ("train", "test")}
+        names = dict.fromkeys(("train", self.images.chooser, "test"))  # each once, in this order
+        return {name: Feed(getattr(self.images, name), self.images, device) for name in names}
 
     # ----------------------------------------------------------------------------------------------------------------- steps
 
@@ -88,9 +91,10 @@ class Job:
 
     def splits_due(self) -> tuple[str, ...]:
         """The splits to evaluate at the end of this epoch."""
+        chooser = self.images.chooser
         if self.state.epochs + 1 == self.epochs:
-            return ("test", "train")
-        return ("test",) if (self.state.epochs + 1) % self.run.eval_every == 0 else ()
+            return ("test", "train") if chooser == "test" else (chooser, "test", "train")
+        return (chooser,) if (self.state.epochs + 1) % self.run.eval_every == 0 else ()
 
     # ----------------------------------------------------------------------------------------------------------------- lines
 
@@ -118,9 +122,9 @@ class Job:
         self.record.epoch(title, reading.loss, reading.images_per_second, results)
         self.meter.reset()
         state.epochs, state.results = state.epochs + 1, results
-        if results and results["test"]["accuracy"] > state.best["accuracy"]:
+        if results and (accuracy := results[self.images.chooser]["accuracy"]) > state.best["accuracy"]:
             digest = checkpoint.weights_sha256(checkpoint.weights(self.net))  # host-device sync
-            state.best = {"accuracy": results["test"]["accuracy"], "epoch": state.epochs, "weights_sha256": digest}
+            state.best = {"accuracy": accuracy, "epoch": state.epochs, "weights_sha256": digest}
             self._publish("best.safetensors", digest)
 
     def _event(self, kind: str) -> dict:
@@ -171,6 +175,19 @@ class Job:
         checkpoint.save(self.run.folder / "checkpoints", checkpoint.weights(self.net), tensors, described)
 
     # ------------------------------------------------------------------------------------------------------------------- end
+
+    @contextlib.contextmanager
+    def best_weights(self) -> Iterator[None]:
+        """Within it the net has the best weights, and afterwards its own again. Collective. Raises Refused (1, 4)."""
+        path, kept = self.run.folder / "best.safetensors", {name: t.clone() for name, t in checkpoint.weights(self.net).items()}
+        best = self.run.on_main(lambda: load(path))
+        if checkpoint.weights_sha256(best) != self.state.best["weights_sha256"]:
+            raise Refused(f"{path} has other weights than those of epoch {self.state.best['epoch']}; --fresh starts over", 4)
+        checkpoint.load_weights(self.net, best)
+        try:
+            yield
+        finally:
+            checkpoint.load_weights(self.net, kept)
 
     def finish(self, draw: Callable[[Path], None] | None) -> dict:
         """Publish the weights, draw the pictures, record the result, which this returns. Collective."""

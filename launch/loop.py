@@ -19,6 +19,7 @@ from torch import nn
 from .begin import begin
 from .data import Augment, Feed, Images, slice_seed
 from .errors import Refused
+from .job import Job
 from .processes import Stop, any_process, lost_process
 from .run import Run
 from .step import Loss, Step, buffers_kept, mode_kept
@@ -44,6 +45,9 @@ def train(
 ) -> dict:
     """Train `model` on `images.train`, evaluate it on `images.test`, leave everything in the run folder.
 
+    With `run.validation`, or `images.validation`, each evaluation measures the validation images, and these choose the best
+    weights. The test images are measured at the end only: with the last weights, and with the best ("test" of "best").
+
     `loss` maps logits (n, classes) and labels int64 (n,) to the mean over those n; a step minimises its mean over the global
     batch of `batch` images, also when the last one is shorter. `schedule` maps the epochs done, a float from 0, to a factor for
     the optimizer's learning rates; without it they are constant. Without `shuffle` every epoch sees the images as they come.
@@ -61,6 +65,7 @@ def train(
     if job.result is not None:  # already finished: net and optimizer are restored to their final state
         return job.result
     run, net, state = job.run, job.net, job.state  # the run, or its stage
+    train_mode_batch = batch if measured_in == "train" else 0  # as the book measured
     step = Step(run, net, job.feeds["train"], optimizer, loss, augment)
 
     with lost_process(run.world, run.accelerator.device, state), job.track() as track, Stop(run.stop_when) as stop:
@@ -87,7 +92,7 @@ def train(
             step.check(state.step)
             results = {}
             for split in job.splits_due():
-                result = _validate(run, net, job.feeds[split], state.step, stop, batch if measured_in == "train" else 0)
+                result = _validate(run, net, job.feeds[split], state.step, stop, train_mode_batch)
                 if result is None:
                     job.save(step)
                     raise stop.refusal(run.folder, state.step)
@@ -95,6 +100,11 @@ def train(
             job.close_epoch(reading, results)
             if state.epochs == epochs or not run.save_every or job.due(run.save_every):
                 job.save(step)
+        if job.images.chooser != "test":
+            tested = _test_best(job, stop, train_mode_batch)
+            if tested is None:  # the last checkpoint has everything else
+                raise stop.refusal(run.folder, state.step)
+            state.best = state.best | {"test": tested}
         result = job.finish(draw)
         if stage and any_process(stop.requested(state.step), run.world, run.accelerator.device):
             raise stop.refusal(run.folder, state.step)
@@ -113,6 +123,14 @@ def evaluate(run: Run, model: nn.Module, images: Images, split: str = "test") ->
     result = _validate(run, model.to(device), Feed(getattr(images, split), images, device))
     assert result is not None  # no Stop was passed
     return result
+
+
+def _test_best(job: Job, stop: Stop, train_mode_batch: int) -> dict | None:
+    """The best weights on the test images: as `_validate`. Collective."""
+    if job.state.best["epoch"] == job.state.epochs:
+        return job.state.results["test"]
+    with job.best_weights():
+        return _validate(job.run, job.net, job.feeds["test"], job.state.step, stop, train_mode_batch)
 
 
 @torch.no_grad()

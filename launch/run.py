@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from .checkpoint import write_atomically
-from .data import Images, sources
+from .data import Images, sources, with_validation
 from .environment import environment
 from .errors import Refused, first_line
 from .folder import Found, find_folder, lock_folder, record_launch, same_data_beside
@@ -26,6 +26,8 @@ from .record import page
 from .record.runs import describe, stages
 from .screen import complain
 from .weights import public_address
+
+MOST_VALIDATION = 0.9
 
 
 @dataclass
@@ -36,6 +38,9 @@ class Run:
     """hub, synthetic, or the path of a folder that `datasets` can read (parquet as on the hub, or an image folder)."""
     limit: int = 0
     """Number of training images to use; 0: all."""
+    validation: float = 0.0
+    """Fraction of the training images to choose the best weights by; the test images are then measured at the end only. 0: the
+    test images choose."""
     seed: int = 1
     """Random seed: weight init, data order, dropout."""
     out: Path | None = None
@@ -106,6 +111,8 @@ class Run:
         for name, least in {"limit": 0, "shards": 0, "threads": 0, "save_every": 0, "eval_every": 1, "log_every": 0}.items():
             if getattr(self, name) < least:
                 raise Refused(f"--{name.replace('_', '-')} must be at least {least}, it is {getattr(self, name)}", 2)
+        if not 0 <= self.validation <= MOST_VALIDATION:
+            raise Refused(f"--validation must be from 0 to {MOST_VALIDATION}, it is {self.validation}", 2)
         for name, value in options.items():
             if isinstance(value, int | float) and not value >= 0:
                 raise Refused(f"--{name.replace('_', '-')} must not be negative, it is {value}", 2)
@@ -125,7 +132,9 @@ class Run:
             "seed": self.seed,
             "shards": self.shards,
             "compile": self.compile,
-            **({"deterministic": True} if self.deterministic else {}),  # absent, as in the runs from before this flag
+            # Absent where they are off, as in the runs from before these flags.
+            **({"deterministic": True} if self.deterministic else {}),
+            **({"validation": self.validation} if self.validation else {}),
             "precision": precision,
         }
 
@@ -149,6 +158,7 @@ class Run:
             self.folder, self.config["data"] = moved
         self.lock = lock_folder(self.folder)
         launch = environment(self.accelerator, self.world)
+        images = with_validation(images, self.validation)
         notes = record_launch(self.folder, self.config, self.shards, self.code, images, facts, launch)
         return self.folder, notes, self.config["data"]
 

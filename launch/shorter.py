@@ -14,7 +14,7 @@ from . import checkpoint, code
 from .checkpoint import write_atomically
 from .errors import Refused, first_line
 from .folder import siblings
-from .record.runs import Record, last_launch, read, read_json, read_metrics
+from .record.runs import Record, chooser, last_launch, read, read_json, read_metrics
 from .run import Run
 from .weights import load
 
@@ -88,7 +88,9 @@ def _take_record(record: Record, run: Run, steps: int) -> str:
         return f"--eval-every {run.eval_every} would not evaluate after its last epoch"
     last = record.options["epochs"] * steps
     try:
-        events = [event for event in read_metrics(record.folder / "metrics.jsonl") if event.get("split") != "train"]
+        events = read_metrics(record.folder / "metrics.jsonl")
+        during = (None, chooser(events))  # not what only the end has
+        events = [event for event in events if event.get("split") in during]
         load(record.folder / "best.safetensors")  # which checks them
         best = (record.folder / "best.safetensors").read_bytes()
     except (OSError, Refused) as error:

@@ -17,7 +17,7 @@ class State:
     epochs: int = 0  # epochs closed: trained, evaluated and logged
     start: str = ""  # sha256 of the weights before the first step
     seconds: float = 0.0  # since the start of the run, over all launches
-    best: dict = field(default_factory=lambda: {"accuracy": -1.0, "epoch": 0})  # on the test split
+    best: dict = field(default_factory=lambda: {"accuracy": -1.0, "epoch": 0})  # on the images that choose
     results: dict = field(default_factory=dict)  # of the last epoch's evaluation, by split
 
 

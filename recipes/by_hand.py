@@ -31,6 +31,8 @@ def normalised(split: Split, images: Images) -> Tensor:
 def main(run: Run, epochs: int = 100, batch: int = 64, lr: float = 1e-2):
     if run.shards > 1 or run.compile or run.accelerator.mixed_precision != "no":
         raise Refused("by_hand.py runs whole batches on one process, in fp32, not compiled; use recipes/cifar2.py instead", 2)
+    if run.validation:
+        raise Refused("by_hand.py has no best weights to choose; leave out --validation, or use recipes/cifar2.py", 2)
     if epochs < 1 or batch < 1:
         raise Refused(f"--epochs and --batch must be at least 1, they are {epochs} and {batch}", 2)
     images = sources.cifar10(run.data, keep=("airplane", "bird"), limit=run.limit)

@@ -54,6 +54,8 @@ def main(
     """
     if k < 2 or seeds < 1 or not nets:
         raise Refused("--k must be at least 2, --seeds at least 1, and --nets must name at least one net", 2)
+    if run.validation:
+        raise Refused("model_selection.py validates on its folds: leave out --validation", 2)
     images = sources.fashion_mnist(run.data, limit=run.limit)
     if k > len(images.train):
         raise Refused(f"--k is {k}, but there are only {len(images.train)} images", 2)

@@ -7,8 +7,13 @@ from launch.record.compare import Comparison, compare
 from launch.record.runs import find
 
 
-def write_run(folder: Path, accuracies=(0.7, 0.8), *, finished=True, seed=1, stage="", stopped=None, started=10, **options):
-    """Write a run folder of 100 images as `train` leaves it, with test accuracies by epoch; training accuracy is 0.1 higher."""
+def write_run(
+    folder: Path, accuracies=(0.7, 0.8), *, finished=True, seed=1, stage="", stopped=None, started=10, validation=(), **options
+):
+    """Write a run folder of 100 images as `train` leaves it, with test accuracies by epoch; training accuracy is 0.1 higher.
+
+    `validation` are validation accuracies by epoch: then the test images are measured after the last epoch only.
+    """
     inner = folder / stage
     inner.mkdir(parents=True, exist_ok=True)
     config = {"recipe": "mine", "net": "Net", "epochs": 2, "batch": 50, "data": "hub", "shards": 0, "seed": seed} | options
@@ -22,11 +27,19 @@ def write_run(folder: Path, accuracies=(0.7, 0.8), *, finished=True, seed=1, sta
         head = {"step": 2 * epoch, "epoch": epoch, "images": 100 * epoch}
         clock = {"images_per_second": 50.0 * epoch, "seconds": 10.0 * epoch}
         events.append({"event": "train", **head, "loss": 1 - accuracy, **clock})
-        events.append({"event": "eval", **head, "split": "test", "loss": 2 - accuracy, "accuracy": accuracy})
+        if validation:
+            choosing = validation[epoch - 1]
+            events.append({"event": "eval", **head, "split": "validation", "loss": 2 - choosing, "accuracy": choosing})
+        if not validation or (finished and epoch == len(accuracies)):
+            events.append({"event": "eval", **head, "split": "test", "loss": 2 - accuracy, "accuracy": accuracy})
     (inner / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
     if finished:
         end = {"test": {"accuracy": accuracy, "loss": 2 - accuracy}, "train": {"accuracy": accuracy + 0.1, "loss": 0.0}}
         best = {"accuracy": max(accuracies), "epoch": 1}
+        if validation:
+            place = validation.index(max(validation))
+            best = {"accuracy": validation[place], "epoch": place + 1, "test": {"accuracy": accuracies[place], "loss": 0.0}}
+            end["validation"] = {"accuracy": validation[-1], "loss": 0.0}
         end |= {"net": "Net", "parameters": 7, "epochs": 2, "best": best, "images_per_second": 60.0, "seconds": 21.0}
         (inner / "result.json").write_text(json.dumps(end))
     if stopped:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from ..errors import Refused, printable
 from ..record.compare import Comparison, compare, text_of
-from ..record.measures import COLUMNS
 from ..record.runs import find
 
 if TYPE_CHECKING:
@@ -26,11 +25,14 @@ PAPER = 10_000  # characters: wider than any table
 def main(args: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         "oneloop compare",
-        description="Print how runs differ and what they reached: mean ± standard deviation over seeds, highest accuracy first.\n"
+        description="Print how runs differ and what they reached: mean ± standard deviation over seeds, highest accuracy first:\n"
+        "validation accuracy if all runs have validation images, else test accuracy.\n"
         "Unfinished runs have their own rows. Also draw three pictures: curves, bars of training and test accuracy, and\n"
         "accuracy against time and parameters.",
         epilog="example: oneloop compare runs/cifar2\n\n"
-        "accuracy, loss  on the test images at the end; best: test accuracy after the best epoch\n"
+        "accuracy, loss  on the test images at the end\n"
+        "best            test accuracy after the best epoch; optimistic, unless validation images chose that epoch\n"
+        "validation accuracy   after the best epoch\n"
         "gap             training accuracy minus test accuracy",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -120,13 +122,13 @@ def _rich_table(comparison: Comparison, head: list[str], rows: list[list[str]]) 
 
 
 def _flat_rows(comparison: Comparison) -> list[list]:
-    head = [*comparison.differ, "finished", "runs", *(name + part for name in COLUMNS for part in ("", "_deviation"))]
+    head = [*comparison.differ, "finished", "runs", *(name + part for name in comparison.columns for part in ("", "_deviation"))]
     return [head] + [
         [
             *("" if value is None else text_of(value) for value in record["options"].values()),
             record["finished"],
             len(record["seeds"]),
-            *(value for name in COLUMNS for value in (record[name] or {"mean": None, "deviation": None}).values()),
+            *(value for name in comparison.columns for value in (record[name] or {"mean": None, "deviation": None}).values()),
         ]
         for record in comparison.records()
     ]

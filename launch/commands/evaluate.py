@@ -7,26 +7,27 @@ from pathlib import Path
 
 from ..errors import Refused, printable
 from ..rebuild import find_run, rebuild
-from ..record.runs import read_metrics
+from ..record.runs import chooser, read_metrics, read_result
 from .arguments import add_trained_net, command_parser
 
 
 def main(args: Sequence[str]) -> None:
     parser = command_parser(
         "evaluate",
-        usage="RUN [--data …] [--split test | train] [--weights last | best] [--json]",
+        usage="RUN [--data …] [--split test | validation | train] [--weights last | best] [--json]",
         description="Measure the loss and accuracy of a trained net: every image once, dropout off, in the run's precision.\n"
         "Without --data it uses the run's own images and reproduces the numbers that training logged.",
         example="runs/cifar2/Net-0a1b2c3d --data other-birds/",
     )
     add_trained_net(parser)
     parser.add_argument("--data", help="hub, synthetic or a folder, as for training, with the run's classes; default: the run's")
-    parser.add_argument("--split", choices=("test", "train"), default="test", help="default: test")
+    parser.add_argument("--split", choices=("test", "validation", "train"), default="test", help="default: test")
     parser.add_argument("--json", action="store_true", help="print JSON, unrounded")
     chosen = parser.parse_args(args)
 
     import torch
 
+    from ..data import with_validation
     from ..loop import evaluate
 
     record, stage = find_run(chosen.run)
@@ -46,7 +47,10 @@ def main(args: Sequence[str]) -> None:
             f"--data {data} evaluates on the current data",
             4,
         )
-    measured = evaluate(trained.run, trained.net, trained.images, chosen.split)
+    images = trained.images if chosen.split == "test" else with_validation(trained.images, trained.run.validation)
+    if getattr(images, chosen.split) is None:
+        raise Refused(f"{record.folder} has no validation images: it was trained without --validation", 2)
+    measured = evaluate(trained.run, trained.net, images, chosen.split)
     logged = _logged(record.folder / stage, chosen.split, chosen.weights) if same else None
     source = {"run": str(chosen.run), "weights": chosen.weights, "data": trained.images.source, "split": chosen.split}
     if chosen.json:
@@ -67,7 +71,9 @@ def _logged(folder: Path, split: str, weights: str) -> dict | None:
     lines = [line for line in read_metrics(folder / "metrics.jsonl") if line["event"] == "eval"]
     found = [line for line in lines if line["split"] == split]
     if weights == "best" and found:  # of several best ones, the first was saved
-        tests = [line for line in lines if line["split"] == "test"]
-        step = max(tests, key=lambda line: line["accuracy"])["step"]
+        choosing = [line for line in lines if line["split"] == chooser(lines)]
+        step = max(choosing, key=lambda line: line["accuracy"])["step"]
         found = [line for line in found if line["step"] == step]
+        if split == "test" and not found:  # measured at the end only, which has no line
+            found = [measured] if (measured := (read_result(folder) or {}).get("best", {}).get("test")) else []
     return {name: found[-1][name] for name in ("accuracy", "loss")} if found else None

@@ -3,18 +3,18 @@
 sources     what a recipe calls: cifar10, mnist, fashion_mnist; where `--data` chooses a source (a new one is a file and a line)
             hub, folder, idx, npz, synthetic: a source each, which returns a DataSet (dataset)
             table: what `datasets` reads; picture: how an image file is decoded; cache: decoded images on disk
-images      Images, which a recipe trains on, and Feed, which makes batches of them
-order       the order of the samples, slices, random draws and folds, as functions of the random seed
+images      Images, which a recipe trains on, its validation images, and Feed, which makes batches of them
+order       the order of the samples, slices, random draws, folds and validation, as functions of the random seed
 augment     augmentations (a new one is a function)
 """
 
 from . import sources
 from .augment import Augment, crop_and_flip
 from .dataset import Split
-from .images import Feed, Images, resized
+from .images import Feed, Images, resized, with_validation
 from .order import bounds, draws, folds, order, slice_seed
 
 __all__ = [
     "Augment", "Feed", "Images", "Split", "bounds", "crop_and_flip", "draws", "folds", "order", "resized", "slice_seed",
-    "sources",
+    "sources", "with_validation",
 ]  # fmt: skip

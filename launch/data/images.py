@@ -1,7 +1,7 @@
 """A data set in memory, and how it reaches a net: uint8 pixels become normalised float32 batches on the device."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..errors import Refused
 from .dataset import Split
+from .order import held_out
 
 SIZE_LIMIT = 4096  # pixels a side
 
@@ -18,7 +19,8 @@ class Images:
     """What a recipe trains on and evaluates, as the functions of `launch.sources` return it.
 
     `mean` and `std` are per channel, for pixels scaled to 0..1. `source` and `fingerprint` are those of everything the source
-    has, before classes and a limit were applied (see `DataSet`). Raises Refused (2) if `size` is out of range.
+    has, before classes and a limit were applied (see `DataSet`). With `validation` images, these choose the best weights, and
+    the test images are measured at the end only; without, the test images choose. Raises Refused (2) if `size` is out of range.
     """
 
     train: Split
@@ -29,10 +31,37 @@ class Images:
     source: str
     fingerprint: str
     size: int = 0  # height and width the net sees; batches are resized on the device. 0: not resized
+    validation: Split | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.size <= SIZE_LIMIT:
             raise Refused(f"--size {self.size} is out of range; it takes 1 to {SIZE_LIMIT} pixels, or 0 for no resizing", 2)
+
+    @property
+    def chooser(self) -> str:
+        """The split whose accuracy chooses the best weights."""
+        return "test" if self.validation is None else "validation"
+
+
+def with_validation(images: Images, fraction: float) -> Images:
+    """`images` with this `fraction` of its training images, 0 to 0.9, as validation images instead; unchanged if it is 0.
+
+    Which ones depends on the images alone, see `held_out`. Raises Refused (2) if a class would have no image on one side, or if
+    there are validation images already.
+    """
+    if not fraction:
+        return images
+    if images.validation is not None:
+        raise Refused(f"{images.source} has validation images of its own; leave out --validation", 2)
+    pixels, labels = images.train
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    held[held_out(labels, fraction)] = True
+    train, validation = (Split(pixels[chosen], labels[chosen]) for chosen in (~held, held))
+    for name, split in (("training", train), ("validation", validation)):
+        counts = split.labels.bincount(minlength=len(images.classes))
+        if empty := [images.classes[label] for label in labels.unique() if not counts[label]]:
+            raise Refused(f"--validation {fraction} leaves no {name} image of {', '.join(empty)}; choose another fraction", 2)
+    return replace(images, train=train, validation=validation)
 
 
 class Feed:

@@ -1,4 +1,4 @@
-"""Everything random about the data, as functions of the random seed, epoch and position: order, slices, draws, folds.
+"""Everything random about the data, as functions of the random seed, epoch and position: order, slices, draws, folds, validation.
 
 Nothing here has state: no sampler, no worker, no generator. The step alone determines the batch, so there is nothing to save,
 to restore or to keep in sync between processes.
@@ -65,3 +65,15 @@ def folds(labels: Tensor, k: int, seed: int) -> list[Tensor]:
         fold[shuffled] = (torch.arange(len(members)) + dealt) % k  # deal on from where the last class ended
         dealt += len(members)
     return [(fold == index).nonzero().flatten() for index in range(k)]
+
+
+def held_out(labels: Tensor, fraction: float) -> Tensor:
+    """The samples to validate on, this `fraction` of each class of `labels`, int64 (N,), rounded: sorted ids, int64.
+
+    A function of the labels alone: runs with other seeds validate on the same samples, so that they can be compared.
+    """
+    chosen = [torch.empty(0, dtype=torch.int64)]
+    for label in labels.unique():
+        (members,) = (labels == label).nonzero(as_tuple=True)
+        chosen.append(members[order(len(members), seed=0, epoch=int(label))[: int(len(members) * fraction + 0.5)]])
+    return torch.cat(chosen).sort().values

@@ -9,16 +9,17 @@ import matplotlib.figure
 import matplotlib.ticker
 import numpy as np
 
-from .compare import Comparison, Group
+from .compare import Comparison, Group, ranked_by
 from .pictures import COLOURS, new_figure, plain_names, short
 
 MOST_GROUPS = 21  # as many as colours and line styles can tell apart
 
 
 def _overlay(path: Path, groups: Mapping[str, Group]) -> Path | None:
-    """Test accuracy and train loss by epoch: a line for each group's mean, a band for the range of its runs."""
+    """The accuracy that ranks the groups, and train loss, by epoch: a line for each group's mean, a band for its runs' range."""
+    accuracy = "test accuracy" if ranked_by(groups.values()) == "last" else "validation accuracy"
     figure = new_figure(10, 3.4)
-    for axes, what in zip(figure.subplots(1, 2), ("test accuracy", "train loss"), strict=True):
+    for axes, what in zip(figure.subplots(1, 2), (accuracy, "train loss"), strict=True):
         for number, (name, group) in enumerate(groups.items()):
             epochs, runs = group.curve(what)
             if epochs:

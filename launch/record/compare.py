@@ -7,13 +7,13 @@ What is measured is in measures.py, the pictures are in charts.py.
 """
 
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import Refused, printable
-from .measures import COLUMNS, accuracy_by_epoch, measures_of, train_loss
+from .measures import COLUMNS, Measure, accuracy_by_epoch, measures_of, train_loss
 from .runs import Record, read, read_metrics, read_result, stages
 
 
@@ -22,7 +22,8 @@ class Training:
     """One training. `options` is its configuration by dotted name, without the seed.
 
     `epochs` are those done, `of` the epochs requested (None if not recorded), `measures` those of MEASURES that are known.
-    `curves` maps "test accuracy" and "train loss" to values by epoch. `place` is what the speed depends on.
+    `curves` maps "validation accuracy", "test accuracy" and "train loss" to values by epoch. `place` is what the speed depends
+    on.
     """
 
     folder: Path
@@ -76,7 +77,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Groups, the highest accuracy first; the options that are the `same` for all, and the names of those that `differ`."""
+    """Groups, ordered by `ranked_by`; the options that are the `same` for all, and the names of those that `differ`."""
 
     groups: list[Group]
     same: dict[str, Any]
@@ -92,11 +93,17 @@ class Comparison:
 
     def table(self, narrow: bool = False) -> tuple[list[str], list[list[str]]]:
         """Headings and rows of text: means ± deviation (if `narrow`, only of the accuracy); – is unknown."""
-        head = [*self.differ, "runs", "done", *(measure.heading for measure in COLUMNS.values())]
-        return head, [
-            [*(text_of(group.options.get(key)) for key in self.differ), _count(group), group.progress(), *_cells(group, narrow)]
-            for group in self.groups
-        ]
+        head = [*self.differ, "runs", "done", *(measure.heading for measure in self.columns.values())]
+        rows = []
+        for group in self.groups:
+            options = [text_of(group.options.get(key)) for key in self.differ]
+            rows.append([*options, _count(group), group.progress(), *_cells(group, self.columns, narrow)])
+        return head, rows
+
+    @property
+    def columns(self) -> dict[str, Measure]:
+        """The measures that have a column."""
+        return {name: m for name, m in COLUMNS.items() if m.always or any(group.measure(name) for group in self.groups)}
 
     def records(self) -> list[dict]:
         """The rows as plain values: each measure is {"mean", "deviation"} or None."""
@@ -107,7 +114,7 @@ class Comparison:
                 "epochs": [training.epochs for training in group.trainings],
                 "seeds": [training.seed for training in group.trainings],
                 "folders": [str(training.folder) for training in group.trainings],
-                **{name: _named(group.measure(name)) for name in COLUMNS},
+                **{name: _named(group.measure(name)) for name in self.columns},
             }
             for group in self.groups
         ]
@@ -136,10 +143,17 @@ def compare(folders: Iterable[Path]) -> tuple[Comparison, list[str]]:
         key = sorted((name, text_of(value)) for name, value in training.options.items() if value is not None)
         grouped.setdefault((training.state == "finished", *key), []).append(training)
     groups = [Group(each[0].options, each) for each in grouped.values()]
-    groups.sort(key=lambda group: -(group.measure("last") or (-1.0,))[0])
+    ranking = ranked_by(groups)
+    groups.sort(key=lambda group: -(group.measure(ranking) or (-1.0,))[0])
     keys = dict.fromkeys(key for group in groups for key in group.options)
     differ = [key for key in keys if len({text_of(group.options.get(key)) for group in groups}) > 1]
     return Comparison(groups, {key: groups[0].options.get(key) for key in keys if key not in differ}, differ), complaints
+
+
+def ranked_by(groups: Iterable[Group]) -> Literal["validation_accuracy", "last"]:
+    """The measure whose highest value comes first: test accuracy, unless validation images chose in all of the trainings."""
+    known = [group for group in groups if group.measure("last") or group.measure("validation_accuracy")]
+    return "validation_accuracy" if known and all(group.measure("validation_accuracy") for group in known) else "last"
 
 
 def trainings_of(record: Record) -> Iterator[Training]:
@@ -155,6 +169,7 @@ def trainings_of(record: Record) -> Iterator[Training]:
     for folder in inside or [record.folder]:
         result = read_result(folder)
         events = read_metrics(folder / "metrics.jsonl")
+        accuracies = {f"{split} accuracy": accuracy_by_epoch(events, split) for split in ("validation", "test")}
         inner = {"stage": folder.relative_to(record.folder).as_posix()} if inside else {}
         yield Training(
             folder=folder,
@@ -164,7 +179,7 @@ def trainings_of(record: Record) -> Iterator[Training]:
             epochs=max((event["epoch"] - (event["event"] == "train") for event in events), default=0),
             of=None if inside else record.options.get("epochs"),
             measures=measures_of(result or {}, events, {} if inside else record.config),
-            curves={"test accuracy": accuracy_by_epoch(events), "train loss": train_loss(events)},
+            curves=accuracies | {"train loss": train_loss(events)},
             place=printable(place),
         )
 
@@ -189,8 +204,8 @@ def _count(group: Group) -> str:
     return str(runs) if runs == seeds else f"{runs} ({seeds} seed{'s' * (seeds > 1)})"
 
 
-def _cells(group: Group, narrow: bool) -> Iterator[str]:
-    for name, (_, _, text, spread) in COLUMNS.items():
+def _cells(group: Group, columns: Mapping[str, Measure], narrow: bool) -> Iterator[str]:
+    for name, (_, _, text, spread, _) in columns.items():
         mean, deviation = group.measure(name) or (None, None)
         cell = "–" if mean is None else text.format(mean) if abs(mean) < 1e9 else f"{mean:.2e}"
         shown = deviation is not None and spread and (name == "last" or not narrow)

@@ -24,6 +24,10 @@ def _positive(value: Any) -> bool:
     return _number(value) and value > 0
 
 
+def _fraction(value: Any) -> bool:
+    return _number(value) and 0 <= value < 1
+
+
 def _whole(value: Any) -> bool:
     return isinstance(value, int) and abs(value) < 2**63
 
@@ -49,10 +53,12 @@ CONFIG: Fields = {
     "config.recipe": _text, "config.data": _text, "config.seed": _whole, "shards": _whole, "data.fingerprint": _text,
     "started": _time, "world_size": _whole, "device": _text, "threads": _whole, "precision": _text, "resumed": _launches,
 }  # fmt: skip
-FACTS: Fields = {"model": _text, "parameters": _whole}  # about the net, in config.json of a run that trains once
+# In config.json of some runs only: about the net, where a run trains once; a flag that is recorded where it is used.
+FACTS: Fields = {"model": _text, "parameters": _whole, "config.validation": _fraction}
 STOPPED: Fields = {"code": _whole, "why": _text}
 RESULT: Fields = {
     "test.accuracy": _number, "test.loss": _number, "train.accuracy": _number, "train.loss": _number, "best.accuracy": _number,
+    "validation.accuracy": _number, "validation.loss": _number, "best.test.accuracy": _number, "best.test.loss": _number,
     "images_per_second": _positive, "seconds": _number, "parameters": _whole, "summary": _text,
 }  # fmt: skip
 HEAD: Fields = {"step": _whole, "epoch": _whole, "images": _whole}

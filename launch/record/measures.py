@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from .runs import chooser
+
 
 @dataclass(frozen=True)
 class Known:
@@ -24,6 +26,7 @@ class Measure(NamedTuple):
     heading: str = ""  # of its column; "": it has none
     text: str = ""  # its format in that column
     spread: bool = False  # whether the column shows its deviation
+    always: bool = True  # whether the column is there, too, if no training has the measure
 
 
 def measures_of(result: dict, events: Sequence[dict], facts: dict) -> dict[str, float]:
@@ -34,7 +37,17 @@ def measures_of(result: dict, events: Sequence[dict], facts: dict) -> dict[str, 
 
 
 def _best(known: Known) -> float | None:
-    return known.result.get("best", {}).get("accuracy", max(accuracy_by_epoch(known.events).values(), default=None))
+    """Test accuracy of the best weights; known at the end only, if the validation images chose them."""
+    best = known.result.get("best", {})
+    if chooser(known.events) == "validation":
+        return best.get("test", {}).get("accuracy")
+    return best.get("accuracy", max(accuracy_by_epoch(known.events).values(), default=None))
+
+
+def _validation_accuracy(known: Known) -> float | None:
+    """Validation accuracy of the best weights, which it chose."""
+    so_far = accuracy_by_epoch(known.events, "validation").values()
+    return known.result.get("best", {}).get("accuracy", max(so_far)) if so_far else None
 
 
 def _gap(known: Known) -> float | None:
@@ -55,8 +68,9 @@ def _seconds(known: Known) -> float | None:
 
 
 MEASURES = {
+    "validation_accuracy": Measure(_validation_accuracy, "validation accuracy", "{:.4f}", spread=True, always=False),
     "last": Measure(lambda known: known.last("test", "accuracy"), "accuracy", "{:.4f}", spread=True),
-    "best": Measure(_best, "best", "{:.4f}", spread=True),  # test accuracy after the best epoch: the test images chose it
+    "best": Measure(_best, "best", "{:.4f}", spread=True),  # without validation images, the test images chose its epoch
     "loss": Measure(lambda known: known.last("test", "loss"), "loss", "{:.4f}", spread=True),
     "gap": Measure(_gap, "gap", "{:+.4f}", spread=True),  # training accuracy minus test accuracy
     "images_per_second": Measure(_speed, "images/s", "{:,.0f}"),
@@ -70,9 +84,9 @@ COLUMNS = {name: measure for name, measure in MEASURES.items() if measure.headin
 # ----------------------------------------------------------------------------------------------- curves: epoch -> value
 
 
-def accuracy_by_epoch(events: Sequence[dict]) -> dict[int, float]:
-    """Test accuracy."""
-    return {event["epoch"]: event["accuracy"] for event in events if event["event"] == "eval" and event["split"] == "test"}
+def accuracy_by_epoch(events: Sequence[dict], split: str = "test") -> dict[int, float]:
+    """Accuracy on the images of `split`."""
+    return {event["epoch"]: event["accuracy"] for event in events if event["event"] == "eval" and event["split"] == split}
 
 
 def train_loss(events: Sequence[dict]) -> dict[int, float]:

@@ -51,6 +51,7 @@ def options(folder: Path, mode: str, facts: dict, job: str = "train", artifacts:
     waits: dict[str, Any] = {"init_timeout": INIT_SECONDS, "finish_timeout": ARTIFACT_SECONDS if artifacts else FINISH_SECONDS}
     waits = {name: seconds for name, seconds in waits.items() if f"WANDB_{name.upper()}" not in os.environ}
     net = config.get("net", facts["model"])
+    kept = ("source", "fingerprint", "train", "validation", "test")
     return {
         # W&B's filters see only what is given at init. The recipe's options come first, then groups.
         "config": {
@@ -58,7 +59,7 @@ def options(folder: Path, mode: str, facts: dict, job: str = "train", artifacts:
             "net": net,
             "stage": stage,
             "model": {"name": facts["model"], "parameters": facts["parameters"], "trainable": facts["trainable"]},
-            "data": {"name": config["data"], **{key: data[key] for key in ("source", "fingerprint", "train", "test")}},
+            "data": {"name": config["data"], **{key: data[key] for key in kept if key in data}},
             "machine": {key: latest[key] for key in ("device", "world_size", "threads", "precision", "versions", "git")},
             "shards": recorded["shards"],
             "command": latest["command"],
@@ -97,8 +98,10 @@ def mark(folder: Path, state: dict) -> None:
 def axes(run: Any) -> None:
     """Set the x axis of each metric, and what the table of runs shows of it: best and last."""
     # The first pattern that matches wins: exact names come first.
-    for metric, summary in (("test/accuracy", "max,last"), ("test/loss", "min,last"), ("train_eval/*", None)):
-        run.define_metric(metric, step_metric="epoch", summary=summary)
+    for split in ("test", "validation"):
+        run.define_metric(f"{split}/accuracy", step_metric="epoch", summary="max,last")
+        run.define_metric(f"{split}/loss", step_metric="epoch", summary="min,last")
+    run.define_metric("train_eval/*", step_metric="epoch")
     run.define_metric("train/loss", step_metric="images", summary="min,last")
     for metric in ("train/*", "lr", "images_per_second"):
         run.define_metric(metric, step_metric="images")
@@ -111,7 +114,8 @@ def end(run: Any, folder: Path, result: dict) -> dict:
     from PIL import Image
 
     keys = ("parameters", "images_per_second", "seconds", "weights_sha256", "summary")
-    best = {f"best/{key}": value for key, value in result.get("best", {}).items()}
+    best = {f"best/{key}": value for key, value in result.get("best", {}).items() if key != "test"}
+    best |= {f"best/test_{key}": value for key, value in result.get("best", {}).get("test", {}).items()}
     run.summary.update({key: result[key] for key in keys if key in result} | best)
     row: dict[str, Any] = {f"final/{path.stem}": wandb.Image(str(path)) for path in sorted(folder.glob("*.png"))}
     if ranking := result.get("ranking"):

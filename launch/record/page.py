@@ -15,7 +15,7 @@ from .compare import compare
 from .runs import describe, home, recorded_json, stages
 
 PICTURES = {  # file -> caption, in the order of the page
-    "curves": "Loss and accuracy by epoch. The ring marks the best epoch",
+    "curves": "Loss and accuracy by epoch. The ring marks the best epoch, which the {chooser} images chose",
     "confusion": "Test images by true class (rows) and predicted class (columns), in eval mode",
     "kernels": "The first layer's kernels, on a common scale",
 }
@@ -35,11 +35,13 @@ def _content(folder: Path, result: dict) -> dict[str, Any]:
     ours = [folder / f"{name}.png" for name in PICTURES]
     pictures = [*filter(Path.exists, ours), *sorted({*folder.glob("*.png")} - {*ours, folder / "mistakes.png"})]
     stage = folder.resolve().relative_to(place).parts
+    chooser = "validation" if "validation" in result else "test"
+    captions = {name: caption.format(chooser=chooser) for name, caption in PICTURES.items()}
     return {
         "title": " · ".join((result["recipe"], *([result["net"]] if "net" in result else []), *stage)),
         "summary": describe(result),
         "pictures": [
-            (path.stem, PICTURES.get(path.stem, "Drawn by the recipe"), base64.b64encode(path.read_bytes()).decode())
+            (path.stem, captions.get(path.stem, "Drawn by the recipe"), base64.b64encode(path.read_bytes()).decode())
             for path in pictures
         ],
         **(_several(folder) if stages(folder) else _one(folder, result)),
@@ -61,11 +63,17 @@ def _one(folder: Path, result: dict) -> dict[str, Any]:
     """What only the page of one training has."""
     shown = recorded_json(folder / "predictions.json")
     test, best, classes = result["test"], result["best"], shown["classes"]
+    chosen = {f"best, epoch {best['epoch']}": f"{best['accuracy']:.4f}"}
+    if "validation" in result:
+        chosen = {
+            f"best on validation, epoch {best['epoch']}": f"{best['accuracy']:.4f}",
+            "test accuracy of the best": f"{best['test']['accuracy']:.4f}",
+        }
     return {
         "figures": {
             "test accuracy": f"{test['accuracy']:.4f}",
             "test loss": f"{test['loss']:.4f}",
-            f"best, epoch {best['epoch']}": f"{best['accuracy']:.4f}",
+            **chosen,
             "epochs": f"{result['epochs']:,}",
             "parameters": f"{result['parameters']:,}",
             "images/s": f"{result['images_per_second']:,.0f}",

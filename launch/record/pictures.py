@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import printable
+from .runs import chooser
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,10 +98,12 @@ def picture(pixels: Tensor) -> Image.Image:
 
 
 def history(path: Path, events: Sequence[dict]) -> Path:
-    """Draw the events of metrics.jsonl by epoch: train and test loss, and beside them test accuracy with its best epoch."""
-    test = [event for event in events if event["event"] == "eval" and event["split"] == "test"]
-    samples = test[-1]["images"] / test[-1]["epoch"]  # per epoch
-    lines = {"train": [event for event in events if event["event"] == "train"], "test": test}
+    """Draw the events of metrics.jsonl by epoch: the loss on the training images and on those that chose the best epoch, and
+    beside them the accuracy on the latter."""
+    split = chooser(events)
+    chosen = [event for event in events if event["event"] == "eval" and event["split"] == split]
+    samples = chosen[-1]["images"] / chosen[-1]["epoch"]  # per epoch
+    lines = {"train": [event for event in events if event["event"] == "train"], split: chosen}
     with plain_names():
         figure = new_figure(8, 3.2)
         losses, accuracies = figure.subplots(1, 2)
@@ -108,12 +111,12 @@ def history(path: Path, events: Sequence[dict]) -> Path:
             few = {"marker": "o", "markersize": 3.5} if len(those) < 15 else {}
             epochs = [event["images"] / samples for event in those]
             losses.plot(epochs, [event["loss"] for event in those], color=colour, label=name, linewidth=1.4, **few)
-            if name == "test":
+            if name == split:
                 accuracies.plot(epochs, [event["accuracy"] for event in those], color=colour, linewidth=1.4, **few)
-        best = max(test, key=lambda event: event["accuracy"])
+        best = max(chosen, key=lambda event: event["accuracy"])
         accuracies.plot(best["epoch"], best["accuracy"], "o", color=COLOURS[-1], markersize=6, fillstyle="none")
-        title = f"test: {test[-1]['accuracy']:.4f} at the end, best {best['accuracy']:.4f} after epoch {best['epoch']}"
-        accuracies.set_title(title, fontsize=9)
+        title = f"{split}: {chosen[-1]['accuracy']:.4f} at the end, best {best['accuracy']:.4f} after epoch {best['epoch']}"
+        accuracies.set_title(title, fontsize=9 if split == "test" else 8)  # the longer word, too, has room for 3-digit epochs
         losses.set(xlabel="epoch", ylabel="loss")
         losses.legend(frameon=False)
         accuracies.set(xlabel="epoch", ylabel="accuracy")

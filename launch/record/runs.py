@@ -241,6 +241,11 @@ def read_metrics(path: Path) -> list[dict]:
     return events
 
 
+def chooser(events: Iterable[dict]) -> Literal["validation", "test"]:
+    """The split whose accuracy chose the best weights in the training with these events."""
+    return "validation" if any(event.get("split") == "validation" for event in events) else "test"
+
+
 def without_clock(events: Iterable[dict]) -> list[dict]:
     """The events without what the clock measures: what is left is equal for two runs with the same bits."""
     return [{name: value for name, value in event.items() if name not in CLOCK} for event in events]
@@ -264,10 +269,13 @@ def describe(result: dict) -> str:
         return str(result["summary"])
     try:
         test, best = result["test"], result["best"]
+        chosen = f"best {best['accuracy']:.4f} after epoch {best['epoch']}"
+        if "validation" in result:
+            chosen = f"{chosen} on the validation images, with test accuracy {best['test']['accuracy']:.4f}"
         return (
             f"{result['net']}, {result['epochs']} epochs: test accuracy {test['accuracy']:.4f} "
             f"({round(test['accuracy'] * test['count'])}/{test['count']}), loss {test['loss']:.4f}; "
-            f"best {best['accuracy']:.4f} after epoch {best['epoch']}; {result['images_per_second']:,.0f} images/s, "
+            f"{chosen}; {result['images_per_second']:,.0f} images/s, "
             f"{result['seconds']:,.0f} s"
         )
     except (KeyError, TypeError, ValueError) as error:

@@ -67,8 +67,9 @@ class Track:
             return
         output = cast("TextIO | None", sys.stdout and Screen(sys.stdout))  # Screen passes on what it does not have
         self.console = Console(file=output, highlight=False, soft_wrap=True, quiet=run.quiet)
+        held = "" if images.validation is None else f", {len(images.validation):,} validation"
         self.say(
-            f"{run.recipe} {facts['model']}: {facts['parameters']:,} parameters; {len(images.train):,} training and "
+            f"{run.recipe} {facts['model']}: {facts['parameters']:,} parameters; {len(images.train):,} training{held} and "
             f"{len(images.test):,} test images from {images.source}; {run.world} × "
             f"{run.accelerator.device.type}, {torch.get_num_threads()} threads, precision {run.accelerator.mixed_precision}"
         )

@@ -160,7 +160,7 @@ def _evaluated(trial: Trial) -> Check:
             if abs(correct - round(correct)) > 1e-6:
                 return Check(what, "FAIL", f"{name}, step {line['step']}: {correct} of {line['count']} correct")
     staged = len(trial.records("one")) > 1 or "." not in trial.records("one")
-    if not staged and (wrong := counts - {(split, data[split]) for split in ("train", "test")}):
+    if not staged and (wrong := counts - {(split, data[split]) for split in ("train", "validation", "test") if split in data}):
         return Check(what, "FAIL", f"evaluated {sorted(wrong)}, there are {data['train']} and {data['test']} images")
     return Check(what, "pass", ", ".join(f"{split} {count}" for split, count in sorted(counts)))
 

@@ -1,0 +1,213 @@
+"""What speaks of the best weights says which images chose them: screen, page, pictures, comparison, W&B, `oneloop evaluate`."""
+
+import json
+import shutil
+from pathlib import Path
+
+import matplotlib.figure
+import pytest
+from conftest import ROOT, metrics, result
+from made_runs import compared, write_run
+from test_report import Page
+from trained import train_here
+
+from launch.commands import main as oneloop_main
+from launch.record import mirror
+from launch.record.runs import describe
+from launch.verify.checks import _evaluated
+from launch.verify.trial import Trial
+
+pytestmark = pytest.mark.usefixtures("own_path")
+
+
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory) -> Path:
+    """A run of cifar2.py whose best epoch, chosen by 60 validation images, is not its last one."""
+    folder = tmp_path_factory.mktemp("chosen") / "run"
+    flags = ("--limit", 300, "--validation", 0.2, "--epochs", 4, "--net", "NetBatchNorm", "--wandb", "disabled")
+    train_here(ROOT / "recipes/cifar2.py", *flags, "--out", folder)
+    assert result(folder)["best"]["epoch"] < 4
+    return folder
+
+
+def line_of(folder: Path, split: str, epoch: int) -> dict:
+    (line,) = [line for line in metrics(folder) if line.get("split") == split and line["epoch"] == epoch]
+    return line
+
+
+# ------------------------------------------------------------------------------------------------------ a run by itself
+
+
+def test_summary_says_what_chose(chosen):
+    best = result(chosen)["best"]
+    said = f"best {best['accuracy']:.4f} after epoch {best['epoch']} on the validation images, with test accuracy "
+    assert f"{said}{best['test']['accuracy']:.4f}" in describe(result(chosen))
+
+
+def test_page_says_what_chose(chosen, trained_runs):
+    words, best = Page((chosen / "report.html").read_text()).words, result(chosen)["best"]
+    assert words[words.index(f"best on validation, epoch {best['epoch']}") + 1] == f"{best['accuracy']:.4f}"
+    assert words[words.index("test accuracy of the best") + 1] == f"{best['test']['accuracy']:.4f}"
+    assert words[words.index("test accuracy") + 1] == f"{result(chosen)['test']['accuracy']:.4f}"
+    ring = "The ring marks the best epoch, which the {} images chose"
+    assert any(ring.format("validation") in word for word in words)
+    plain = Page((trained_runs / "birds/report.html").read_text()).words
+    assert any(ring.format("test") in word for word in plain)
+
+
+def test_curves_are_those_of_the_images_that_chose(chosen, tmp_path, monkeypatch):
+    from launch.record import pictures
+
+    figures = []
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda figure, _: figures.append(figure))
+    pictures.history(tmp_path / "curves.png", [json.loads(line) for line in (chosen / "metrics.jsonl").read_text().splitlines()])
+    losses, accuracies = figures[0].axes
+    assert [text.get_text() for text in losses.get_legend().get_texts()] == ["train", "validation"]
+    assert accuracies.get_title().startswith("validation: ")
+    assert [*accuracies.lines[0].get_ydata()] == [line_of(chosen, "validation", epoch)["accuracy"] for epoch in (1, 2, 3, 4)]
+    assert accuracies.lines[1].get_xdata()[0] == result(chosen)["best"]["epoch"]
+
+
+@pytest.mark.parametrize("split", ["validation", "test", "train"])
+def test_evaluate_gives_the_numbers_of_the_training(chosen, oneloop, split):
+    said = json.loads(oneloop("evaluate", chosen, "--split", split, "--json")[1])
+    assert {name: said[name] for name in ("loss", "accuracy", "count")} == result(chosen)[split]
+    assert said["logged"] == {name: said[name] for name in ("loss", "accuracy")}
+
+
+def test_evaluate_the_best_weights(chosen, oneloop):
+    best = result(chosen)["best"]
+    said = json.loads(oneloop("evaluate", chosen, "--weights", "best", "--split", "validation", "--json")[1])
+    assert said["accuracy"] == said["logged"]["accuracy"] == best["accuracy"]
+    said = json.loads(oneloop("evaluate", chosen, "--weights", "best", "--json")[1])
+    assert {name: said[name] for name in ("loss", "accuracy", "count")} == best["test"]
+    assert said["logged"] == {name: said[name] for name in ("loss", "accuracy")}
+
+
+def test_evaluate_a_run_without_validation_images(trained_runs, oneloop):
+    code, out, error = oneloop("evaluate", trained_runs / "birds", "--split", "validation")
+    assert (code, out, error.count("\n")) == (2, "", 1)
+    assert "was trained without --validation" in error
+
+
+def test_evaluate_on_other_data_that_are_too_few_to_cut(chosen, trained_runs, oneloop):
+    """Their test images are measured all the same; without an image of each class there is nothing to validate on."""
+    few = shutil.copytree(trained_runs / "pictures", chosen.parent / "few")
+    for folder in (few / "train").iterdir():
+        for path in sorted(folder.iterdir())[1:]:
+            path.unlink()
+    assert oneloop("evaluate", chosen, "--data", few)[0] == 0
+    code, _, error = oneloop("evaluate", chosen, "--data", few, "--split", "validation")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "leaves no validation image of" in error
+
+
+@pytest.mark.parametrize("fraction", ["much", 2, -0.5])
+def test_damaged_fraction_is_named(chosen, oneloop, tmp_path, fraction):
+    folder = shutil.copytree(chosen, tmp_path / "run")
+    config = json.loads((folder / "config.json").read_text())
+    config["config"]["validation"] = fraction
+    (folder / "config.json").write_text(json.dumps(config))
+    code, _, error = oneloop("evaluate", folder, "--split", "validation")
+    assert (code, error.count("\n")) == (4, 1)
+    assert "config.validation is" in error
+
+
+def test_verify_counts_the_validation_images(chosen, tmp_path):
+    """Each evaluation has all images of its split, the validation images too; one that lacks an image fails."""
+    for name in ("one", "two"):
+        shutil.copytree(chosen, tmp_path / name)
+    trial = Trial(Path("cifar2.py"), [], tmp_path)
+    assert _evaluated(trial).verdict == "pass"
+    assert "validation 60" in _evaluated(trial).detail
+    lines = [json.loads(line) for line in (tmp_path / "two/metrics.jsonl").read_text().splitlines()]
+    lines[1] |= {"count": 59, "accuracy": 0.0}
+    (tmp_path / "two/metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert _evaluated(trial).verdict == "FAIL"
+
+
+# ----------------------------------------------------------------------------------------------------------- comparison
+
+
+def test_validation_has_a_column_and_ranks(tmp_path):
+    """By the test images, which choose nothing here, the order would be the other one."""
+    write_run(tmp_path / "a", (0.9, 0.8), validation=(0.5, 0.6))
+    write_run(tmp_path / "b", (0.5, 0.7), validation=(0.8, 0.75), net="Other")
+    head, rows = compared(tmp_path).table()
+    assert head[3:6] == ["validation accuracy", "accuracy", "best"]
+    assert [[row[0], *row[3:6]] for row in rows] == [
+        ["Other", "0.8000", "0.7000", "0.5000"], ["Net", "0.6000", "0.8000", "0.8000"],
+    ]  # fmt: skip
+    (record, _) = compared(tmp_path).records()
+    assert record["validation_accuracy"] == {"mean": 0.8, "deviation": None}
+
+
+def test_unfinished_runs_have_the_validation_accuracy_so_far(tmp_path):
+    write_run(tmp_path / "a", (0.9, 0.8), validation=(0.5, 0.6))
+    write_run(tmp_path / "b", (0.9,), validation=(0.8,), finished=False, net="Other")
+    write_run(tmp_path / "c", (), finished=False, net="None yet")
+    _, rows = compared(tmp_path).table()
+    assert [[row[0], *row[3:6]] for row in rows] == [
+        ["Other", "0.8000", "–", "–"], ["Net", "0.6000", "0.8000", "0.8000"], ["None yet", "–", "–", "–"],
+    ]  # fmt: skip
+
+
+def test_beside_a_run_without_validation_images_the_test_accuracy_ranks(tmp_path):
+    write_run(tmp_path / "a", (0.9, 0.8), validation=(0.5, 0.6))
+    write_run(tmp_path / "b", (0.5, 0.85), net="Other")
+    _, rows = compared(tmp_path).table()
+    assert [row[3:6] for row in rows] == [["–", "0.8500", "0.8500"], ["0.6000", "0.8000", "0.8000"]]
+
+
+def test_without_validation_images_there_is_no_column(tmp_path, capsys):
+    write_run(tmp_path / "a")
+    assert "validation accuracy" not in compared(tmp_path).table()[0]
+    assert oneloop_main(["compare", str(tmp_path / "a"), "--csv"]) == 0
+    assert "validation" not in capsys.readouterr().out
+    write_run(tmp_path / "b", (0.9, 0.8), validation=(0.5, 0.6), net="Other")
+    assert oneloop_main(["compare", str(tmp_path), "--csv"]) == 0
+    assert "validation_accuracy,validation_accuracy_deviation" in capsys.readouterr().out
+
+
+def test_curves_of_a_comparison_are_of_the_images_that_rank(tmp_path, monkeypatch):
+    from launch.record import charts
+
+    figures = {}
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda figure, path: figures.setdefault(path.parent.name, figure))
+    write_run(tmp_path / "runs/a", (0.9, 0.8), validation=(0.5, 0.6))
+    for name in ("all", "mixed"):
+        (tmp_path / name).mkdir()
+        charts.draw(tmp_path / name, compared(tmp_path / "runs"))
+        write_run(tmp_path / "runs/b", (0.5, 0.7), net="Other")
+    axes, mixed = figures["all"].axes[0], figures["mixed"].axes[0]
+    assert (axes.get_ylabel(), [*axes.lines[0].get_ydata()]) == ("validation accuracy", [0.5, 0.6])
+    assert (mixed.get_ylabel(), sorted(len(line.get_xdata()) for line in mixed.lines)) == ("test accuracy", [1, 2])
+
+
+# ------------------------------------------------------------------------------------------------------------------ W&B
+
+
+class Board:
+    """What a W&B run is told."""
+
+    def __init__(self):
+        self.summary, self.defined = {}, {}
+
+    def define_metric(self, name, **options):
+        self.defined[name] = options
+
+
+def test_wandb_has_validation_beside_test(chosen):
+    events = [json.loads(line) for line in (chosen / "metrics.jsonl").read_text().splitlines()]
+    shown, board = mirror.rows(events), Board()
+    assert [row["validation/accuracy"] for row in shown] == [
+        line_of(chosen, "validation", epoch)["accuracy"] for epoch in (1, 2, 3, 4)
+    ]
+    assert ["test/accuracy" in row for row in shown] == [False, False, False, True]
+    mirror.axes(board)
+    assert board.defined["validation/accuracy"] == {"step_metric": "epoch", "summary": "max,last"}
+    mirror.end(board, chosen, best := result(chosen))
+    assert board.summary["best/accuracy"] == best["best"]["accuracy"]
+    assert board.summary["best/test_accuracy"] == best["best"]["test"]["accuracy"]
+    facts = {"model": "Net", "parameters": 1, "trainable": 1}
+    assert mirror.options(chosen, "offline", facts)["config"]["data"]["validation"] == 60

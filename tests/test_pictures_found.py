@@ -43,7 +43,9 @@ def test_a_folder_without_a_split_is_split(said, tmp_path):
 
 
 def test_a_class_may_be_called_train(said, tmp_path):
-    assert counts(said(write_photos(tmp_path, {"train": 2, "bus": 1}))) == {"bus": (1,), "train": (2,)}
+    assert counts(said(write_photos(tmp_path / "one", {"train": 2, "bus": 1}))) == {"bus": (1,), "train": (2,)}
+    deep = write_photos(tmp_path / "two", {"train/steam": 2, "train": 1, "bus/red": 1})
+    assert counts(said(deep)) == {"bus": (1,), "train": (3,)}
 
 
 def test_the_class_is_the_first_folder(said, tmp_path):
@@ -144,6 +146,7 @@ def test_columns_can_be_named(said, oneloop, tmp_path):
         ("path,label\n0000.jpg,x\n,y\n", 4, "row 2 has no path (column 'path'); add it or remove the row"),
         ("path,label,split\n0000.jpg,x,later\n", 4, "row 1 has the split 'later' (column 'split'); it takes train, validation"),
         ("path,label\n0000.jpg,x,y\n", 4, "row 1 has 3 values for 2 columns"),
+        ("path,label\n0000.jpg,x\n0000.jpg,y\n", 4, "row 2 names 0000.jpg again, after row 1; a picture has one label"),
         ("path,label\n", 1, "the table has no rows"),
         ("", 2, "which column is the path?"),
     ],

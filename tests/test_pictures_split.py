@@ -134,10 +134,11 @@ def test_a_split_file_goes_before_the_folders(split, tmp_path):
 
 def test_a_split_file_holds_for_a_set_with_bad_files(oneloop, tmp_path):
     place = write_photos(tmp_path / "set", {"a": 4})
-    assert oneloop("data", place, "--write-split", tmp_path / "mine.csv")[0] == 0
-    (place / "a/0002.jpg").write_bytes(b"no picture")
-    code, out, _ = oneloop("data", place, "--split", tmp_path / "mine.csv", "--json")
-    assert (code, json.loads(out)["pictures"]) == (4, 3)
+    for _ in range(2):  # written with the bad file and without it
+        assert oneloop("data", place, "--write-split", tmp_path / "mine.csv")[0] in (0, 4)
+        (place / "a/0002.jpg").write_bytes(b"no picture")
+        code, out, _ = oneloop("data", place, "--split", tmp_path / "mine.csv", "--json")
+        assert (code, json.loads(out)["pictures"]) == (4, 3)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 LINES = 10  # of a list in the terminal; --json and --html have all of it
 WIDTH = 80  # columns where the output is no terminal
 NAME, BAR = 20, 12  # columns of a class's name, at most, and of its bar
-UNEVEN = 3  # from this ratio on, imbalance is worth a line
 
 
 def main(args: Sequence[str]) -> None:
@@ -152,6 +151,8 @@ def _pixels(said: dict) -> Iterator[str]:
 
 def _trouble(said: dict) -> Iterator[str]:
     """What is worth a look before training."""
+    from ..pictures.survey import UNEVEN
+
     if (ratio := said["imbalance"]) and ratio >= UNEVEN:
         yield f"imbalance: the largest class has {ratio:.0f} times the pictures of the smallest"
     if none := [name for name, row in said["classes"].items() if not row["pictures"]]:

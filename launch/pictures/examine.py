@@ -108,10 +108,9 @@ def _decoded(file: BinaryIO, facts: Facts) -> Facts:
     try:
         with Image.open(file) as opened:
             mode, frames = opened.mode, False
-            with contextlib.suppress(Exception):  # a second frame that is broken does not matter
-                frames = bool(getattr(opened, "is_animated", False))
-                opened.seek(0)
             width, height = _reduced(opened) if opened.format == "JPEG" else decode.converted(opened, 3).size
+            with contextlib.suppress(Exception):  # whether the second frame can be decoded does not matter
+                frames = bool(getattr(opened, "is_animated", False))
         return facts._replace(width=width, height=height, mode=mode, frames=frames)
     except MemoryError:
         return facts._replace(sha256="", problem="out of memory while decoding it")

@@ -12,7 +12,7 @@ from rich.filesize import decimal
 from ..template import render as fill_in
 from .decode import decode
 from .listing import Picture
-from .survey import Survey
+from .survey import UNEVEN, Survey
 
 SHOWN = 10  # pictures of a class
 CLASSES = 100  # with pictures; those with the most of them
@@ -25,6 +25,7 @@ def render(found: Survey, said: dict) -> bytes:
         "said": said,
         "title": Path(said["source"]).name,
         "figures": _figures(said),
+        "uneven": UNEVEN,
         "most": max(row["pictures"] for row in said["classes"].values()) or 1,
         "montages": _montages(found, said),
         "bytes": {name: decimal(size) for name, size in said["cost"].items()},
@@ -57,7 +58,10 @@ def _strip(found: Survey, pictures: list[Picture]) -> str:
     chosen = pictures[:: -(-len(pictures) // SHOWN)]
     strip = Image.new("RGB", (SIDE * len(chosen), SIDE))
     for place, each in enumerate(chosen):
-        shown = decode(found.listing.root / each.path, 3)
+        try:
+            shown = decode(found.listing.root / each.path, 3)
+        except OSError:  # changed or gone since it was examined: its place stays empty
+            continue
         side = min(shown.size)
         left, upper = (shown.width - side) // 2, (shown.height - side) // 2
         square = shown.resize((SIDE, SIDE), Image.Resampling.BILINEAR, (left, upper, left + side, upper + side))

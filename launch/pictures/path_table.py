@@ -22,7 +22,8 @@ COLUMNS = {  # what a column holds -> what it is called, the likeliest first
 def read(table: Path, columns: Mapping[str, str]) -> Listing:
     """The pictures of `table`, an absolute path. `columns` names columns that should not be guessed: path, label, split.
 
-    Raises Refused: 1 if it cannot be read, 2 for a column that is not there, 4 for a row without path, label or a known split.
+    Raises Refused: 1 if it cannot be read, 2 for a column that is not there, 4 for a row without path, label or a known split,
+    and for a path that an earlier row has.
     """
     head, values = _columns(table)
     chosen = {what: _choose(table, what, head, columns.get(what, "")) for what in COLUMNS}
@@ -30,11 +31,13 @@ def read(table: Path, columns: Mapping[str, str]) -> Listing:
     splits = values[head.index(chosen["split"])] if chosen["split"] else [""] * len(paths)
     if not paths:
         raise Refused(f"{table}: the table has no rows")
-    pictures = []
+    pictures, first = [], dict[str, int]()
     for number, (path, label, split) in enumerate(zip(paths, labels, splits, strict=True), 1):
         for what, value in (("path", path), ("label", label)):
             if not value:
                 raise Refused(f"{table}: row {number} has no {what} (column {chosen[what]!r}); add it or remove the row", 4)
+        if first.setdefault(path, number) != number:
+            raise Refused(f"{table}: row {number} names {path} again, after row {first[path]}; a picture has one label", 4)
         if chosen["split"] and split.casefold() not in SPLITS:
             names = "train, validation (val, valid) or test"
             raise Refused(f"{table}: row {number} has the split {split!r} (column {chosen['split']!r}); it takes {names}", 4)

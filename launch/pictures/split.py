@@ -8,7 +8,7 @@ up to chance. The exception is a class so small that chance leaves a side empty:
 import csv
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import Refused
@@ -59,10 +59,11 @@ def as_csv(rows: Sequence[tuple[str, str, str, str]]) -> bytes:
     return os.fsencode(file.getvalue())
 
 
-def read(path: Path, listing: Listing) -> dict[str, str]:
-    """The split of each path of `listing` as the file says: a table with the columns path and split; others are not read.
+def read(path: Path, listing: Listing, good: Collection[str]) -> dict[str, str]:
+    """The split of paths of `listing` as the file says: a table with the columns path and split; others are not read.
 
-    Raises Refused: 1 if the file cannot be read, 4 if it does not name exactly the pictures of `listing`, or not their split.
+    Raises Refused: 1 if the file cannot be read, 4 if it lacks one of the paths `good`, names one that `listing` lacks, or names
+    no split or two for one.
     """
     found: dict[str, str] = {}
     for number, row in enumerate(path_table.rows(path), 1):
@@ -74,7 +75,10 @@ def read(path: Path, listing: Listing) -> dict[str, str]:
         if found.setdefault(row["path"], split) != split:
             raise Refused(f"{path}: {row['path']} is in {found[row['path']]} and, in row {number}, in {split}", 4)
     paths = {picture.path for picture in listing.pictures}
-    for lost, where in ((paths - found.keys(), f"not in {path}"), (found.keys() - paths, f"in {path}, not in {listing.source}")):
+    for lost, where in (
+        ({*good} - found.keys(), f"not in {path}"),
+        (found.keys() - paths, f"in {path}, not in {listing.source}"),
+    ):
         if lost:
             more = f" and {len(lost) - 1} more are" if len(lost) > 1 else " is"
             raise Refused(f"{min(lost)}{more} {where}; a split file names each picture once", 4)

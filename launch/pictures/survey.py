@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 SIZE = 224  # pixels a side, at which most nets for photographs train
+UNEVEN = 3  # from this ratio of the largest to the smallest class on, imbalance is worth a line
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,11 @@ def survey(
     """
     path = located(path)
     listing = _listing(path, columns)
-    given = split.read(split_file, listing) if split_file else {each.path: each.split for each in listing.pictures if each.split}
     facts, opened = examine(listing, bar)
     good = [each for each in listing.pictures if not facts[each.path].problem]
-    if not given:
+    if split_file:
+        given = split.read(split_file, listing, [each.path for each in good])
+    elif not (given := {each.path: each.split for each in listing.pictures if each.split}):
         contents = defaultdict(list)
         for each in good:
             contents[each.label].append(facts[each.path].sha256)

@@ -16,10 +16,9 @@ from . import path_table
 from .listing import SPLITS, Listing
 
 NAMES = ("train", "validation", "test")
-VALIDATION, TEST = 0.1, 0.1  # fractions
 
 
-def split_by_content(contents: Mapping[str, Sequence[str]], validation: float = VALIDATION, test: float = TEST) -> dict[str, str]:
+def split_by_content(contents: Mapping[str, Sequence[str]], validation: float, test: float) -> dict[str, str]:
     """Which of NAMES each content belongs to. `contents` maps each class to the sha256 digests of its pictures.
 
     A class of one picture has it in train; of two, the other one in validation; from three on it has at least one in each (in

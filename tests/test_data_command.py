@@ -112,6 +112,15 @@ def test_a_page_of_bad_files_alone(oneloop, tmp_path):
     assert "letter.jpg" in (tmp_path / "page.html").read_text()
 
 
+def test_a_table_is_not_replaced_by_what_is_written(oneloop, tmp_path):
+    write_photos(tmp_path, {"": 1})
+    (tmp_path / "table.csv").write_text("path,label,more\n0000.jpg,x,kept\n")
+    for flag in ("--html", "--write-split"):
+        code, _, error = oneloop("data", tmp_path / "table.csv", flag, tmp_path / "table.csv")
+        assert (code, error.count("\n")) == (2, 1)
+    assert (tmp_path / "table.csv").read_text() == "path,label,more\n0000.jpg,x,kept\n"
+
+
 def test_what_cannot_be_written_is_one_line_and_replaces_nothing(oneloop, place, tmp_path):
     (tmp_path / "folder").mkdir()
     for flag in ("--html", "--write-split"):

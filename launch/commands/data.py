@@ -38,7 +38,7 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument("--test", type=float, default=0.1, metavar="X", help="fraction, if not split; default 0.1")
     for what in ("path", "label", "split"):
         parser.add_argument(f"--{what}-column", metavar="NAME", default="", help=f"the table's {what} column; default: a guess")
-    parser.add_argument("--clear", action="store_true", help="delete what the cache holds of PATH, and end")
+    parser.add_argument("--clear", action="store_true", help="delete what the cache holds of PATH, and exit")
     chosen = parser.parse_args(args)
     if chosen.clear:
         _clear(chosen.path)
@@ -48,8 +48,11 @@ def main(args: Sequence[str]) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from ..pictures import split
-    from ..pictures.survey import summary, survey
+    from ..pictures.survey import located, summary, survey
 
+    for flag, target in (("--html", chosen.html), ("--write-split", chosen.write_split)):
+        if target and located(target) == located(chosen.path):
+            raise Refused(f"{flag} {target} would replace what it describes; choose another file", 2)
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = WIDTH

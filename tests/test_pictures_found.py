@@ -34,6 +34,14 @@ def test_splits_that_exist_are_used(said, tmp_path, validation):
     assert counts(found, *SPLITS) == {"cat": (3, 1, 0), "dog": (2, 2, 1)}
 
 
+def test_a_split_that_lacks_a_side_is_used_as_it_is_and_said(oneloop, said, tmp_path):
+    place = write_photos(tmp_path, {"train/cat": 3, "val/cat": 2})
+    assert counts(said(place), *SPLITS) == {"cat": (3, 2, 0)}
+    assert "\nno test pictures\n" in oneloop("data", place)[1]
+    write_photos(place, {"test/cat": 1}, start=50)
+    assert "\nno test pictures\n" not in oneloop("data", place)[1]
+
+
 def test_a_folder_without_a_split_is_split(said, tmp_path):
     found = said(write_photos(tmp_path / "set", {"cat": 12, "dog": 12}))
     assert counts(found) == {"cat": (12,), "dog": (12,)}

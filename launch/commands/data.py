@@ -158,6 +158,8 @@ def _trouble(said: dict) -> Iterator[str]:
 
     if (ratio := said["imbalance"]) and ratio >= UNEVEN:
         yield f"imbalance: the largest class has {ratio:.0f} times the pictures of the smallest"
+    if missing := [name for name, count in said["splits"].items() if not count]:
+        yield f"no {' and no '.join(missing)} pictures"
     if none := [name for name, row in said["classes"].items() if not row["pictures"]]:
         yield f"without a usable picture: {_named(none)}"
     if copies := said["duplicates"]["files"]:

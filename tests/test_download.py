@@ -13,7 +13,7 @@ from servers import dripping, serving
 from torchvision.models import get_model
 from weight_files import Evil, refusal, same, saved, sha256
 
-from launch.data.cache import cache_folder
+from launch.cache_folder import cache_folder
 from launch.weights import download, load, public_address
 from nets.zoo import zoo
 

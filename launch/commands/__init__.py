@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from ..errors import Refused, printable
 
 COMMANDS = {  # name -> what it does, arguments of an example
+    "data": ("show what pictures of your own there are: classes, sizes, split, bad files", "photos/ --html photos.html"),
     "describe": ("show a recipe's net: table, receptive fields, shapes", "recipes/cifar2.py --net NetWidth"),
     "verify": ("test the guarantees on this machine: 1 and 2 processes, kill, …", "recipes/cifar2.py"),
     "runs": ("list runs, newest first: state, epochs, accuracy", "runs/cifar2"),

@@ -8,25 +8,15 @@ the format; a slug is the name of a data set here.
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import filelock
 import safetensors
 import safetensors.torch
 
-from ..errors import Refused, first_line
+from ..cache_folder import cache_folder, locked, unwritable
+from ..errors import Refused
 from .dataset import DataSet, Split
-
-
-def cache_folder() -> Path:
-    """$ONELOOP_CACHE, else $XDG_CACHE_HOME/oneloop, else ~/.cache/oneloop. Raises Refused (1) if there is no home folder."""
-    if given := os.environ.get("ONELOOP_CACHE"):
-        return Path(given)
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "oneloop"
-    except RuntimeError as error:
-        raise Refused("no home folder to cache decoded images in; choose a folder with ONELOOP_CACHE=FOLDER") from error
 
 
 def read_or_decode(slug: str, decode: Callable[[], DataSet], state: str = "") -> DataSet:
@@ -37,7 +27,7 @@ def read_or_decode(slug: str, decode: Callable[[], DataSet], state: str = "") ->
     """
     if cached := read(slug, state):
         return cached
-    with _lock(slug):
+    with locked(slug):
         return read(slug, state) or _write(slug, decode(), state)
 
 
@@ -77,7 +67,7 @@ def _write(slug: str, decoded: DataSet, state: str) -> DataSet:
         temporary.replace(path)
     except (OSError, safetensors.SafetensorError) as error:  # the latter when the disk is full
         temporary.unlink(missing_ok=True)
-        raise _unwritable(folder, error) from error
+        raise unwritable(folder, error) from error
     for older in folder.glob(f"{slug}.*.safetensors"):
         if older != path:
             with contextlib.suppress(OSError):  # it may belong to another user
@@ -92,25 +82,4 @@ def _newest(slug: str, state: str) -> Path | None:
     except FileNotFoundError:  # another process has just replaced it
         return None
     except OSError as error:
-        raise _unwritable(folder, error) from error
-
-
-@contextlib.contextmanager
-def _lock(slug: str) -> Iterator[None]:
-    """Held by the one process that decodes."""
-    folder = cache_folder()
-    lock = filelock.FileLock(folder / f"{slug}.lock")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except (OSError, NotImplementedError) as error:  # the latter on file systems without locks
-        raise _unwritable(folder, error) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _unwritable(folder: Path, error: Exception) -> Refused:
-    reason = getattr(error, "strerror", None) or first_line(error)
-    return Refused(f"cannot write the cache {folder}: {reason}; choose another with ONELOOP_CACHE")
+        raise unwritable(folder, error) from error

@@ -4,17 +4,18 @@ It is decoded again when the name, size or modification time of a file in it has
 replaced by another one of the same size and modification time goes unnoticed.
 """
 
-import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from PIL import Image
 
+from ..cache_folder import digest, slug
 from ..errors import Refused
+from ..pictures import decode
+from ..pictures.walk import walk
 from . import cache, picture, table
 from .dataset import DataSet, Shape, Split, split_name
 
@@ -25,32 +26,17 @@ def read(folder: Path, shape: Shape) -> DataSet:
     facts = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     if not facts:
         raise Refused(f"--data {folder}: the folder is empty")
-    # A part of the name, for people to recognise: all of it may be too long for a file name, or contain a pattern's characters.
-    name = re.sub(r"[^\w.-]", "_", folder.name)[:40]
-    slug = f"folder-{name}-{_digest(str(folder))}"
-    state = _digest(json.dumps([picture.VERSION, shape[0], facts]))
-    return cache.read_or_decode(slug, lambda: _decode(folder, files, shape), state)
+    state = digest(json.dumps([decode.VERSION, shape[0], facts]))
+    return cache.read_or_decode(slug("folder", folder), lambda: _decode(folder, files, shape), state)
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(os.fsencode(text)).hexdigest()[:16]
-
-
-def _files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """The files in a folder and its subfolders, except hidden ones. Follows links, but not in circles."""
-    real = folder.resolve()
-    if real in above:
-        return
-    for path in folder.iterdir():
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            if not path.name.startswith("__"):  # __MACOSX, __pycache__
-                yield from _files(path, (*above, real))
-        elif path.is_file():
-            yield path
-        elif path.is_symlink():
-            raise Refused(f"--data {path}: broken link to {os.readlink(path)}; remove or repair it", 4)
+def _files(folder: Path) -> Iterator[Path]:
+    """The files in a folder and its subfolders, except hidden ones. Raises Refused (4) for a broken link."""
+    for entry in walk(folder):
+        if entry.kind == "broken link":
+            raise Refused(f"--data {entry.path}: broken link to {os.readlink(entry.path)}; remove or repair it", 4)
+        if entry.kind == "file":
+            yield Path(entry.path)
 
 
 def _decode(folder: Path, files: list[Path], shape: Shape) -> DataSet:

@@ -1,6 +1,6 @@
 """report.html: a run's configuration, result and pictures on one page, which opens from disk and loads nothing from elsewhere.
 
-The page shows every PNG in the run folder; PICTURES has the captions. The layout is in page.html.
+The page shows every PNG in the run folder; PICTURES has the captions. The layout is in page.html, the style in launch/style.css.
 """
 
 import base64
@@ -8,9 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from ..checkpoint import write_atomically
+from ..template import render
 from .compare import compare
 from .runs import describe, home, recorded_json, stages
 
@@ -23,10 +22,8 @@ PICTURES = {  # file -> caption, in the order of the page
 
 def write(folder: Path, result: dict) -> Path:
     """Write report.html into the folder of a run or stage, from `result` and the files there. Raises OSError."""
-    template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    content = environment.from_string(template).render(**_content(folder, result))
-    write_atomically(path := folder / "report.html", content.encode(errors="backslashreplace"))
+    page = render(Path(__file__).with_name("page.html"), _content(folder, result))
+    write_atomically(path := folder / "report.html", page)
     return path
 
 

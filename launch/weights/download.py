@@ -19,7 +19,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import filelock
 
-from ..data.cache import cache_folder
+from ..cache_folder import cache_folder
 from ..errors import Refused, first_line
 
 ANSWER_SECONDS = 30  # until the file begins, connection and redirects included; then for each silence

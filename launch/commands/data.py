@@ -1,0 +1,186 @@
+"""`oneloop data`: what pictures there are, before a training. What is found out is in launch/pictures/survey.py."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import Refused, printable
+from .arguments import command_parser
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+LINES = 10  # of a list in the terminal; --json and --html have all of it
+WIDTH = 80  # columns where the output is no terminal
+NAME, BAR = 20, 12  # columns of a class's name, at most, and of its bar
+
+
+def main(args: Sequence[str]) -> None:
+    parser = command_parser(
+        "data",
+        usage="PATH [--html FILE] [--json] [--split FILE] [--write-split FILE]",
+        description="Show what pictures there are: classes, sizes, split, duplicates, bad files, what a training would take.\n"
+        "PATH is a folder with a folder for each class, split into train/, val/ and test/ or not, or a CSV or parquet\n"
+        "table with a path, a label and perhaps a split in each row.",
+        example="photos/ --html photos.html",
+        notes="Each file is opened once. What is found is kept in the cache ($ONELOOP_CACHE, else ~/.cache/oneloop) and holds\n"
+        "until the size or the modification time of the file changes. Exit code 4: some files are bad.",
+    )
+    parser.add_argument("path", metavar="PATH", type=Path, help="a folder or a table")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page with a few pictures of each class")
+    parser.add_argument("--json", action="store_true", help="print everything as one object")
+    parser.add_argument("--split", type=Path, metavar="FILE", help="a table of path and split, to be used instead")
+    parser.add_argument("--write-split", type=Path, metavar="FILE", help="write such a table, to keep or to edit")
+    parser.add_argument("--validation", type=float, default=0.1, metavar="X", help="fraction, if not split; default 0.1")
+    parser.add_argument("--test", type=float, default=0.1, metavar="X", help="fraction, if not split; default 0.1")
+    for what in ("path", "label", "split"):
+        parser.add_argument(f"--{what}-column", metavar="NAME", default="", help=f"the table's {what} column; default: a guess")
+    parser.add_argument("--clear", action="store_true", help="delete what the cache holds of PATH, and exit")
+    chosen = parser.parse_args(args)
+    if chosen.clear:
+        _clear(chosen.path)
+        return
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from ..pictures import split
+    from ..pictures.survey import located, summary, survey
+
+    for flag, target in (("--html", chosen.html), ("--write-split", chosen.write_split)):
+        if target and located(target) == located(chosen.path):
+            raise Refused(f"{flag} {target} would replace what it describes; choose another file", 2)
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = WIDTH
+    columns = {what: getattr(chosen, f"{what}_column") for what in ("path", "label", "split")}
+    parts = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*parts, console=console, transient=True, disable=not console.is_terminal or chosen.json) as bar:
+        found = survey(chosen.path, columns, chosen.split, chosen.validation, chosen.test, bar)
+    said = summary(found)
+    if chosen.write_split:
+        rows = [(each.path, each.label, found.splits[each.path], found.facts[each.path].sha256) for each in found.good]
+        _write(chosen.write_split, split.as_csv(rows))
+    if chosen.html:
+        from ..pictures import page  # jinja2 takes 0.1 s
+
+        _write(chosen.html, page.render(found, said))
+    if chosen.json:
+        print(json.dumps(said, indent=1))
+    else:
+        for part in _text(said):
+            console.print(part, soft_wrap=isinstance(part, str))
+    if bad := len(said["bad"]):
+        raise Refused(f"{found.listing.source}: {bad} bad file{'s' * (bad > 1)}; repair or remove them", 4)
+
+
+def _clear(path: Path) -> None:
+    from ..cache_folder import slug
+    from ..pictures import index
+    from ..pictures.survey import located
+
+    deleted = index.clear(slug("pictures", located(path)))
+    print(printable(f"deleted {deleted}" if deleted else f"the cache holds nothing of {located(path)}"))
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Replace the file, whole or not at all. Raises Refused (1)."""
+    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        raise Refused(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _text(said: dict) -> Iterator["RenderableType"]:
+    """What the terminal shows, line by line, and tables."""
+    examined, splits = said["examined"], said["splits"]
+    yield printable(said["source"])
+    yield (
+        f"{examined['opened']:,} files opened, {examined['unchanged']:,} known from before (checked: the size and time of each, "
+        "not its content)"
+        if examined["unchanged"]
+        else f"{examined['opened']:,} files opened"
+    )
+    yield ""
+    yield f"{said['pictures']:,} pictures, {len(said['classes']):,} classes; " + ", ".join(
+        f"{splits[name]:,} {name}" for name in splits
+    )
+    yield _classes(said["classes"])
+    yield ""
+    yield from _pixels(said)
+    yield from _trouble(said)
+
+
+def _classes(classes: dict[str, dict]) -> "RenderableType":
+    from rich.bar import Bar
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("class", max_width=NAME, overflow="ellipsis", no_wrap=True)
+    columns = ("pictures", "train", "validation", "test", *["bad"] * any(row["bad"] for row in classes.values()))
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", width=BAR)
+    most = max(row["pictures"] for row in classes.values()) or 1
+    for name, row in classes.items():
+        table.add_row(printable(name), *(f"{row[column]:,}" for column in columns), Bar(most, 0, row["pictures"], width=BAR))
+    return table
+
+
+def _pixels(said: dict) -> Iterator[str]:
+    """Sizes, modes, and what a training takes."""
+    from rich.filesize import decimal
+
+    if sizes := said["sizes"]:
+        yield "width×height: " + ", ".join(f"{name} {width}×{height}" for name, (width, height) in sizes.items())
+        yield "Pillow modes: " + ", ".join(f"{count:,} {mode}" for mode, count in said["modes"].items())
+    if several := said["first_frame_only"]:
+        yield f"of {len(several):,} with several frames, the first is used: {_named(several)}"
+    bytes_ = {name: decimal(size) for name, size in said["cost"].items()}
+    yield (
+        f"in memory or on disk: {bytes_['files']} as files; decoded, {bytes_['decoded_224']} at 224×224, "
+        f"{bytes_['decoded_own_size']} at their own sizes"
+    )
+
+
+def _trouble(said: dict) -> Iterator[str]:
+    """What is worth a look before training."""
+    from ..pictures.survey import UNEVEN
+
+    if (ratio := said["imbalance"]) and ratio >= UNEVEN:
+        yield f"imbalance: the largest class has {ratio:.0f} times the pictures of the smallest"
+    if missing := [name for name, count in said["splits"].items() if not count]:
+        yield f"no {' and no '.join(missing)} pictures"
+    if none := [name for name, row in said["classes"].items() if not row["pictures"]]:
+        yield f"without a usable picture: {_named(none)}"
+    if copies := said["duplicates"]["files"]:
+        yield f"duplicates: {copies:,} {'files have' if copies > 1 else 'file has'} the same content as another"
+    for key, what, why in (
+        ("across_classes", "class", "in several classes: one of the labels is wrong"),
+        ("across_splits", "split", "in several splits: what is measured there has been trained on"),
+    ):
+        if groups := said["duplicates"][key]:
+            yield f"{len(groups):,} {'pictures are' if len(groups) > 1 else 'picture is'} {why}"
+            for group in groups[:LINES]:
+                yield printable("  " + " = ".join(f"{each['path']} ({each[what]})" for each in group))
+            if len(groups) > LINES:
+                yield f"  and {len(groups) - LINES:,} more: --json or --html"
+    if said["ignored"]:
+        yield printable("ignored: " + ", ".join(f"{count:,} {kind}" for kind, count in said["ignored"].items()))
+    if bad := said["bad"]:
+        yield f"{len(bad):,} bad {'files' if len(bad) > 1 else 'file'}:"
+        yield from (printable(f"  {each['path']}: {each['reason']}") for each in bad)
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - LINES:,} more" if len(names) > LINES else ""
+    return ", ".join(map(printable, names[:LINES])) + more

@@ -1,0 +1,107 @@
+"""What lies in a folder of pictures, as people have it: a folder for each class, split or not.
+
+    photos/<class>/…                    not split
+    photos/train/<class>/…, val/…, test/…   split; validation may be called val, valid or validation
+    photos/train/<class>/…              alone: not split
+
+The class is the first folder; what is below it belongs to it, in folders or not.
+"""
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import Refused
+from .walk import Entry, walk
+
+SPLITS = {
+    "train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+
+# What people call pictures. HEIC is among them although Pillow cannot read it: such files are named, not passed over.
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".avif", ".jp2", ".j2k",
+     ".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif")
+)  # fmt: skip
+
+
+class Picture(NamedTuple):
+    """A file that should be a picture. `size` in bytes and `time` of its last change in ns; both 0 if the file is missing."""
+
+    path: str  # below the listing's root, or absolute
+    label: str
+    split: str  # train, validation, test; empty where nobody has said
+    size: int
+    time: int
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What was found, before any file is opened. `pictures` are sorted by path, those of a table in its order."""
+
+    source: Path  # absolute: the folder or the table
+    root: Path  # absolute: what the paths of pictures are relative to
+    pictures: list[Picture]
+    ignored: Counter[str] = field(default_factory=Counter)  # kind of file -> number
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Sorted: by number if all names are whole numbers, else by name."""
+        names = {picture.label for picture in self.pictures}
+        return tuple(sorted(names, key=(lambda name: (int(name), name)) if all(map(str.isdecimal, names)) else None))
+
+
+def class_folders(folder: Path) -> Listing:
+    """The pictures in `folder`, an absolute path. Raises Refused: 1 if it cannot be read or has none, 4 without class folders."""
+    prefix = len(os.path.join(folder, ""))
+    try:
+        found = [(entry, entry.path[prefix:].split(os.sep)) for entry in walk(folder)]
+    except OSError as error:
+        raise Refused(f"{error.filename or folder}: {error.strerror or error}") from error
+    files: list[tuple[Entry, list[str]]] = []
+    ignored: Counter[str] = Counter()
+    for entry, parts in found:
+        suffix = os.path.splitext(parts[-1])[1].lower()
+        if suffix in SUFFIXES and entry.kind in ("file", "broken link"):  # a broken link is named with the bad files
+            files.append((entry, parts))
+        elif entry.kind != "folder":
+            ignored[suffix or "no extension" if entry.kind == "file" else entry.kind] += 1
+    if not files:
+        raise Refused(f"{folder}: no pictures in it{_listed(ignored)}; name a folder with a folder for each class, or a table")
+    splits = _splits({parts[0] for _, parts in files if len(parts) > 2}, {parts[0] for _, parts in files})
+    pictures = []
+    for entry, parts in files:
+        if splits and parts[0] not in splits:
+            ignored["pictures outside " + " ".join(f"{name}/" for name in splits)] += 1
+        elif len(parts) < 2 + bool(splits):
+            ignored["pictures outside a class folder"] += 1
+        else:
+            size, time = (entry.status.st_size, entry.status.st_mtime_ns) if entry.status else (0, 0)
+            label, split = (parts[1], splits[parts[0]]) if splits else (parts[0], "")
+            pictures.append(Picture(entry.path[prefix:], label, split, size, time))
+    if not pictures:
+        raise Refused(f"{folder}: no class folders; put the pictures of each class into a folder of its own, or give a table", 4)
+    level = 2 if splits else 1
+    named = {(parts[0], parts[level - 1]) for _, parts in files if len(parts) > level}
+    empty = [p for entry, p in found if entry.kind == "folder" and len(p) == level and (p[0], p[-1]) not in named]
+    ignored["class folders without pictures"] += sum(level == 1 or parts[0] in splits for parts in empty)
+    return Listing(folder, folder, pictures, +ignored)
+
+
+def _splits(above: set[str], top: set[str]) -> dict[str, str]:
+    """What the top folders are called -> the split they are; empty if they are classes.
+
+    `top` are those with pictures, `above` those with pictures in folders below. They are splits if train/ has another beside
+    it, in which there are class folders, too; train/ alone has to be split like any other folder.
+    """
+    found = {name: SPLITS[name.casefold()] for name in sorted(above) if name.casefold() in SPLITS}
+    if "train" in found.values() and len({*found.values()}) > 1:
+        return found
+    return dict.fromkeys(found, "") if found and top == found.keys() and {*found.values()} == {"train"} else {}
+
+
+def _listed(ignored: Counter[str]) -> str:
+    return f" ({', '.join(f'{count} {kind}' for kind, count in ignored.most_common(5))})" if ignored else ""

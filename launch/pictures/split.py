@@ -1,0 +1,84 @@
+"""Train, validation and test where pictures are not split: by content, and `split.csv`.
+
+The sha256 of a file's content decides, not its name, its place or what lies beside it. A folder can be moved and files can be
+added without any other picture changing sides, and exact duplicates land on one side. Each class has the same proportions,
+up to chance. The exception is a class so small that chance leaves a side empty: see `split_by_content`.
+"""
+
+import csv
+import io
+import os
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from ..errors import Refused
+from . import path_table
+from .listing import SPLITS, Listing
+
+NAMES = ("train", "validation", "test")
+
+
+def split_by_content(contents: Mapping[str, Sequence[str]], validation: float, test: float) -> dict[str, str]:
+    """Which of NAMES each content belongs to. `contents` maps each class to the sha256 digests of its pictures.
+
+    A class of one picture has it in train; of two, the other one in validation; from three on it has at least one in each (in
+    those whose fraction is not 0): the picture nearest to an empty side is moved there. A content of several classes goes where
+    the first of them puts it. Raises Refused (2) for fractions that leave nothing to train on.
+    """
+    for flag, fraction in (("--validation", validation), ("--test", test)):
+        if not 0 <= fraction < 1:
+            raise Refused(f"{flag} must be at least 0 and less than 1, got {fraction:g}", 2)
+    if validation + test >= 1:
+        raise Refused(f"--validation {validation:g} and --test {test:g} leave nothing to train on", 2)
+    placed: dict[str, str] = {}
+    for label in sorted(contents):
+        ordered = sorted({*contents[label]})  # a digest, read as a fraction, is a random draw from 0 to 1
+        count = len(ordered)
+        wanted = [1, int(validation > 0), int(test > 0)]
+        while sum(wanted) > count:
+            wanted[max(side for side in range(3) if wanted[side])] = 0
+        ends = [sum(_fraction(content) < share for content in ordered) for share in (1 - validation - test, 1 - test)]
+        first = min(max(ends[0], wanted[0]), count - wanted[1] - wanted[2])
+        second = min(max(ends[1], first + wanted[1]), count - wanted[2])
+        for number, content in enumerate(ordered):
+            placed.setdefault(content, NAMES[(number >= first) + (number >= second)])
+    return placed
+
+
+def _fraction(digest: str) -> float:
+    return int(digest[:13], 16) / 16**13  # 52 bits, which a float holds
+
+
+def as_csv(rows: Sequence[tuple[str, str, str, str]]) -> bytes:
+    """split.csv: (path, label, split, sha256) of each picture."""
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(("path", "label", "split", "sha256"))
+    writer.writerows(rows)
+    return os.fsencode(file.getvalue())
+
+
+def read(path: Path, listing: Listing, good: Collection[str]) -> dict[str, str]:
+    """The split of paths of `listing` as the file says: a table with the columns path and split; others are not read.
+
+    Raises Refused: 1 if the file cannot be read, 4 if it lacks one of the paths `good`, names one that `listing` lacks, or names
+    no split or two for one.
+    """
+    found: dict[str, str] = {}
+    for number, row in enumerate(path_table.rows(path), 1):
+        if not {"path", "split"} <= row.keys():
+            raise Refused(f"{path}: it needs the columns path and split; it has {', '.join(row)}", 4)
+        split = SPLITS.get(row["split"].casefold())
+        if not split:
+            raise Refused(f"{path}: row {number} has the split {row['split']!r}; it takes train, validation or test", 4)
+        if found.setdefault(row["path"], split) != split:
+            raise Refused(f"{path}: {row['path']} is in {found[row['path']]} and, in row {number}, in {split}", 4)
+    paths = {picture.path for picture in listing.pictures}
+    for lost, where in (
+        ({*good} - found.keys(), f"not in {path}"),
+        (found.keys() - paths, f"in {path}, not in {listing.source}"),
+    ):
+        if lost:
+            more = f" and {len(lost) - 1} more are" if len(lost) > 1 else " is"
+            raise Refused(f"{min(lost)}{more} {where}; a split file names each picture once", 4)
+    return found

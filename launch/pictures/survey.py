@@ -1,0 +1,148 @@
+"""What pictures there are: listed, examined, split. `oneloop data` shows it."""
+
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import Refused, first_line
+from . import path_table, split
+from .examine import examine
+from .index import Facts
+from .listing import Listing, Picture, class_folders
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+SIZE = 224  # pixels a side, at which most nets for photographs train
+UNEVEN = 3  # from this ratio of the largest to the smallest class on, imbalance is worth a line
+
+
+@dataclass(frozen=True)
+class Survey:
+    """`facts` of each path of the listing; `splits` of each path that is not bad; `opened` files were examined this time."""
+
+    listing: Listing
+    facts: dict[str, Facts]
+    splits: dict[str, str]
+    opened: int
+
+    @property
+    def good(self) -> list[Picture]:
+        return [picture for picture in self.listing.pictures if not self.facts[picture.path].problem]
+
+    @property
+    def bad(self) -> list[Picture]:
+        return [picture for picture in self.listing.pictures if self.facts[picture.path].problem]
+
+
+def located(path: Path) -> Path:
+    """`path` as an absolute one: the same folder has the same index from wherever it is named. Raises Refused (2)."""
+    try:
+        return path.expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # an unknown ~user, a circle of links
+        raise Refused(f"{path}: {first_line(error)}", 2) from error
+
+
+def survey(
+    path: Path, columns: Mapping[str, str], split_file: Path | None, validation: float, test: float, bar: "Progress"
+) -> Survey:
+    """List, examine and split what is at `path`, a folder or a table; `columns` as in path_table.read.
+
+    Splits are those of `split_file`, else those that the folder or table has, else made by content with the fractions
+    `validation` and `test`. Raises Refused.
+    """
+    path = located(path)
+    listing = _listing(path, columns)
+    facts, opened = examine(listing, bar)
+    good = [each for each in listing.pictures if not facts[each.path].problem]
+    if split_file:
+        given = split.read(split_file, listing, [each.path for each in good])
+    elif not (given := {each.path: each.split for each in listing.pictures if each.split}):
+        contents = defaultdict(list)
+        for each in good:
+            contents[each.label].append(facts[each.path].sha256)
+        placed = split.split_by_content(contents, validation, test)
+        given = {each.path: placed[facts[each.path].sha256] for each in good}
+    return Survey(listing, facts, {each.path: given[each.path] for each in good}, opened)
+
+
+def _listing(path: Path, columns: Mapping[str, str]) -> Listing:
+    if path.is_dir():
+        return class_folders(path)
+    if path.suffix.lower() in path_table.SUFFIXES:
+        return path_table.read(path, columns)
+    wrong = "not a folder, a CSV or a parquet file" if path.exists() else "no such folder or table"
+    raise Refused(f"{path}: {wrong}; name a folder with a folder for each class, or a table of paths and labels")
+
+
+def summary(found: Survey) -> dict:
+    """All that there is to say, as JSON has it. Sizes are in pixels (width, height), bytes are integers."""
+    listing, good, bad, facts = found.listing, found.good, found.bad, found.facts
+    classes = {}
+    for label in listing.classes:
+        classes[label] = {"pictures": 0, "bad": 0, **dict.fromkeys(split.NAMES, 0)}
+    for each in good:
+        classes[each.label]["pictures"] += 1
+        classes[each.label][found.splits[each.path]] += 1
+    for each in bad:
+        classes[each.label]["bad"] += 1
+    counts = [each["pictures"] for each in classes.values()]
+    known = [facts[each.path] for each in good]
+    return {
+        "source": str(listing.source),
+        "pictures": len(good),
+        "classes": classes,
+        "splits": {name: sum(each[name] for each in classes.values()) for name in split.NAMES},
+        "imbalance": round(max(counts) / min(counts), 2) if min(counts) else None,
+        "sizes": _sizes(known),
+        "modes": dict(Counter(each.mode for each in known).most_common()),
+        "first_frame_only": [each.path for each in good if facts[each.path].frames],
+        "duplicates": _duplicates(found),
+        "bad": [{"path": each.path, "class": each.label, "reason": facts[each.path].problem} for each in bad],
+        "ignored": dict(listing.ignored.most_common()),
+        "cost": _cost(known),
+        "examined": {"opened": found.opened, "unchanged": len(facts) - found.opened},
+    }
+
+
+def _sizes(known: list[Facts]) -> dict[str, list[int]] | None:
+    """The smallest, the median and the largest picture by area, and the extremes of each side; None without pictures."""
+    if not known:
+        return None
+    by_area = sorted((each.width * each.height, each.width, each.height) for each in known)
+    return {
+        "smallest": [*by_area[0][1:]],
+        "median": [int(statistics.median(each.width for each in known)), int(statistics.median(each.height for each in known))],
+        "largest": [*by_area[-1][1:]],
+    }
+
+
+def _duplicates(found: Survey) -> dict:
+    """Pictures with the same content: in how many files too many, and those whose classes or splits differ, by name."""
+    same = defaultdict(list)
+    for each in found.good:
+        same[found.facts[each.path].sha256].append(each)
+    groups = [group for group in same.values() if len(group) > 1]
+    return {
+        "files": sum(len(group) - 1 for group in groups),
+        "across_classes": [
+            [{"path": each.path, "class": each.label} for each in group] for group in groups if len({e.label for e in group}) > 1
+        ],
+        "across_splits": [
+            [{"path": each.path, "split": found.splits[each.path]} for each in group]
+            for group in groups
+            if len({found.splits[each.path] for each in group}) > 1
+        ],
+    }
+
+
+def _cost(known: list[Facts]) -> dict[str, int]:
+    """Bytes on disk as files, and decoded, 8 bits RGB, at SIZE × SIZE and at their own sizes."""
+    return {
+        "files": sum(each.size for each in known),
+        f"decoded_{SIZE}": len(known) * 3 * SIZE * SIZE,
+        "decoded_own_size": sum(3 * each.width * each.height for each in known),
+    }

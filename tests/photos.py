@@ -1,0 +1,69 @@
+"""Small photographs, good ones and every kind of bad one, as files."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+BAD = {  # file name -> what is said of it
+    "truncated.jpg": "truncated: the end of the file is missing",
+    "truncated.png": "truncated: the end of the file is missing",
+    "empty.jpg": "empty file: 0 bytes",
+    "page.jpg": "a web page (HTML), not a picture",
+    "bomb.png": "decompression bomb: more than 178,956,970 pixels",
+    "letter.jpg": "not a picture in a format that Pillow reads",
+    "phone.heic": "HEIC, which Pillow does not read: convert it to JPEG",
+    "float.tiff": "cannot be decoded: pixel values have no known range (PIL mode F); save it with 8 or 16 bits",
+    "lost.jpg": "no such file",
+}
+
+
+def photo(number: int, width: int = 24, height: int = 16) -> Image.Image:
+    """A picture of its own for each number."""
+    coarse = np.random.default_rng(number).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BILINEAR)
+
+
+def jpeg(number: int, **size: int) -> bytes:
+    file = io.BytesIO()
+    photo(number, **size).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def write_photos(folder: Path, counts: dict[str, int], start: int = 0) -> Path:
+    """`counts[place]` JPEG files in each place below `folder`, with numbers from `start` on, no two the same."""
+    for place, count in counts.items():
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        for number in range(start, start := start + count):
+            (folder / place / f"{number:04}.jpg").write_bytes(jpeg(number))
+    return folder
+
+
+def write_bad(folder: Path) -> None:
+    """A file of each kind of BAD."""
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = jpeg(1000, width=200, height=200)
+    png = io.BytesIO()
+    photo(1001, 200, 200).save(png, "PNG")
+    bomb = _chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)) + _chunk(b"IDAT", zlib.compress(bytes(99)))
+    contents = {
+        "truncated.jpg": whole[: len(whole) // 2],
+        "truncated.png": png.getvalue()[:5000],
+        "empty.jpg": b"",
+        "page.jpg": b"\n<!DOCTYPE html><html><body>404 Not Found</body></html>",
+        "bomb.png": b"\x89PNG\r\n\x1a\n" + bomb,
+        "letter.jpg": b"Dear Sir or Madam, " * 40,
+        "phone.heic": struct.pack(">I", 24) + b"ftypheic" + bytes(200),
+    }
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    Image.fromarray(np.ones((8, 8), dtype=np.float32)).save(folder / "float.tiff")
+    (folder / "lost.jpg").symlink_to(folder / "nowhere.jpg")
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    """A part of a PNG file."""
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))

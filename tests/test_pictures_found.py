@@ -1,0 +1,184 @@
+"""What `oneloop data` finds at a path: class folders, split or not, tables; and what it passes over."""
+
+import csv
+import json
+import os
+
+import pytest
+from photos import jpeg, write_photos
+
+
+@pytest.fixture
+def said(oneloop):
+    """said(path, flags…) -> what `oneloop data --json` prints, of pictures that are all good."""
+
+    def said(*args) -> dict:
+        code, out, error = oneloop("data", *args, "--json")
+        assert (code, error) == (0, "")
+        return json.loads(out)
+
+    return said
+
+
+def counts(found: dict, *columns: str) -> dict:
+    return {name: tuple(row[column] for column in columns or ("pictures",)) for name, row in found["classes"].items()}
+
+
+SPLITS = ("train", "validation", "test")
+
+
+@pytest.mark.parametrize("validation", ["val", "valid", "validation", "Val"])
+def test_splits_that_exist_are_used(said, tmp_path, validation):
+    places = {"train/cat": 3, "train/dog": 2, f"{validation}/cat": 1, f"{validation}/dog": 2, "test/dog": 1}
+    found = said(write_photos(tmp_path / "set", places))
+    assert counts(found, *SPLITS) == {"cat": (3, 1, 0), "dog": (2, 2, 1)}
+
+
+def test_a_split_that_lacks_a_side_is_used_as_it_is_and_said(oneloop, said, tmp_path):
+    place = write_photos(tmp_path, {"train/cat": 3, "val/cat": 2})
+    assert counts(said(place), *SPLITS) == {"cat": (3, 2, 0)}
+    assert "\nno test pictures\n" in oneloop("data", place)[1]
+    write_photos(place, {"test/cat": 1}, start=50)
+    assert "\nno test pictures\n" not in oneloop("data", place)[1]
+
+
+def test_a_folder_without_a_split_is_split(said, tmp_path):
+    found = said(write_photos(tmp_path / "set", {"cat": 12, "dog": 12}))
+    assert counts(found) == {"cat": (12,), "dog": (12,)}
+    assert all(count for row in counts(found, *SPLITS).values() for count in row)
+    alone = said(write_photos(tmp_path / "alone", {"train/cat": 12, "train/dog": 12}))  # nothing to measure on: split as well
+    assert counts(alone, *SPLITS) == counts(found, *SPLITS)
+
+
+def test_a_class_may_be_called_train(said, tmp_path):
+    assert counts(said(write_photos(tmp_path / "one", {"train": 2, "bus": 1}))) == {"bus": (1,), "train": (2,)}
+    deep = write_photos(tmp_path / "two", {"train/steam": 2, "train": 1, "bus/red": 1})
+    assert counts(said(deep)) == {"bus": (1,), "train": (3,)}
+
+
+def test_the_class_is_the_first_folder(said, tmp_path):
+    places = {"cat/2024/may": 2, "cat": 1, "dog/2024": 1, "10": 1, "9": 1}
+    assert counts(said(write_photos(tmp_path / "set", places))) == {"10": (1,), "9": (1,), "cat": (3,), "dog": (1,)}
+    split = write_photos(tmp_path / "split", {"train/cat/2024/may": 2, "train/dog": 1, "test/cat": 1})
+    assert counts(said(split)) == {"cat": (3,), "dog": (1,)}
+
+
+def test_classes_that_are_numbers_are_in_their_order(said, tmp_path):
+    assert list(said(write_photos(tmp_path, {"10": 1, "9": 1, "0": 1}))["classes"]) == ["0", "9", "10"]
+
+
+def test_any_names_and_links_in_a_circle(said, tmp_path):
+    place = write_photos(tmp_path / "my photos [1]*", {"猫 und Hund": 2, "naïve/Ångström x": 1})
+    (place / "naïve/round").symlink_to(place)
+    (place / "naïve/self").symlink_to(place / "naïve/self")
+    write_photos(tmp_path / "elsewhere", {".": 3}, start=50)
+    (place / "linked").symlink_to(tmp_path / "elsewhere")
+    odd = os.fsencode(place / "naïve") + b"/caf\xe9.jpg"
+    with open(odd, "wb") as file:
+        file.write(jpeg(99))
+    found = said(place)
+    assert counts(found) == {"linked": (3,), "naïve": (2,), "猫 und Hund": (2,)}
+    assert found["ignored"] == {"link in a circle": 1, "broken link": 1}
+    assert said(place)["examined"] == {"opened": 0, "unchanged": 7}
+
+
+def test_what_is_not_a_picture_is_counted_by_kind(said, tmp_path):
+    place = write_photos(tmp_path, {"train/cat": 1, "test/cat": 1, "train": 2, "unlabelled": 1, "train/.thumbs": 3}, start=1)
+    for name in ("train/cat/a.txt", "train/cat/b.TXT", "train/cat/README", "test/cat/.DS_Store", "labels.csv"):
+        (place / name).write_text("no picture")
+    (place / "train/dog").mkdir()
+    (place / "train/__MACOSX").mkdir()
+    found = said(place)
+    assert counts(found) == {"cat": (2,)}
+    assert found["ignored"] == {
+        ".txt": 2, "no extension": 1, "hidden": 3, ".csv": 1, "pictures outside a class folder": 2,
+        "pictures outside test/ train/": 1, "class folders without pictures": 1,
+    }  # fmt: skip
+
+
+def test_the_order_of_files_on_disk_does_not_matter(oneloop, tmp_path):
+    write_photos(tmp_path / "one", {"b": 3, "a": 3})
+    names = sorted((tmp_path / "one").rglob("*.jpg"), reverse=True)
+    for file in names:
+        copy = tmp_path / "two" / file.relative_to(tmp_path / "one")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(file.read_bytes())
+    written = []
+    for place in ("one", "two"):
+        assert oneloop("data", tmp_path / place, "--write-split", tmp_path / f"{place}.csv")[0] == 0
+        written.append((tmp_path / f"{place}.csv").read_text())
+    assert written[0] == written[1]
+    paths = [row["path"] for row in csv.DictReader(written[0].splitlines())]
+    assert paths == sorted(paths)
+    assert len(paths) == 6
+
+
+@pytest.mark.parametrize("kind", ["comma", "semicolon", "tab", "parquet"])
+@pytest.mark.parametrize("with_split", [True, False], ids=["split", "unsplit"])
+def test_a_table_of_paths_and_labels(said, tmp_path, kind, with_split):
+    write_photos(tmp_path / "pics, all", {"": 4})
+    rows = [
+        ("Filename", "class", "subset"),
+        *((f"pics, all/000{i}.jpg", "xy"[i % 2], ["train", "val", "test", "train"][i]) for i in range(4)),
+    ]
+    rows = [row if with_split else row[:2] for row in rows]
+    table = tmp_path / ("table.parquet" if kind == "parquet" else "table.csv")
+    if kind == "parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.table(dict(zip(rows[0], zip(*rows[1:], strict=True), strict=True))), table)
+    else:
+        with open(table, "w", encoding="utf-8-sig", newline="") as file:
+            csv.writer(file, delimiter={"comma": ",", "semicolon": ";", "tab": "\t"}[kind]).writerows(rows)
+    found = said(table)
+    assert counts(found) == {"x": (2,), "y": (2,)}
+    if with_split:
+        assert counts(found, *SPLITS) == {"x": (1, 0, 1), "y": (1, 1, 0)}
+
+
+def test_columns_can_be_named(said, oneloop, tmp_path):
+    write_photos(tmp_path, {"": 2})
+    table = tmp_path / "table.csv"
+    table.write_text("path,where,label,bird\nx.jpg,0000.jpg,1,owl\ny.jpg,0001.jpg,1,crow\n")
+    assert counts(said(table, "--path-column", "where", "--label-column", "bird")) == {"crow": (1,), "owl": (1,)}
+    code, _, error = oneloop("data", table, "--label-column", "brid")
+    assert (code, error) == (2, f"{table}: no column 'brid'; its columns are path, where, label, bird\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "message"),
+    [
+        ("a,b\n1,2\n", 2, "which column is the path? Name it with --path-column; it has a, b"),
+        ("path,label\n0000.jpg,\n", 4, "row 1 has no label (column 'label'); add it or remove the row"),
+        ("path,label\n0000.jpg,x\n,y\n", 4, "row 2 has no path (column 'path'); add it or remove the row"),
+        ("path,label,split\n0000.jpg,x,later\n", 4, "row 1 has the split 'later' (column 'split'); it takes train, validation"),
+        ("path,label\n0000.jpg,x,y\n", 4, "row 1 has 3 values for 2 columns"),
+        ("path,label\n0000.jpg,x\n0000.jpg,y\n", 4, "row 2 names 0000.jpg again, after row 1; a picture has one label"),
+        ("path,label\n", 1, "the table has no rows"),
+        ("", 2, "which column is the path?"),
+    ],
+)
+def test_a_wrong_table_is_one_line(oneloop, tmp_path, text, code, message):
+    write_photos(tmp_path, {"": 1})
+    (tmp_path / "table.csv").write_text(text)
+    got, out, error = oneloop("data", tmp_path / "table.csv")
+    assert (got, out, error.count("\n")) == (code, "", 1)
+    assert message in error
+
+
+def test_a_path_without_pictures_is_one_line(oneloop, tmp_path):
+    (tmp_path / "empty").mkdir()
+    write_photos(tmp_path / "flat", {"": 2})
+    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "bad.parquet").write_text("no parquet")
+    for name, code, message in (
+        ("empty", 1, "no pictures in it; name a folder"),
+        ("flat", 4, "no class folders; put the pictures of each class into a folder of its own"),
+        ("notes.txt", 1, "not a folder, a CSV or a parquet file"),
+        ("nowhere", 1, "no such folder or table"),
+        ("bad.parquet", 1, "cannot be read as a table"),
+    ):
+        got, out, error = oneloop("data", tmp_path / name)
+        assert (got, out, error.count("\n")) == (code, "", 1)
+        assert message in error

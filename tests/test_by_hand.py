@@ -92,8 +92,12 @@ def interrupted(main, tmp_path, monkeypatch, capsys, *flags) -> str:
     """What `cli(main)` prints on SIGINT, with exit code 130."""
     place = ["--out", str(tmp_path / "run"), "--wandb", "disabled", "--threads", "1"]
     monkeypatch.setattr(sys, "argv", ["recipe.py", "--data", "synthetic", *place, *flags])
-    with pytest.raises(SystemExit) as ended:
-        cli(main)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli(main)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert ended.value.code == 130
     return capsys.readouterr().err
 

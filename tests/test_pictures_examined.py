@@ -200,7 +200,8 @@ def test_a_damaged_line_is_examined_again(said, cache, tmp_path):
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from launch.pictures import examine
 look = examine._look
 def slow(path):

@@ -31,7 +31,7 @@ def straight(start, images, tmp_path):
 def test_resume_at_every_step_is_exact(kind, start, straight, images, tmp_path):
     flags = {"epochs": 2, "shards": 2, "log_every": 3}
     digest, lines = straight(kind, **flags)
-    for at in range(1, 2 * 8 + 1) if kind == "sgd" else (1, 7, 8, 9, 16):
+    for at in range(1, 2 * 8 + 1) if kind == "sgd" else (7, 8, 9):
         interrupted(start, images, at, kind, out=f"at-{at}", **flags)
         assert result(tmp_path / f"at-{at}")["weights_sha256"] == digest
         assert metrics(tmp_path / f"at-{at}") == lines

@@ -156,8 +156,12 @@ def stages(folder: Path) -> list[Path]:
     def of_another(place: Path) -> bool:
         return place != folder and ((place / "config.json").exists() or of_another(place.parent))
 
-    inside = (path.parent for path in folder.rglob("metrics.jsonl"))
-    return sorted(place for place in inside if place != folder and not of_another(place))
+    return sorted(place for place in trainings(folder) if place != folder and not of_another(place))
+
+
+def trainings(folder: Path) -> list[Path]:
+    """The folders at and below `folder` that have a metrics.jsonl, also while checkpoints come and go there."""
+    return [Path(place) for place, _, files in os.walk(folder) if "metrics.jsonl" in files]
 
 
 # ------------------------------------------------------------------------------------------------------------- the lock

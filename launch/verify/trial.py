@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from ..errors import Refused
-from ..record.runs import read_metrics, recorded_json
+from ..record.runs import read_metrics, recorded_json, trainings, without_clock
 
 # Training and test images to try in turn, until the run is short enough. They are primes, so that no batch, slice or number of
 # processes divides them; of 503 test images each of two processes evaluates a batch.
@@ -23,7 +23,6 @@ SIZES = ((251, 503), (61, 127), (23, 29))
 EPOCHS = 3
 SHORT_SECONDS = 30  # that the first run may train; with the last of SIZES there is no limit
 FIRST_SECONDS = 3600  # for the first run and its data, which may have to be downloaded
-CLOCK = ("seconds", "images_per_second")  # entries of a record that differ from run to run
 
 
 @dataclass
@@ -111,14 +110,10 @@ class Trial:
         return (self.place / f"{name}.log").read_text()
 
     def records(self, name: str) -> dict[str, list[dict]]:
-        """The lines of every metrics.jsonl of the run, by stage, without CLOCK; stages in the order in which they ended."""
-        files = sorted((self.place / name).rglob("metrics.jsonl"), key=lambda file: file.stat().st_mtime_ns)
-        return {
-            str(file.parent.relative_to(self.place / name)): [
-                {key: value for key, value in line.items() if key not in CLOCK} for line in read_metrics(file)
-            ]
-            for file in files
-        }
+        """The lines of every metrics.jsonl, without the clock, by stage; stages in the order in which they ended."""
+        found = [place / "metrics.jsonl" for place in trainings(self.place / name)]
+        files = sorted(found, key=lambda file: file.stat().st_mtime_ns)
+        return {str(file.parent.relative_to(self.place / name)): without_clock(read_metrics(file)) for file in files}
 
     def digest(self, name: str) -> str:
         """The sha256 of the run's last weights, of each stage in turn; "" if there are none."""

@@ -168,7 +168,8 @@ class Stop:
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
-        if error and self.signal:  # the process is ending: the death of its launcher, which got the signal too, changes nothing
+        if error and (self.signal or torch.distributed.is_initialized()):
+            # The process is ending, and still has to say why: neither its launcher's death nor its SIGTERM changes that.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:

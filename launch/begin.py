@@ -48,8 +48,8 @@ def begin(
     run = run.stage(stage) if stage else run
     groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     settings = shorter.Settings(groups, schedule, math.ceil(samples / batch))
-    start = checkpoint.weights_sha256(checkpoint.weights(net))  # host-device sync
     result = run.on_main(lambda: read_json(run.folder / "result.json")) or None  # of a stage, or of a run whose data have moved
+    start = "" if result else checkpoint.weights_sha256(checkpoint.weights(net))  # host-device sync; of no use once finished
     found, notes = run.on_main(lambda: checkpoint.latest(run.folder / "checkpoints"))
     if found and found["state"].get("origin") != run.origin(images.fingerprint):
         where = run.folder / "checkpoints"

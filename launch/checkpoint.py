@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import Refused
+from .files import sync_folder, write_atomically, write_synced
 
 FORMAT = 1
 KEEP = 2  # checkpoints
@@ -118,17 +119,6 @@ def _laid_out(value: Tensor | float, parameter: Tensor) -> Tensor | float:
 # -------------------------------------------------------------------------------------------------------------------- files
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace the file `path`: readers, and a crash at any moment, see the old content or the new."""
-    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
-    try:
-        _write(temporary, content)
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Replace the safetensors file `path` atomically."""
     write_atomically(path, _packed(tensors, metadata))
@@ -137,24 +127,6 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 def _packed(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
     # Host-device sync: the tensors are copied to main memory.
     return safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.unlink(missing_ok=True)
-    with open(path, "xb") as file:  # a file of its own: never through a link that somebody left there
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # Windows cannot open a folder, and needs no sync of one
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # -------------------------------------------------------------------------------------------------------------- checkpoints
@@ -179,11 +151,11 @@ def save(folder: Path, model: dict[str, Tensor], optimizer: dict[str, Tensor], s
         folder.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
         for name, content in contents.items():
-            _write(temporary / name, content)
-        _write(temporary / "manifest.json", json.dumps({"format": FORMAT, "files": files}, indent=1).encode())
-        _sync_folder(temporary)
+            write_synced(temporary / name, content)
+        write_synced(temporary / "manifest.json", json.dumps({"format": FORMAT, "files": files}, indent=1).encode())
+        sync_folder(temporary)
         temporary.rename(final)
-        _sync_folder(folder)
+        sync_folder(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     for stale in folder.glob(".tmp-*"):

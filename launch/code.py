@@ -16,8 +16,8 @@ import tokenize
 from pathlib import Path
 from types import ModuleType
 
-from .checkpoint import write_atomically
 from .errors import Refused, first_line
+from .files import write_atomically
 
 FOLDER = "code"
 NOT_OWN = ("launch", "torch", "torchvision", "accelerate", "datasets", "wandb", "timm")  # config.json has their versions

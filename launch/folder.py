@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import filelock
 
 from . import code
-from .checkpoint import write_atomically
 from .data import Images
 from .environment import LIBRARIES
 from .errors import Refused
+from .files import write_atomically
 from .record.runs import FORMAT, last_launch, read_json, recorded_json
 
 NOT_A_PATH = ("hub", "synthetic")  # of --data

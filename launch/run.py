@@ -16,10 +16,10 @@ import torch.distributed
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from .checkpoint import write_atomically
 from .data import Images, sources, with_validation
 from .environment import environment
 from .errors import Refused, first_line
+from .files import write_atomically
 from .folder import Found, find_folder, lock_folder, record_launch, same_data_beside
 from .processes import START_SECONDS, StopWhen, accelerator, cores, keep_freed_memory, set_timeout, use_deterministic_kernels
 from .record import page

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from . import checkpoint, code
-from .checkpoint import write_atomically
 from .errors import Refused, first_line
+from .files import write_atomically
 from .folder import siblings
 from .record.runs import Record, chooser, last_launch, read, read_json, read_metrics
 from .run import Run

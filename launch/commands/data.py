@@ -1,13 +1,12 @@
 """`oneloop data`: what pictures there are, before a training. What is found out is in launch/pictures/survey.py."""
 
-import contextlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import Refused, printable
+from ..files import write_atomically
 from .arguments import command_parser
 
 if TYPE_CHECKING:
@@ -88,15 +87,10 @@ def _clear(path: Path) -> None:
 
 def _write(path: Path, content: bytes) -> None:
     """Replace the file, whole or not at all. Raises Refused (1)."""
-    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
     try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        write_atomically(path, content)
     except OSError as error:
         raise Refused(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _text(said: dict) -> Iterator["RenderableType"]:

@@ -36,8 +36,8 @@ def main(args: Sequence[str]) -> None:
 
     import torch
 
-    from ..checkpoint import write_atomically
     from ..data.picture import read_image
+    from ..files import write_atomically
 
     trained = rebuild(*find_run(chosen.run), weights=chosen.weights, recipe=chosen.recipe)
     classes = trained.images.classes

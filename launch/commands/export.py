@@ -38,7 +38,7 @@ def main(args: Sequence[str]) -> None:
     out = chosen.out or chosen.run / f"exported{SUFFIXES[chosen.format]}"
     refuse_own_file(out, [f"*{suffix}" for suffix in SUFFIXES.values()])
 
-    from ..checkpoint import write_atomically
+    from ..files import write_atomically
 
     trained = rebuild(*find_run(chosen.run), weights=chosen.weights, recipe=chosen.recipe)
     make = {"safetensors": as_safetensors, "torch-export": as_torch_export, "onnx": as_onnx}[chosen.format]

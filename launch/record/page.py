@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import write_atomically
+from ..files import write_atomically
 from ..template import render
 from .compare import compare
 from .runs import describe, home, recorded_json, stages

@@ -18,9 +18,9 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..checkpoint import write_atomically
 from ..data import Images
 from ..errors import Refused, first_line, printable
+from ..files import write_atomically
 from ..screen import Screen, complain
 from . import mirror
 from .runs import describe, read_metrics

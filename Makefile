@@ -9,9 +9,8 @@ check:
 bench:  # about 2 minutes; keep the machine idle meanwhile
 	python benchmarks/speed.py
 
-gpu:  # the tests marked gpu and the benchmark, on a machine with a GPU
-	pytest -m gpu
-	python benchmarks/speed.py
+gpu:  # all that only a GPU can show: tests, verify, speed; some minutes
+	python benchmarks/gpu.py
 
 mutants:  # each hand-written fault against the tests that should notice it; some minutes
 	python benchmarks/mutants.py

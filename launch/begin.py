@@ -12,10 +12,10 @@ from . import checkpoint, shorter
 from .data import Feed, Images, Split, bounds, with_validation
 from .errors import Refused, first_line
 from .job import Job
+from .modes import batch_norms, buffers_kept
 from .record.runs import read_json, read_metrics
 from .run import Run
 from .state import Meter, State
-from .step import batch_norms, buffers_kept
 
 FEW_IMAGES = 16  # with fewer in a slice, batch norm's statistics are poor
 

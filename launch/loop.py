@@ -20,9 +20,10 @@ from .begin import begin
 from .data import Augment, Feed, Images, slice_seed
 from .errors import Refused
 from .job import Job
+from .modes import buffers_kept, mode_kept
 from .processes import Stop, any_process, lost_process
 from .run import Run
-from .step import Loss, Step, buffers_kept, mode_kept
+from .step import Loss, Step
 
 EVALUATION_BATCH = 500  # images; fixed, so that the result does not depend on the number of processes
 

@@ -81,6 +81,7 @@ class Run:
     opened: bool = field(init=False, default=False)
     quiet: bool = field(init=False, default=False)  # no lines on the screen
     separate_trials: bool = field(init=False, default=False)  # each process has trials of its own
+    captured: bool = field(init=False, default=True)  # on a GPU, steps are captured where they can be: see launch/capture.py
     stop_when: StopWhen | None = field(init=False, repr=False, default=None)  # for programs and tests: see processes.Stop
 
     def start(self, recipe: str, options: dict[str, Any]) -> dict | None:

@@ -6,6 +6,7 @@ accumulation or per-device batch elsewhere are two placements of one computation
 """
 
 import contextlib
+import math
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -14,10 +15,11 @@ from typing import Any, cast
 import torch
 import torch.distributed
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from .data import Augment, Feed, bounds, slice_seed
+from .capture import Captured
+from .data import Augment, EpochDraws, Feed, bounds, slice_seed
 from .errors import Refused
+from .modes import batch_norms, buffers_kept
 from .run import Run
 
 POLL_STEPS = 16  # how often a GPU is asked for a non-finite loss or a stop; a CPU is asked at every step
@@ -37,7 +39,7 @@ class Step:
         loss: Loss,
         augment: Augment | None = None,
     ):
-        self.augment, self.epoch = augment, 0  # augmentation depends on seed, epoch and sample
+        self.augment, self.draws = augment, EpochDraws(run.seed, len(feed.labels), run.accelerator.device)
         self.accelerator, self.net, self.feed, self.optimizer, self.loss = run.accelerator, net, feed, optimizer, loss
         self.seed, self.shards, self.world = run.seed, run.shards, run.world
         rank, device = run.rank, run.accelerator.device
@@ -76,6 +78,12 @@ class Step:
         self.latest = self.broken  # the loss of the last step
         self.recent: deque[Tensor] = deque(maxlen=self.poll)  # the samples of the steps that the host has not looked at
         self.no, self.yes = torch.zeros((), device=device), torch.ones((), device=device)
+        # On a GPU the learning rates are there, too: numbers of the host would be fixed in a captured step.
+        self.rates = [torch.zeros((), device=device) for _ in optimizer.param_groups] if self.poll > 1 else []
+        self.held = [math.nan for _ in self.rates]  # what they hold
+        capturable = run.captured and feed.rows.device.type == "cuda" and self.poll > 1 and self.shards == 1
+        self.captured = Captured(self._whole, self.parameters) if capturable else None
+        self.number = 0  # of the step, from 0
 
     def __call__(self, ids: Tensor, epoch: int, step: int, stop: bool) -> tuple[Tensor, bool]:
         """Update the net with the samples `ids` int64 (n,). Returns their mean loss, on the device, and whether to stop.
@@ -83,27 +91,44 @@ class Step:
         `epoch` and `step` count from 0. Any process may ask to `stop`; all learn of it at the same step. Raises Refused, before
         the update, on all processes: a loss that is not finite (3), a parameter without gradient (2).
         """
-        self.epoch = epoch
-        loss = self._gradients(ids, step)
+        self.number = step
+        self.draws.begin(epoch)
         self.recent.append(ids)
+        self._hold_rates()
+        asked, wish = step % self.poll == 0, None
+        if self.captured:
+            self._seed(step, 0)
+            self.latest = self.captured(ids)
+            if asked:
+                self.check(step + 1)  # a broken update was skipped on the device
+            return self.latest, asked and stop
+        loss = self._gradients(ids, step)
         self._check_used(step)
-        wish = None
-        gradients = [p.grad for _, p in self.learning if p.grad is not None] if self.accelerator.scaler is None else []
         if self.world > 1:
             shared = torch.stack((loss, self.yes if stop else self.no))
             torch.distributed.all_reduce(shared)  # collective: loss and wish to stop
             loss, wish = shared
-        # GradScaler's check, with a scale of 1: one kernel for all. fp16's own scaler looks at the gradients itself.
-        torch._amp_foreach_non_finite_check_and_unscale_([loss, *gradients], self.found_inf, self.yes)
-        self.broken += self.found_inf
+        self._note_broken(loss)
         self.latest = loss
-        if self.poll > 1:
-            self.optimizer.found_inf = self.found_inf  # type: ignore[attr-defined]  # fused optimizers look for it
-        asked = step % self.poll == 0
         if asked:
             self.check(step + 1)
         self._update()
         return loss, asked and (stop if wish is None else bool(wish.item()))  # host-device sync, as above
+
+    def _whole(self, ids: Tensor) -> Tensor:
+        """All the work of a step of one slice on one process, except what the host does: for `Captured`."""
+        loss = self._backward(ids, 1.0, 0, first=True, last=True)
+        self._check_used(self.number)
+        self._note_broken(loss)
+        self._update()
+        return loss
+
+    def _note_broken(self, loss: Tensor) -> None:
+        """Note on the device whether this loss or a gradient is not finite."""
+        gradients = [p.grad for _, p in self.learning if p.grad is not None] if self.accelerator.scaler is None else []
+        # GradScaler's check, with a scale of 1: one kernel for all. fp16's own scaler looks at the gradients itself.
+        torch._amp_foreach_non_finite_check_and_unscale_([loss, *gradients], self.found_inf, self.yes)
+        self.broken += self.found_inf
 
     def _check_used(self, step: int) -> None:
         """One process could go on without a gradient; DDP cannot, and a net must not work on one and fail on two."""
@@ -175,11 +200,21 @@ class Step:
         named = [f"{number} (slice {index}, process {index * self.world // self.shards})" for number, index in found[:4]]
         return f", from training image {', '.join(named)}{' and others' if len(found) > 4 else ''}"
 
+    def _hold_rates(self) -> None:
+        """Have the tensors of the learning rates hold those of this step."""
+        for index, (rate, group) in enumerate(zip(self.rates, self.optimizer.param_groups, strict=bool(self.rates))):
+            if self.held[index] != group["lr"]:
+                rate.fill_(group["lr"])
+                self.held[index] = group["lr"]
+
     def _update(self) -> None:
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.step(self.optimizer)  # skips the update on overflow, on all processes alike
             self.accelerator.scaler.update()
-        else:
+            return
+        if self.poll > 1:
+            self.optimizer.found_inf = self.found_inf  # type: ignore[attr-defined]  # fused optimizers look for it
+        with _replaced(self.optimizer, self.rates) if self.rates else contextlib.nullcontext():
             self.optimizer.step()
 
     def _gradients(self, ids: Tensor, step: int) -> Tensor:
@@ -209,12 +244,19 @@ class Step:
 
     def _augment(self) -> Callable[[Tensor, Tensor], Tensor] | None:
         augment = self.augment
-        return augment and (lambda pixels, ids: augment(pixels, ids, self.seed, self.epoch))
+        return augment and (lambda pixels, ids: augment(pixels, self.draws.of(ids)))
 
-    def _slice(self, ids: Tensor, weight: float, step: int, index: int, first: bool, last: bool) -> Tensor:
-        """Forward, loss, zero the gradients (for the first), backward: one slice, weighted by its part of the batch."""
+    def _seed(self, step: int, index: int) -> None:
+        """Seed what slice `index` of this step draws, dropout and the like."""
         for generator in self.generators:
             generator.manual_seed(slice_seed(self.seed, step, index))
+
+    def _slice(self, ids: Tensor, weight: float, step: int, index: int, first: bool, last: bool) -> Tensor:
+        self._seed(step, index)
+        return self._backward(ids, weight, index, first, last)
+
+    def _backward(self, ids: Tensor, weight: float, index: int, first: bool, last: bool) -> Tensor:
+        """Forward, loss, zero the gradients (for the first), backward: one slice, weighted by its part of the batch."""
         for module in self.statistics:  # running statistics follow slice 0: one update a step, wherever the slices lie
             if module.track_running_stats != (index == 0):
                 module.track_running_stats = index == 0
@@ -230,27 +272,17 @@ class Step:
 
 
 @contextlib.contextmanager
-def mode_kept(net: nn.Module) -> Iterator[None]:
-    """Train or eval mode is as before afterwards."""
-    training = net.training
+def _replaced(optimizer: torch.optim.Optimizer, rates: list[Tensor]) -> Iterator[None]:
+    """Within it the optimizer has `rates` as learning rates, and may be captured."""
+    changed = [
+        {"lr": rate} | ({"capturable": True} if "capturable" in group else {})
+        for group, rate in zip(optimizer.param_groups, rates, strict=True)
+    ]
+    kept = [{name: group[name] for name in change} for group, change in zip(optimizer.param_groups, changed, strict=True)]
     try:
+        for group, change in zip(optimizer.param_groups, changed, strict=True):
+            group.update(change)
         yield
     finally:
-        net.train(training)
-
-
-def batch_norms(net: nn.Module) -> list[_BatchNorm]:
-    """The layers that keep running statistics."""
-    return [module for module in net.modules() if isinstance(module, _BatchNorm) and module.running_mean is not None]
-
-
-@contextlib.contextmanager
-def buffers_kept(net: nn.Module, wanted: bool = True) -> Iterator[None]:
-    """If `wanted`, what a forward does to the buffers is undone; buffers that it creates stay."""
-    kept = {name: buffer.clone() for name, buffer in net.named_buffers()} if wanted else {}
-    try:
-        yield
-    finally:
-        for name, buffer in net.named_buffers():
-            if name in kept:
-                buffer.detach().copy_(kept[name])
+        for group, before in zip(optimizer.param_groups, kept, strict=True):
+            group.update(before)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from launch.data import Feed, Images, Split, bounds, crop_and_flip, draws, folds, order, resized, slice_seed
+from launch.data import EpochDraws, Feed, Images, Split, bounds, crop_and_flip, draws, folds, order, resized, slice_seed
 from launch.errors import Refused
 
 GOLDEN_ORDER = [3, 5, 2, 7, 0, 6, 1, 4]
@@ -94,7 +94,7 @@ def test_draws_depend_on_seed_epoch_sample_and_kind_alone():
 def test_crop_and_flip_moves_over_black_and_mirrors():
     pixels = torch.arange(1, 8 * 8 + 1, dtype=torch.uint8).view(1, 8, 8, 1).expand(500, 8, 8, 1)
     ids = torch.arange(500)
-    moved = crop_and_flip(pixels, ids, seed=1, epoch=0, pad=2)
+    moved = crop_and_flip(pixels, EpochDraws(1, 500, torch.device("cpu")).of(ids), pad=2)
     down, right, mirrored = (draws(1, 0, ids, kind, span) for kind, span in enumerate((5, 5, 2)))
     assert moved.dtype == torch.uint8
     for index in range(500):
@@ -164,7 +164,8 @@ def test_crop_and_flip_moves_by_four_in_every_direction_and_mirrors_half():
     ids = torch.arange(4000)
     pixels = torch.zeros(4000, 9, 11, 3, dtype=torch.uint8)
     pixels[:, 4, 5], pixels[:, 4, 4] = (100 + ids % 100).to(torch.uint8)[:, None], 7  # a dot, and what is to its left
-    moved = crop_and_flip(pixels, ids, seed=1, epoch=0)
+    drawn = EpochDraws(seed=1, samples=4000, device=torch.device("cpu"))
+    moved = crop_and_flip(pixels, drawn.of(ids))
     assert moved.shape == pixels.shape
     assert all(torch.equal(moved[..., channel], moved[..., 0]) for channel in (1, 2))
     found, rows, columns = (moved[..., 0] >= 100).nonzero().T
@@ -177,10 +178,20 @@ def test_crop_and_flip_moves_by_four_in_every_direction_and_mirrors_half():
     across = torch.where(mirrored, 10 - columns, columns)  # before it was mirrored
     together = torch.stack([rows.float(), across.float(), mirrored.float()])
     assert (torch.corrcoef(together) - torch.eye(3)).abs().max() < 0.06
-    again = crop_and_flip(pixels, ids, seed=1, epoch=1)
-    assert (again == moved).flatten(1).all(1).float().mean() < 0.1
     some = torch.tensor([3999, 5, 17])
-    assert torch.equal(crop_and_flip(pixels[some], some, seed=1, epoch=0), moved[some])  # in any batch
+    assert torch.equal(crop_and_flip(pixels[some], drawn.of(some)), moved[some])  # in any batch
+    drawn.begin(1)
+    again = crop_and_flip(pixels, drawn.of(ids))
+    assert (again == moved).flatten(1).all(1).float().mean() < 0.1
+
+
+def test_draws_of_an_epoch_are_those_of_its_samples():
+    """Whatever was asked for first; in the epoch that it is."""
+    drawn, ids = EpochDraws(seed=3, samples=61, device=torch.device("cpu")), torch.tensor([60, 0, 7])
+    for epoch in (0, 0, 1, 5):
+        drawn.begin(epoch)
+        for kind, n in ((0, 9), (1, 9), (0, 2)):
+            assert drawn.of(ids)(kind, n).tolist() == draws(3, epoch, ids, kind, n).tolist()
 
 
 def test_feed_gives_the_augmented_pixels_of_the_samples_asked_for(images):

@@ -12,7 +12,7 @@ from training import BATCH, EPOCHS, Linear, TwoConvolutions, fit, step_of
 
 from launch import checkpoint, train
 from launch.checkpoint import weights
-from launch.data import Feed, bounds, order
+from launch.data import Feed, bounds, draws, order
 from launch.errors import Refused
 from launch.state import Meter
 
@@ -39,12 +39,13 @@ def test_augmentation_is_drawn_anew_each_epoch(start, images):
     """With the epoch that the step belongs to, counted from 0, and the run's seed."""
     seen = []
 
-    def augment(pixels, ids, seed, epoch):
-        seen.append((seed, epoch))
+    def augment(pixels, draw):
+        seen.append(draw(0, 1000).tolist())
         return pixels
 
     fit(start(seed=5), images, augment=augment)
-    assert seen == [(5, epoch) for epoch in range(EPOCHS) for _ in range(8)]
+    ids = [batch for epoch in range(EPOCHS) for batch in order(61, 5, epoch).split(8)]
+    assert seen == [draws(5, number // 8, batch, 0, 1000).tolist() for number, batch in enumerate(ids)]
 
 
 def test_every_sample_once_an_epoch_whatever_the_shards(start, images, tmp_path, monkeypatch):

@@ -9,12 +9,12 @@ augment     augmentations (a new one is a function)
 """
 
 from . import sources
-from .augment import Augment, crop_and_flip
+from .augment import Augment, EpochDraws, crop_and_flip
 from .dataset import Split
 from .images import Feed, Images, resized, with_validation
 from .order import bounds, draws, folds, order, slice_seed
 
 __all__ = [
-    "Augment", "Feed", "Images", "Split", "bounds", "crop_and_flip", "draws", "folds", "order", "resized", "slice_seed",
-    "sources", "with_validation",
+    "Augment", "EpochDraws", "Feed", "Images", "Split", "bounds", "crop_and_flip", "draws", "folds", "order", "resized",
+    "slice_seed", "sources", "with_validation",
 ]  # fmt: skip

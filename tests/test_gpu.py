@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from accelerate.state import AcceleratorState
 from conftest import Tiny, metrics, result
 from torch import nn
-from training import fit, interrupted
+from training import fit
 
 from launch.data import Split, crop_and_flip, draws
 from launch.errors import Refused
@@ -113,11 +113,18 @@ def test_control_a_net_that_cannot_be_captured_trains_eagerly_and_says_so(start,
     assert why in said[0]
 
 
-@pytest.mark.parametrize("at", [2, 5, 12, 17, 23])
+def stopped_and_resumed(start, images, at, kind="sgd", **flags):
+    """As after a SIGTERM during step `at`: it is heard at the next poll, or in the evaluation before it."""
+    with pytest.raises(Refused, match="stopped by SIGTERM"):
+        fit(start(stop_when=lambda step, batch: step >= at, **flags), images, kind, epochs=EPOCHS)
+    fit(start(**flags), images, kind, epochs=EPOCHS)
+
+
+@pytest.mark.parametrize("at", [0, 3, 11, 16, 33, 48])
 @pytest.mark.parametrize("kind", ["sgd", "adam"])
 def test_resume_is_exact_with_deterministic_kernels(start, images, at, kind, tmp_path):
-    fit(start(out="whole", deterministic=True), images, kind)
-    interrupted(start, images, at, kind, deterministic=True)
+    fit(start(out="whole", deterministic=True), images, kind, epochs=EPOCHS)
+    stopped_and_resumed(start, images, at, kind, deterministic=True)
     assert record(tmp_path / "run") == record(tmp_path / "whole")
 
 
@@ -179,16 +186,17 @@ def test_a_broken_loss_is_found_at_the_next_poll_and_never_applied(start, images
 
 
 def test_fp16_skips_overflows_and_resumes(start, images, fp16, tmp_path):
-    fit(start(out="whole", deterministic=True), images)
-    interrupted(start, images, 12, deterministic=True)
+    fit(start(out="whole", deterministic=True), images, epochs=EPOCHS)
+    stopped_and_resumed(start, images, 12, deterministic=True)
     assert record(tmp_path / "run") == record(tmp_path / "whole")
     assert result(tmp_path / "run")["precision"] == "fp16"
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, where inductor is imported
 def test_compiled_steps_resume(start, images, replays, tmp_path):
-    fit(start(out="whole", compile=True, deterministic=True), images)
+    fit(start(out="whole", compile=True, deterministic=True), images, epochs=EPOCHS)
     assert replays
-    interrupted(start, images, 12, compile=True, deterministic=True)
+    stopped_and_resumed(start, images, 12, compile=True, deterministic=True)
     assert record(tmp_path / "run") == record(tmp_path / "whole")
 
 

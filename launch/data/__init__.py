@@ -9,12 +9,12 @@ augment     augmentations (a new one is a function)
 """
 
 from . import sources
-from .augment import Augment, EpochDraws, crop_and_flip
+from .augment import Augment, Draw, EpochDraws, alternating_flip, crop_and_flip, translate
 from .dataset import Split
 from .images import Feed, Images, resized, with_validation
 from .order import bounds, draws, folds, order, slice_seed
 
 __all__ = [
-    "Augment", "EpochDraws", "Feed", "Images", "Split", "bounds", "crop_and_flip", "draws", "folds", "order", "resized",
-    "slice_seed", "sources", "with_validation",
+    "Augment", "Draw", "EpochDraws", "Feed", "Images", "Split", "alternating_flip", "bounds", "crop_and_flip", "draws", "folds",
+    "order", "resized", "slice_seed", "sources", "translate", "with_validation",
 ]  # fmt: skip

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from .order import draws
 
-# (kind, n) -> for each image of the batch a random integer below n, int64 (batch,); `kind` numbers the draws of an augmentation
-Draw = Callable[[int, int], Tensor]
+# draw(kind, n) -> for each image of the batch a random integer below n, int64 (batch,). Each draw of an augmentation has a `kind`
+# of its own, so that one augmentation does not change what another one draws: 0 to 2 crop_and_flip, 3 and 4 translate,
+# 5 alternating_flip.
+Draw = Callable[..., Tensor]
 # (pixels uint8 (n, H, W, C), draw) -> pixels uint8 (n, H, W, C)
 Augment = Callable[[Tensor, Draw], Tensor]
 
@@ -27,24 +29,30 @@ class EpochDraws:
     def __init__(self, seed: int, samples: int, device: torch.device):
         self.seed, self.epoch = seed, 0
         self.samples = torch.arange(samples, device=device)
-        self.tables: dict[tuple[int, int], Tensor] = {}
+        self.tables: dict[tuple[int, int, bool], Tensor] = {}
 
     def begin(self, epoch: int) -> None:
         """From now on the draws are those of `epoch`, from 0."""
         if epoch != self.epoch:
             self.epoch = epoch
-            for (kind, n), table in self.tables.items():
-                table.copy_(draws(self.seed, epoch, self.samples, kind, n))
+            for key, table in self.tables.items():
+                table.copy_(self._table(*key))
 
     def of(self, ids: Tensor) -> Draw:
         """The draws of the samples `ids`, int64 (batch,)."""
 
-        def draw(kind: int, n: int) -> Tensor:
-            if (kind, n) not in self.tables:
-                self.tables[kind, n] = draws(self.seed, self.epoch, self.samples, kind, n)
-            return self.tables[kind, n].index_select(0, ids)
+        def draw(kind: int, n: int, by_turns: bool = False) -> Tensor:
+            """`by_turns`: drawn in the first epoch only; from then on each epoch has the next integer, and 0 after n - 1."""
+            key = kind, n, by_turns
+            if key not in self.tables:
+                self.tables[key] = self._table(*key)
+            return self.tables[key].index_select(0, ids)
 
         return draw
+
+    def _table(self, kind: int, n: int, by_turns: bool) -> Tensor:
+        drawn = draws(self.seed, 0 if by_turns else self.epoch, self.samples, kind, n)
+        return (drawn + self.epoch) % n if by_turns else drawn
 
 
 def crop_and_flip(pixels: Tensor, draw: Draw, pad: int = 4) -> Tensor:
@@ -59,3 +67,25 @@ def crop_and_flip(pixels: Tensor, draw: Draw, pad: int = 4) -> Tensor:
     columns = torch.where(mirrored[:, None] == 1, width - 1 - columns, columns) + right[:, None]  # (n, W)
     padded = F.pad(pixels, (0, 0, pad, pad, pad, pad))
     return padded[torch.arange(n, device=pixels.device)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def translate(pixels: Tensor, draw: Draw, pad: int = 2) -> Tensor:
+    """Images moved by up to `pad` pixels in each direction, their edges reflected: uint8 (n, H, W, C) -> same."""
+    down, right = (draw(kind, 2 * pad + 1)[:, None] - pad for kind in (3, 4))
+    rows, columns = (_reflected(moved, size) for moved, size in ((down, pixels.shape[1]), (right, pixels.shape[2])))
+    images = torch.arange(len(pixels), device=pixels.device)
+    return pixels[images[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def _reflected(moved: Tensor, size: int) -> Tensor:
+    """Positions 0 to size - 1 moved by `moved`, int64 (n, 1), reflected at both ends: int64 (n, size)."""
+    position = (torch.arange(size, device=moved.device) + moved).abs()
+    return size - 1 - (size - 1 - position).abs()
+
+
+def alternating_flip(pixels: Tensor, draw: Draw) -> Tensor:
+    """Images mirrored every other epoch, half of them in the first one: uint8 (n, H, W, C) -> same.
+
+    So an image is never seen mirrored twice in a row. Source: Jordan (arXiv:2404.00498), section 3.6.
+    """
+    return torch.where(draw(5, 2, by_turns=True)[:, None, None, None] == 1, pixels.flip(2), pixels)

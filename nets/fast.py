@@ -5,8 +5,6 @@ Source  Jordan: 94% on CIFAR-10 in 3.29 Seconds on a Single GPU (arXiv:2404.0049
 Shapes  images float (N, 3, 32, 32) -> logits float (N, 10)
 """
 
-from typing import cast
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -49,7 +47,8 @@ class FastNet(nn.Module):
         super().__init__()
         self.whitening = nn.Conv2d(3, 24, kernel_size=2)
         self.whitening.weight.requires_grad_(False)
-        nn.init.zeros_(cast(Tensor, self.whitening.bias))
+        assert self.whitening.bias is not None
+        nn.init.zeros_(self.whitening.bias)
         self.groups = nn.Sequential(Group(24, 64), Group(64, 256), Group(256, 256))
         self.head = nn.Linear(256, num_classes, bias=False)
 

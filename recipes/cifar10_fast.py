@@ -3,7 +3,8 @@
 Source  Jordan: 94% on CIFAR-10 in 3.29 Seconds on a Single GPU (arXiv:2404.00498); settings of airbench94.py at
         github.com/KellerJordan/cifar10-airbench, without its averaging of weights (Lookahead), for which it trains longer
 Data    CIFAR-10: 50,000 training and 10,000 test images, (3, 32, 32)
-Expect  test accuracy 0.94 over six views
+Expect  test accuracy 0.9422 over six views of each image, 0.9323 over one (n = 1), in bf16: 5 s of training on an NVIDIA H200.
+        With 12 epochs 0.9348 and 0.9295 (n = 1)
 Run     accelerate launch --mixed_precision bf16 recipes/cifar10_fast.py
         accelerate launch --config_file launch/gpu.yaml recipes/cifar10_fast.py
 
@@ -26,7 +27,7 @@ WHITENED = 5000  # images that the first layer is computed from
 
 def main(
     run: Run,
-    epochs: int = 12,
+    epochs: int = 14,
     batch: int = 1024,
     lr: float = 11.5,
     momentum: float = 0.85,

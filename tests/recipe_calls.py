@@ -24,7 +24,7 @@ MOMENTS = (0, 0.249, 0.25, 0.499, 0.5, 0.749, 0.75, 0.999)  # of a training, whe
 FALLING = [1 - moment for moment in MOMENTS]
 
 
-STAGED = ("depth", "transfer", "model_selection")
+STAGED = ("cifar10_fast", "depth", "transfer", "model_selection")
 
 
 @pytest.fixture(scope="module", autouse=True)

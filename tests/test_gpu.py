@@ -192,7 +192,7 @@ def test_fp16_skips_overflows_and_resumes(start, images, fp16, tmp_path):
     assert result(tmp_path / "run")["precision"] == "fp16"
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, where inductor is imported
+@pytest.mark.filterwarnings("ignore")  # inductor warns that it would rather have TF32
 def test_compiled_steps_resume(start, images, replays, tmp_path):
     fit(start(out="whole", compile=True, deterministic=True), images, epochs=EPOCHS)
     assert replays

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from . import checkpoint, shorter
-from .data import Feed, Images, Split, bounds, with_validation
+from .data import Images, bounds, feed_of, with_validation
 from .errors import Refused, first_line
 from .job import Job
 from .modes import batch_norms, buffers_kept
@@ -98,7 +98,7 @@ def _check_batches(run: Run, net: nn.Module, images: Images, sizes: set[int]) ->
     alone = [size for size in sizes if any(end - start == 1 for start, end in itertools.pairwise(bounds(size, run.shards)))]
     if not alone or not any(isinstance(module, _BatchNorm) for module in net.modules()):
         return
-    feed = Feed(Split(*(tensor[:1] for tensor in images.train)), images, run.accelerator.device)
+    feed = feed_of(images.train.select(torch.zeros(1, dtype=torch.int64)), images, run.accelerator.device)
     try:
         with buffers_kept(net), torch.no_grad():
             net.train()(feed.batch(feed.order(torch.zeros(1, dtype=torch.int64)))[0])

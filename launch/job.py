@@ -4,6 +4,7 @@ Created by `launch.begin`, used by `launch.loop.train`.
 """
 
 import contextlib
+import itertools
 import json
 import math
 import time
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from . import checkpoint, processes
-from .data import Feed, Images, order
+from .data import Feed, Images, PictureFeed, PictureSplit, bounds, feed_of, order
 from .errors import Refused
 from .record.track import Track
 from .run import Run
@@ -25,6 +26,8 @@ from .shorter import Settings
 from .state import Meter, Reading, State
 from .step import Step
 from .weights import load
+
+WORTH_SAYING = 0.05  # of the time of the training
 
 
 @dataclass
@@ -49,14 +52,16 @@ class Job:
     def __post_init__(self) -> None:
         self.samples, self.steps = len(self.images.train), self.settings.steps  # of an epoch
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        # Seconds that this launch's steps have waited for pictures, and that earlier launches have trained.
+        self.waited, self.trained_before = 0.0, self.meter.train_seconds
         # From this step on every process has started up; torch.compile compiles once for each size of batch.
         self.started_up = self.state.step + (self.steps if self.run.compile else 1)
 
     @cached_property
-    def feeds(self) -> dict[str, Feed]:
+    def feeds(self) -> dict[str, Feed | PictureFeed]:
         device = self.run.accelerator.device
         names = dict.fromkeys(("train", self.images.chooser, "test"))  # each once, in this order
-        return {name: Feed(getattr(self.images, name), self.images, device) for name in names}
+        return {name: feed_of(getattr(self.images, name), self.images, device) for name in names}
 
     # ----------------------------------------------------------------------------------------------------------------- steps
 
@@ -64,9 +69,16 @@ class Job:
         """The samples of each batch that this epoch still has, int64 (batch,) or fewer: a function of (seed, epoch)."""
         epoch = self.state.epochs
         ids = order(self.samples, self.run.seed, epoch) if self.shuffle else torch.arange(self.samples)
-        ids = self.feeds["train"].order(ids)
-        for start in range((self.state.step - epoch * self.steps) * self.batch, self.samples, self.batch):
-            yield ids[start : start + self.batch]
+        left = self.feeds["train"].order(ids)[(self.state.step - epoch * self.steps) * self.batch :]
+        batches = left.split(self.batch) if len(left) else ()
+        self.feeds["train"].expect([part for batch in batches for part in self._own(batch)])
+        yield from batches
+
+    def _own(self, batch: Tensor) -> Iterator[Tensor]:
+        """This process's slices of a batch."""
+        shards, rank, world = self.run.shards, self.run.rank, self.run.world
+        cuts = bounds(len(batch), shards)[rank * shards // world : (rank + 1) * shards // world + 1]
+        return (batch[start:end] for start, end in itertools.pairwise(cuts) if start < end)
 
     def set_learning_rates(self) -> None:
         """Set the learning rates of the next step: a function of the step."""
@@ -139,6 +151,10 @@ class Job:
         known = math.isfinite(reading.gradient_norm) and self.run.accelerator.scaler is None  # fp16 leaves gradients scaled
         gradient = {"gradient_norm": reading.gradient_norm} if known else {}
         speed = {"images_per_second": reading.images_per_second, "seconds": seconds}
+        if isinstance(feed := self.feeds["train"], PictureFeed):
+            self.waited += feed.waited
+            speed["data_wait"] = feed.waited / max(self.meter.seconds, 1e-9)
+            feed.waited = 0.0
         return self._event("train") | {"loss": reading.loss, "lr": lr, **gradient, **speed}
 
     # ------------------------------------------------------------------------------------------------------------ checkpoints
@@ -212,6 +228,10 @@ class Job:
         if run.world > 1:
             processes.set_timeout(processes.START_SECONDS)  # while the main process draws
         self._publish("model.safetensors", digest)
+        waited = self.waited / max(self.meter.train_seconds - self.trained_before, 1e-9)
+        if waited > WORTH_SAYING:
+            cure = "more --threads or cores, a smaller --stored, or a larger ONELOOP_STORED_GIB if not all are stored"
+            self.record.say(f"{waited:.0%} of the training's time was waiting for pictures: {cure}")
         self.record.finish(result, lambda: self._show(result, draw))
         run.finish(result)  # last, as the mark of a finished run: what is killed before shows itself when it resumes
         return result
@@ -228,7 +248,9 @@ class Job:
         """Write the net's weights, of this digest, into the run folder, with what their user needs to know. Collective."""
         images, net = self.images, self.run.config.get("net", self.facts["model"])
         about: dict = {"recipe": self.run.recipe, "classes": images.classes, "mean": images.mean, "std": images.std}
-        about |= {"shape": [*images.train.pixels.shape[1:]], "size": images.size, "net": net, "weights_sha256": sha256}
+        about |= {"shape": [*images.train.shape], "size": images.size, "net": net, "weights_sha256": sha256}
+        if isinstance(images.train, PictureSplit):
+            about["stored"] = images.train.rule.stored
         metadata = {"oneloop": json.dumps(about)}
         self.run.on_main(lambda: checkpoint.write_tensors(self.run.folder / name, checkpoint.weights(self.net), metadata))
 

@@ -17,15 +17,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from .begin import begin
-from .data import Augment, Feed, Images, slice_seed
+from .data import Augment, Feed, Images, PictureFeed, feed_of, slice_seed
 from .errors import Refused
 from .job import Job
 from .modes import buffers_kept, mode_kept
 from .processes import Stop, any_process, lost_process
 from .run import Run
 from .step import Loss, Step
-
-EVALUATION_BATCH = 500  # images; fixed, so that the result does not depend on the number of processes
 
 
 def train(
@@ -121,7 +119,7 @@ def evaluate(run: Run, model: nn.Module, images: Images, split: str = "test") ->
     Collective: every process calls it. Raises Refused (3) for a loss that is not finite.
     """
     device = run.accelerator.device
-    result = _validate(run, model.to(device), Feed(getattr(images, split), images, device))
+    result = _validate(run, model.to(device), feed_of(getattr(images, split), images, device))
     assert result is not None  # no Stop was passed
     return result
 
@@ -136,26 +134,26 @@ def _test_best(job: Job, stop: Stop, train_mode_batch: int) -> dict | None:
 
 @torch.no_grad()
 def _validate(
-    run: Run, net: nn.Module, feed: Feed, step: int = 0, stop: Stop | None = None, train_mode_batch: int = 0
+    run: Run, net: nn.Module, feed: Feed | PictureFeed, step: int = 0, stop: Stop | None = None, train_mode_batch: int = 0
 ) -> dict | None:
     """As `evaluate`, after `step` steps; None, on all processes, if any of them was asked to stop meanwhile.
 
     `train_mode_batch` is 0, or the size of the batches in which the net is measured in train mode, as the book did: the random
     numbers are the step's, the running statistics stay as they are.
     """
-    count, batch = len(feed.labels), train_mode_batch or EVALUATION_BATCH
-    starts = range(0, count, batch)
+    count = len(feed.labels)
+    parts = feed.order(torch.arange(count)).split(train_mode_batch or feed.batches)
+    feed.expect(parts[run.rank :: run.world])
     if run.world > 1:
         for buffer in net.buffers():  # running statistics are those of slice 0, which the main process has
             torch.distributed.broadcast(buffer, 0)  # collective
-    sums = torch.zeros(len(starts) + 1, 2, device=run.accelerator.device)  # (loss, correct) of each batch; the wish to stop
-    ids = feed.order(torch.arange(count))
+    sums = torch.zeros(len(parts) + 1, 2, device=run.accelerator.device)  # (loss, correct) of each batch; the wish to stop
     with mode_kept(net), buffers_kept(net, wanted=train_mode_batch > 0):
         net.train(train_mode_batch > 0)
-        for number in range(run.rank, len(starts), run.world):
+        for number in range(run.rank, len(parts), run.world):
             if train_mode_batch:
                 torch.manual_seed(slice_seed(run.seed, step, number))
-            pixels, labels = feed.batch(ids[starts[number] : starts[number] + batch])
+            pixels, labels = feed.batch(parts[number])
             with run.accelerator.autocast():
                 logits = net(pixels).float()
             sums[number, 0] = F.cross_entropy(logits, labels, reduction="sum")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from .data import Feed, Images
+    from .pictures.rule import Rule
     from .run import Run
 
 # torch is imported where it is needed: a command's help must not wait for it.
@@ -42,6 +43,7 @@ class Trained(NamedTuple):
     shape: tuple[int, int, int]  # (C, H, W) of an image, before it is resized to `images.size`
     about: dict  # as in the file of the weights: recipe, net, classes, mean, std, shape, size
     run: "Run"  # not started; its accelerator has the device
+    rule: "Rule | None"  # of nets for pictures of any size
     measured_in: str  # the mode, "eval" or "train", of the evaluations that the training logged
 
 
@@ -91,6 +93,7 @@ def rebuild(
     from . import code
     from .checkpoint import load_weights
     from .describe import shape_walk
+    from .pictures.rule import Rule
     from .weights import load
 
     folder = record.folder / stage
@@ -101,7 +104,9 @@ def rebuild(
     if names := code.edited(record.folder, record.config.get("code", []), code.sources(module)):
         changed = f"{', '.join(names)} changed since {record.folder} was trained: the net may compute something else"
         print(printable(changed), file=sys.stderr)
+    about = _about(path)
     run, options = _recorded_run(record, data)
+    run.classes = tuple(about["classes"])
     try:
         inspect.signature(module.main).bind(run, **options)
     except TypeError as error:
@@ -122,7 +127,6 @@ def rebuild(
     except Exception as error:  # of any kind: the recorded options may be anything
         why = f"{type(error).__name__}: {first_line(error)}"
         raise Refused(f"{module.__file__} fails with the options of {record.folder} ({why})", 4) from error
-    about = _about(path)
     if list(images.classes) != about["classes"]:
         theirs, ours = _some(images.classes), _some(about["classes"])
         raise Refused(f"{images.source} has the classes {theirs}; {record.folder} was trained on {ours}", 4)
@@ -130,7 +134,8 @@ def rebuild(
     net = net.to("cpu").eval().requires_grad_(False)
     shape_walk(net, (about["shape"][0], *([about["size"]] * 2 if about["size"] else about["shape"][1:])))
     images = replace(images, mean=tuple(about["mean"]), std=tuple(about["std"]), size=about["size"])
-    return Trained(net, images, tuple(about["shape"]), about, run, given.get("measured_in", "eval"))
+    rule = Rule(about["shape"][1], about["stored"]) if about["stored"] else None
+    return Trained(net, images, tuple(about["shape"]), about, run, rule, given.get("measured_in", "eval"))
 
 
 def _recorded_run(record: Record, data: str) -> tuple["Run", dict[str, Any]]:
@@ -176,7 +181,9 @@ def _about(path: Path) -> dict:
         with open(path, "rb") as file:  # not with safetensors' own function: it needs a UTF-8 path
             length = int.from_bytes(file.read(8), "little")
             about = json.loads(json.loads(file.read(min(length, MOST_METADATA)))["__metadata__"]["oneloop"])
-        about = {name: about[name] for name in ("recipe", "net", "classes", "mean", "std", "shape", "size")}
+        about = {name: about[name] for name in ("recipe", "net", "classes", "mean", "std", "shape", "size")} | {
+            "stored": about.get("stored", 0)
+        }
     except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise Refused(f"{path} does not describe its net ({first_line(error)}): damaged, or not written by `train`", 4) from error
 
@@ -191,7 +198,7 @@ def _about(path: Path) -> dict:
         **{name: isinstance(about[name], str) for name in ("recipe", "net")},
         "classes": listed("classes", lambda name: isinstance(name, str)) and 1 <= len(about["classes"]) <= MOST_CLASSES,
         "shape": channels in (1, 3) and listed("shape", lambda size: whole(size, 1, MOST_PIXELS)),
-        "size": whole(about["size"], 0, MOST_PIXELS),
+        **{name: whole(about[name], 0, MOST_PIXELS) for name in ("size", "stored")},
         "mean": listed("mean", _finite) and len(about["mean"]) == channels,
         "std": listed("std", lambda value: _finite(value) and value > 0) and len(about["std"]) == channels,
     }

@@ -79,6 +79,7 @@ class Run:
     world: int = field(init=False, default=1)  # processes that share this run's batches
     rank: int = field(init=False, default=0)  # this one among them; 0 is the main process
     opened: bool = field(init=False, default=False)
+    classes: tuple[str, ...] = field(init=False, default=())  # of the run that launch/rebuild.py makes the net of
     quiet: bool = field(init=False, default=False)  # no lines on the screen
     separate_trials: bool = field(init=False, default=False)  # each process has trials of its own
     captured: bool = field(init=False, default=True)  # on a GPU, steps are captured where they can be: see launch/capture.py

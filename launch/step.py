@@ -17,7 +17,7 @@ import torch.distributed
 from torch import Tensor, nn
 
 from .capture import Captured
-from .data import Augment, EpochDraws, Feed, bounds, slice_seed
+from .data import Augment, EpochDraws, Feed, PictureFeed, bounds, slice_seed
 from .errors import Refused
 from .modes import batch_norms, buffers_kept
 from .run import Run
@@ -34,12 +34,12 @@ class Step:
         self,
         run: Run,
         net: nn.Module,
-        feed: Feed,
+        feed: Feed | PictureFeed,
         optimizer: torch.optim.Optimizer,
         loss: Loss,
         augment: Augment | None = None,
     ):
-        self.augment, self.draws = augment, EpochDraws(run.seed, len(feed.labels), run.accelerator.device)
+        self.augment, self.draws = augment, EpochDraws(run.seed, len(feed.labels), feed.drawn_on)
         self.accelerator, self.net, self.feed, self.optimizer, self.loss = run.accelerator, net, feed, optimizer, loss
         self.seed, self.shards, self.world = run.seed, run.shards, run.world
         rank, device = run.rank, run.accelerator.device
@@ -81,7 +81,7 @@ class Step:
         # On a GPU the learning rates are there, too: numbers of the host would be fixed in a captured step.
         self.rates = [torch.zeros((), device=device) for _ in optimizer.param_groups] if self.poll > 1 else []
         self.held = [math.nan for _ in self.rates]  # what they hold
-        capturable = run.captured and feed.rows.device.type == "cuda" and self.poll > 1 and self.shards == 1
+        capturable = run.captured and feed.resident and device.type == "cuda" and self.poll > 1 and self.shards == 1
         self.captured = Captured(self._whole, self.parameters) if capturable else None
         self.number = 0  # of the step, from 0
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from conftest import Tiny, optimizer_for, result
 from training import BATCH, STEPS, Linear, fit
 
-from launch import checkpoint, evaluate, loop, train
+from launch import checkpoint, evaluate, train
 from launch.checkpoint import weights_sha256
 from launch.data import Feed, slice_seed
 from launch.errors import Refused
@@ -17,7 +17,7 @@ from launch.errors import Refused
 @pytest.mark.parametrize("count", [1, 4, 5, 9, 23])
 def test_evaluation_counts_every_sample_once_in_eval_mode(count, start, images, monkeypatch):
 
-    monkeypatch.setattr(loop, "EVALUATION_BATCH", 5)
+    monkeypatch.setattr(Feed, "batches", 5)
     few = replace(images, test=type(images.test)(images.test.pixels[:count], images.test.labels[:count]))
     model = Tiny().train()
     got = evaluate(start(), model, few)

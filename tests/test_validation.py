@@ -203,9 +203,9 @@ def same(folder, reference) -> None:
 
 
 SMALL = """
-import launch.loop, tiny
+import launch.data, tiny
 from launch import cli
-launch.loop.EVALUATION_BATCH = 3  # so that each process has some batches of each split
+launch.data.Feed.batches = 3  # so that each process has some batches of each split
 main = tiny.main
 if __name__ == "__main__":
     cli(main)

@@ -21,7 +21,7 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument("--shape", nargs=3, type=int, metavar=("C", "H", "W"), help=what)
     chosen, flags = parser.parse_known_args(args)
     model, images = build(load(chosen.recipe), flags, prog=f"oneloop describe {chosen.recipe}")
-    channels, *size = images.train.pixels.shape[1:]
+    channels, *size = images.train.shape
     shape = chosen.shape or (channels, *([images.size] * 2 if images.size else size))
 
     from ..describe import receptive_field, shape_walk, summary

@@ -43,7 +43,7 @@ def main(args: Sequence[str]) -> None:
     classes = trained.images.classes
     if chosen.name and chosen.name not in classes:
         raise Refused(f"no class {chosen.name!r}; those of {chosen.run} are {', '.join(classes)}", 2)
-    pixels = read_image(chosen.image, trained.shape)
+    pixels = read_image(chosen.image, trained.shape, trained.rule)
     batch, _ = feed(trained, pixels[None]).batch(torch.zeros(1, dtype=torch.int64))
     with torch.no_grad():
         probabilities = trained.net(batch).softmax(1)[0]

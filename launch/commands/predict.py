@@ -60,7 +60,7 @@ def predictions(trained: Trained, files: Sequence[Path], top: int) -> Iterator[t
         read, pixels = [], []
         for file in files[start : start + count]:
             try:
-                pixels.append(read_image(file, trained.shape))
+                pixels.append(read_image(file, trained.shape, trained.rule))
                 read.append(file)
             except Refused as error:
                 print(printable(str(error)), file=sys.stderr)

@@ -4,17 +4,20 @@ sources     what a recipe calls: cifar10, mnist, fashion_mnist; where `--data` c
             hub, folder, idx, npz, synthetic: a source each, which returns a DataSet (dataset)
             table: what `datasets` reads; picture: how an image file is decoded; cache: decoded images on disk
 images      Images, which a recipe trains on, its validation images, and Feed, which makes batches of them
+pictures    the same for pictures of any size, which threads read from the disk: PictureSplit, PictureFeed
 order       the order of the samples, slices, random draws, folds and validation, as functions of the random seed
 augment     augmentations (a new one is a function)
 """
 
 from . import sources
-from .augment import Augment, Draw, EpochDraws, alternating_flip, crop_and_flip, translate
+from .augment import Augment, Draw, EpochDraws, alternating_flip, crop_and_flip, random_resized_crop, translate
 from .dataset import Split
-from .images import Feed, Images, resized, with_validation
+from .images import Feed, Images, feed_of, resized, with_validation
 from .order import bounds, draws, folds, order, slice_seed
+from .pictures import PictureFeed, PictureSplit
 
 __all__ = [
-    "Augment", "Draw", "EpochDraws", "Feed", "Images", "Split", "alternating_flip", "bounds", "crop_and_flip", "draws", "folds",
-    "order", "resized", "slice_seed", "sources", "translate", "with_validation",
+    "Augment", "Draw", "EpochDraws", "Feed", "Images", "PictureFeed", "PictureSplit", "Split", "alternating_flip", "bounds",
+    "crop_and_flip", "draws", "feed_of", "folds", "order", "random_resized_crop", "resized", "slice_seed", "sources", "translate",
+    "with_validation",
 ]  # fmt: skip

@@ -14,9 +14,9 @@ from .order import draws
 
 # draw(kind, n) -> for each image of the batch a random integer below n, int64 (batch,). Each draw of an augmentation has a `kind`
 # of its own, so that one augmentation does not change what another one draws: 0 to 2 crop_and_flip, 3 and 4 translate,
-# 5 alternating_flip.
+# 5 alternating_flip, 6 to 10 random_resized_crop.
 Draw = Callable[..., Tensor]
-# (pixels uint8 (n, H, W, C), draw) -> pixels uint8 (n, H, W, C)
+# (pixels uint8 (n, H, W, C), draw) -> pixels, the same; of a PictureSplit (sizes, draw) -> views, see random_resized_crop
 Augment = Callable[[Tensor, Draw], Tensor]
 
 
@@ -89,3 +89,22 @@ def alternating_flip(pixels: Tensor, draw: Draw) -> Tensor:
     So an image is never seen mirrored twice in a row. Source: Jordan (arXiv:2404.00498), section 3.6.
     """
     return torch.where(draw(5, 2, by_turns=True)[:, None, None, None] == 1, pixels.flip(2), pixels)
+
+
+def random_resized_crop(sizes: Tensor, draw: Draw, area: tuple[float, float] = (0.08, 1.0), ratio: float = 4 / 3) -> Tensor:
+    """A random part of each picture, half of them mirrored, for a PictureSplit: views int64 (n, 5).
+
+    `sizes` int64 (n, 2) are the pictures' heights and widths; a view is (top, left, height, width, mirrored). Its part of the
+    area is uniform in `area`, its width over height log-uniform from 1 / `ratio` to `ratio`, cut to what the picture has.
+    Source: Szegedy et al., Going Deeper with Convolutions (arXiv:1409.4842), section 6; torchvision's RandomResizedCrop, which
+    draws up to ten times instead of cutting.
+    """
+    steps = 1 << 24
+    part, shape, down, right = (draw(kind, steps).double() / steps for kind in (6, 7, 8, 9))
+    height, width = sizes.double().unbind(1)
+    wanted = (area[0] + (area[1] - area[0]) * part) * height * width
+    across = ratio ** (2 * shape - 1)
+    h = (wanted / across).sqrt().round().clamp(min=1).minimum(height)
+    w = (wanted * across).sqrt().round().clamp(min=1).minimum(width)
+    top, left = ((height - h + 1) * down).floor(), ((width - w + 1) * right).floor()
+    return torch.stack((top, left, h, w, draw(10, 2).double()), dim=1).long()

@@ -25,6 +25,20 @@ class Split(NamedTuple):
     def __len__(self) -> int:
         return self.labels.shape[0]
 
+    @property
+    def shape(self) -> Shape:
+        """Of an image: (C, H, W)."""
+        channels, height, width = self.pixels.shape[1:]
+        return channels, height, width
+
+    def select(self, ids: Tensor) -> "Split":
+        """The images `ids`, int64 (n,), alone."""
+        return Split(self.pixels[ids], self.labels[ids])
+
+    def some(self, ids: Tensor) -> "Split":
+        """The same, as PictureSplit.some."""
+        return self.select(ids)
+
 
 @dataclass(frozen=True)
 class DataSet:

@@ -1,6 +1,6 @@
 """A data set in memory, and how it reaches a net: uint8 pixels become normalised float32 batches on the device."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from ..errors import Refused
 from .dataset import Split
 from .order import held_out
+from .pictures import PictureFeed, PictureSplit
 
 SIZE_LIMIT = 4096  # pixels a side
 
@@ -23,15 +24,15 @@ class Images:
     the test images are measured at the end only; without, the test images choose. Raises Refused (2) if `size` is out of range.
     """
 
-    train: Split
-    test: Split
+    train: Split | PictureSplit
+    test: Split | PictureSplit
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     source: str
     fingerprint: str
     size: int = 0  # height and width the net sees; batches are resized on the device. 0: not resized
-    validation: Split | None = None
+    validation: Split | PictureSplit | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.size <= SIZE_LIMIT:
@@ -53,10 +54,10 @@ def with_validation(images: Images, fraction: float) -> Images:
         return images
     if images.validation is not None:
         raise Refused(f"{images.source} has validation images of its own; leave out --validation", 2)
-    pixels, labels = images.train
+    labels = images.train.labels
     held = torch.zeros(len(labels), dtype=torch.bool)
     held[held_out(labels, fraction)] = True
-    train, validation = (Split(pixels[chosen], labels[chosen]) for chosen in (~held, held))
+    train, validation = (images.train.select(chosen.nonzero().flatten()) for chosen in (~held, held))
     for name, split in (("training", train), ("validation", validation)):
         counts = split.labels.bincount(minlength=len(images.classes))
         if empty := [images.classes[label] for label in labels.unique() if not counts[label]]:
@@ -69,10 +70,16 @@ class Feed:
 
     The pixels are on `device` if they take less than half of its free memory, else in main memory. An image is a row of (H, W, C)
     values, so that a batch is one `index_select` and comes out in channels-last layout, the fastest one for convolutions.
+
+    Augmentations draw on the device `drawn_on`. Evaluation takes `batches` images at a time: a fixed number, so that the result
+    does not depend on the number of processes.
     """
 
+    batches = 500
+
     def __init__(self, split: Split, images: Images, device: torch.device):
-        _, channels, height, width = split.pixels.shape
+        channels, height, width = split.shape
+        self.drawn_on = device
         self.shape = (-1, height, width, channels)
         self.device, self.size = device, images.size
         rows = split.pixels.permute(0, 2, 3, 1).reshape(len(split), -1)
@@ -82,6 +89,14 @@ class Feed:
         mean, std = torch.tensor(images.mean), torch.tensor(images.std)
         self.scale = (1 / (255 * std)).repeat(height * width).to(device)
         self.shift = (-mean / std).repeat(height * width).to(device)
+
+    @property
+    def resident(self) -> bool:
+        """Whether the pixels are where they are needed."""
+        return self.rows.device.type == self.device.type
+
+    def expect(self, slices: Sequence[Tensor]) -> None:
+        """As PictureFeed.expect. Nothing needs to be prepared here."""
 
     def order(self, ids: Tensor) -> Tensor:
         """`ids` (int64) on the rows' device: moved once an epoch, not once a batch."""
@@ -98,6 +113,13 @@ class Feed:
             rows = augment(rows.view(self.shape), ids.to(self.device)).flatten(1)
         pixels = rows.float().mul_(self.scale).add_(self.shift).view(self.shape).permute(0, 3, 1, 2)
         return resized(pixels, self.size), labels
+
+
+def feed_of(split: Split | PictureSplit, images: Images, device: torch.device) -> Feed | PictureFeed:
+    """Batches of a split of `images`."""
+    if isinstance(split, PictureSplit):
+        return PictureFeed(split, images.mean, images.std, device)
+    return Feed(split, images, device)
 
 
 def resized(images: Tensor, size: int) -> Tensor:

@@ -11,14 +11,18 @@ from torch import Tensor
 
 from ..errors import Refused, first_line
 from ..pictures.decode import decode
+from ..pictures.rule import Rule, centred, read
 from .dataset import Shape
 
 
-def read_image(path: Path, shape: Shape) -> Tensor:
-    """An image file as uint8 (C, H, W), stretched to `shape` with antialiasing. Raises Refused (1), naming the file."""
+def read_image(path: Path, shape: Shape, rule: Rule | None = None) -> Tensor:
+    """An image file as uint8 (C, H, W) of `shape`: by the `rule` of pictures of any size, else stretched with antialiasing.
+
+    Raises Refused (1), naming the file.
+    """
     channels, height, width = shape
     try:
-        picture = decode(path, channels)
+        picture = centred(read(path, rule), rule) if rule else decode(path, channels)
         if picture.size != (width, height):
             picture = picture.resize((width, height), Image.Resampling.BILINEAR)
         array = np.array(picture)

@@ -21,6 +21,8 @@ from . import folder, hub, idx, npz, synthetic
 from .dataset import DIGITS, DataSet, Shape, Split
 from .images import Images
 from .order import order
+from .own import drawings as drawings
+from .own import pictures as pictures
 
 FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",

@@ -4,6 +4,7 @@ To add a class, draw it in `_DRAWINGS`: lines between points of the square from 
 """
 
 import itertools
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -44,18 +45,20 @@ _DRAWINGS = {str(digit): [_SEGMENTS[name] for name in names] for digit, names in
     "Bag": [[(-0.8, -0.7), (-0.8, 0.2), (0.8, 0.2), (0.8, -0.7), (-0.8, -0.7)], [(-0.4, 0.2), (-0.3, 0.8), (0.4, 0.2)]],
     "Ankle boot": [[(-0.7, 0.8), (-0.1, 0.8), (0, 0), (0.9, -0.3), (0.9, -0.7), (-0.7, -0.7), (-0.7, 0.8)]],
 }
+DRAWN = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")  # CIFAR-10's
 
 
-def read(classes: tuple[str, ...], shape: Shape) -> DataSet:
-    """Images of `shape` (C, H, H), C 1 or 3: 2,000 train, 500 test, the classes in turn.
+def read(classes: tuple[str, ...], shape: Shape, counts: Mapping[str, int] = COUNTS) -> DataSet:
+    """Images of `shape` (C, H, H), C 1 or 3: 2,000 train, 500 test, the classes in turn. A class without a drawing is noise.
 
     Position, size, rotation, colours and contrast of each drawing vary, so that a net has something to learn and takes a while.
     """
     channels, size, _ = shape
     splits = {}
-    for stream, (split, count) in enumerate(COUNTS.items()):
+    for stream, (split, count) in enumerate(counts.items()):
         labels = torch.arange(count) % len(classes)
-        splits[split] = Split(_draw([_DRAWINGS[name] for name in classes], labels.numpy(), channels, size, stream), labels)
+        drawings = [_DRAWINGS.get(name, []) for name in classes]
+        splits[split] = Split(_draw(drawings, labels.numpy(), channels, size, stream), labels)
     return DataSet("synthetic", classes, **splits)
 
 

@@ -36,7 +36,7 @@ def _row(events: list[dict]) -> dict:
         # "train" is the loss while training, "train_eval" the evaluation on the training images.
         group = {"train": "train_eval"}.get(event["split"], event["split"]) if event["event"] == "eval" else "train"
         values |= {f"{group}/{key}": event[key] for key in ("loss", "accuracy", "gradient_norm") if key in event}
-        values |= {key: event[key] for key in ("epoch", "images", "lr", "images_per_second") if key in event}
+        values |= {key: event[key] for key in ("epoch", "images", "lr", "images_per_second", "data_wait") if key in event}
     return values
 
 
@@ -103,7 +103,7 @@ def axes(run: Any) -> None:
         run.define_metric(f"{split}/loss", step_metric="epoch", summary="min,last")
     run.define_metric("train_eval/*", step_metric="epoch")
     run.define_metric("train/loss", step_metric="images", summary="min,last")
-    for metric in ("train/*", "lr", "images_per_second"):
+    for metric in ("train/*", "lr", "images_per_second", "data_wait"):
         run.define_metric(metric, step_metric="images")
     run.define_metric("*", step_metric="epoch")
 

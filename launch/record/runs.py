@@ -27,7 +27,8 @@ if sys.platform != "win32":
     import fcntl
 
 FORMAT = 1  # of a run folder
-CLOCK = ("seconds", "images_per_second")  # entries of metrics.jsonl that the clock measures: no two runs have the same
+# Entries of metrics.jsonl that the clock measures: no two runs have the same.
+CLOCK = ("seconds", "images_per_second", "data_wait")
 
 
 @dataclass(frozen=True)

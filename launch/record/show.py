@@ -19,17 +19,16 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from ..data import Feed, Images
+from ..data import Feed, Images, PictureFeed
 from . import page, pictures
 from .runs import read_metrics
 from .track import Running
 
-BATCH = 500  # images
 MISTAKES = 24  # images, those with the highest loss
 THUMBNAIL = 96  # pixels, the longer side at most
 
 
-def show(run: Running, net: nn.Module, feed: Feed, images: Images, result: dict) -> None:
+def show(run: Running, net: nn.Module, feed: Feed | PictureFeed, images: Images, result: dict) -> None:
     """Write the files listed above into the run folder; `feed` is that of the test images.
 
     Called on the main process only: nothing here is collective. Raises OSError, and whatever the net or a font raises.
@@ -69,7 +68,7 @@ def predictions(logits: Tensor, images: Images) -> dict:
                 "predicted": predicted[index].item(),
                 "probability": probabilities[index].item(),
                 "loss": losses[index].item(),
-                "png": _png(images.test.pixels[index]),
+                "png": _png(images.test.some(torch.tensor([index])).pixels[0]),
             }
             for index in worst
         ],
@@ -77,13 +76,13 @@ def predictions(logits: Tensor, images: Images) -> dict:
 
 
 @torch.no_grad()
-def _logits(run: Running, net: nn.Module, feed: Feed) -> Tensor:
+def _logits(run: Running, net: nn.Module, feed: Feed | PictureFeed) -> Tensor:
     """Logits of every image of `feed` in eval mode: float32 (N, classes), on the CPU."""
     was_training = net.training
     net.eval()
     try:
         parts = []
-        for ids in feed.order(torch.arange(len(feed.labels))).split(BATCH):
+        for ids in feed.order(torch.arange(len(feed.labels))).split(feed.batches):
             pixels, _ = feed.batch(ids)
             with run.accelerator.autocast():
                 parts.append(net(pixels).float())

@@ -173,13 +173,13 @@ def train_mode_traits(trial: Trial) -> tuple[bool, bool]:
     change the function, and whether it draws random numbers."""
     import torch
 
-    from ..data import Feed
+    from ..data import feed_of
     from ..recipe import build, load
 
     flags = trial.flags if "--data" in names(trial.flags) else ["--data", "hub", *trial.flags]
     net, images = build(load(trial.recipe), flags, prog="oneloop verify")
     ids = torch.arange(min(8, len(images.train)))
-    pixels, _ = Feed(images.train, images, torch.device("cpu")).batch(ids)
+    pixels, _ = feed_of(images.train, images, torch.device("cpu")).batch(ids)
     net.cpu().train()
     with torch.no_grad():
         torch.manual_seed(1)

@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 import launch.loop
-from launch.data import Images, Split, order
+from launch.data import Images, order
 from launch.run import Run
 
 
@@ -23,7 +23,7 @@ def fewer(images: Images, tests: int) -> Images:
     if tests >= len(images.test):
         return images
     some = order(len(images.test), seed=0, epoch=0)[:tests].sort().values
-    return replace(images, test=Split(images.test.pixels[some], images.test.labels[some]))
+    return replace(images, test=images.test.select(some))
 
 
 def main(args: Sequence[str]) -> None:

@@ -1,0 +1,165 @@
+"""Pictures of any size, more than memory holds, as batches: threads prepare those of the coming batches.
+
+What a picture looks like in a batch depends on (seed, epoch, picture) alone, never on threads, slices or processes.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from ..pictures.rule import Rule, centred
+from ..pictures.store import Store, Wanted, decoded
+from .dataset import Split
+
+AHEAD = 3  # slices that are prepared while one is computed
+
+
+@dataclass(frozen=True)
+class PictureSplit:
+    """One split of a data set of pictures: `labels` int64 (N,). Pictures are in `store`, or else in their files."""
+
+    labels: Tensor
+    pictures: Sequence[Wanted]
+    store: Store
+    rule: Rule
+
+    def __len__(self) -> int:
+        return self.labels.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) as the net sees them."""
+        return 3, self.rule.size, self.rule.size
+
+    def select(self, ids: Tensor) -> "PictureSplit":
+        """The pictures `ids`, int64 (n,), alone."""
+        return replace(self, labels=self.labels[ids], pictures=[self.pictures[index] for index in ids.tolist()])
+
+    def some(self, ids: Tensor) -> Split:
+        """The pictures `ids`, int64 (n,), in memory, as evaluation sees them. Raises Refused (4) for one that has changed."""
+        reader = Reader(self)
+        pixels = torch.stack([reader.centred(index) for index in ids.tolist()]).permute(0, 3, 1, 2).contiguous()
+        return Split(pixels, self.labels[ids])
+
+
+class Reader:
+    """Reads the pictures of a split, from any thread. Raises Refused (4) for one that has changed."""
+
+    def __init__(self, split: PictureSplit):
+        self.split = split
+        self.stored = np.memmap(split.store.path, np.uint8, "r") if split.store.places else None
+
+    def reduced(self, index: int) -> np.ndarray:
+        """uint8 (h, w, 3), not to be written to."""
+        picture = self.split.pictures[index]
+        place = self.split.store.places.get(picture.sha256)
+        if place is None or self.stored is None:
+            return np.asarray(decoded(picture, self.split.rule))
+        flat = self.stored[place.offset : place.offset + 3 * place.height * place.width]
+        return flat.reshape(place.height, place.width, 3)
+
+    def centred(self, index: int) -> Tensor:
+        """uint8 (size, size, 3): see launch/pictures/rule.py."""
+        return torch.from_numpy(np.array(centred(Image.fromarray(self.reduced(index)), self.split.rule)))
+
+    def cropped(self, index: int, view: Sequence[int]) -> Tensor:
+        """uint8 (size, size, 3): the part (top, left, height, width) of the reduced picture, resized, and mirrored if view[4]."""
+        top, left, height, width, mirrored = view
+        part = torch.from_numpy(np.array(self.reduced(index)[top : top + height, left : left + width]))
+        size = (self.split.rule.size, self.split.rule.size)
+        # uint8 in channels-last order: a kernel of its own, on one thread, three times as fast as Pillow's.
+        resized = F.interpolate(part.permute(2, 0, 1)[None], size, mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+        return resized.flip(1) if mirrored else resized
+
+
+# (sizes int64 (n, 2): height and width of the reduced pictures, ids int64 (n,)) -> views int64 (n, 5), see Reader.cropped
+Views = Callable[[Tensor, Tensor], Tensor]
+
+
+class Prepared(NamedTuple):
+    """A slice that threads are preparing: `pixels` uint8 (n, size, size, 3)."""
+
+    ids: Tensor
+    pixels: Tensor
+    rows: list[Future]
+
+
+class PictureFeed:
+    """Batches of a PictureSplit, as `Feed` makes them of a Split. Its threads end with it.
+
+    Views are drawn on the CPU, whatever the device; pixels reach a GPU from pinned memory while it computes, and are normalised
+    there. `waited` are the seconds that `batch` has waited for pictures.
+    """
+
+    resident = False  # see Feed
+
+    def __init__(self, split: PictureSplit, mean: Sequence[float], std: Sequence[float], device: torch.device):
+        self.device, self.drawn_on, self.labels = device, torch.device("cpu"), split.labels
+        self.reader, self.rule = Reader(split), split.rule
+        self.batches = max(1, 500 * 64**2 // split.rule.size**2)  # of evaluation: 500 small ones, 40 of 224 × 224
+        sizes = [(picture.height, picture.width) for picture in split.pictures]
+        self.sizes = torch.tensor(sizes, dtype=torch.int32).reshape(-1, 2)
+        # One factor and one shift for each value of a row of pixels, as in Feed.
+        width = split.rule.size
+        mean_, std_ = torch.tensor(mean), torch.tensor(std)
+        self.scale = (1 / (255 * std_)).repeat(width).to(device)
+        self.shift = (-mean_ / std_).repeat(width).to(device)
+        self.coming: deque[Tensor] = deque()
+        self.prepared: deque[Prepared] = deque()
+        self.waited = 0.0
+        self.pool = ThreadPoolExecutor(torch.get_num_threads(), "pictures")
+
+    def order(self, ids: Tensor) -> Tensor:
+        return ids
+
+    def expect(self, slices: Sequence[Tensor]) -> None:
+        """The ids that `batch` is going to be called with, in this order: AHEAD of them are prepared meanwhile."""
+        self.coming = deque(slices)
+
+    def batch(self, ids: Tensor, views: Views | None = None) -> tuple[Tensor, Tensor]:
+        """The pictures `ids`, int64 (n,): normalised, float32 (n, 3, size, size), channels last in memory; labels int64 (n,).
+
+        `views` says which part of each; without it, the central square. Raises Refused (4), naming a picture that has changed.
+        """
+        while self.prepared and not torch.equal(self.prepared[0].ids, ids):  # not what was expected
+            for row in self.prepared.popleft().rows:
+                row.cancel()
+        if not self.prepared:
+            if self.coming and torch.equal(self.coming[0], ids):
+                self.coming.popleft()
+            self.prepared.append(self._prepare(ids, views))
+        while self.coming and len(self.prepared) <= AHEAD:
+            self.prepared.append(self._prepare(self.coming.popleft(), views))
+        ready = self.prepared.popleft()
+        began = perf_counter()
+        wait(ready.rows)
+        self.waited += perf_counter() - began
+        for row in ready.rows:
+            row.result()  # raises what went wrong
+        pixels = ready.pixels.to(self.device, non_blocking=True)
+        labels = self.labels[ids].to(self.device, non_blocking=True)
+        return self._normalised(pixels), labels
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        n, size = len(pixels), self.rule.size
+        rows = pixels.view(n, size, -1).float().mul_(self.scale).add_(self.shift)
+        return rows.view(n, size, size, 3).permute(0, 3, 1, 2)
+
+    def _prepare(self, ids: Tensor, views: Views | None) -> Prepared:
+        size = self.rule.size
+        pixels = torch.empty(len(ids), size, size, 3, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        chosen = views(self.sizes[ids].long(), ids).tolist() if views else None
+
+        def fill(row: int, index: int) -> None:
+            pixels[row] = self.reader.cropped(index, chosen[row]) if chosen else self.reader.centred(index)
+
+        return Prepared(ids, pixels, [self.pool.submit(fill, row, index) for row, index in enumerate(ids.tolist())])

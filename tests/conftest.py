@@ -1,8 +1,9 @@
 """What the tests share: a place of their own, a data set whose numbers divide nothing, runs in this and in other processes."""
 
+import gc
+import importlib
 import json
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -30,6 +31,19 @@ QUIET = {
 }
 
 
+def pytest_collection_finish() -> None:
+    importlib.import_module("preloaded")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_garbage():
+    """What tests have imported since is left alone, too, by the collections at the ends of runs."""
+    yield
+    if len(gc.get_objects()) > 20_000:
+        gc.collect()
+        gc.freeze()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def own_place(tmp_path_factory):
     """Caches and settings of the user are neither read nor written, and nothing goes to a network."""
@@ -50,6 +64,12 @@ def own_place(tmp_path_factory):
 @pytest.fixture(scope="session")
 def images() -> Images:
     return tiny_images()
+
+
+@pytest.fixture
+def few_synthetic(monkeypatch) -> None:
+    """Of the synthetic images only 256 and 20: drawing 2,000 and evaluating on 500 takes most of a second."""
+    monkeypatch.setattr("launch.data.synthetic.COUNTS", {"train": 256, "test": 20})
 
 
 @pytest.fixture
@@ -94,17 +114,19 @@ def result(folder: Path) -> dict:
     return json.loads((folder / "result.json").read_text())
 
 
-def command(recipe: str, *flags, processes: int = 1) -> list[str]:
-    """The recipe under `accelerate launch`."""
+def launcher(processes: int = 1) -> list[str]:
+    """What `accelerate launch` is for Python, up to the recipe's file."""
     config = "accelerate_config.yaml" if processes == 1 else "launch/cpus.yaml"
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / config)]
-    return [*launch, "--num_processes", str(processes), str(ROOT / "recipes" / f"{recipe}.py"), *map(str, flags)]
+    return ["-m", "accelerate.commands.launch", "--config_file", str(ROOT / config), "--num_processes", str(processes)]
 
 
-def run_recipe(
-    recipe: str, *flags, cwd: Path, processes: int | None = None, env: dict | None = None, timeout: float = 150, tests: int = 0
-):
-    """Run a recipe to its end in processes of its own, see jobs.begin; returns a CompletedProcess, output as text.
+def command(*args) -> list[str]:
+    """`oneloop ARGS`, for Python in a process of its own."""
+    return ["-c", "import sys; from launch.commands import main; sys.exit(main())", *map(str, args)]
+
+
+def run_recipe(recipe: str, *flags, timeout: float = 150, tests: int = 0, **options) -> subprocess.CompletedProcess:
+    """Run a recipe to its end in processes of its own; `options` as for jobs.begin, output as text.
 
     `tests` is the number of test images to evaluate on, as `oneloop verify` has it; 0: all.
     """
@@ -112,6 +134,6 @@ def run_recipe(
         log, errors = Path(place) / "out", Path(place) / "err"
         script = ROOT / f"recipes/{recipe}.py"
         few = (ROOT / "launch/verify/few_tests.py", tests) if tests else ()
-        job = jobs.begin(*few, script, *flags, cwd=cwd, processes=processes, env=env, log=log, errors=errors)
+        job = jobs.begin(*few, script, *flags, log=log, errors=errors, **options)
         code = job.wait(timeout)
         return subprocess.CompletedProcess(recipe, code, log.read_text(), errors.read_text())

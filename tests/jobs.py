@@ -6,12 +6,15 @@ once; then they run a recipe's file as `python` would, alone or as workers of th
 
 import ctypes
 import functools
-import importlib
 import multiprocessing
 import multiprocessing.forkserver
 import os
 import signal
+import subprocess
+import sys
+import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -19,12 +22,12 @@ from pathlib import Path
 import chaos
 import pytest
 import torch.distributed.run
+import warm
 from torch.distributed.launcher.api import elastic_launch
 from torch.multiprocessing import _prctl_pr_set_pdeathsig
 from torch.multiprocessing.spawn import ProcessContext
 
-for late in ("torch._dynamo", "matplotlib.backends.backend_agg", "launch.record.show"):  # what a run imports on its way
-    importlib.import_module(late)
+import launch.record.show
 
 
 @dataclass
@@ -57,17 +60,38 @@ class Job:
         return self.process.exitcode
 
 
-def begin(
-    *args, cwd: Path, processes: int | None = None, agent: tuple = (), env: dict | None = None, log: Path | None = None,
-    errors: Path | None = None, network: str = "",
-) -> Job:  # fmt: skip
-    """Start `args`: chaos' flags, a recipe's file, its flags.
+def begin(*args, processes: int | None = None, agent: tuple = (), **place) -> Job:
+    """Start `args`: chaos' flags, a recipe's file, its flags; `place` as for `_start`.
 
-    `processes` None is plain python; `agent` are torchrun's flags; `network` names a network namespace to live in. What is said
-    goes to `log`, on standard error to `errors` if that is given. None in `env` unsets.
+    `processes` None is plain python; `agent` are torchrun's flags.
+    """
+    return _start(_recipe, [str(arg) for arg in args], processes, [*map(str, agent)], **place)
+
+
+def python(*args, **place) -> Job:
+    """Start `python ARGS`, see warm.py: launchers, and what they launch, are forked too; `place` as for `_start`."""
+    return _start(_python, [str(arg) for arg in args], **place)
+
+
+def run(*args, timeout: float = 120, **place) -> subprocess.CompletedProcess:
+    """As subprocess.run([sys.executable, *args], capture_output=True, text=True, check=False): `python` to its end."""
+    with tempfile.TemporaryDirectory() as folder:
+        log, errors = Path(folder) / "out", Path(folder) / "err"
+        code = python(*args, log=log, errors=errors, **place).wait(timeout)
+        return subprocess.CompletedProcess(args, code, log.read_text(), errors.read_text())
+
+
+def _start(
+    action: Callable[..., int | None], *args, cwd: Path, env: dict | None = None, log: Path | None = None,
+    errors: Path | None = None, network: str = "", pictures: bool = False,
+) -> Job:  # fmt: skip
+    """Have a forked process do `action(*args)` in the folder `cwd`.
+
+    `network` names a network namespace to live in. What is said goes to `log`, on standard error to `errors` if that is given.
+    None in `env` unsets. Without the `pictures` of a finished run, which few tests look at, it takes a second less.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["jobs"])
+    context.set_forkserver_preload(["jobs", "preloaded"])
     with pytest.MonkeyPatch.context() as patch:
         here = Path(__file__).parent  # Python 3.11's fork server does not know our sys.path
         patch.setenv("PYTHONPATH", os.pathsep.join((str(here), str(here.parent))))
@@ -76,7 +100,7 @@ def begin(
     environment = {name: value for name, value in (os.environ | (env or {})).items() if value is not None}
     process = context.Process(
         target=_become,
-        args=([str(arg) for arg in args], processes, [*map(str, agent)], environment, cwd, log, errors or log, network),
+        args=(action, args, environment, cwd, log, errors or log, network, pictures),
     )
     process.start()
     wait_for(lambda: log.exists())
@@ -84,7 +108,7 @@ def begin(
 
 
 def _become(
-    args: list[str], processes: int | None, agent: list[str], env: dict, cwd: Path, log: Path, errors: Path, network: str
+    action: Callable[..., int | None], args: tuple, env: dict, cwd: Path, log: Path, errors: Path, network: str, pictures: bool
 ) -> None:
     os.setsid()
     if network:
@@ -95,6 +119,12 @@ def _become(
     os.environ.update(env)
     for stream, path in ((2, errors), (1, log)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    if not pictures:
+        launch.record.show.show = lambda *_: None
+    sys.exit(action(*args))
+
+
+def _recipe(args: list[str], processes: int | None, agent: list[str]) -> None:
     if processes is None:
         return _work(args)
     free = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--local-addr", "127.0.0.1"]
@@ -103,13 +133,17 @@ def _become(
     config.start_method = "fork"
     join = ProcessContext.join  # with half a minute's grace for the other workers when one has failed
     ProcessContext.join = functools.partialmethod(join, grace_period=5)
-    return elastic_launch(config, _work)(args)
+    elastic_launch(config, _work)(args)
+    return None
+
+
+def _python(args: list[str]) -> int:
+    warm.as_started()
+    return warm.run(args)
 
 
 def _work(args: list[str]) -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):  # the agent's handlers, where it forked this process
-        signal.signal(number, signal.SIG_DFL)
+    warm.as_started()
     _prctl_pr_set_pdeathsig(0)  # torch's own forks end with their parent; a launcher's commands must notice by themselves
     chaos.main(args)
 

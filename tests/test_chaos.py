@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, command, metrics, result
-from jobs import begin, gone, wait_for
+from conftest import ROOT, launcher, metrics, result
+from jobs import begin, gone, run, wait_for
 from safetensors.torch import load_file
 
 from launch import checkpoint
@@ -172,9 +172,8 @@ def orphans_go_to_process_1() -> bool:
 
 def test_error_on_one_process_hangs_nobody(tmp_path):
     """Through accelerate's own launcher: the error once, and one line from the process that was left."""
-    chaos = [str(ROOT / "tests/chaos.py"), "--rank", "1", "--at", "step=3", "--do", "raise", "--", str(TINY), *map(str, FLAGS)]
-    launcher = command("cifar2", processes=2)[:-1]
-    done = subprocess.run([*launcher, *chaos], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    chaos = (ROOT / "tests/chaos.py", "--rank", 1, "--at", "step=3", "--do", "raise", "--", TINY, *FLAGS)
+    done = run(*launcher(processes=2), *chaos, cwd=tmp_path)
     assert done.returncode != 0
     assert done.stderr.count("ValueError: chaos") == 1
     assert done.stderr.count("another process died") == 1

@@ -1,16 +1,14 @@
 """A run knows the code that it came from, and a longer run the shorter one that it starts from."""
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, Tiny, metrics, result
-from jobs import begin
+from conftest import ROOT, Tiny, command, metrics, result
+from jobs import begin, run
 from tiny import tiny_images
 
 from launch import Run, checkpoint, train
@@ -150,10 +148,7 @@ def test_sweep_and_predict_notice_an_edit(place):
         path.rename(place / "recipes" / path.name)
 
     def oneloop(*args) -> subprocess.CompletedProcess:
-        code = f"import sys; from launch.commands import main; sys.exit(main({[*map(str, args)]}))"
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-c", code]
-        return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
+        return run(*command(*args), cwd=place)
 
     flags = ("--data", "synthetic", "--epochs", 1, "--wandb", "disabled", "--threads", 1)
     job = begin(place / "recipes/mine.py", *flags, cwd=place)

@@ -4,11 +4,12 @@ import subprocess
 import sys
 from fractions import Fraction
 
+import jobs
 import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from conftest import ROOT
+from conftest import ROOT, command
 from torch import nn
 
 from launch import commands
@@ -271,9 +272,7 @@ def test_a_field_is_a_whole_number_of_pixels_also_after_windows_that_are_not_all
 
 
 def oneloop(*args, cwd=ROOT) -> subprocess.CompletedProcess:
-    code = "import sys; from launch.commands import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, *args]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
+    return jobs.run(*command(*args), cwd=cwd)
 
 
 def test_what_a_recipe_imports_is_there_whatever_was_imported_before():

@@ -1,32 +1,29 @@
 """The hub is asked once, by one process; without it there is one clear line, soon."""
 
-import os
 import shutil
-import subprocess
-import sys
 import time
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
+import jobs
 from data_files import write_parquet
 from servers import hub, silent
 
 LOAD = (
-    "import sys; from launch import sources; from launch.errors import Refused\n"
+    "import sys\n"  # imported again, what reads the environment then
+    "for name in [name for name in sys.modules if name.startswith(('huggingface_hub', 'datasets'))]: del sys.modules[name]\n"
+    "from launch import sources; from launch.errors import Refused\n"
     "try: images = sources.cifar10(keep=('airplane', 'bird'))\n"
     "except Refused as error: sys.exit(f'refused: {error}')\n"
     "print(images.fingerprint, len(images.train))"
 )
 
 
-def load_from_hub(address: str, place: Path, offline: str = "0", wait: bool = True):
-    env = os.environ | {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": offline, "HF_HOME": str(place / "hf")}
-    env["ONELOOP_CACHE"] = str(place / "cache")
+def load_from_hub(address: str, place: Path, offline: str = "0"):
+    env = {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": offline, "HF_HOME": str(place / "hf"), "ONELOOP_CACHE": str(place / "cache")}
     began = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-c", LOAD], env=env, stdout=-1, stderr=-1, text=True)
-    if not wait:
-        return process
-    out, err = process.communicate(timeout=120)
-    return process.returncode, out, err.strip().splitlines(), time.monotonic() - began
+    done = jobs.run("-c", LOAD, cwd=place, env=env)
+    return done.returncode, done.stdout, done.stderr.strip().splitlines(), time.monotonic() - began
 
 
 def test_hub_once_then_never_asked_again(tmp_path):
@@ -48,11 +45,10 @@ def test_hub_once_then_never_asked_again(tmp_path):
 
 
 def test_hub_two_processes_at_once(tmp_path):
-    with hub(write_parquet(tmp_path / "repository"), "uoft-cs/cifar10") as (address, requests):
-        both = [load_from_hub(address, tmp_path, wait=False) for _ in range(2)]
-        outs = [process.communicate(timeout=120) for process in both]
-    assert [process.returncode for process in both] == [0, 0], outs
-    assert outs[0][0] == outs[1][0]
+    with hub(write_parquet(tmp_path / "repository"), "uoft-cs/cifar10") as (address, requests), ThreadPool(2) as threads:
+        both = threads.starmap(load_from_hub, [(address, tmp_path)] * 2)
+    assert [code for code, *_ in both] == [0, 0], both
+    assert both[0][1] == both[1][1]
     assert len([request for request in requests if request.startswith("GET") and "train-" in request]) == 1
 
 

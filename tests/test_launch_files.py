@@ -1,10 +1,8 @@
 """Each launch file gives the number of processes, the device and the precision that it promises."""
 
-import os
 import re
-import subprocess
-import sys
 
+import jobs
 import pytest
 import torch
 from conftest import ROOT
@@ -28,9 +26,7 @@ cli(main)
 
 def launch(*flags, cwd, env=None):
     (cwd / "probe.py").write_text('"""Probe.\n\nSource none\n"""\n' + PROBE)
-    command = [sys.executable, "-m", "accelerate.commands.launch", *flags, "probe.py", "--data", "synthetic"]
-    env = os.environ | (env or {})
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120, check=False)
+    return jobs.run("-m", "accelerate.commands.launch", *flags, "probe.py", "--data", "synthetic", cwd=cwd, env=env)
 
 
 def test_every_file_is_promised_something():

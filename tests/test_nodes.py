@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, metrics, result
-from jobs import begin, wait_for
+from jobs import begin, python, wait_for
 from test_chaos import FLAGS, TINY, launched, same, saved
 
 pytestmark = pytest.mark.slow
-NODES = ("oneloop-a", "oneloop-b")
+NODES = (f"oneloop-{os.getpid()}-a", f"oneloop-{os.getpid()}-b")  # another worker, or working tree, has its own
 FIRST, PORT = "10.77.0.1", 29500
 NETWORK = {"GLOO_SOCKET_IFNAME": "cable"}
 
@@ -64,17 +64,13 @@ def reference(tmp_path_factory) -> Path:
 def test_two_machines_give_the_bits_of_one_with_two_processes(nodes, reference, tmp_path):
     """As launch/nodes.yaml says, with accelerate's own launcher."""
     config = ["--config_file", str(ROOT / "launch/nodes.yaml"), "--mixed_precision", "no"]
-    command = [sys.executable, "-m", "accelerate.commands.launch", *config]
-    recipe = ["--main_process_ip", FIRST, str(TINY), *map(str, FLAGS)]
+    recipe = ("--main_process_ip", FIRST, TINY, *FLAGS)
+    options = {"cwd": tmp_path, "env": NETWORK}
     jobs = [
-        subprocess.Popen(
-            ["ip", "netns", "exec", name, *command, "--machine_rank", str(rank), *recipe],
-            cwd=tmp_path, env=os.environ | NETWORK, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
+        python("-m", "accelerate.commands.launch", *config, "--machine_rank", rank, *recipe, network=name, **options)
         for rank, name in enumerate(NODES)
-    ]  # fmt: skip
-    outputs = [job.communicate(timeout=150)[0] for job in jobs]
-    assert [job.returncode for job in jobs] == [0, 0], outputs
+    ]
+    assert [job.wait() for job in jobs] == [0, 0], [job.output for job in jobs]
     same(tmp_path / "run", reference)
     assert result(tmp_path / "run")["world_size"] == 2
 
@@ -156,7 +152,7 @@ def test_slurm_script_does_not_ask_again_for_a_turn_that_fails(queue, tmp_path):
     """The turn before was stopped by the queue, this one fails before it opens the run folder."""
     (tmp_path / "runs/slurm-7-1").mkdir(parents=True)
     (tmp_path / "runs/slurm-7-1/stopped.json").write_text('{"code": 138, "why": "stopped by SIGUSR1"}')
-    assert queue(TINY, "--epochs", "many").wait(60) != 0
+    assert queue(TINY, "--epochs", "many", PROCESSES_PER_NODE="1").wait(60) != 0
     assert not (tmp_path / "asked").exists()
 
 

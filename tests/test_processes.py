@@ -10,19 +10,24 @@ from pathlib import Path
 
 import jobs
 import pytest
-from conftest import ROOT, command, metrics, result, run_recipe
-from jobs import gone, wait_for
+from conftest import ROOT, launcher, metrics, result, run_recipe
+from jobs import wait_for
 
 pytestmark = pytest.mark.slow
 FLAGS = ("--data", "synthetic", "--limit", 500, "--epochs", 4, "--threads", 1, "--shards", 2, "--out", "run", "--log-every", 3)
-STEPS = 4 * 8  # 500 images in batches of 64
+RECIPE = (ROOT / "launch/verify/few_tests.py", 60, ROOT / "recipes/cifar2.py", *FLAGS, "--net", "NetBatchNorm")  # 60 test images
+
+
+def whole(*flags, **options) -> subprocess.CompletedProcess:
+    """The run to its end, 4 epochs of 8 steps: 500 images in batches of 64."""
+    return run_recipe("cifar2", *FLAGS, "--net", "NetBatchNorm", *flags, tests=60, **options)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory) -> Path:
     """One process, never disturbed: the run that the others must equal."""
     place = tmp_path_factory.mktemp("uninterrupted")
-    done = run_recipe("cifar2", *FLAGS, "--net", "NetBatchNorm", cwd=place)
+    done = whole(cwd=place)
     assert done.returncode == 0, done.stderr
     return place / "run"
 
@@ -34,7 +39,7 @@ def same(folder: Path, reference: Path) -> None:
 
 def begin(*flags, cwd: Path, processes: int | None = None, until: int = 0) -> jobs.Job:
     """Start the run, and return when metrics.jsonl has reached step `until`."""
-    job = jobs.begin(ROOT / "recipes/cifar2.py", *FLAGS, "--net", "NetBatchNorm", *flags, cwd=cwd, processes=processes)
+    job = jobs.begin(*RECIPE, *flags, cwd=cwd, processes=processes)
     wait_for(lambda: steps(cwd / "run") >= until or not job.running())
     return job
 
@@ -46,9 +51,9 @@ def steps(folder: Path) -> int:
 
 
 def test_two_processes_give_the_bits_of_one(uninterrupted, tmp_path):
-    """Under `accelerate launch`; batch norm included: statistics per slice, one update of the running ones a step."""
-    launched = command("cifar2", *FLAGS, "--net", "NetBatchNorm", processes=2)
-    done = subprocess.run(launched, cwd=tmp_path, capture_output=True, text=True, timeout=150, check=False)
+    """Under `accelerate launch`, fresh processes; batch norm included: statistics per slice, one update of the running ones."""
+    launched = map(str, [sys.executable, *launcher(processes=2), *RECIPE])
+    done = subprocess.run([*launched], cwd=tmp_path, capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == 0, done.stderr
     same(tmp_path / "run", uninterrupted)
     assert result(tmp_path / "run")["world_size"] == 2
@@ -78,8 +83,7 @@ def test_evaluation_on_two_processes_uses_the_statistics_of_one(tmp_path):
 
 
 def test_control_other_slices_give_other_bits(uninterrupted, tmp_path):
-    flags = [flag if flag != 2 else 1 for flag in FLAGS]
-    assert run_recipe("cifar2", *flags, "--net", "NetBatchNorm", cwd=tmp_path).returncode == 0
+    assert whole("--shards", 1, cwd=tmp_path).returncode == 0
     assert result(tmp_path / "run")["weights_sha256"] != result(uninterrupted)["weights_sha256"]
 
 
@@ -90,7 +94,7 @@ def test_killed_then_the_same_command_on_another_number_of_processes(uninterrupt
         os.killpg(job.pid, signal.SIGKILL)
         job.wait(10)
         assert not (tmp_path / "run/result.json").exists()
-    done = run_recipe("cifar2", *FLAGS, "--net", "NetBatchNorm", cwd=tmp_path)
+    done = whole(cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "resuming run after step" in done.stdout
     same(tmp_path / "run", uninterrupted)
@@ -103,22 +107,19 @@ def test_signal_saves_and_the_same_command_goes_on(number, uninterrupted, tmp_pa
     assert job.wait(30) == 128 + number
     assert f"stopped by {number.name} at step" in job.output
     assert "Traceback" not in job.output
-    done = run_recipe("cifar2", *FLAGS, "--net", "NetBatchNorm", cwd=tmp_path)
+    done = whole(cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     same(tmp_path / "run", uninterrupted)
 
 
 def test_sigterm_to_the_launcher_of_one_process_saves(uninterrupted, tmp_path):
     """accelerate's launcher dies of it without a word to its child, which must notice."""
-    process = subprocess.Popen(
-        command("cifar2", *FLAGS, "--net", "NetBatchNorm"),
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    wait_for(lambda: steps(tmp_path / "run") >= 9 or process.poll() is not None)
-    process.send_signal(signal.SIGTERM)
-    wait_for(lambda: process.poll() is not None and gone(process.pid), 30)
-    assert "stopped by SIGTERM" in process.communicate()[1]
-    assert run_recipe("cifar2", *FLAGS, "--net", "NetBatchNorm", cwd=tmp_path).returncode == 0
+    job = jobs.python(*launcher(), *RECIPE, cwd=tmp_path)
+    wait_for(lambda: steps(tmp_path / "run") >= 9 or not job.running())
+    os.kill(job.pid, signal.SIGTERM)
+    assert job.wait(30) == -signal.SIGTERM
+    assert "stopped by SIGTERM" in job.output
+    assert whole(cwd=tmp_path).returncode == 0
     same(tmp_path / "run", uninterrupted)
 
 
@@ -130,7 +131,7 @@ def test_sigterm_to_one_worker_stops_both_at_the_same_step(uninterrupted, tmp_pa
     os.kill(max(workers), signal.SIGTERM)
     assert job.wait(60) != 0
     assert job.output.count("stopped by SIGTERM") == 1
-    done = run_recipe("cifar2", *FLAGS, "--net", "NetBatchNorm", cwd=tmp_path, processes=2)
+    done = whole(cwd=tmp_path, processes=2)
     assert done.returncode == 0, done.stderr
     same(tmp_path / "run", uninterrupted)
 
@@ -178,7 +179,7 @@ def test_moved_data_on_two_processes(out, tmp_path):
 
 def test_second_job_on_a_folder_is_told_the_first_one(tmp_path):
     first = begin("--epochs", 400, cwd=tmp_path, until=3)
-    second = run_recipe("cifar2", *FLAGS, "--net", "NetBatchNorm", "--epochs", 400, cwd=tmp_path)
+    second = whole("--epochs", 400, cwd=tmp_path)
     assert second.returncode == 5
     assert f"in use by process {first.pid}" in second.stderr
     os.killpg(first.pid, signal.SIGKILL)

@@ -48,7 +48,7 @@ SHORTER = {  # after the others' flags
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_smoke(recipe, tmp_path):
     flags = ("--data", "synthetic", "--limit", 256, "--epochs", 1, "--threads", 1, "--out", "run", "--log-every", 1)
-    done = run_recipe(recipe, *flags, *SHORTER.get(recipe, ()), cwd=tmp_path, tests=61)
+    done = run_recipe(recipe, *flags, *SHORTER.get(recipe, ()), cwd=tmp_path, tests=20)
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "run").rglob("model.safetensors"))
     assert (tmp_path / "run/result.json").exists()
@@ -77,6 +77,7 @@ class Reached(Exception):
     """A recipe has reached its training."""
 
 
+@pytest.mark.usefixtures("few_synthetic")
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_commands_of_the_header_work(recipe, tmp_path, monkeypatch):
     """Each is parsed and, unless it needs a file or a download, reaches the training."""
@@ -156,6 +157,7 @@ def test_verdicts_of_the_rules_of_thumb():
     assert verdict([[0.86, 0.86]], gap=0.01) == "good, and no longer improving"
 
 
+@pytest.mark.usefixtures("few_synthetic")
 def test_mnist_leaves_images_as_files(start, tmp_path):
     """Document 002, section 2.1: PNG keeps every pixel exactly, JPEG approximately."""
     load("mnist").main(start(limit=100), epochs=1)
@@ -170,6 +172,7 @@ def test_mnist_leaves_images_as_files(start, tmp_path):
     assert montage[0, 2:30, 32:60].equal(images.train.pixels[1, 0])
 
 
+@pytest.mark.usefixtures("few_synthetic")
 @pytest.mark.parametrize(("mode", "learning"), [("gradual", 10_789_890), ("scratch", 11_177_538)])
 def test_transfer_of_the_documents_net(mode, learning, start, tmp_path):
     """MyNetPretrained, two classes, from a file instead of torchvision's: the locked weights equal the file's, bit for bit."""
@@ -185,6 +188,7 @@ def test_transfer_of_the_documents_net(mode, learning, start, tmp_path):
     assert all(trained[f"pretrained.{ours}"].equal(source[theirs]) == (mode != "scratch") for ours, theirs in pairs.items())
 
 
+@pytest.mark.usefixtures("few_synthetic")
 def test_transfer_refuses_the_weights_of_another_net(start, cifar2, tmp_path):
     """One layer that happens to fit is not enough; the refused run leaves no files."""
     weights = {name: tensor.clone() for name, tensor in cifar2.Net().state_dict().items()}
@@ -195,6 +199,7 @@ def test_transfer_refuses_the_weights_of_another_net(start, cifar2, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["net.safetensors"]
 
 
+@pytest.mark.usefixtures("few_synthetic")
 @pytest.mark.parametrize("net", ["Net", "NetWidth", "NetDropout", "NetBatchNorm", "NetDepth", "NetRes"])
 def test_every_design_learns(net, cifar2, start, tmp_path):
     run = start(limit=256)
@@ -203,12 +208,14 @@ def test_every_design_learns(net, cifar2, start, tmp_path):
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.usefixtures("few_synthetic")
 def test_res_deep_starts(cifar2, start, tmp_path):
     run = start(limit=8)
     cifar2.main(run, net="NetResDeep", epochs=1, batch=4, lr=3e-3)
     assert result(tmp_path / "run")["parameters"] == 994_530
 
 
+@pytest.mark.usefixtures("few_synthetic")
 def test_l2_is_weight_decay_of_twice_as_much(cifar2, start, tmp_path):
     """Document 000, section 5.2: the gradient of λ Σp² is 2λp."""
     cifar2.main(start(out="l2", limit=128, seed=3), l2=0.01, epochs=2)

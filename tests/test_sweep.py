@@ -4,13 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 
 import filelock
+import jobs
 import pytest
 import yaml
-from conftest import ROOT, metrics, result
+from conftest import ROOT, command, metrics, result
 
 from launch import commands
 from launch.command_line import parse
@@ -189,25 +188,19 @@ def test_a_stopped_sweep_resumes_and_a_failure_stops_no_other_run(here, monkeypa
     (cell,) = sweep.grid(CIFAR2, sweep.axes_of([*recipe[1:], "--lr", "0.01"]), 1, None)
     sound = cell.folder
 
-    def stop():
-        deadline = time.monotonic() + 100
-        while len(read_metrics(sound / "metrics.jsonl")) < 4 and time.monotonic() < deadline:
-            time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    stopper = threading.Thread(target=stop)
-    stopper.start()
-    assert commands.main(one) == 143
-    stopper.join()
-    out, errors = capsys.readouterr()
-    assert errors == "stopped by SIGTERM; run the same command to resume\n"
-    assert out.endswith(": interrupted\n")
+    job = jobs.python(*command(*one), cwd=here, log=here / "out", errors=here / "errors")
+    jobs.wait_for(lambda: len(read_metrics(sound / "metrics.jsonl")) >= 4 or not job.running())
+    os.kill(job.pid, signal.SIGTERM)
+    assert job.wait() == 143
+    assert (here / "errors").read_text() == "stopped by SIGTERM; run the same command to resume\n"
+    assert job.output.endswith(": interrupted\n")
     assert not any(in_use(folder) for folder in find(["runs"]))  # no process is left
     assert read(sound).state == "interrupted"
     assert read_metrics(sound / "metrics.jsonl")[-1]["epoch"] < 20
 
-    assert commands.main(both) == 1
-    out, errors = capsys.readouterr()
+    done = jobs.run(*command(*both), cwd=here)
+    assert done.returncode == 1
+    out, errors = done.stdout, done.stderr
     assert "not finite" in errors
     assert "accelerate launch " + " ".join(recipe) in errors
     assert "1 of 2 runs failed" in errors

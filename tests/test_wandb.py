@@ -4,13 +4,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import jobs
 import pytest
-from conftest import ROOT, metrics, result, run_recipe
+from conftest import ROOT, command, metrics, result, run_recipe
 from servers import silent
 from wandb_server import KEY, Received, Server, wandb_server
 
@@ -27,12 +26,8 @@ def online(server: Server) -> dict[str, str]:
 
 
 def oneloop(*args, **env) -> subprocess.CompletedProcess:
-    """The `oneloop` command in a fresh process, since wandb reads its settings once in each."""
-    code = "import sys; from launch.commands import main; sys.exit(main())"
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, args)],
-        env=os.environ | env, capture_output=True, text=True, timeout=100, check=False,
-    )  # fmt: skip
+    """The `oneloop` command in a process of its own, since wandb reads its settings once in each."""
+    return jobs.run(*command(*args), cwd=ROOT, env=env)
 
 
 def same(run: Received, folder: Path) -> None:
@@ -47,15 +42,14 @@ def same(run: Received, folder: Path) -> None:
 
 def inspect(folder: Path) -> list[dict]:
     """The records of an offline run, as W&B's own reader prints them."""
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)]
-    out = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    out = jobs.run("-m", "wandb", "leet", "inspect", "--json", folder, cwd=ROOT).stdout
     return [json.loads(line) for line in out.splitlines() if line.startswith("{")]
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("plain")
-    assert run_recipe("cifar2", *FLAGS, "--wandb", "disabled", cwd=place).returncode == 0
+    assert run_recipe("cifar2", *FLAGS, "--wandb", "disabled", cwd=place, pictures=True).returncode == 0
     return place / "run"
 
 
@@ -130,9 +124,7 @@ def test_broken_wandb_is_reported_once_and_the_record_continues(plain, tmp_path)
         "sys.argv = sys.argv[1:]\n"
         "runpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
-    command = [sys.executable, "broken.py", str(ROOT / "recipes/cifar2.py"), *map(str, FLAGS)]
-    env = os.environ | {"WANDB_MODE": "offline"}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100, check=False)
+    done = jobs.run("broken.py", ROOT / "recipes/cifar2.py", *FLAGS, cwd=tmp_path, env={"WANDB_MODE": "offline"})
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("W&B failed (service died)") == 1
     assert metrics(tmp_path / "run") == metrics(plain)
@@ -143,7 +135,8 @@ def test_broken_wandb_is_reported_once_and_the_record_continues(plain, tmp_path)
 
 def test_online_run_has_configuration_rows_pictures_and_weights(tmp_path):
     with wandb_server() as server:
-        done = run_recipe("cifar2", *FLAGS, "--wandb-artifacts", cwd=tmp_path, env=online(server) | {"WANDB_PROJECT": "birds"})
+        options = {"env": online(server) | {"WANDB_PROJECT": "birds"}, "pictures": True}
+        done = run_recipe("cifar2", *FLAGS, "--wandb-artifacts", cwd=tmp_path, **options)
     assert done.returncode == 0, done.stderr
     assert server.unknown == []
     ((name, run),) = server.runs.items()
@@ -196,7 +189,7 @@ def test_killed_and_resumed_is_one_run_with_each_step_once(tmp_path):
         job.wait(10)
         assert not (tmp_path / "run/result.json").exists()
         before = len(read_metrics(tmp_path / "run/metrics.jsonl"))
-        done = run_recipe("cifar2", *flags, cwd=tmp_path, env=online(server))
+        done = run_recipe("cifar2", *flags, cwd=tmp_path, env=online(server), pictures=True)
         assert done.returncode == 0, done.stderr
     assert "resuming run after step" in done.stdout
     assert f"W&B {server.url}" in done.stdout, done.stdout
@@ -217,8 +210,7 @@ def test_server_that_dies_does_not_end_the_run_and_sync_recovers(tmp_path):
     assert time.monotonic() - began < 45
     with wandb_server(int(server.url.rpartition(":")[2])) as again:
         (folder,) = (tmp_path / "run/wandb").glob("run-*")
-        sync = [sys.executable, "-m", "wandb", "sync", "--yes", "--include-online", str(folder)]
-        synced = subprocess.run(sync, env=os.environ | online(again), capture_output=True, text=True, timeout=60, check=False)
+        synced = jobs.run("-m", "wandb", "sync", "--yes", "--include-online", folder, cwd=tmp_path, env=online(again))
     assert synced.returncode == 0, synced.stderr
     (run,) = again.runs.values()
     same(run, tmp_path / "run")
@@ -254,7 +246,7 @@ def test_upload_sends_a_run_made_without_wandb_exactly_once(plain):
 
 def test_upload_sends_each_stage_and_the_whole(tmp_path):
     flags = ("--data", "synthetic", "--limit", 60, "--nets", "LeNet5", "--k", 2, "--epochs", 1, "--wandb", "disabled")
-    assert run_recipe("model_selection", *flags, "--out", "run", cwd=tmp_path).returncode == 0
+    assert run_recipe("model_selection", *flags, "--out", "run", cwd=tmp_path, pictures=True).returncode == 0
     with wandb_server() as server:
         first, second = (oneloop("upload", tmp_path / "run", **online(server)) for _ in range(2))
         assert first.returncode == second.returncode == 0, first.stderr + second.stderr
@@ -284,7 +276,7 @@ def test_sweep_agent_sets_project_and_run_id(plain, tmp_path, monkeypatch):
 
 def begin(*flags, cwd: Path, env: dict, rows: int) -> jobs.Job:
     """Start the recipe; return once metrics.jsonl has evaluations of `rows` epochs."""
-    job = jobs.begin(ROOT / "recipes/cifar2.py", *flags, cwd=cwd, env=env)
+    job = jobs.begin(ROOT / "recipes/cifar2.py", *flags, cwd=cwd, env=env, pictures=True)
     jobs.wait_for(
         lambda: sum(line["event"] == "eval" for line in read_metrics(cwd / "run/metrics.jsonl")) >= rows or not job.running()
     )

@@ -1,0 +1,16 @@
+"""What a training, or accelerate's launcher, imports on its way: imported once, by the fork server and by each test process.
+
+W&B is not: a folder that it makes when it is imported would be removed by the first forked process that ends.
+"""
+
+import gc
+import importlib
+
+for name in (
+    "torch._dynamo", "accelerate.commands.accelerate_cli", "tyro", "docstring_parser", "typeguard", "PIL.JpegImagePlugin",
+    "matplotlib.backends.backend_agg", "launch.loop", "launch.command_line", "launch.data.synthetic", "launch.record.show",
+    "launch.verify.few_tests",
+):  # fmt: skip
+    importlib.import_module(name)
+gc.collect()
+gc.freeze()  # a run ends with a collection of garbage: 0.2 s if it walks, and in a forked process copies, all of this

@@ -115,7 +115,8 @@ def train(
 def evaluate(run: Run, model: nn.Module, images: Images, split: str = "test") -> dict:
     """Loss (cross-entropy) and accuracy of `model` on a split of `images`, every sample once, in eval mode.
 
-    Returns {"loss": float, "accuracy": float, "count": int}, the same on every process and for any number of them.
+    Returns {"loss": float, "accuracy": float, "count": int}, the same on every process and for any number of them; also
+    "balanced_accuracy", the mean of the classes' recalls, if the split has classes of uneven sizes.
     Collective: every process calls it. Raises Refused (3) for a loss that is not finite.
     """
     device = run.accelerator.device
@@ -147,7 +148,10 @@ def _validate(
     if run.world > 1:
         for buffer in net.buffers():  # running statistics are those of slice 0, which the main process has
             torch.distributed.broadcast(buffer, 0)  # collective
-    sums = torch.zeros(len(parts) + 1, 2, device=run.accelerator.device)  # (loss, correct) of each batch; the wish to stop
+    rows, classes = len(parts) + 1, len(feed.uneven)
+    numbers = torch.zeros(2 * rows + classes, device=run.accelerator.device)
+    sums = numbers[: 2 * rows].view(rows, 2)  # (loss, correct) of each batch; the wish to stop
+    correct_by_class = numbers[2 * rows :]
     with mode_kept(net), buffers_kept(net, wanted=train_mode_batch > 0):
         net.train(train_mode_batch > 0)
         for number in range(run.rank, len(parts), run.world):
@@ -157,16 +161,24 @@ def _validate(
             with run.accelerator.autocast():
                 logits = net(pixels).float()
             sums[number, 0] = F.cross_entropy(logits, labels, reduction="sum")
-            sums[number, 1] = (logits.argmax(dim=1) == labels).sum()
+            right = logits.argmax(dim=1) == labels
+            sums[number, 1] = right.sum()
+            if classes:
+                correct_by_class.index_add_(0, labels, right.float())
             if stop and stop.requested(step, number):
                 sums[-1, 0] = 1
                 break  # the others learn of it in the sum below, which every process comes to
     if run.world > 1:
-        torch.distributed.all_reduce(sums)  # collective: each batch has one process's numbers, plus zeros, so no rounding
-    *batches, (stopped, _) = sums.tolist()  # host-device sync
+        torch.distributed.all_reduce(numbers)  # collective: a batch has one process's numbers, plus zeros; counts are whole
+    numbers = numbers.cpu()  # host-device sync
+    *batches, (stopped, _) = numbers[: 2 * rows].view(rows, 2).tolist()
     if stopped:
         return None
     correct, loss = round(sum(correct for _, correct in batches)), math.fsum(loss for loss, _ in batches) / count
     if not math.isfinite(loss):
         raise Refused("the loss of the evaluation is not finite; a smaller --lr is the usual cure", 3)
-    return {"loss": loss, "accuracy": correct / count, "count": count}
+    result = {"loss": loss, "accuracy": correct / count, "count": count}
+    if classes:
+        recalls = [right / of for right, of in zip(numbers[2 * rows :].tolist(), feed.uneven, strict=True) if of]
+        result["balanced_accuracy"] = math.fsum(recalls) / len(recalls)
+    return result

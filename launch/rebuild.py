@@ -5,6 +5,7 @@ options until it calls `train` (launch/recipe.py, which also says whose recipe).
 sha256 and copied in by name. What a folder records is used only if it fits the net and the images that the recipe makes.
 """
 
+import contextlib
 import inspect
 import json
 import math
@@ -104,9 +105,9 @@ def rebuild(
     if names := code.edited(record.folder, record.config.get("code", []), code.sources(module)):
         changed = f"{', '.join(names)} changed since {record.folder} was trained: the net may compute something else"
         print(printable(changed), file=sys.stderr)
-    about = _about(path)
     run, options = _recorded_run(record, data)
-    run.classes = tuple(about["classes"])
+    with contextlib.suppress(Refused):  # raised again below, if nothing else is wrong
+        run.classes = tuple(_about(path)["classes"])
     try:
         inspect.signature(module.main).bind(run, **options)
     except TypeError as error:
@@ -127,6 +128,7 @@ def rebuild(
     except Exception as error:  # of any kind: the recorded options may be anything
         why = f"{type(error).__name__}: {first_line(error)}"
         raise Refused(f"{module.__file__} fails with the options of {record.folder} ({why})", 4) from error
+    about = _about(path)
     if list(images.classes) != about["classes"]:
         theirs, ours = _some(images.classes), _some(about["classes"])
         raise Refused(f"{images.source} has the classes {theirs}; {record.folder} was trained on {ours}", 4)

@@ -161,6 +161,8 @@ class Run:
         self.lock = lock_folder(self.folder)
         launch = environment(self.accelerator, self.world)
         images = with_validation(images, self.validation)
+        for name, content in images.files.items():
+            write_atomically(self.folder / name, content)
         notes = record_launch(self.folder, self.config, self.shards, self.code, images, facts, launch)
         return self.folder, notes, self.config["data"]
 

@@ -1,7 +1,7 @@
 """A data set in memory, and how it reaches a net: uint8 pixels become normalised float32 batches on the device."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,8 @@ class Images:
     fingerprint: str
     size: int = 0  # height and width the net sees; batches are resized on the device. 0: not resized
     validation: Split | PictureSplit | None = None
+    held: float = 0.0  # the --validation by which its source made the validation images
+    files: Mapping[str, bytes] = field(default_factory=dict)  # what the run folder is to have of it, such as split.csv
 
     def __post_init__(self) -> None:
         if not 0 <= self.size <= SIZE_LIMIT:
@@ -50,7 +52,7 @@ def with_validation(images: Images, fraction: float) -> Images:
     Which ones depends on the images alone, see `held_out`. Raises Refused (2) if a class would have no image on one side, or if
     there are validation images already.
     """
-    if not fraction:
+    if not fraction or fraction == images.held:
         return images
     if images.validation is not None:
         raise Refused(f"{images.source} has validation images of its own; leave out --validation", 2)
@@ -76,6 +78,7 @@ class Feed:
     """
 
     batches = 500
+    uneven: tuple[int, ...] = ()  # see PictureFeed
 
     def __init__(self, split: Split, images: Images, device: torch.device):
         channels, height, width = split.shape

@@ -1,41 +1,96 @@
-"""Pictures of one's own, surveyed (launch/pictures/survey.py), as a recipe trains on them."""
+"""Pictures of one's own as a recipe trains on them: found, examined, split (launch/pictures/) and decoded once."""
 
 import hashlib
 import io
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import torch
 from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
 
 from ..errors import Refused
 from ..pictures import decode
 from ..pictures.rule import Rule, reduced_size
-from ..pictures.split import NAMES
+from ..pictures.split import NAMES, as_csv
 from ..pictures.store import Store, Wanted, store
-from ..pictures.survey import Survey
+from ..pictures.survey import Survey, survey
+from ..screen import complain
 from . import synthetic
 from .images import Images
 from .order import order
 from .pictures import PictureSplit
 
-if TYPE_CHECKING:
-    from rich.progress import Progress
-
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+FRACTION = 0.1  # of pictures that are not split: for validation, and for the test
+SHOWN = 50  # bad files that are named on the screen
+COLUMNS = ("path", "label", "split")
 
 
-def pictures(found: Survey, rule: Rule, bar: "Progress", limit: int = 0) -> Images:
-    """The good pictures of a survey, of any sizes, as nets see them by `rule`: images (3, size, size), normalised as ImageNet's.
+def pictures(
+    data: str,
+    rule: Rule,
+    *,
+    limit: int = 0,
+    validation: float = 0.0,
+    test: float = FRACTION,
+    split: str = "",
+    columns: Sequence[str] = (),
+    skip_bad: bool = False,
+    classes: tuple[str, ...] = (),
+    main: bool = True,
+) -> Images:
+    """The pictures at `data`, of any sizes, as nets see them by `rule`: images (3, size, size), normalised as ImageNet's.
 
-    They are decoded once, as far as the disk allowance goes (launch/pictures/store.py), while `bar` shows how far it is. Where
-    there are no test images, those for validation are the test images, and choose the best weights. `limit` is the number of
-    training images to use (0: all).
+    `data` is a folder, a table (`columns` names those of its columns that are not to be guessed, "label=species"), or
+    "synthetic". Splits are those of the file `split`, else those that `data` has, else made by content: the fraction `validation`
+    (0: FRACTION) and `test` of each class. Where there is no test split, the validation pictures are the test images, and choose
+    the best weights. `limit` is the number of training images to use (0: all).
 
-    Raises Refused: 1 if the cache cannot be written, 4 if a split lacks a class or a picture cannot be decoded any more.
+    The pictures are decoded once, as far as the disk allowance goes (launch/pictures/store.py); not for a run with `classes`,
+    which only rebuilds its net. `main`: on the main process, which shows how far it is and names bad files.
+
+    Raises Refused: 1 if `data` cannot be read or the cache not written, 2 for wrong arguments, 4 if there are bad files (unless
+    `skip_bad`), or if a split lacks a class.
     """
+    if data == "synthetic":
+        return _drawings(rule, classes)
+    if data == "hub":
+        raise Refused("--data is missing: it takes a folder, a table, or synthetic", 2)
+    chosen = {}
+    for column in columns:
+        what, _, name = column.partition("=")
+        if what not in COLUMNS or not name:
+            raise Refused(f"--columns {column}: it takes path=NAME, label=NAME and split=NAME", 2)
+        chosen[what] = name
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not main or not console.is_terminal) as bar:
+        found = survey(Path(data), chosen, Path(split) if split else None, validation or FRACTION, test, bar)
+        if found.bad and not skip_bad:
+            _refuse_bad(found, main)
+        made = not split and not any(each.split for each in found.listing.pictures)
+        return _images(found, rule, bar, limit, held=validation if made else 0.0, decoded=not classes)
+
+
+def _refuse_bad(found: Survey, main: bool) -> None:
+    """Name the bad files, and raise Refused (4)."""
+    where, bad = found.listing.source, found.bad
+    if main:
+        for each in bad[:SHOWN]:
+            complain(f"{each.path}: {found.facts[each.path].problem}")
+        if len(bad) > SHOWN:
+            complain(f"… and {len(bad) - SHOWN:,} more: oneloop data {where} names them all")
+    counts = {label: sum(each.label == label for each in bad) for label in found.listing.classes}
+    said = ", ".join(f"{label} {count}" for label, count in counts.items() if count)
+    files = f"{len(bad):,} bad file{'s' * (len(bad) > 1)} ({said})"
+    raise Refused(f"{where}: {files}; repair or remove them, or train without them: --skip-bad", 4)
+
+
+def _images(found: Survey, rule: Rule, bar: Progress, limit: int, held: float, decoded: bool) -> Images:
     listing, classes = found.listing, found.listing.classes
     numbers = {name: number for number, name in enumerate(classes)}
     wanted: dict[str, list[Wanted]] = {name: [] for name in NAMES}
@@ -54,16 +109,24 @@ def pictures(found: Survey, rule: Rule, bar: "Progress", limit: int = 0) -> Imag
         there = {*labels[sides[name]]} if name in sides else set()
         if absent := [label for number, label in enumerate(classes) if number not in there]:
             raise Refused(f"{listing.source}: no {name} pictures of {', '.join(absent[:10])}; every class needs at least one", 4)
-    stored = store(listing.source, [each for side in sides.values() for each in wanted[side]], rule, bar)
+    every = [each for side in sides.values() for each in wanted[side]]
+    stored = store(listing.source, every, rule, bar) if decoded else Store(Path(), {})
     splits = {name: PictureSplit(torch.tensor(labels[side]), wanted[side], stored, rule) for name, side in sides.items()}
     train = splits["train"]
     if limit and limit < len(train):
         train = train.select(order(len(train), seed=0, epoch=0)[:limit].sort().values)
     test, validation = splits["test"], splits.get("validation")
-    return Images(train, test, classes, MEAN, STD, str(listing.source), digest.hexdigest(), validation=validation)
+    return Images(train, test, classes, MEAN, STD, str(listing.source), digest.hexdigest(), 0, validation, held, _lists(found))
 
 
-def drawings(rule: Rule, classes: tuple[str, ...] = ()) -> Images:
+def _lists(found: Survey) -> dict[str, bytes]:
+    """split.csv, and bad.csv if files were left out."""
+    rows = [(each.path, each.label, found.splits[each.path], found.facts[each.path].sha256) for each in found.good]
+    bad = [(each.path, each.label, found.facts[each.path].problem) for each in found.bad]
+    return {"split.csv": as_csv(rows)} | ({"bad.csv": as_csv(bad, ("path", "label", "problem"))} if bad else {})
+
+
+def _drawings(rule: Rule, classes: tuple[str, ...]) -> Images:
     """Drawings of CIFAR-10's classes as pictures of 32×32, for trying a recipe without any: 400 to train, 100 to test.
 
     With `classes` these are their names, with noise where there is no drawing: for the net of a run whose pictures are not here.

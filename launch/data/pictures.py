@@ -20,6 +20,7 @@ from ..pictures.rule import Rule, centred
 from ..pictures.store import Store, Wanted, decoded
 from .dataset import Split
 
+UNEVEN = 1.5  # from this ratio of the largest class to the smallest on
 AHEAD = 3  # slices that are prepared while one is computed
 
 
@@ -97,7 +98,8 @@ class PictureFeed:
     """Batches of a PictureSplit, as `Feed` makes them of a Split. Its threads end with it.
 
     Views are drawn on the CPU, whatever the device; pixels reach a GPU from pinned memory while it computes, and are normalised
-    there. `waited` are the seconds that `batch` has waited for pictures.
+    there. `waited` are the seconds that `batch` has waited for pictures. `uneven` are the numbers of pictures by class, where
+    some class has so many fewer than another that accuracy alone misleads, else ().
     """
 
     resident = False  # see Feed
@@ -106,6 +108,9 @@ class PictureFeed:
         self.device, self.drawn_on, self.labels = device, torch.device("cpu"), split.labels
         self.reader, self.rule = Reader(split), split.rule
         self.batches = max(1, 500 * 64**2 // split.rule.size**2)  # of evaluation: 500 small ones, 40 of 224 × 224
+        counts = split.labels.bincount().tolist()
+        there = [count for count in counts if count]
+        self.uneven = tuple(counts) if max(there) > UNEVEN * min(there) else ()
         sizes = [(picture.height, picture.width) for picture in split.pictures]
         self.sizes = torch.tensor(sizes, dtype=torch.int32).reshape(-1, 2)
         # One factor and one shift for each value of a row of pixels, as in Feed.

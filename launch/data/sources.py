@@ -21,7 +21,6 @@ from . import folder, hub, idx, npz, synthetic
 from .dataset import DIGITS, DataSet, Shape, Split
 from .images import Images
 from .order import order
-from .own import drawings as drawings
 from .own import pictures as pictures
 
 FASHION_CLASSES = (

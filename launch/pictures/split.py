@@ -49,11 +49,11 @@ def _fraction(digest: str) -> float:
     return int(digest[:13], 16) / 16**13  # 52 bits, which a float holds
 
 
-def as_csv(rows: Sequence[tuple[str, str, str, str]]) -> bytes:
-    """split.csv: (path, label, split, sha256) of each picture."""
+def as_csv(rows: Sequence[tuple[str, ...]], head: tuple[str, ...] = ("path", "label", "split", "sha256")) -> bytes:
+    """split.csv, or another table with this `head`."""
     file = io.StringIO(newline="")
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(("path", "label", "split", "sha256"))
+    writer.writerow(head)
     writer.writerows(rows)
     return os.fsencode(file.getvalue())
 

@@ -35,7 +35,8 @@ def _row(events: list[dict]) -> dict:
     for event in events:
         # "train" is the loss while training, "train_eval" the evaluation on the training images.
         group = {"train": "train_eval"}.get(event["split"], event["split"]) if event["event"] == "eval" else "train"
-        values |= {f"{group}/{key}": event[key] for key in ("loss", "accuracy", "gradient_norm") if key in event}
+        measured = ("loss", "accuracy", "balanced_accuracy", "gradient_norm")
+        values |= {f"{group}/{key}": event[key] for key in measured if key in event}
         values |= {key: event[key] for key in ("epoch", "images", "lr", "images_per_second", "data_wait") if key in event}
     return values
 

@@ -69,6 +69,7 @@ def _one(folder: Path, result: dict) -> dict[str, Any]:
     return {
         "figures": {
             "test accuracy": f"{test['accuracy']:.4f}",
+            **({"balanced": f"{test['balanced_accuracy']:.4f}"} if "balanced_accuracy" in test else {}),
             "test loss": f"{test['loss']:.4f}",
             **chosen,
             "epochs": f"{result['epochs']:,}",

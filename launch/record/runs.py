@@ -277,9 +277,10 @@ def describe(result: dict) -> str:
         chosen = f"best {best['accuracy']:.4f} after epoch {best['epoch']}"
         if "validation" in result:
             chosen = f"{chosen} on the validation images, with test accuracy {best['test']['accuracy']:.4f}"
+        balanced = f", balanced {test['balanced_accuracy']:.4f}" if "balanced_accuracy" in test else ""
         return (
             f"{result['net']}, {result['epochs']} epochs: test accuracy {test['accuracy']:.4f} "
-            f"({round(test['accuracy'] * test['count'])}/{test['count']}), loss {test['loss']:.4f}; "
+            f"({round(test['accuracy'] * test['count'])}/{test['count']}){balanced}, loss {test['loss']:.4f}; "
             f"{chosen}; {result['images_per_second']:,.0f} images/s, "
             f"{result['seconds']:,.0f} s"
         )

@@ -143,7 +143,8 @@ class Track:
         self.note = f"loss {loss:.4f}  {speed:,.0f} images/s"
         parts = [f"{title}  loss {loss:.4f}"]
         for split, result in results.items():
-            parts.append(f"{split} accuracy {result['accuracy']:.4f} loss {result['loss']:.4f}")
+            balanced = f" balanced {result['balanced_accuracy']:.4f}" if "balanced_accuracy" in result else ""
+            parts.append(f"{split} accuracy {result['accuracy']:.4f}{balanced} loss {result['loss']:.4f}")
         self.say("  ".join([*parts, f"{speed:,.0f} images/s"]))
 
     def finish(self, result: dict, show: Callable[[], Any]) -> None:

@@ -1,0 +1,180 @@
+"""Your own photographs: any folder or table, any classes, any sizes, from scratch or from weights trained elsewhere.
+
+Source  document 001, sections 2.2 to 2.4: photographs of 224 × 224, transfer learning, which net for which data. Its settings
+        are for other data; AdamW, cosine decay and random resized crops are today's usual ones
+Data    --data: a folder with a folder for each class, split into train/, val/ and test/ or not; a CSV or parquet table; a data
+        set of the Hugging Face hub (owner/name). docs/pictures.md says what is found, `oneloop data PATH` shows it
+Expect  depends on the pictures; docs/pictures.md has a whole walk
+Run     accelerate launch recipes/pictures.py --data synthetic --size 32 --epochs 5
+        accelerate launch recipes/pictures.py --data photos/ --net resnet18 --size 128
+        accelerate launch recipes/pictures.py --data photos/ --net resnet50 --pretrained --mode finetune
+        accelerate launch recipes/pictures.py --data table.csv --mode gradual --source runs/pictures/resnet18-0a1b2c3d
+        accelerate launch --config_file launch/gpus.yaml recipes/pictures.py --data photos/ --net timm/convnext_tiny --size 224
+
+scratch trains from random weights. finetune starts from others and trains all of them, those at a tenth of the rate of the new
+last layer. frozen trains the last layer only. gradual does the same for half of the epochs, then unlocks the last block.
+
+Where the pictures are not split, 10 % of each class validate (--validation) and 10 % test (--test). Validation pictures choose
+the best weights; the test pictures are measured at the end only.
+"""
+
+import math
+from dataclasses import replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from launch import Run, cli, sources, train
+from launch.data import Images, random_resized_crop
+from launch.errors import Refused, first_line
+from launch.pictures.rule import rule_for
+from launch.weights import load, load_into
+from nets.named import TIMM, build, head, last_block, scale
+from nets.transfer import add_trainable, lock, unlock
+from nets.zoo import names, weights_url
+
+OTHERS = 0.1  # the learning rate of what was trained before, against that of the new last layer
+WARM_UP = 0.05  # of the epochs
+
+
+def main(
+    run: Run,
+    net: str = "resnet18",
+    mode: Literal["scratch", "finetune", "frozen", "gradual"] = "scratch",
+    pretrained: bool = False,
+    source: str = "",
+    sha256: str = "",
+    size: int = 224,
+    stored: int = 0,
+    split: str = "",
+    test: float = 0.1,
+    columns: tuple[str, ...] = (),
+    skip_bad: bool = False,
+    class_weights: Literal["none", "balanced"] = "none",
+    epochs: int = 30,
+    batch: int = 32,
+    lr: float = 1e-3,
+    weight_decay: float = 0.05,
+):
+    """Train on pictures of your own.
+
+    Args:
+        net: A net by torchvision's name, one of the package's own (Net, MyNet1, CifarResNet …), or timm/NAME.
+        mode: What is trained, and from which weights.
+        pretrained: Start from the published weights of torchvision or timm.
+        source: Start from these weights: a .safetensors file, a state dict saved by torch, a URL or a run folder.
+        sha256: Expected sha256 of a source at a URL.
+        size: Height and width that the net sees, in pixels.
+        stored: Shorter side of the pictures as they are kept, in pixels; 0: 8/7 of the size.
+        split: A table with the columns path and split, such as the split.csv of another run.
+        test: Fraction of the pictures to test on, where they are not split.
+        columns: Columns of a table that are not to be guessed: path=NAME, label=NAME, split=NAME.
+        skip_bad: Train without the files that are no pictures.
+        class_weights: balanced: a class counts in the loss as if it had as many pictures as the others.
+        lr: Learning rate of AdamW.
+    """
+    if (mode == "scratch") == (pretrained or bool(source)):
+        wants = "takes no weights" if mode == "scratch" else "needs weights to start from: --pretrained or --source"
+        raise Refused(f"--mode {mode} {wants}", 2)
+    if epochs < (2 if mode == "gradual" else 1):
+        raise Refused("--epochs must be at least 1, and at least 2 for --mode gradual, which trains twice", 2)
+    rule = rule_for(size, stored)
+    if not 0 < size <= rule.stored:
+        raise Refused(f"--size must be at least 1 and --stored at least --size, they are {size} and {rule.stored}", 2)
+    chosen = {"split": split, "test": test, "columns": columns, "skip_bad": skip_bad}
+    images = sources.pictures(
+        run.data, rule, limit=run.limit, validation=run.validation, **chosen, classes=run.classes, main=run.rank == 0
+    )
+    model, images = net_for(run, net, images, pretrained, source, sha256)
+    run.open(images, {"mode": mode, "stored": rule.stored})
+    loss, options = loss_for(run, images, class_weights), {"batch": batch, "augment": random_resized_crop}
+    last = head(model, len(images.classes))
+    if mode in ("frozen", "gradual"):
+        lock(model)
+        unlock(model, last)
+    optimizer = torch.optim.AdamW(groups(model, last, lr, weight_decay, OTHERS if mode == "finetune" else 1), lr=lr, fused=True)
+    if mode != "gradual":
+        train(run, model, images, optimizer, loss, epochs=epochs, schedule=cosine(epochs), **options)
+        return
+    half, left = epochs // 2, epochs - epochs // 2
+    first = train(run, model, images, optimizer, loss, epochs=half, schedule=cosine(half), stage="frozen", **options)
+    unlock(model, last_block(model, last))
+    add_trainable(optimizer, model, OTHERS * lr)
+    second = train(run, model, images, optimizer, loss, epochs=left, schedule=cosine(left), stage="unlocked", **options)
+    before, after = (result["test"]["accuracy"] for result in (first, second))
+    summary = f"gradual: test accuracy {after:.4f}, {before:.4f} before the last block was unlocked"
+    run.finish({"recipe": run.recipe, "summary": summary, "test": second["test"], "stages": [first, second]})
+    if run.rank == 0:
+        print(summary)
+
+
+def net_for(run: Run, name: str, images: Images, pretrained: bool, source: str, sha256: str) -> tuple[nn.Module, Images]:
+    """The net with its first weights, and the images normalised as these want. Raises Refused."""
+    classes, size = len(images.classes), images.train.shape[1]
+    wanted = pretrained and not run.classes  # else a trained net's weights follow
+    try:
+        state = load(weights_url(name)) if wanted and name in names() else None
+        model = build(name, classes, size, state, pretrained=wanted and name.startswith(TIMM))
+    except (ValueError, ImportError) as error:
+        raise Refused(f"--net: {error}" + ("; pip install timm" if isinstance(error, ImportError) else ""), 2) from error
+    except Refused:
+        raise
+    except Exception as error:  # timm's download raises many kinds
+        raise Refused(
+            f"--net {name}: its weights cannot be had ({first_line(error)}); leave out --pretrained or use --source"
+        ) from error
+    if source and not run.classes:
+        last = head(model, classes)
+        report = load_into(model, load(source, sha256), partial=True)
+        if strange := [each for each in report.new if not each.startswith(f"{last}.")]:
+            raise Refused(f"--source is not a {name}: it lacks {', '.join(strange[:4])}", 4)
+        if run.rank == 0:
+            print(report)
+    return model, replace(images, **scale(model))
+
+
+def groups(model: nn.Module, last: str, lr: float, weight_decay: float, others: float) -> list[dict]:
+    """Parameter groups: norms and biases without weight decay; everything but the layer `last` at `others` times the rate."""
+    found: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            found.setdefault((name.startswith(f"{last}."), parameter.ndim > 1), []).append(parameter)
+    return [
+        {"params": parameters, "lr": lr if new else lr * others, "weight_decay": weight_decay if decays else 0.0}
+        for (new, decays), parameters in found.items()
+    ]
+
+
+def cosine(epochs: int):
+    """Linearly up in WARM_UP of the epochs, then down to 0 on half a cosine (arXiv:1608.03983)."""
+
+    def factor(epoch: float) -> float:
+        done = epoch / epochs
+        return (
+            (done + 0.01) / (WARM_UP + 0.01) if done < WARM_UP else (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP))) / 2
+        )
+
+    return factor
+
+
+def loss_for(run: Run, images: Images, class_weights: str):
+    """Cross-entropy, with a weight for each class if it is to be balanced.
+
+    The weights are 1 on average over the training pictures, and a batch's loss is the mean over its pictures, not over its
+    weights as torch has it: so a batch's slices add up to the batch.
+    """
+    if class_weights == "none":
+        return F.cross_entropy
+    counts = images.train.labels.bincount(minlength=len(images.classes))
+    weights = (len(images.train) / len(counts) / counts).to(run.accelerator.device)
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        return (F.cross_entropy(logits, labels, reduction="none") * weights[labels]).mean()
+
+    return loss
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -51,7 +51,7 @@ def build(name: str, num_classes: int, size: int, state: dict[str, Tensor] | Non
 
 
 def _timm(name: str, num_classes: int, pretrained: bool) -> nn.Module:
-    import timm  # type: ignore[import-not-found]  # an extra
+    import timm
 
     if not timm.is_model(name):
         near = timm.list_models(f"*{name}*")[:8]

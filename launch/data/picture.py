@@ -22,7 +22,9 @@ def read_image(path: Path, shape: Shape, rule: Rule | None = None) -> Tensor:
     """
     channels, height, width = shape
     try:
-        picture = centred(read(path, rule), rule) if rule else decode(path, channels)
+        if rule:
+            return torch.from_numpy(centred(read(path, rule), rule).copy()).permute(2, 0, 1)
+        picture = decode(path, channels)
         if picture.size != (width, height):
             picture = picture.resize((width, height), Image.Resampling.BILINEAR)
         array = np.array(picture)

@@ -24,13 +24,14 @@ def converted(opened: Image.Image, channels: int) -> Image.Image:
     refuse_unknown_range(opened)
     picture: Image.Image = opened
     with contextlib.suppress(Exception):  # broken EXIF data is ignored
-        picture = ImageOps.exif_transpose(picture)
+        ImageOps.exif_transpose(picture, in_place=True)  # else it would be copied, also where nothing is turned
     if opened.mode[0] == "I":
         picture = _in_8_bits(picture)
     if picture.has_transparency_data:  # PIL would show whatever colour is stored under the transparent parts
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture.convert("RGBA"))
-    return picture.convert("RGB" if channels == 3 else "L")
+    mode = "RGB" if channels == 3 else "L"
+    return picture if picture.mode == mode else picture.convert(mode)  # which would copy
 
 
 def refuse_unknown_range(opened: Image.Image) -> None:

@@ -22,6 +22,7 @@ from ..errors import Refused, first_line
 from . import decode, rule
 
 if TYPE_CHECKING:
+    import numpy as np
     from rich.progress import Progress
 
 LIMIT = "ONELOOP_STORED_GIB"  # the disk allowance of all stores; without it, half of what the disk has left
@@ -151,10 +152,10 @@ def _add(path: Path, todo: Sequence[Wanted], places: dict[str, Place], size_rule
             for some in _decoded(todo, size_rule):
                 text = ""
                 for sha256, picture in some:
-                    pixels.write(picture.tobytes())
-                    places[sha256] = Place(end, picture.height, picture.width)
+                    pixels.write(picture.data if picture.flags.c_contiguous else picture.tobytes())
+                    places[sha256] = Place(end, *picture.shape[:2])
                     text += json.dumps([sha256, *places[sha256]]) + "\n"
-                    end += 3 * picture.height * picture.width
+                    end += picture.size
                 pixels.flush()
                 lines.write(text)
                 lines.flush()
@@ -165,10 +166,10 @@ def _add(path: Path, todo: Sequence[Wanted], places: dict[str, Place], size_rule
         raise unwritable(path.parent, error) from error
 
 
-def _decoded(todo: Sequence[Wanted], size_rule: rule.Rule) -> Iterator[list[tuple[str, Image.Image]]]:
+def _decoded(todo: Sequence[Wanted], size_rule: rule.Rule) -> Iterator[list[tuple[str, "np.ndarray"]]]:
     """`todo`, in its order, some at a time, each with its reduced picture."""
 
-    def work(some: Sequence[Wanted]) -> list[tuple[str, Image.Image]]:
+    def work(some: Sequence[Wanted]) -> list[tuple[str, "np.ndarray"]]:
         return [(each.sha256, decoded(each, size_rule)) for each in some]
 
     Image.init()  # once, not by several threads at a time
@@ -186,13 +187,13 @@ def _decoded(todo: Sequence[Wanted], size_rule: rule.Rule) -> Iterator[list[tupl
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def decoded(picture: Wanted, size_rule: rule.Rule) -> Image.Image:
-    """The reduced picture. Raises Refused (4), naming it, if it is no longer what it was."""
+def decoded(picture: Wanted, size_rule: rule.Rule) -> "np.ndarray":
+    """The reduced picture, uint8 (h, w, 3). Raises Refused (4), naming it, if it is no longer what it was."""
     try:
         with picture.open() as file:
             found = rule.read(file, size_rule)
     except Exception as error:  # PIL raises a dozen kinds for broken files
         raise Refused(f"{picture.name} cannot be decoded any more: {first_line(error)}; run the command again", 4) from error
-    if found.size != (picture.width, picture.height):
+    if found.shape[:2] != (picture.height, picture.width):
         raise Refused(f"{picture.name} has changed since it was examined; run the command again", 4)
     return found

@@ -28,13 +28,17 @@ def fewer(images: Images, tests: int) -> Images:
 
 def main(args: Sequence[str]) -> None:
     tests, recipe, *flags = args
-    whole = launch.loop.train
+    whole, measured = launch.loop.train, launch.loop.evaluate
 
     @functools.wraps(whole)
     def train(run: Run, model: nn.Module, images: Images, *further: Any, **options: Any) -> dict:
         return whole(run, model, fewer(images, int(tests)), *further, **options)
 
-    launch.loop.train = train  # before the recipe imports it
+    @functools.wraps(measured)
+    def evaluate(run: Run, model: nn.Module, images: Images, split: str = "test") -> dict:
+        return measured(run, model, fewer(images, int(tests)), split)
+
+    launch.loop.train, launch.loop.evaluate = train, evaluate  # before the recipe imports them
     sys.argv = [recipe, *flags]
     sys.path.insert(0, str(Path(recipe).resolve().parent))
     runpy.run_path(recipe, run_name="__main__")

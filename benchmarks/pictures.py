@@ -1,0 +1,176 @@
+"""From JPEG files to normalised batches of 224×224, cropped at random and mirrored: ours beside torchvision's and timm's.
+
+    make bench-pictures
+    python benchmarks/pictures.py --photos photos/      from real photographs
+
+Distinct JPEG files of 500×375 pixels are made first: parts of the photographs at --photos, or of noise that looks like some. Each
+way has a process of its own, in turns; what is timed is an epoch of batches of 64, start-up of its workers and threads included.
+
+    first       ours, nothing known of the files: examined, decoded, stored, and the epoch
+    store       ours, from the store
+    files       ours, decoded on the way each time
+    imagefolder torchvision's ImageFolder and DataLoader, with each number of workers; the best one counts
+    timm        timm's create_dataset and create_loader, likewise; pip install timm
+"""
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import speed
+import tyro
+from PIL import Image
+
+SIZE, BATCH = 224, 64
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def main(count: int = 1200, rounds: int = 3, photos: Path | None = None, out: Path | None = None) -> None:
+    """Time the ways.
+
+    Args:
+        count: JPEG files.
+        rounds: turns of each way.
+        photos: a folder of photographs that the files are cut from.
+        out: the JSON file.
+    """
+    workers = sorted({0, 1, 2, os.cpu_count() or 1, 2 * (os.cpu_count() or 1)})
+    ways = ["first", "store", "files", *(f"{other} {n}" for other in ("imagefolder", "timm") for n in workers)]
+    speeds: dict[str, list[float]] = {way: [] for way in ways}
+    with tempfile.TemporaryDirectory() as place:
+        write(Path(place) / "photos", count, photos)
+        for number in range(rounds):
+            for way in ways if number % 2 else ways[::-1]:
+                if way == "first":
+                    shutil.rmtree(Path(place) / "first", ignore_errors=True)
+                environment = os.environ | {"ONELOOP_CACHE": f"{place}/{'first' if way == 'first' else 'cache'}"}
+                environment |= {"ONELOOP_STORED_GIB": "0"} if way == "files" else {}
+                command = [sys.executable, __file__, "--worker", way, f"{place}/photos"]
+                done = subprocess.run(command, env=environment, capture_output=True, text=True)
+                if done.returncode:
+                    print(f"{way}: {done.stderr.strip().splitlines()[-1]}")
+                else:
+                    speeds[way].append(count / float(done.stdout))
+    medians = {way: statistics.median(values) for way, values in speeds.items() if values}
+    others = ("imagefolder", "timm")
+    best = {other: max((way for way in medians if way.startswith(other)), key=medians.get, default="") for other in others}
+    for way, value in medians.items():
+        print(f"{way:<16}{value:>8,.0f} images/s")
+    ratios = {}
+    for other in filter(None, best.values()):
+        for way in ("first", "store", "files"):
+            ratios[f"{way} against {other}"] = statistics.median(a / b for a, b in zip(speeds[way], speeds[other], strict=True))
+    for name, ratio in ratios.items():
+        print(f"{name:<32}{ratio:>6.2f}")
+    out = out or Path(__file__).parent / "results" / f"pictures-{speed.machine()}.json"
+    facts = {"machine": speed.machine(), "torch": speed.torch.__version__, "files": count, "rounds": rounds}
+    out.write_text(json.dumps(facts | {"images_per_second": medians, "ratios": ratios}, indent=1) + "\n")
+    print(out)
+
+
+def write(folder: Path, count: int, photos: Path | None) -> None:
+    """`count` JPEG files of 500×375, no two the same, in two classes."""
+    random = np.random.default_rng(0)
+    sources = [path for path in sorted(photos.rglob("*")) if path.suffix.lower() in (".jpg", ".jpeg", ".png")] if photos else []
+    for number in range(count):
+        if sources:
+            with Image.open(sources[number % len(sources)]) as opened:
+                whole = opened.convert("RGB")
+            whole.thumbnail((900, 900))
+        else:
+            whole = Image.new("RGB", (900, 700))
+            for cells in (4, 30, 200):  # coarse shapes, finer ones, texture
+                grid = Image.fromarray(random.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
+                whole = Image.blend(whole, grid.resize((900, 700), Image.BICUBIC), 0.5 if cells == 4 else 0.25)
+        width, height = whole.size
+        part = random.uniform(0.6, 1.0)
+        left, top = (random.uniform(0, side * (1 - part)) for side in (width, height))
+        picture = whole.resize((500, 375), Image.BILINEAR, box=(left, top, left + part * width, top + part * height))
+        path = folder / ("even", "odd")[number % 2] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path, quality=90)
+
+
+def worker(way: str, folder: str) -> None:
+    """Print the seconds of one epoch."""
+    kind, _, workers = way.partition(" ")
+    print({"imagefolder": imagefolder, "timm": timm}.get(kind, ours)(folder, int(workers or 0)))
+
+
+def ours(folder: str, _: int) -> float:
+    import torch
+
+    from launch import sources
+    from launch.data import EpochDraws, feed_of, order, random_resized_crop
+    from launch.pictures.rule import rule_for
+    from launch.pictures.survey import survey  # noqa: F401 - imported before the clock starts
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    first = "first" in os.environ["ONELOOP_CACHE"]
+    if not first:
+        sources.pictures(folder, rule_for(SIZE), test=0.0, split=split_of(folder))
+    began = time.perf_counter()
+    images = sources.pictures(folder, rule_for(SIZE), test=0.0, split=split_of(folder))
+    feed, drawn = feed_of(images.train, images, torch.device("cpu")), EpochDraws(1, len(images.train), torch.device("cpu"))
+    parts = order(len(images.train), 1, 0).split(BATCH)
+    feed.expect(parts)
+    for ids in parts:
+        feed.batch(ids, lambda sizes, ids: random_resized_crop(sizes, drawn.of(ids)))
+    return (time.perf_counter() - began) * count_of(folder) / len(images.train)
+
+
+def split_of(folder: str) -> str:
+    """A split file with all but one picture of each class to train on."""
+    path = Path(folder).parent / "split.csv"
+    if not path.exists():
+        lines = ["path,split"]
+        for place in sorted(Path(folder).iterdir()):
+            for number, file in enumerate(sorted(place.iterdir())):
+                lines.append(f"{place.name}/{file.name},{'train' if number else 'test'}")
+        path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def count_of(folder: str) -> int:
+    return sum(len(list(place.iterdir())) for place in Path(folder).iterdir())
+
+
+def imagefolder(folder: str, workers: int) -> float:
+    import torch
+    from torchvision import datasets, transforms
+
+    steps = [transforms.RandomResizedCrop(SIZE), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
+    data = datasets.ImageFolder(folder, transforms.Compose([*steps, transforms.Normalize(MEAN, STD)]))
+    return epoch(torch.utils.data.DataLoader(data, BATCH, shuffle=True, num_workers=workers))
+
+
+def timm(folder: str, workers: int) -> float:
+    from timm.data import create_dataset, create_loader
+
+    data = create_dataset("", folder, split="", is_training=True)
+    loader = create_loader(
+        data, (3, SIZE, SIZE), BATCH, is_training=True, use_prefetcher=False, scale=(0.08, 1.0), interpolation="bilinear",
+        color_jitter=None, mean=MEAN, std=STD, num_workers=workers, persistent_workers=False,
+    )  # fmt: skip
+    return epoch(loader)
+
+
+def epoch(loader) -> float:
+    began = time.perf_counter()
+    for images, _ in loader:
+        assert images.shape[1:] == (3, SIZE, SIZE)
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        worker(*sys.argv[2:])
+    else:
+        tyro.cli(main, description=__doc__)

@@ -1,0 +1,233 @@
+"""How a picture of any size becomes what a net sees, and where it is kept: launch/pictures/rule.py and store.py."""
+
+import io
+import json
+import multiprocessing
+import os
+import resource
+import signal
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from photos import photo
+from PIL import Image
+from rich.progress import Progress
+
+from launch.errors import Refused
+from launch.pictures import store as stores
+from launch.pictures.rule import Rule, centred, read, reduced_size, rule_for
+from launch.pictures.store import Wanted, decoded, store
+
+RULE = Rule(size=14, stored=16)
+FORK = multiprocessing.get_context("fork")
+
+
+def saved(picture, kind="PNG", **options) -> io.BytesIO:
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return io.BytesIO(file.getvalue())
+
+
+@pytest.mark.parametrize("size", [(100, 40), (40, 100), (40, 40), (10, 30), (16, 17), (1, 1)])
+def test_shorter_side_becomes_stored_and_nothing_is_enlarged(size):
+    picture = read(saved(photo(1, *size)), RULE)
+    height, width, _ = picture.shape
+    assert (width, height) == reduced_size(*size, RULE)
+    if min(size) > 16:
+        assert min(width, height) == 16
+        assert max(width, height) == pytest.approx(max(size) / min(size) * 16, abs=0.5)
+    else:
+        assert (width, height) == size
+    assert centred(picture, RULE).shape == (14, 14, 3)
+
+
+def test_room_for_crops_is_that_of_224_in_256():
+    assert rule_for(224) == Rule(224, 256)
+    assert rule_for(64, 64) == Rule(64, 64)
+
+
+def test_the_centre_is_seen_and_the_edges_are_not():
+    picture = Image.new("RGB", (32, 16), "red")
+    picture.paste("blue", (9, 1, 23, 15))
+    assert (centred(np.array(picture), RULE) == (0, 0, 255)).all()
+    small = Image.new("RGB", (8, 8), "red")  # smaller than stored: the same part of it, enlarged
+    small.paste("blue", (1, 1, 7, 7))
+    assert (centred(np.array(small), RULE)[3:-3, 3:-3] == (0, 0, 255)).all()
+
+
+def test_turned_jpeg_is_turned_before_it_is_measured():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    file = saved(photo(2, 300, 100), "JPEG", exif=exif)
+    assert read(file, RULE).shape == (48, 16, 3)
+    upright = read(saved(photo(2, 300, 100), "JPEG"), RULE)
+    assert upright.shape == (16, 48, 3)
+    turned = np.rot90(read(io.BytesIO(file.getvalue()), RULE)).astype(int)
+    assert np.abs(turned - np.asarray(upright).astype(int)).mean() < 8
+
+
+def test_large_jpeg_is_what_the_whole_of_it_reduced_is():
+    """JPEG decodes at a half, a quarter or an eighth, but never below what is wanted."""
+    whole = photo(3, 1000, 700)
+    reduced = np.asarray(read(saved(whole, "JPEG", quality=95), RULE)).astype(int)
+    expected = np.asarray(whole.resize((23, 16), Image.Resampling.BILINEAR)).astype(int)
+    assert np.abs(reduced - expected).mean() < 6
+
+
+# ------------------------------------------------------------------------------------------------------------------ the store
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("ONELOOP_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def wanted(tmp_path) -> list[Wanted]:
+    """80 pictures of several sizes, in files."""
+    made = []
+    for number in range(80):
+        size = 20 + number % 7, 30 + number % 5
+        path = tmp_path / f"{number}.png"
+        photo(number, *size).save(path)
+        made.append(Wanted(f"sha-{number}", *reduced_size(*size, RULE), path.name, partial(open, path, "rb")))
+    return made
+
+
+def keep(wanted) -> stores.Store:
+    with Progress(disable=True) as bar:
+        return store(Path("/photos"), wanted, RULE, bar)
+
+
+def pixels(found, picture) -> bytes:
+    place = found.places[picture.sha256]
+    return found.path.read_bytes()[place.offset : place.offset + 3 * place.height * place.width]
+
+
+def whole(found, wanted) -> bool:
+    return all(pixels(found, each) == decoded(each, RULE).tobytes() for each in wanted)
+
+
+def test_stored_pictures_are_the_decoded_ones_and_are_decoded_once(cache, wanted):
+    found = keep(wanted)
+    assert len(found.places) == 80
+    assert whole(found, wanted)
+    again = keep([each._replace(open=lambda: pytest.fail("opened again")) for each in wanted])
+    assert again == found
+
+
+def test_a_new_picture_is_added_and_no_other_is_opened(cache, wanted):
+    keep(wanted[:70])
+    opened = []
+    keep([each._replace(open=lambda each=each: opened.append(each.sha256) or each.open()) for each in wanted])
+    assert sorted(opened) == sorted(each.sha256 for each in wanted[70:])
+
+
+def test_the_allowance_is_kept_and_the_rest_stays_files(cache, wanted, monkeypatch):
+    size = sum(3 * each.width * each.height for each in wanted[:31])
+    monkeypatch.setenv(stores.LIMIT, str((size + 5) / 2**30))
+    found = keep(wanted)
+    assert [*found.places] == [each.sha256 for each in wanted[:31]]
+    monkeypatch.setenv(stores.LIMIT, "plenty")
+    with pytest.raises(Refused, match="takes a number of GiB") as refused:
+        keep(wanted)
+    assert refused.value.code == 2
+
+
+def killed_at(wanted, number):
+    """Store in a process that is killed when it opens this picture."""
+
+    def work():
+        def opened(each, index):
+            if index == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return each.open()
+
+        keep([each._replace(open=lambda each=each, index=index: opened(each, index)) for index, each in enumerate(wanted)])
+
+    process = FORK.Process(target=work)
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+
+
+def test_killed_while_storing_the_finished_part_is_kept(cache, wanted):
+    killed_at(wanted, 75)
+    opened = []
+    found = keep([each._replace(open=lambda each=each: opened.append(each) or each.open()) for each in wanted])
+    assert 5 <= len(opened) < 80
+    assert whole(found, wanted)
+
+
+def test_control_what_was_cut_off_is_not_used(cache, wanted):
+    """Pixels without their line, a line without its pixels, half a line."""
+    found = keep(wanted[:40])
+    index = found.path.with_suffix(".rgb.jsonl")
+    lines = index.read_text().splitlines(keepends=True)
+    index.write_text("".join(lines[:30]) + lines[30][:20])
+    with open(found.path, "ab") as file:
+        file.write(b"torn")
+    again = keep(wanted)
+    assert len(again.places) == 80
+    assert whole(again, wanted)
+    os.truncate(again.path, again.places[wanted[-1].sha256].offset)
+    assert whole(keep(wanted), wanted)
+
+
+def test_of_two_processes_at_once_one_decodes(cache, wanted, tmp_path):
+    def work():
+        def opened(each):
+            with open(tmp_path / "opened", "a") as file:
+                file.write(each.sha256 + "\n")
+            return each.open()
+
+        keep([each._replace(open=lambda each=each: opened(each)) for each in wanted])
+
+    processes = [FORK.Process(target=work) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    assert sorted((tmp_path / "opened").read_text().split()) == sorted(each.sha256 for each in wanted)
+
+
+def test_full_disk_is_one_line_and_the_finished_part_stays(cache, wanted, tmp_path):
+    def work():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+        try:
+            keep(wanted)
+        except Refused as error:
+            (tmp_path / "said").write_text(json.dumps([error.code, str(error)]))
+
+    process = FORK.Process(target=work)
+    process.start()
+    process.join(60)
+    code, said = json.loads((tmp_path / "said").read_text())
+    assert code == 1
+    assert "cannot write the cache" in said
+    assert "\n" not in said
+    some = stores._read(next(cache.glob("*.rgb")))
+    assert 0 < len(some) < 80
+    assert whole(keep(wanted), wanted)
+
+
+def test_a_picture_that_has_changed_is_named(cache, wanted, tmp_path):
+    photo(200, 90, 40).save(tmp_path / "7.png")
+    with pytest.raises(Refused, match=r"7\.png has changed since it was examined") as refused:
+        keep(wanted)
+    assert refused.value.code == 4
+    (tmp_path / "7.png").write_bytes(b"no picture")
+    with pytest.raises(Refused, match=r"7\.png cannot be decoded any more"):
+        keep(wanted)
+
+
+def test_clear_deletes_it(cache, wanted):
+    found = keep(wanted)
+    assert stores.clear(Path("/photos")) == [found.path, found.path.with_suffix(".rgb.jsonl")]
+    assert not found.path.exists()
+    assert stores.clear(Path("/photos")) == []

@@ -1,0 +1,394 @@
+"""Training on pictures of any size: the same bits whatever prepares them, exact resume, one rule for size everywhere."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import metrics, result, run_recipe
+from photos import photo, write_bad, write_photos
+from torch import nn
+from training import at_step
+
+from launch import evaluate, sources, train
+from launch.data import EpochDraws, PictureFeed, random_resized_crop
+from launch.errors import Refused
+from launch.pictures.rule import Rule, centred, read
+from launch.pictures.store import LIMIT
+from nets import named
+from nets.transfer import locked
+
+RULE = Rule(size=12, stored=14)
+CPU = torch.device("cpu")
+
+
+class TinyRgb(nn.Module):
+    """(N, 3, 12, 12) -> (N, 3), with batch norm and dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.drop, self.fc = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.3), nn.Linear(100, 3)
+
+    def forward(self, x):
+        out = torch.max_pool2d(torch.relu(self.norm(self.conv(x))), 2)
+        return self.fc(self.drop(out.flatten(1)))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """41 + 13 + 11 photographs of three classes, split, a class in train three times as large as another."""
+    place = tmp_path_factory.mktemp("photos")
+    for split, counts in {"train": (24, 9, 8), "val": (5, 4, 4), "test": (3, 4, 4)}.items():
+        write_photos(
+            place, dict(zip((f"{split}/{name}" for name in ("ant", "bee", "cow")), counts, strict=True)), start=len(split) * 100
+        )
+    photo(77, 40, 90).save(place / "train/ant/tall.png")
+    return place
+
+
+def load(folder, **options):
+    return sources.pictures(str(folder), RULE, **options)
+
+
+def fit(run, images, **options):
+    torch.manual_seed(run.seed)
+    model = TinyRgb()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=True)
+    options = {"epochs": 2, "batch": 8, "augment": random_resized_crop} | options
+    try:
+        train(run, model, images, optimizer, **options)
+    finally:
+        run.end()
+    return model
+
+
+def record(folder):
+    return metrics(folder), result(folder)["weights_sha256"]
+
+
+def batches(images, threads, slices):
+    """The training batches of two epochs, asked for in `slices`."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        feed = PictureFeed(images.train, images.mean, images.std, CPU)
+        drawn, seen = EpochDraws(1, len(images.train), CPU), []
+        for epoch in range(2):
+            drawn.begin(epoch)
+            parts = torch.arange(len(images.train)).split(slices)
+            feed.expect(parts)
+            seen += [feed.batch(ids, lambda sizes, ids: random_resized_crop(sizes, drawn.of(ids)))[0] for ids in parts]
+        return torch.cat(seen)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_batch_does_not_depend_on_threads_slices_or_the_store(folder, monkeypatch):
+    stored = batches(load(folder), threads=1, slices=8)
+    assert torch.equal(batches(load(folder), threads=3, slices=5), stored)
+    monkeypatch.setenv(LIMIT, "0")
+    monkeypatch.setenv("ONELOOP_CACHE", str(folder.parent / "empty"))
+    images = load(folder)
+    assert images.train.store.places == {}
+    assert torch.equal(batches(images, threads=2, slices=8), stored)
+    first, second = stored.chunk(2)
+    assert not torch.equal(first, second)  # control: another epoch
+
+
+def test_batches_that_nobody_expected_are_right_too(folder):
+    images = load(folder)
+    feed = PictureFeed(images.test, images.mean, images.std, CPU)
+    feed.expect(torch.arange(11).split(3))
+    ids = torch.tensor([9, 2, 4])
+    found, labels = feed.batch(ids)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (images.mean, images.std))
+    expected = (images.test.some(ids).pixels / 255 - mean) / std
+    torch.testing.assert_close(found, expected)
+    assert labels.tolist() == images.test.labels[ids].tolist()
+
+
+def test_crops_lie_inside_and_have_the_sizes_of_the_paper():
+    sizes = torch.tensor([[100, 150]]).expand(4000, 2)
+    views = random_resized_crop(sizes, EpochDraws(1, 4000, CPU).of(torch.arange(4000)))
+    top, left, height, width, mirrored = views.unbind(1)
+    assert (top >= 0).all()
+    assert (left >= 0).all()
+    assert (top + height <= 100).all()
+    assert (left + width <= 150).all()
+    area, ratio = height * width / 15_000, width / height
+    assert area.min() > 0.07
+    assert area.mean().item() == pytest.approx(0.51, abs=0.05)  # cut where the picture ends
+    assert 0.7 < ratio.min() < 0.8
+    assert 1.2 < ratio[area < 0.3].max() < 1.5
+    assert mirrored.float().mean().item() == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize("at", [1, 4, 6, 7, 11])
+def test_resume_is_exact(start, folder, at, tmp_path):
+    images = load(folder)
+    fit(start(out="whole"), images)
+    with pytest.raises(Refused, match="stopped"):
+        fit(start(stop_when=at_step(at)), images)
+    fit(start(), images)
+    assert record(tmp_path / "run") == record(tmp_path / "whole")
+
+
+def test_slices_see_the_pictures_of_the_batch_once_an_epoch(start, folder, monkeypatch):
+    seen, batch = [], PictureFeed.batch
+    monkeypatch.setattr(
+        PictureFeed, "batch", lambda self, ids, views=None: (views and seen.extend(ids.tolist()), batch(self, ids, views))[1]
+    )
+    fit(start(shards=3), load(folder))
+    assert sorted(seen) == sorted([*range(42)] * 2)
+
+
+def test_two_processes_and_a_kill_give_the_bits_of_one(folder, tmp_path):
+    flags = ("--data", folder, "--net", "Net", "--size", 32, "--epochs", 2, "--batch", 16, "--threads", 1, "--log-every", 1)
+    one = run_recipe("pictures", *flags, "--shards", 2, "--out", "one", cwd=tmp_path)
+    two = run_recipe("pictures", *flags, "--out", "two", cwd=tmp_path, processes=2)
+    assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
+    assert record(tmp_path / "one") == record(tmp_path / "two")
+    (tmp_path / "two/result.json").unlink()
+    shutil.rmtree(sorted((tmp_path / "two/checkpoints").iterdir())[-1])
+    again = run_recipe("pictures", *flags, "--shards", 2, "--out", "two", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert record(tmp_path / "one") == record(tmp_path / "two")
+
+
+def test_train_lines_say_what_was_waited_for(start, folder, tmp_path, monkeypatch, capsys):
+    fit(start(), load(folder))
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    waits = [line["data_wait"] for line in lines if line["event"] == "train"]
+    assert len(waits) == 2
+    assert all(0 <= wait <= 1 for wait in waits)
+    monkeypatch.setattr("launch.job.WORTH_SAYING", 0.0)
+    fit(start(out="slow"), load(folder))
+    assert "of the training's time was waiting for pictures" in capsys.readouterr().out
+
+
+def test_uneven_classes_are_measured_by_balanced_accuracy_too(start, folder, tmp_path):
+    images = load(folder)
+    model = fit(start(), images)
+    found = result(tmp_path / "run")
+    assert "balanced_accuracy" not in found["test"]  # 3, 4 and 4 pictures
+    pixels, labels = images.train.some(torch.arange(42))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (images.mean, images.std))
+    with torch.no_grad():
+        right = model.eval()((pixels / 255 - mean) / std).argmax(1) == labels
+    recalls = [right[labels == label].float().mean().item() for label in range(3)]
+    assert found["train"]["balanced_accuracy"] == pytest.approx(sum(recalls) / 3)
+    assert found["train"]["accuracy"] == pytest.approx(right.float().mean().item())
+    run = start(out="other")
+    assert evaluate(run, model, images, "train")["balanced_accuracy"] == found["train"]["balanced_accuracy"]
+
+
+# ----------------------------------------------------------------------------------------------------------------- the recipe
+
+
+@pytest.fixture(scope="module")
+def trained(folder, tmp_path_factory):
+    place = tmp_path_factory.mktemp("trained")
+    done = run_recipe(
+        "pictures",
+        "--data",
+        folder,
+        "--net",
+        "Net",
+        "--size",
+        32,
+        "--epochs",
+        2,
+        "--batch",
+        16,
+        "--out",
+        "run",
+        cwd=place,
+        pictures=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return place / "run"
+
+
+@pytest.mark.usefixtures("own_path")
+def test_predict_evaluate_and_onnx_see_what_the_training_saw(trained, folder, oneloop, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    code, out, error = oneloop("predict", trained, folder / "test", "--json")
+    assert code == 0, error
+    predicted = {
+        each["image"]: {prediction["class"]: prediction["probability"] for prediction in each["predictions"]}
+        for each in json.loads(out)
+    }
+    assert len(predicted) == 11
+    code, out, error = oneloop("evaluate", trained, "--json")
+    assert code == 0, error
+    evaluated = json.loads(out)
+    logged = result(trained)["test"]
+    assert evaluated["accuracy"] == logged["accuracy"]
+    assert evaluated["loss"] == pytest.approx(logged["loss"], rel=1e-5)
+    code, out, error = oneloop("export", trained, "--format", "onnx", "--out", tmp_path / "net.onnx")
+    assert code == 0, error
+    session, rule, right = onnxruntime.InferenceSession(tmp_path / "net.onnx"), Rule(32, 37), 0
+    about = json.loads(session.get_modelmeta().custom_metadata_map["oneloop"])
+    assert (about["shape"], about["stored"], about["classes"]) == ([3, 32, 32], 37, ["ant", "bee", "cow"])
+    for path in sorted((folder / "test").rglob("*.jpg")):
+        pixels = np.asarray(centred(read(path, rule), rule), dtype=np.float32).transpose(2, 0, 1)[None] / 255
+        (logits,) = session.run(["logits"], {"images": pixels})
+        probabilities = np.exp(logits[0] - logits[0].max()) / np.exp(logits[0] - logits[0].max()).sum()
+        expected = dict(zip(about["classes"], probabilities.tolist(), strict=True))
+        assert predicted[str(path)] == pytest.approx(expected, abs=1e-4)
+        right += about["classes"][int(probabilities.argmax())] == path.parent.name
+    assert right == round(logged["accuracy"] * 11)
+
+
+@pytest.mark.usefixtures("own_path")
+def test_predict_needs_no_training_pictures(trained, oneloop, tmp_path, monkeypatch):
+    shutil.copytree(trained, tmp_path / "run")
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    config["config"]["data"] = str(tmp_path / "gone")
+    (tmp_path / "run/config.json").write_text(json.dumps(config))
+    photo(5, 50, 80).save(tmp_path / "new.jpg")
+    code, out, error = oneloop("predict", tmp_path / "run", tmp_path / "new.jpg")
+    assert code == 0, error
+    assert "new.jpg" in out
+
+
+def test_bad_files_are_named_before_training_and_left_out_if_told(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "photos")
+    write_bad(tmp_path / "photos/train/bee")
+    flags = ("--data", "photos", "--net", "Net", "--size", 32, "--epochs", 1, "--batch", 16, "--out", "run")
+    refused = run_recipe("pictures", *flags, cwd=tmp_path)
+    assert refused.returncode == 4
+    lines = refused.stderr.strip().splitlines()
+    assert "train without them: --skip-bad" in lines[-1]
+    assert "bee 8" in lines[-1] or "bee 9" in lines[-1]
+    assert any("page.jpg: a web page" in line for line in lines)
+    assert not (tmp_path / "run/config.json").exists()
+    done = run_recipe("pictures", *flags, "--skip-bad", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with open(tmp_path / "run/bad.csv", newline="") as file:
+        bad = {row["path"]: row["problem"] for row in csv.DictReader(file)}
+    assert bad["train/bee/empty.jpg"] == "empty file: 0 bytes"
+    with open(tmp_path / "run/split.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 66
+    assert {row["split"] for row in rows} == {"train", "validation", "test"}
+
+
+def test_unsplit_pictures_are_split_and_a_split_can_be_given(tmp_path):
+    write_photos(tmp_path / "photos", {"a": 30, "b": 30})
+    images = load(tmp_path / "photos", validation=0.2, test=0.1)
+    assert images.held == 0.2
+    assert len(images.train) + len(images.validation) + len(images.test) == 60
+    assert 5 <= len(images.validation) <= 20
+    (tmp_path / "split.csv").write_bytes(images.files["split.csv"])
+    given = load(tmp_path / "photos", split=str(tmp_path / "split.csv"))
+    assert given.fingerprint == images.fingerprint
+    shutil.move(tmp_path / "photos", tmp_path / "moved")
+    assert load(tmp_path / "moved", validation=0.2, test=0.1).fingerprint == images.fingerprint
+
+
+def test_without_a_test_split_validation_is_the_test(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "photos", ignore=shutil.ignore_patterns("test"))
+    images = load(tmp_path / "photos")
+    assert (len(images.train), len(images.test), images.validation) == (42, 13, None)
+
+
+def test_a_class_weighs_as_if_all_had_as_many_pictures(start, folder, recipe):
+    images = load(folder)
+    logits, labels = torch.randn(42, 3), images.train.labels
+    run = start()
+    plain, balanced = (recipe.loss_for(run, images, kind) for kind in ("none", "balanced"))
+    assert plain is F.cross_entropy
+    losses = F.cross_entropy(logits, labels, reduction="none")
+    by_class = [losses[labels == label].mean() for label in range(3)]
+    torch.testing.assert_close(balanced(logits, labels), sum(by_class) / 3)
+    halves = [balanced(logits[part], labels[part]) for part in torch.arange(42).split(21)]
+    torch.testing.assert_close(sum(halves) / 2, balanced(logits, labels))  # torch's own weights would not add up
+    weights = 14 / labels.bincount()
+    torchs = [F.cross_entropy(logits[part], labels[part], weight=weights) for part in torch.arange(42).split(21)]
+    assert not torch.allclose(sum(torchs) / 2, balanced(logits, labels))  # control
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    from conftest import ROOT
+
+    from launch.recipe import load as load_recipe
+
+    return load_recipe(ROOT / "recipes/pictures.py")
+
+
+@pytest.mark.parametrize(
+    ("name", "last", "block"),
+    [
+        ("resnet18", "fc", "layer4.1"),
+        ("mobilenet_v3_small", "classifier.3", "features.12"),
+        ("squeezenet1_1", "classifier.1", "features.12"),
+        ("CifarResNet", "linear", "layer3.2"),
+        ("MyNet1", "fc", "block3.1"),
+    ],
+)
+def test_head_and_last_block_of_any_architecture(name, last, block):
+    net = named.build(name, 3, 64 if name not in ("CifarResNet", "MyNet1") else 32)
+    assert named.head(net, 3) == last
+    assert named.last_block(net, last) == block
+
+
+def test_a_wrong_net_is_one_line(recipe):
+    for name, size, said in (
+        ("resnetx", 64, "similar: resnet101"),
+        ("Net", 64, "cannot take images of 64×64"),
+        ("vgg11", 16, "at least 32×32"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            named.build(name, 3, size)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"), [({"mode": "finetune"}, "needs weights"), ({"source": "x"}, "takes no weights"), ({"size": 0}, "--size")]
+)
+def test_flags_that_contradict_each_other_are_refused(start, recipe, flags, said):
+    with pytest.raises(Refused, match=said) as refused:
+        recipe.main(start(), **flags)
+    assert refused.value.code == 2
+
+
+def test_modes_train_what_they_say(start, recipe, tmp_path, monkeypatch):
+    calls = []
+
+    def recorded(run, model, images, optimizer, loss, **options):
+        calls.append((locked(model), [(group["lr"], len(group["params"])) for group in optimizer.param_groups], options))
+        return {"test": {"accuracy": 0.5}}
+
+    monkeypatch.setattr(recipe, "train", recorded)
+    first = recipe.build("CifarResNet", 10, 32)
+    torch.save(first.state_dict(), tmp_path / "weights.pt")
+    for mode in ("finetune", "frozen", "gradual"):
+        run = start(out=mode)
+        recipe.main(run, net="CifarResNet", mode=mode, source=str(tmp_path / "weights.pt"), size=32, epochs=4, lr=0.1)
+        run.end()
+    finetune, frozen, half, rest = calls
+    assert finetune[0] == []
+    assert sorted(lr for lr, _ in finetune[1]) == pytest.approx([0.01, 0.01, 0.1, 0.1])
+    assert "layer3" in frozen[0]
+    assert "linear" not in frozen[0]
+    assert [count for _, count in frozen[1]] == [1, 1]
+    assert (half[2]["epochs"], half[2]["stage"], rest[2]["epochs"], rest[2]["stage"]) == (2, "frozen", 2, "unlocked")
+    assert "layer3.2" not in rest[0]
+    assert "layer3.1" in rest[0]
+    assert rest[1][-1][0] == pytest.approx(0.01)
+
+
+def test_a_picture_that_changes_during_training_is_named(folder, tmp_path, monkeypatch):
+    shutil.copytree(folder, tmp_path / "photos")
+    monkeypatch.setenv(LIMIT, "0")
+    monkeypatch.setenv("ONELOOP_CACHE", str(tmp_path / "cache"))
+    images = load(tmp_path / "photos")
+    (tmp_path / "photos/test/bee" / sorted((tmp_path / "photos/test/bee").iterdir())[0].name).unlink()
+    feed = PictureFeed(images.test, images.mean, images.std, CPU)
+    with pytest.raises(Refused, match=r"test/bee/\d+\.jpg cannot be decoded any more") as refused:
+        feed.batch(torch.arange(11))
+    assert refused.value.code == 4

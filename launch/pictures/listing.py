@@ -9,9 +9,10 @@ The class is the first folder; what is below it belongs to it, in folders or not
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from ..errors import Refused
 from .walk import Entry, walk
@@ -46,12 +47,24 @@ class Listing:
     root: Path  # absolute: what the paths of pictures are relative to
     pictures: list[Picture]
     ignored: Counter[str] = field(default_factory=Counter)  # kind of file -> number
+    row: Callable[[str], BinaryIO] | None = None  # opens a picture that a table holds, by its path; None for files
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Sorted: by number if all names are whole numbers, else by name."""
         names = {picture.label for picture in self.pictures}
         return tuple(sorted(names, key=(lambda name: (int(name), name)) if all(map(str.isdecimal, names)) else None))
+
+
+def open_picture(listing: Listing, picture: Picture) -> BinaryIO:
+    """The encoded content of a picture: of its file, or of its row in a table. Several threads may call it at a time.
+
+    Raises OSError (FileNotFoundError if there is no such file, or nothing in the row), and ValueError for a path that cannot be
+    one.
+    """
+    if listing.row:
+        return listing.row(picture.path)
+    return open(os.path.join(listing.root, picture.path), "rb")
 
 
 def class_folders(folder: Path) -> Listing:

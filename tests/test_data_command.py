@@ -73,7 +73,7 @@ def test_what_was_known_is_said(oneloop, place):
     said = "0 files opened, 45 known from before (checked: the size and time of each, not its content)"
     assert said in oneloop("data", place)[1].splitlines()
     (place / "dog/y.jpg").touch()
-    assert oneloop("data", place)[1].splitlines()[1].startswith("1 files opened, 45 known")
+    assert oneloop("data", place)[1].splitlines()[1].startswith("1 file opened, 45 known")
 
 
 def test_it_loads_no_torch_and_answers_at_once(place):

@@ -11,7 +11,7 @@ from rich.filesize import decimal
 
 from ..template import render as fill_in
 from .decode import decode
-from .listing import Picture
+from .listing import Picture, open_picture
 from .survey import UNEVEN, Survey
 
 SHOWN = 10  # pictures of a class
@@ -59,7 +59,8 @@ def _strip(found: Survey, pictures: list[Picture]) -> str:
     strip = Image.new("RGB", (SIDE * len(chosen), SIDE))
     for place, each in enumerate(chosen):
         try:
-            shown = decode(found.listing.root / each.path, 3)
+            with open_picture(found.listing, each) as content:
+                shown = decode(content, 3)
         except OSError:  # changed or gone since it was examined: its place stays empty
             continue
         side = min(shown.size)

@@ -55,9 +55,10 @@ def download(name: str, answer: Answer, ways_out: str, config: str | None = None
         if len(configs) > 1 and config not in configs:
             which = f"has no configuration {config!r}" if config else "has several configurations"
             raise Refused(f"{name} {which}: choose one of {', '.join(configs)}, as {name}:{configs[0]}", 2) from error
+        reason = first_line(answer.offline or error).rstrip(".")
         raise Refused(
-            f"cannot download the data set {name!r}: {first_line(answer.offline or error)}. Try HF_ENDPOINT=URL for a mirror, "
-            f"HF_HUB_OFFLINE=1 if `datasets` has it cached, {ways_out}"
+            f"cannot download the data set {name!r}: {reason}. Try HF_ENDPOINT=URL for a mirror, HF_HUB_OFFLINE=1 if `datasets` "
+            f"has it cached, {ways_out}"
         ) from error
 
 

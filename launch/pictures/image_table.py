@@ -68,7 +68,8 @@ def choose(source: Path, schema: "pyarrow.Schema", wanted: Mapping[str, str], sp
         raise Refused(f"{source}: which column is the label? Name it with --label-column; it has {has}", 2)
     if not _is_label(schema.field(label).type):
         raise Refused(f"{source}: the column {label!r} is {schema.field(label).type}; labels are whole numbers or text", 4)
-    split = wanted.get("split") or ("" if split_known else path_table.guess("split", others))
+    others = [] if split_known else [name for name in others if name != label]
+    split = wanted.get("split") or path_table.guess("split", others)
     return Columns(image, label, split)
 
 

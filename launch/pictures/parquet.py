@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     import pyarrow
     from rich.progress import Progress, TaskID
 
-ROWS = 256  # that are in memory at a time
+MEMORY = 2**25  # bytes of rows that are decompressed at a time, more or less
 
 
 def holds_images(table: Path, column: str) -> bool:
     """Whether a parquet file holds pictures: in `column`, or if that is empty in any column. Raises Refused (1)."""
-    found = image_table.images(_schema(table)[0])
-    return column in found if column else bool(found)
+    schema = _schema(table)[0]
+    found = image_table.images(schema)
+    return column in found if column in schema.names else bool(found)
 
 
 def read(source: Path, files: Sequence[Path], wanted: Mapping[str, str], bar: "Progress") -> Listing:
@@ -38,10 +39,10 @@ def read(source: Path, files: Sequence[Path], wanted: Mapping[str, str], bar: "P
     cannot be read or the cache not written, 2 and 4 as image_table.read, 4 for files that do not belong together.
     """
     root = source if source.is_dir() else source.parent
-    splits = _splits(source, [file.relative_to(root) for file in files])
+    splits = _splits(source, [file.relative_to(root) for file in files]) if root == source else [""]  # one file is not split
     schemas = [_schema(file) for file in files]
     columns = image_table.choose(source, schemas[0][0], wanted, any(splits))
-    used = [name for name in columns if name]
+    used = [*dict.fromkeys(filter(None, columns))]
     for file, (schema, _) in zip(files, schemas, strict=True):
         if missing := [name for name in used if name not in schema.names]:
             raise Refused(f"{file} has no column {missing[0]!r}, which {files[0]} has; name a folder of one data set", 4)
@@ -115,10 +116,12 @@ def _batches(file: Path, columns: Sequence[str]) -> Iterator["pyarrow.RecordBatc
     import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(file) as table:
+        with pyarrow.parquet.ParquetFile(file, buffer_size=2**20, pre_buffer=False) as table:  # not all row groups at a time
             schema = pyarrow.schema([table.schema_arrow.field(name) for name in columns], table.schema_arrow.metadata)
             yield pyarrow.RecordBatch.from_pylist([], schema)
-            for batch in table.iter_batches(ROWS, columns=columns):
+            size = sum(table.metadata.row_group(number).total_byte_size for number in range(table.num_row_groups))
+            rows = min(1 + MEMORY * table.metadata.num_rows // (size + 1), 4096)
+            for batch in table.iter_batches(rows, columns=columns, use_threads=False):
                 yield batch.select(columns).replace_schema_metadata(schema.metadata)
     except (OSError, pyarrow.ArrowException) as error:
         raise _unreadable(file, error) from error

@@ -279,7 +279,7 @@ def ask(place: Path, address: str, *names: str) -> list:
     return [(code, json.loads(out) if out else None, error) for code, out, error in json.loads(done.stdout)]
 
 
-def test_a_data_set_of_the_hub_is_downloaded_once_and_its_revision_is_kept(oneloop, said, cache, tmp_path):
+def test_a_data_set_of_the_hub_is_downloaded_once_and_its_revision_is_kept(oneloop, said, cache, tmp_path, monkeypatch):
     for name, start, end in (("train", 0, 6), ("validation", 6, 9), ("test", 9, 12)):
         labels = [0, 1, 0, 1, 0, 1][: end - start]
         write_table(tmp_path / f"hub/data/{name}-00000-of-00001.parquet", IMAGES[start:end], labels, ("pear", "apple"))
@@ -288,7 +288,8 @@ def test_a_data_set_of_the_hub_is_downloaded_once_and_its_revision_is_kept(onelo
         assert (code, error) == (0, "")
         assert requests
         del requests[:]
-        again = said("me/fruit")  # neither the hub nor `datasets` is asked
+        monkeypatch.setattr("launch.hub.ask", lambda *_: pytest.fail("asked again"))
+        again = said("me/fruit")
         assert requests == []
     assert first.pop("examined") == {"opened": 12, "unchanged": 0}
     assert again.pop("examined") == {"opened": 0, "unchanged": 12}

@@ -99,9 +99,9 @@ def test_the_page_shows_everything_and_loads_nothing(oneloop, place, tmp_path):
     assert "<h1>&lt;b&gt;my photos</h1>" in page
     for said in ("dog/page.jpg", "a web page (HTML), not a picture", "[red]/0000.jpg ([red])", "dog/wrong.jpg (dog)", ".txt"):
         assert f">{said}" in page or f"<br>{said}" in page, said
-    strips = [Image.open(io.BytesIO(base64.b64decode(each))) for each in re.findall(r"data:image/jpeg;base64,([^\"]+)", page)]
-    assert [strip.size for strip in strips] == [(10 * 96, 96), (5 * 96, 96)]
-    assert all(high - low > 50 for strip in strips for low, high in strip.getextrema())
+    shown = [Image.open(io.BytesIO(base64.b64decode(each))) for each in re.findall(r"data:image/jpeg;base64,([^\"]+)", page)]
+    assert [each.size for each in shown] == [(96, 96)] * (10 + 5)
+    assert all(high - low > 50 for each in shown for low, high in each.getextrema())
 
 
 def test_a_page_of_bad_files_alone(oneloop, tmp_path):

@@ -1,8 +1,10 @@
 """Small photographs, good ones and every kind of bad one, as files."""
 
 import io
+import json
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -67,3 +69,24 @@ def write_bad(folder: Path) -> None:
 def _chunk(kind: bytes, content: bytes) -> bytes:
     """A part of a PNG file."""
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def write_table(file: Path, images: list, labels: list, names: Sequence[str] = (), binary: bool = False, **more: list) -> Path:
+    """A parquet file with the columns img and label, and `more`. `images` are encoded, None, or (bytes, path) as they stand.
+
+    With `names` the labels are numbers of classes, as `datasets` writes ClassLabel; `binary`: no structs.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = [each if isinstance(each, tuple) else (each, None) for each in images]
+    kind = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
+    values = pyarrow.array([{"bytes": content, "path": path} for content, path in rows], kind)
+    columns = {"img": pyarrow.array(images, pyarrow.binary()) if binary else values, "label": pyarrow.array(labels)}
+    table = pyarrow.table(columns | {name: pyarrow.array(values) for name, values in more.items()})
+    if names:
+        features = {"img": {"_type": "Image"}, "label": {"names": [*names], "_type": "ClassLabel"}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(table, file, row_group_size=4)
+    return file

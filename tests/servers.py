@@ -35,15 +35,20 @@ PX1uaUJeh1dssuJ/vbjHZtuFJb1M4aZwdQ==
 
 
 @contextlib.contextmanager
-def hub(root: Path, name: str) -> Iterator[tuple[str, list[str]]]:
-    """Serve the folder `root` as the data set repository `name`; yields the address and the growing list of requests."""
-    requests: list[str] = []
-    paths = {path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*"))}
-    files = {name: path for name, path in paths.items() if path.is_file()}
+def hub(root: Path, *names: str) -> Iterator[tuple[str, list[str]]]:
+    """Serve the folder `root` as the data set repository of that name, or of several names its folders that are called so.
 
-    def described(path: str) -> dict:
-        if path in files:
-            content = files[path].read_bytes()
+    Yields the address and the growing list of requests.
+    """
+    requests: list[str] = []
+    trees = {}
+    for name in names:
+        place = root / name if len(names) > 1 else root
+        trees[name] = {path.relative_to(place).as_posix(): path for path in sorted(place.rglob("*"))}
+
+    def described(path: str, paths: dict[str, Path]) -> dict:
+        if paths[path].is_file():
+            content = paths[path].read_bytes()
             return {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
         return {"type": "directory", "path": path, "oid": COMMIT}
 
@@ -54,22 +59,25 @@ def hub(root: Path, name: str) -> Iterator[tuple[str, list[str]]]:
             requests.append(f"{self.command} {self.path}")
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
             path = self.path.partition("?")[0]
+            name = next((name for name in names if f"/datasets/{name}/" in f"{path}/"), "")
+            paths = trees.get(name, {})
+            files = {path: place for path, place in paths.items() if place.is_file()}
             api, resolve = f"/api/datasets/{name}", f"/datasets/{name}/resolve/"
             if path.startswith(resolve) and (file := path.removeprefix(resolve).partition("/")[2]) in files:
                 content = files[file].read_bytes()
                 start = int(self.headers["Range"].removeprefix("bytes=").partition("-")[0]) if self.headers.get("Range") else 0
-                self.send(206 if start else 200, content[start:], ETag=f'"{described(file)["oid"]}"')
+                self.send(206 if start else 200, content[start:], ETag=f'"{described(file, paths)["oid"]}"')
             elif path == api or path.startswith(f"{api}/revision/"):
                 self.send(200, {"id": name, "sha": COMMIT, "siblings": [{"rfilename": file} for file in files]})
             elif path.startswith(f"{api}/tree/"):
                 folder = Path(path.removeprefix(f"{api}/tree/").partition("/")[2])
                 below = [path for path in paths if folder in Path(path).parents]
                 deep = "recursive=true" in self.path.lower()
-                self.send(200, [described(path) for path in below if deep or Path(path).parent == folder])
+                self.send(200, [described(path, paths) for path in below if deep or Path(path).parent == folder])
             elif path.startswith(f"{api}/paths-info/"):
-                self.send(200, [described(path) for path in parse_qs(body).get("paths", []) if path in paths])
+                self.send(200, [described(path, paths) for path in parse_qs(body).get("paths", []) if path in paths])
             else:
-                missing = "EntryNotFound" if name in path else "RepoNotFound"
+                missing = "EntryNotFound" if name else "RepoNotFound"
                 self.send(404, {"error": missing}, **{"X-Error-Code": missing})
 
         do_GET = do_HEAD = do_POST = answer

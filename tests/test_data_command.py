@@ -73,7 +73,7 @@ def test_what_was_known_is_said(oneloop, place):
     said = "0 files opened, 45 known from before (checked: the size and time of each, not its content)"
     assert said in oneloop("data", place)[1].splitlines()
     (place / "dog/y.jpg").touch()
-    assert oneloop("data", place)[1].splitlines()[1].startswith("1 files opened, 45 known")
+    assert oneloop("data", place)[1].splitlines()[1].startswith("1 file opened, 45 known")
 
 
 def test_it_loads_no_torch_and_answers_at_once(place):
@@ -99,9 +99,9 @@ def test_the_page_shows_everything_and_loads_nothing(oneloop, place, tmp_path):
     assert "<h1>&lt;b&gt;my photos</h1>" in page
     for said in ("dog/page.jpg", "a web page (HTML), not a picture", "[red]/0000.jpg ([red])", "dog/wrong.jpg (dog)", ".txt"):
         assert f">{said}" in page or f"<br>{said}" in page, said
-    strips = [Image.open(io.BytesIO(base64.b64decode(each))) for each in re.findall(r"data:image/jpeg;base64,([^\"]+)", page)]
-    assert [strip.size for strip in strips] == [(10 * 96, 96), (5 * 96, 96)]
-    assert all(high - low > 50 for strip in strips for low, high in strip.getextrema())
+    shown = [Image.open(io.BytesIO(base64.b64decode(each))) for each in re.findall(r"data:image/jpeg;base64,([^\"]+)", page)]
+    assert [each.size for each in shown] == [(96, 96)] * (10 + 5)
+    assert all(high - low > 50 for each in shown for low, high in each.getextrema())
 
 
 def test_a_page_of_bad_files_alone(oneloop, tmp_path):

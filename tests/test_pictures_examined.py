@@ -204,9 +204,9 @@ import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from launch.pictures import examine
 look = examine._look
-def slow(path):
+def slow(*picture):
     time.sleep(0.02)
-    return look(path)
+    return look(*picture)
 examine._look = slow
 from launch.commands import main
 sys.exit(main(sys.argv[1:]))

@@ -141,7 +141,7 @@ def test_columns_can_be_named(said, oneloop, tmp_path):
     write_photos(tmp_path, {"": 2})
     table = tmp_path / "table.csv"
     table.write_text("path,where,label,bird\nx.jpg,0000.jpg,1,owl\ny.jpg,0001.jpg,1,crow\n")
-    assert counts(said(table, "--path-column", "where", "--label-column", "bird")) == {"crow": (1,), "owl": (1,)}
+    assert counts(said(table, "--image-column", "where", "--label-column", "bird")) == {"crow": (1,), "owl": (1,)}
     code, _, error = oneloop("data", table, "--label-column", "brid")
     assert (code, error) == (2, f"{table}: no column 'brid'; its columns are path, where, label, bird\n")
 
@@ -149,14 +149,14 @@ def test_columns_can_be_named(said, oneloop, tmp_path):
 @pytest.mark.parametrize(
     ("text", "code", "message"),
     [
-        ("a,b\n1,2\n", 2, "which column is the path? Name it with --path-column; it has a, b"),
-        ("path,label\n0000.jpg,\n", 4, "row 1 has no label (column 'label'); add it or remove the row"),
-        ("path,label\n0000.jpg,x\n,y\n", 4, "row 2 has no path (column 'path'); add it or remove the row"),
+        ("a,b\n1,2\n", 2, "which column is the image? Name it with --image-column; it has a, b"),
+        ("path,label\n0000.jpg,\n", 4, "row 1 has nothing in the column 'label'; fill it or remove the row"),
+        ("path,label\n0000.jpg,x\n,y\n", 4, "row 2 has nothing in the column 'path'; fill it or remove the row"),
         ("path,label,split\n0000.jpg,x,later\n", 4, "row 1 has the split 'later' (column 'split'); it takes train, validation"),
         ("path,label\n0000.jpg,x,y\n", 4, "row 1 has 3 values for 2 columns"),
         ("path,label\n0000.jpg,x\n0000.jpg,y\n", 4, "row 2 names 0000.jpg again, after row 1; a picture has one label"),
         ("path,label\n", 1, "the table has no rows"),
-        ("", 2, "which column is the path?"),
+        ("", 2, "which column is the image?"),
     ],
 )
 def test_a_wrong_table_is_one_line(oneloop, tmp_path, text, code, message):

@@ -22,20 +22,21 @@ def main(args: Sequence[str]) -> None:
         "data",
         usage="PATH [--html FILE] [--json] [--split FILE] [--write-split FILE]",
         description="Show what pictures there are: classes, sizes, split, duplicates, bad files, what a training would take.\n"
-        "PATH is a folder with a folder for each class, split into train/, val/ and test/ or not, or a CSV or parquet\n"
-        "table with a path, a label and perhaps a split in each row.",
+        "PATH is a folder with a folder for each class, split into train/, val/ and test/ or not; a CSV or parquet table\n"
+        "with a picture or its path, a label and perhaps a split in each row; a folder of such parquet files; or\n"
+        "OWNER/NAME[:CONFIG], a data set of the Hugging Face hub.",
         example="photos/ --html photos.html",
-        notes="Each file is opened once. What is found is kept in the cache ($ONELOOP_CACHE, else ~/.cache/oneloop) and holds\n"
-        "until the size or the modification time of the file changes. Exit code 4: some files are bad.",
+        notes="Each picture is opened once. What is found is kept in the cache ($ONELOOP_CACHE, else ~/.cache/oneloop) and\n"
+        "holds until the size or the modification time of the file changes. Exit code 4: some are bad.",
     )
-    parser.add_argument("path", metavar="PATH", type=Path, help="a folder or a table")
+    parser.add_argument("path", metavar="PATH", type=Path, help="a folder, a table or OWNER/NAME")
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page with a few pictures of each class")
     parser.add_argument("--json", action="store_true", help="print everything as one object")
     parser.add_argument("--split", type=Path, metavar="FILE", help="a table of path and split, to be used instead")
     parser.add_argument("--write-split", type=Path, metavar="FILE", help="write such a table, to keep or to edit")
     parser.add_argument("--validation", type=float, default=0.1, metavar="X", help="fraction, if not split; default 0.1")
     parser.add_argument("--test", type=float, default=0.1, metavar="X", help="fraction, if not split; default 0.1")
-    for what in ("path", "label", "split"):
+    for what in ("image", "label", "split"):
         parser.add_argument(f"--{what}-column", metavar="NAME", default="", help=f"the table's {what} column; default: a guess")
     parser.add_argument("--clear", action="store_true", help="delete what the cache holds of PATH, and exit")
     chosen = parser.parse_args(args)
@@ -55,7 +56,7 @@ def main(args: Sequence[str]) -> None:
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = WIDTH
-    columns = {what: getattr(chosen, f"{what}_column") for what in ("path", "label", "split")}
+    columns = {what: getattr(chosen, f"{what}_column") for what in ("image", "label", "split")}
     parts = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*parts, console=console, transient=True, disable=not console.is_terminal or chosen.json) as bar:
         found = survey(chosen.path, columns, chosen.split, chosen.validation, chosen.test, bar)
@@ -73,16 +74,20 @@ def main(args: Sequence[str]) -> None:
         for part in _text(said):
             console.print(part, soft_wrap=isinstance(part, str))
     if bad := len(said["bad"]):
-        raise Refused(f"{found.listing.source}: {bad} bad file{'s' * (bad > 1)}; repair or remove them", 4)
+        raise Refused(f"{found.listing.source}: {bad} bad {said['unit']}{'s' * (bad > 1)}; repair or remove them", 4)
 
 
 def _clear(path: Path) -> None:
     from ..cache_folder import slug
-    from ..pictures import index
+    from ..pictures import hub, index, parquet
     from ..pictures.survey import located
 
-    deleted = index.clear(slug("pictures", located(path)))
-    print(printable(f"deleted {deleted}" if deleted else f"the cache holds nothing of {located(path)}"))
+    path = located(path)
+    deleted = [each for each in (index.clear(slug("pictures", path)), parquet.clear(path), hub.clear(path)) if each]
+    for each in deleted:
+        print(printable(f"deleted {each}"))
+    if not deleted:
+        print(printable(f"the cache holds nothing of {path}"))
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -96,13 +101,11 @@ def _write(path: Path, content: bytes) -> None:
 def _text(said: dict) -> Iterator["RenderableType"]:
     """What the terminal shows, line by line, and tables."""
     examined, splits = said["examined"], said["splits"]
-    yield printable(said["source"])
-    yield (
-        f"{examined['opened']:,} files opened, {examined['unchanged']:,} known from before (checked: the size and time of each, "
-        "not its content)"
-        if examined["unchanged"]
-        else f"{examined['opened']:,} files opened"
-    )
+    yield printable(said["source"] + (f" at revision {said['revision']}" if said["revision"] else ""))
+    opened = f"{examined['opened']:,} {said['unit']}{'s' * (examined['opened'] != 1)} opened"
+    checked = "the size of each and the time of its table" if said["unit"] == "row" else "the size and time of each"
+    known = f", {examined['unchanged']:,} known from before (checked: {checked}, not its content)"
+    yield opened + known * bool(examined["unchanged"])
     yield ""
     yield f"{said['pictures']:,} pictures, {len(said['classes']):,} classes; " + ", ".join(
         f"{splits[name]:,} {name}" for name in splits
@@ -140,8 +143,9 @@ def _pixels(said: dict) -> Iterator[str]:
     if several := said["first_frame_only"]:
         yield f"of {len(several):,} with several frames, the first is used: {_named(several)}"
     bytes_ = {name: decimal(size) for name, size in said["cost"].items()}
+    encoded = "in the table" if said["unit"] == "row" else "as files"
     yield (
-        f"in memory or on disk: {bytes_['files']} as files; decoded, {bytes_['decoded_224']} at 224×224, "
+        f"in memory or on disk: {bytes_['files']} {encoded}; decoded, {bytes_['decoded_224']} at 224×224, "
         f"{bytes_['decoded_own_size']} at their own sizes"
     )
 
@@ -157,7 +161,7 @@ def _trouble(said: dict) -> Iterator[str]:
     if none := [name for name, row in said["classes"].items() if not row["pictures"]]:
         yield f"without a usable picture: {_named(none)}"
     if copies := said["duplicates"]["files"]:
-        yield f"duplicates: {copies:,} {'files have' if copies > 1 else 'file has'} the same content as another"
+        yield f"duplicates: {copies:,} {said['unit']}{'s have' if copies > 1 else ' has'} the same content as another"
     for key, what, why in (
         ("across_classes", "class", "in several classes: one of the labels is wrong"),
         ("across_splits", "split", "in several splits: what is measured there has been trained on"),
@@ -171,7 +175,7 @@ def _trouble(said: dict) -> Iterator[str]:
     if said["ignored"]:
         yield printable("ignored: " + ", ".join(f"{count:,} {kind}" for kind, count in said["ignored"].items()))
     if bad := said["bad"]:
-        yield f"{len(bad):,} bad {'files' if len(bad) > 1 else 'file'}:"
+        yield f"{len(bad):,} bad {said['unit']}{'s' * (len(bad) > 1)}:"
         yield from (printable(f"  {each['path']}: {each['reason']}") for each in bad)
 
 

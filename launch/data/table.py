@@ -2,7 +2,6 @@
 
 import contextlib
 import glob
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from io import BytesIO
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import torch
 
 from ..errors import Refused, first_line
+from ..hub import load
 from . import picture
 from .dataset import DataSet, Shape, Split, split_name
 
@@ -43,15 +43,6 @@ def _plain(folder: Path, files: list[Path]) -> Iterator[Path]:
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(file)
         yield Path(place)
-
-
-def load(name: str) -> "datasets.DatasetDict":
-    """All splits of the data set `name`, on the hub or in a folder. Raises whatever `datasets` does."""
-    import datasets  # takes 1 s, and is not needed once the images are cached
-
-    if not sys.stderr.isatty():
-        datasets.disable_progress_bars()
-    return datasets.load_dataset(name)
 
 
 def decode(tables: "datasets.DatasetDict", source: str, shape: Shape) -> DataSet:

@@ -10,7 +10,6 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -19,7 +18,7 @@ from ..cache_folder import locked, slug
 from ..errors import first_line
 from . import decode, index
 from .index import Facts
-from .listing import Listing
+from .listing import Listing, Picture, open_picture
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -50,17 +49,17 @@ def examine(listing: Listing, bar: "Progress") -> Examined:
         known = _of(listing, known)
         with index.writer(name, known) as write:
             task = bar.add_task("examining pictures", total=len(todo))
-            for facts in _in_parallel(listing.root, todo):
+            for facts in _in_parallel(listing, todo):
                 known.update(facts)
                 write({path: each for path, each in facts.items() if each.sha256})
                 bar.advance(task, len(facts))
     return Examined(known, len(todo))
 
 
-def _unknown(listing: Listing, known: dict[str, Facts]) -> list[str]:
-    """The paths, each once, of which nothing is known, or of files that have changed since."""
+def _unknown(listing: Listing, known: dict[str, Facts]) -> list[Picture]:
+    """Those, each path once, of which nothing is known, or that have changed since."""
     same = {path: facts[:2] for path, facts in known.items()}
-    return [*dict.fromkeys(each.path for each in listing.pictures if same.get(each.path) != (each.size, each.time))]
+    return [*{each.path: each for each in listing.pictures if same.get(each.path) != (each.size, each.time)}.values()]
 
 
 def _of(listing: Listing, known: dict[str, Facts]) -> dict[str, Facts]:
@@ -69,34 +68,36 @@ def _of(listing: Listing, known: dict[str, Facts]) -> dict[str, Facts]:
     return {path: facts for path, facts in known.items() if wanted.get(path) == facts[:2]}
 
 
-def _in_parallel(root: Path, paths: Sequence[str]) -> Iterator[dict[str, Facts]]:
-    """The facts of `paths`, some at a time, as they get ready."""
+def _in_parallel(listing: Listing, pictures: Sequence[Picture]) -> Iterator[dict[str, Facts]]:
+    """The facts of `pictures`, some at a time, as they get ready."""
 
-    def work(some: Sequence[str]) -> dict[str, Facts]:
-        return {path: _look(os.path.join(root, path)) for path in some}
+    def work(some: Sequence[Picture]) -> dict[str, Facts]:
+        return {each.path: _look(listing, each) for each in some}
 
     Image.init()  # once, not by several threads at a time
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
         warnings.filterwarnings("ignore", module="PIL")  # broken EXIF data, pictures that are only rather large
         try:
-            waiting = [pool.submit(work, paths[start : start + CHUNK]) for start in range(0, len(paths), CHUNK)]
+            waiting = [pool.submit(work, pictures[start : start + CHUNK]) for start in range(0, len(pictures), CHUNK)]
             for done in as_completed(waiting):
                 yield done.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # after an interruption, only what has begun is finished
 
 
-def _look(path: str) -> Facts:
-    """The facts of one file."""
+def _look(listing: Listing, picture: Picture) -> Facts:
+    """The facts of one picture."""
     try:
-        with open(path, "rb") as file:
-            status = os.fstat(file.fileno())
-            facts = Facts(status.st_size, status.st_mtime_ns)
+        with open_picture(listing, picture) as file:
+            facts = Facts(picture.size, picture.time)
+            if not listing.row:  # a file may have changed since it was listed
+                status = os.fstat(file.fileno())
+                facts = Facts(status.st_size, status.st_mtime_ns)
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
             return _decoded(file, facts._replace(sha256=sha256))
     except (FileNotFoundError, ValueError):  # the latter for a path that cannot be one
-        return Facts(0, 0, problem="no such file")
+        return Facts(0, 0, problem="no picture in this row" if listing.row else "no such file")
     except OSError as error:
         return Facts(0, 0, problem=f"cannot be read: {error.strerror or error}")
 

@@ -9,7 +9,9 @@ The class is the first folder; what is below it belongs to it, in folders or not
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,32 +44,57 @@ class Picture(NamedTuple):
 class Listing:
     """What was found, before any file is opened. `pictures` are sorted by path, those of a table in its order."""
 
-    source: Path  # absolute: the folder or the table
+    source: Path  # absolute: the folder or the table; or owner/name of the hub
     root: Path  # absolute: what the paths of pictures are relative to
     pictures: list[Picture]
     ignored: Counter[str] = field(default_factory=Counter)  # kind of file -> number
+    row: Callable[[str], BufferedReader | BytesIO] | None = None  # opens what a table holds, by its path; None for files
+    names: tuple[str, ...] = ()  # of classes, in their order, if a table says them
+    revision: str = ""  # of the hub: the commit
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Sorted: by number if all names are whole numbers, else by name."""
+        """Those with pictures, as the table has them, else sorted: by number if all names are whole numbers, else by name."""
         names = {picture.label for picture in self.pictures}
+        if names <= {*self.names}:
+            return tuple(name for name in self.names if name in names)
         return tuple(sorted(names, key=(lambda name: (int(name), name)) if all(map(str.isdecimal, names)) else None))
 
 
-def class_folders(folder: Path) -> Listing:
-    """The pictures in `folder`, an absolute path. Raises Refused: 1 if it cannot be read or has none, 4 without class folders."""
+def open_picture(listing: Listing, picture: Picture) -> BufferedReader | BytesIO:
+    """The encoded content of a picture: of its file, or of its row in a table. Several threads may call it at a time.
+
+    Raises OSError (FileNotFoundError if there is no such file, or nothing in the row), and ValueError for a path that cannot be
+    one.
+    """
+    if listing.row:
+        return listing.row(picture.path)
+    return open(os.path.join(listing.root, picture.path), "rb")
+
+
+def entries(folder: Path) -> list[tuple[Entry, list[str]]]:
+    """What is in `folder`, an absolute path, with the parts of its path below it. Raises Refused (1)."""
     prefix = len(os.path.join(folder, ""))
     try:
-        found = [(entry, entry.path[prefix:].split(os.sep)) for entry in walk(folder)]
+        return [(entry, entry.path[prefix:].split(os.sep)) for entry in walk(folder)]
     except OSError as error:
         raise Refused(f"{error.filename or folder}: {error.strerror or error}") from error
+
+
+def is_picture(entry: Entry) -> bool:
+    """Whether it should be a picture. A broken link is named with the bad files."""
+    return entry.kind in ("file", "broken link") and os.path.splitext(entry.path)[1].lower() in SUFFIXES
+
+
+def class_folders(folder: Path, found: list[tuple[Entry, list[str]]]) -> Listing:
+    """The pictures in `folder`, whose `entries` are `found`. Raises Refused: 1 if it has none, 4 without class folders."""
     files: list[tuple[Entry, list[str]]] = []
     ignored: Counter[str] = Counter()
     for entry, parts in found:
-        suffix = os.path.splitext(parts[-1])[1].lower()
-        if suffix in SUFFIXES and entry.kind in ("file", "broken link"):  # a broken link is named with the bad files
+        if is_picture(entry):
             files.append((entry, parts))
         elif entry.kind != "folder":
+            suffix = os.path.splitext(parts[-1])[1].lower()
             ignored[suffix or "no extension" if entry.kind == "file" else entry.kind] += 1
     if not files:
         raise Refused(f"{folder}: no pictures in it{_listed(ignored)}; name a folder with a folder for each class, or a table")
@@ -81,7 +108,7 @@ def class_folders(folder: Path) -> Listing:
         else:
             size, time = (entry.status.st_size, entry.status.st_mtime_ns) if entry.status else (0, 0)
             label, split = (parts[1], splits[parts[0]]) if splits else (parts[0], "")
-            pictures.append(Picture(entry.path[prefix:], label, split, size, time))
+            pictures.append(Picture(os.sep.join(parts), label, split, size, time))
     if not pictures:
         raise Refused(f"{folder}: no class folders; put the pictures of each class into a folder of its own, or give a table", 4)
     level = 2 if splits else 1

@@ -11,7 +11,7 @@ from rich.filesize import decimal
 
 from ..template import render as fill_in
 from .decode import decode
-from .listing import Picture
+from .listing import Picture, open_picture
 from .survey import UNEVEN, Survey
 
 SHOWN = 10  # pictures of a class
@@ -38,34 +38,34 @@ def _figures(said: dict) -> dict[str, str]:
     figures |= {name: f"{count:,}" for name, count in said["splits"].items()}
     if said["sizes"]:
         figures["median size"] = "×".join(map(str, said["sizes"]["median"]))
-    return figures | {"bad files": f"{len(said['bad']):,}", "duplicates": f"{said['duplicates']['files']:,}"}
+    return figures | {f"bad {said['unit']}s": f"{len(said['bad']):,}", "duplicates": f"{said['duplicates']['files']:,}"}
 
 
-def _montages(found: Survey, said: dict) -> dict[str, str]:
-    """class -> a few of its pictures side by side, as base64 JPEG."""
+def _montages(found: Survey, said: dict) -> dict[str, list[str]]:
+    """class -> a few of its pictures, as base64 JPEG."""
     pictures = defaultdict(list)
     for each in found.good:
         pictures[each.label].append(each)
     largest = sorted(pictures, key=lambda label: -len(pictures[label]))[:CLASSES]
     with ThreadPoolExecutor() as pool:
-        strips = pool.map(lambda label: _strip(found, pictures[label]), largest)
-        drawn = dict(zip(largest, strips, strict=True))
+        few = pool.map(lambda label: _few(found, pictures[label]), largest)
+        drawn = dict(zip(largest, few, strict=True))
     return {label: drawn[label] for label in said["classes"] if label in drawn}
 
 
-def _strip(found: Survey, pictures: list[Picture]) -> str:
+def _few(found: Survey, pictures: list[Picture]) -> list[str]:
     """Up to SHOWN of one class, evenly over its paths, each cut to a square from its middle."""
-    chosen = pictures[:: -(-len(pictures) // SHOWN)]
-    strip = Image.new("RGB", (SIDE * len(chosen), SIDE))
-    for place, each in enumerate(chosen):
+    few = []
+    for each in pictures[:: -(-len(pictures) // SHOWN)]:
         try:
-            shown = decode(found.listing.root / each.path, 3)
-        except OSError:  # changed or gone since it was examined: its place stays empty
+            with open_picture(found.listing, each) as content:
+                shown = decode(content, 3)
+        except OSError:  # changed or gone since it was examined
             continue
         side = min(shown.size)
         left, upper = (shown.width - side) // 2, (shown.height - side) // 2
         square = shown.resize((SIDE, SIDE), Image.Resampling.BILINEAR, (left, upper, left + side, upper + side))
-        strip.paste(square, (SIDE * place, 0))
-    file = io.BytesIO()
-    strip.save(file, "JPEG", quality=85)
-    return base64.b64encode(file.getvalue()).decode()
+        file = io.BytesIO()
+        square.save(file, "JPEG", quality=85)
+        few.append(base64.b64encode(file.getvalue()).decode())
+    return few

@@ -5,7 +5,7 @@ Paths are relative to the table's folder, or absolute. What lies beside the pict
 
 import csv
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import Refused, first_line
@@ -13,29 +13,29 @@ from .listing import SPLITS, Listing, Picture
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 COLUMNS = {  # what a column holds -> what it is called, the likeliest first
-    "path": ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img", "img_path", "name"),
-    "label": ("label", "labels", "class", "category", "target", "y", "class_name", "label_name"),
+    "image": ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img", "img_path", "name"),
+    "label": ("label", "labels", "class", "category", "target", "y", "cls", "class_name", "label_name"),
     "split": ("split", "set", "subset", "partition"),
 }
 
 
 def read(table: Path, columns: Mapping[str, str]) -> Listing:
-    """The pictures of `table`, an absolute path. `columns` names columns that should not be guessed: path, label, split.
+    """The pictures of `table`, an absolute path. `columns` names columns that should not be guessed: image, label, split.
 
     Raises Refused: 1 if it cannot be read, 2 for a column that is not there, 4 for a row without path, label or a known split,
     and for a path that an earlier row has.
     """
     head, values = _columns(table)
     chosen = {what: _choose(table, what, head, columns.get(what, "")) for what in COLUMNS}
-    paths, labels = (values[head.index(chosen[what])] for what in ("path", "label"))
+    paths, labels = (values[head.index(chosen[what])] for what in ("image", "label"))
     splits = values[head.index(chosen["split"])] if chosen["split"] else [""] * len(paths)
     if not paths:
         raise Refused(f"{table}: the table has no rows")
     pictures, first = [], dict[str, int]()
     for number, (path, label, split) in enumerate(zip(paths, labels, splits, strict=True), 1):
-        for what, value in (("path", path), ("label", label)):
+        for column, value in ((chosen["image"], path), (chosen["label"], label)):
             if not value:
-                raise Refused(f"{table}: row {number} has no {what} (column {chosen[what]!r}); add it or remove the row", 4)
+                raise Refused(f"{table}: row {number} has nothing in the column {column!r}; fill it or remove the row", 4)
         if first.setdefault(path, number) != number:
             raise Refused(f"{table}: row {number} names {path} again, after row {first[path]}; a picture has one label", 4)
         if chosen["split"] and split.casefold() not in SPLITS:
@@ -85,10 +85,12 @@ def _choose(table: Path, what: str, head: list[str], wanted: str) -> str:
         if wanted not in head:
             raise Refused(f"{table}: no column {wanted!r}; its columns are {', '.join(head)}", 2)
         return wanted
-    names = {name.strip().casefold(): name for name in reversed(head)}
-    for guess in COLUMNS[what]:
-        if guess in names:
-            return names[guess]
-    if what == "split":
-        return ""
+    if (found := guess(what, head)) or what == "split":
+        return found
     raise Refused(f"{table}: which column is the {what}? Name it with --{what}-column; it has {', '.join(head)}", 2)
+
+
+def guess(what: str, head: Sequence[str]) -> str:
+    """The likeliest column of `what`; empty if none is called like that."""
+    names = {name.strip().casefold(): name for name in reversed(head)}
+    return next((names[name] for name in COLUMNS[what] if name in names), "")

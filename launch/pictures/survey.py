@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import Refused, first_line
-from . import path_table, split
+from . import hub, parquet, path_table, split
 from .examine import examine
 from .index import Facts
-from .listing import Listing, Picture, class_folders
+from .listing import Listing, Picture, class_folders, entries, is_picture
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -39,8 +39,13 @@ class Survey:
 
 
 def located(path: Path) -> Path:
-    """`path` as an absolute one: the same folder has the same index from wherever it is named. Raises Refused (2)."""
+    """`path` as an absolute one: the same folder has the same index from wherever it is named; owner/name of the hub as it is.
+
+    Raises Refused (2).
+    """
     try:
+        if hub.matches(path):
+            return path
         return path.expanduser().resolve()
     except (OSError, RuntimeError, ValueError) as error:  # an unknown ~user, a circle of links
         raise Refused(f"{path}: {first_line(error)}", 2) from error
@@ -49,13 +54,13 @@ def located(path: Path) -> Path:
 def survey(
     path: Path, columns: Mapping[str, str], split_file: Path | None, validation: float, test: float, bar: "Progress"
 ) -> Survey:
-    """List, examine and split what is at `path`, a folder or a table; `columns` as in path_table.read.
+    """List, examine and split what is at `path`, a folder, a table or owner/name of the hub; `columns` as in path_table.read.
 
     Splits are those of `split_file`, else those that the folder or table has, else made by content with the fractions
     `validation` and `test`. Raises Refused.
     """
     path = located(path)
-    listing = _listing(path, columns)
+    listing = _listing(path, columns, bar)
     facts, opened = examine(listing, bar)
     good = [each for each in listing.pictures if not facts[each.path].problem]
     if split_file:
@@ -69,13 +74,22 @@ def survey(
     return Survey(listing, facts, {each.path: given[each.path] for each in good}, opened)
 
 
-def _listing(path: Path, columns: Mapping[str, str]) -> Listing:
+def _listing(path: Path, columns: Mapping[str, str], bar: "Progress") -> Listing:
     if path.is_dir():
-        return class_folders(path)
-    if path.suffix.lower() in path_table.SUFFIXES:
+        found = entries(path)
+        tables = [Path(entry.path) for entry, _ in found if entry.kind == "file" and entry.path.endswith(".parquet")]
+        if tables and not any(is_picture(entry) for entry, _ in found):
+            return parquet.read(path, tables, columns, bar)
+        return class_folders(path, found)
+    if path.suffix.lower() in path_table.SUFFIXES and path.exists():
+        if path.suffix.lower() == ".parquet" and parquet.holds_images(path, columns.get("image", "")):
+            return parquet.read(path, [path], columns, bar)
         return path_table.read(path, columns)
+    if hub.matches(path):
+        return hub.read(path, columns)
     wrong = "not a folder, a CSV or a parquet file" if path.exists() else "no such folder or table"
-    raise Refused(f"{path}: {wrong}; name a folder with a folder for each class, or a table of paths and labels")
+    ways_out = "name a folder with a folder for each class, a table, or owner/name of the hub"
+    raise Refused(f"{path}: {wrong}; {ways_out}")
 
 
 def summary(found: Survey) -> dict:
@@ -93,6 +107,8 @@ def summary(found: Survey) -> dict:
     known = [facts[each.path] for each in good]
     return {
         "source": str(listing.source),
+        "revision": listing.revision,
+        "unit": "row" if listing.row else "file",
         "pictures": len(good),
         "classes": classes,
         "splits": {name: sum(each[name] for each in classes.values()) for name in split.NAMES},

@@ -1,0 +1,210 @@
+"""Pictures that tables hold: a column of encoded images, one of labels, perhaps one of splits, in memory-mapped Arrow files.
+
+The images are binary, or structs with `bytes` and `path` as the hub has them. A picture is called by its table and its row, from
+0: `data/train-00000-of-00002.parquet#12`, and `train#12` on the hub. That is unique, says where to look, and does not depend on
+what other tables there are.
+
+The Arrow files are those of parquet.py or of `datasets` (hub.py): a row is read where it lies, with no other rows decoded for it.
+"""
+
+import json
+import os
+import stat
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from io import BufferedReader, BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..errors import Refused
+from . import path_table
+from .listing import SPLITS, Listing, Picture
+
+if TYPE_CHECKING:
+    import pyarrow
+
+
+class Part(NamedTuple):
+    """A table as people know it."""
+
+    name: str
+    split: str  # train, validation, test; empty where nobody has said
+    time: int  # of its last change, ns
+    files: list[Path]  # Arrow streams, which have its rows one after the other
+
+
+class Columns(NamedTuple):
+    """What the columns are called; `split` may be empty."""
+
+    image: str
+    label: str
+    split: str
+
+
+def images(schema: "pyarrow.Schema") -> list[str]:
+    """The columns that may hold pictures."""
+    return [field.name for field in schema if _bytes_of(field.type)]
+
+
+def choose(source: Path, schema: "pyarrow.Schema", wanted: Mapping[str, str], split_known: bool) -> Columns:
+    """The columns of a table: those `wanted`, or the likeliest; no split is guessed where it is known.
+
+    Raises Refused: 2 for a column that is not there or that nobody can guess, 4 for one that does not hold what it should.
+    """
+    for column in wanted.values():
+        if column and column not in schema.names:
+            raise Refused(f"{source}: no column {column!r}; its columns are {', '.join(schema.names)}", 2)
+    pictures, classes = images(schema), _class_names(schema)
+    image = wanted.get("image") or (pictures[0] if len(pictures) == 1 else "")
+    if not image:
+        has = ", ".join(pictures or schema.names)
+        raise Refused(f"{source}: which column is the image? Name it with --image-column; it has {has}", 2)
+    if image not in pictures:
+        raise Refused(f"{source}: the column {image!r} is {schema.field(image).type}; images are bytes, or structs with bytes", 4)
+    others = [name for name in schema.names if name not in pictures]
+    label = wanted.get("label") or path_table.guess("label", others) or (next(iter(classes)) if len(classes) == 1 else "")
+    if not label:
+        has = ", ".join(others) or "no other than images"
+        raise Refused(f"{source}: which column is the label? Name it with --label-column; it has {has}", 2)
+    if not _is_label(schema.field(label).type):
+        raise Refused(f"{source}: the column {label!r} is {schema.field(label).type}; labels are whole numbers or text", 4)
+    others = [] if split_known else [name for name in others if name != label]
+    split = wanted.get("split") or path_table.guess("split", others)
+    return Columns(image, label, split)
+
+
+def read(source: Path, root: Path, parts: Sequence[Part], wanted: Mapping[str, str], revision: str = "") -> Listing:
+    """The pictures of `parts`. A path instead of bytes, as hub data sets of files have it, is absolute or relative to `root`.
+
+    A part without any label is left out and counted, as the hub has tests whose labels are secret. Raises Refused as `choose`,
+    and 4 for a row without label or split.
+    """
+    pictures: list[Picture] = []
+    ignored: Counter[str] = Counter()
+    rows: dict[str, Rows] = {}
+    names: dict[str, None] = {}  # of classes, in order
+    for part in parts:
+        table = _mapped(part.files)
+        columns = choose(source, table.schema, wanted, any(part.split for part in parts))
+        labels = _labels(f"{source}: {part.name}", table, columns.label)
+        if table.num_rows and not any(label is not None for label in labels):
+            ignored[f"pictures of {part.name} without a label"] += table.num_rows
+            continue
+        splits = table[columns.split].to_pylist() if columns.split else [part.split] * table.num_rows
+        rows[part.name] = Rows(table[columns.image], root)
+        names |= dict.fromkeys(_class_names(table.schema).get(columns.label, ()))
+        stamps = rows[part.name].stamps(part.time)
+        for number, (label, split, (size, time)) in enumerate(zip(labels, splits, stamps, strict=True)):
+            if not label:
+                raise Refused(f"{source}: {part.name} row {number} has no label (column {columns.label!r}); remove the row", 4)
+            if columns.split and str(split).casefold() not in SPLITS:
+                takes = f"has the split {split!r} (column {columns.split!r}); it takes train, validation (val, valid) or test"
+                raise Refused(f"{source}: {part.name} row {number} {takes}", 4)
+            split = SPLITS[str(split).casefold()] if columns.split else split
+            pictures.append(Picture(f"{part.name}#{number}", label, split, size, time))
+    if not pictures:
+        raise Refused(f"{source}: no pictures with a label in it{f' ({next(iter(ignored))})' if ignored else ''}", 4)
+
+    def opened(path: str) -> BufferedReader | BytesIO:
+        name, _, number = path.rpartition("#")
+        return rows[name].open(int(number))
+
+    return Listing(source, root, pictures, ignored, opened, tuple(names), revision)
+
+
+class Rows:
+    """The images of a table: `content`, or a path instead."""
+
+    def __init__(self, column: "pyarrow.ChunkedArray", root: Path):
+        import pyarrow
+
+        self.root = root
+        self.content, self.path = column, None
+        if pyarrow.types.is_struct(column.type):
+            parts = dict(zip((field.name for field in column.type), column.flatten(), strict=True))
+            self.content, self.path = parts["bytes"], parts.get("path")
+
+    def stamps(self, time: int) -> list[tuple[int, int]]:
+        """(bytes, time of the last change) of each image: that of its table is `time`."""
+        import pyarrow.compute
+
+        stamps = []
+        for number, size in enumerate(pyarrow.compute.binary_length(self.content).to_pylist()):
+            if size is None and (path := self._file(number)):
+                try:
+                    status = os.stat(path)
+                    stamps.append((status.st_size, status.st_mtime_ns))
+                    continue
+                except (OSError, ValueError):  # named with the other bad ones when it is opened
+                    pass
+            stamps.append((size or 0, time))
+        return stamps
+
+    def open(self, number: int) -> BufferedReader | BytesIO:
+        """The image of a row. Raises OSError; FileNotFoundError if there is none."""
+        content = self.content[number]
+        if content.is_valid:
+            return BytesIO(content.as_buffer())
+        path = self._file(number)
+        if not path:
+            raise FileNotFoundError("no picture in this row")
+        if not stat.S_ISREG(os.stat(path).st_mode):  # whoever wrote the table might name a pipe, which never ends
+            raise OSError(f"{path} is not a file")
+        return open(path, "rb")
+
+    def _file(self, number: int) -> str:
+        path = self.path[number].as_py() if self.path is not None else None
+        return os.path.join(self.root, path) if path else ""
+
+
+def _mapped(files: Sequence[Path]) -> "pyarrow.Table":
+    """The rows of Arrow streams, where they lie on disk. Raises Refused (1)."""
+    import pyarrow.ipc
+
+    try:
+        return pyarrow.concat_tables(pyarrow.ipc.open_stream(pyarrow.memory_map(str(file))).read_all() for file in files)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise Refused(f"cannot read {files[0]} ({error}); delete it to rebuild it") from error
+
+
+def _labels(where: str, table: "pyarrow.Table", column: str) -> list[str | None]:
+    """The labels as text; None for a row without one, which is -1 where there are names."""
+    values = table[column].to_pylist()
+    if (classes := _class_names(table.schema).get(column)) is None:
+        return [None if value is None else str(value) for value in values]
+    if wrong := {*values} - {None, -1, *range(len(classes))}:
+        raise Refused(f"{where} has the label {min(wrong)} (column {column!r}); labels are 0 to {len(classes) - 1}", 4)
+    return [None if value in (None, -1) else classes[value] for value in values]
+
+
+def _class_names(schema: "pyarrow.Schema") -> dict[str, list[str]]:
+    """column -> the names of its classes, as `datasets` writes them into the metadata of a table."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        found = {name: kind["names"] for name, kind in features.items() if "ClassLabel" in (kind.get("_type"), kind.get("dtype"))}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {}
+    return {name: [*map(str, names)] for name, names in found.items() if isinstance(names, list) and _is_whole(schema, name)}
+
+
+def _is_whole(schema: "pyarrow.Schema", name: str) -> bool:
+    import pyarrow
+
+    return name in schema.names and pyarrow.types.is_integer(schema.field(name).type)
+
+
+def _is_label(kind: "pyarrow.DataType") -> bool:
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    return any(fits(kind) for fits in (types.is_integer, types.is_boolean, types.is_string, types.is_large_string))
+
+
+def _bytes_of(kind: "pyarrow.DataType") -> bool:
+    """Whether a column of this type can hold encoded images."""
+    from pyarrow import types
+
+    if types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and _bytes_of(kind.field("bytes").type)
+    return types.is_binary(kind) or types.is_large_binary(kind)

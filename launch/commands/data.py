@@ -79,11 +79,12 @@ def main(args: Sequence[str]) -> None:
 
 def _clear(path: Path) -> None:
     from ..cache_folder import slug
-    from ..pictures import hub, index, parquet
+    from ..pictures import hub, index, parquet, store
     from ..pictures.survey import located
 
     path = located(path)
-    deleted = [each for each in (index.clear(slug("pictures", path)), parquet.clear(path), hub.clear(path)) if each]
+    cleared = index.clear(slug("pictures", path)), parquet.clear(path), hub.clear(path), *store.clear(path)
+    deleted = [each for each in cleared if each]
     for each in deleted:
         print(printable(f"deleted {each}"))
     if not deleted:

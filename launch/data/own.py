@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from PIL import Image
@@ -15,6 +14,7 @@ from rich.progress import Progress
 
 from ..errors import Refused
 from ..pictures import decode
+from ..pictures.listing import open_picture
 from ..pictures.rule import Rule, reduced_size
 from ..pictures.split import NAMES, as_csv
 from ..pictures.store import Store, Wanted, store
@@ -28,7 +28,7 @@ from .pictures import PictureSplit
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 FRACTION = 0.1  # of pictures that are not split: for validation, and for the test
 SHOWN = 50  # bad files that are named on the screen
-COLUMNS = ("path", "label", "split")
+COLUMNS = ("image", "path", "label", "split")
 
 
 def pictures(
@@ -46,10 +46,10 @@ def pictures(
 ) -> Images:
     """The pictures at `data`, of any sizes, as nets see them by `rule`: images (3, size, size), normalised as ImageNet's.
 
-    `data` is a folder, a table (`columns` names those of its columns that are not to be guessed, "label=species"), or
-    "synthetic". Splits are those of the file `split`, else those that `data` has, else made by content: the fraction `validation`
-    (0: FRACTION) and `test` of each class. Where there is no test split, the validation pictures are the test images, and choose
-    the best weights. `limit` is the number of training images to use (0: all).
+    `data` is a folder, a table, a data set of the hub (owner/name), or "synthetic"; `columns` names columns that are not to be
+    guessed, as in "label=species". Splits are those of the file `split`, else those that `data` has, else made by content: the
+    fraction `validation` (0: FRACTION) and `test` of each class. Where there is no test split, the validation pictures are the
+    test images, and choose the best weights. `limit` is the number of training images to use (0: all).
 
     The pictures are decoded once, as far as the disk allowance goes (launch/pictures/store.py); not for a run with `classes`,
     which only rebuilds its net. `main`: on the main process, which shows how far it is and names bad files.
@@ -60,12 +60,12 @@ def pictures(
     if data == "synthetic":
         return _drawings(rule, classes)
     if data == "hub":
-        raise Refused("--data is missing: it takes a folder, a table, or synthetic", 2)
+        raise Refused("--data is missing: it takes a folder, a table, a data set of the hub (owner/name), or synthetic", 2)
     chosen = {}
     for column in columns:
         what, _, name = column.partition("=")
         if what not in COLUMNS or not name:
-            raise Refused(f"--columns {column}: it takes path=NAME, label=NAME and split=NAME", 2)
+            raise Refused(f"--columns {column}: it takes image=NAME, path=NAME, label=NAME and split=NAME", 2)
         chosen[what] = name
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not main or not console.is_terminal) as bar:
@@ -99,7 +99,7 @@ def _images(found: Survey, rule: Rule, bar: Progress, limit: int, held: float, d
     for each in found.good:
         facts, side, label = found.facts[each.path], found.splits[each.path], numbers[each.label]
         size = reduced_size(facts.width, facts.height, rule)
-        wanted[side].append(Wanted(facts.sha256, *size, each.path, partial(_opened, listing.root / each.path)))
+        wanted[side].append(Wanted(facts.sha256, *size, each.path, partial(open_picture, listing, each)))
         labels[side].append(label)
         digest.update(f"{facts.sha256} {label} {side}\n".encode())
     sides = {name: name for name in NAMES if wanted[name]}
@@ -143,7 +143,3 @@ def _drawings(rule: Rule, classes: tuple[str, ...]) -> Images:
             wanted.append(Wanted(f"{name}{number}", *size, f"drawing {number}", partial(io.BytesIO, file.getvalue())))
         splits[name] = PictureSplit(images.labels, wanted, Store(Path(), {}), rule)
     return Images(splits["train"], splits["test"], names, MEAN, STD, "synthetic", drawn.fingerprint)
-
-
-def _opened(path: Path) -> BinaryIO:
-    return open(path, "rb")

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from ..errors import Refused, first_line
+from ..pictures import hub as pictures_of_the_hub
 from . import folder, hub, idx, npz, synthetic
 from .dataset import DIGITS, DataSet, Shape, Split
 from .images import Images
@@ -69,8 +70,11 @@ def _same(found: tuple[str, ...], classes: tuple[str, ...]) -> bool:
 
 
 def located(data: str) -> str:
-    """`--data` as a run records it: "hub", "synthetic" or an absolute path. Raises Refused (2) if it is empty or not a path."""
-    if data in ("hub", "synthetic"):
+    """`--data` as a run records it: "hub", "synthetic", owner/name of the hub, or an absolute path.
+
+    Raises Refused (2) if it is empty or not a path.
+    """
+    if data in ("hub", "synthetic") or pictures_of_the_hub.matches(Path(data)):
         return data
     if not data.strip():
         raise Refused("--data is empty; it takes hub, synthetic or the path of a folder", 2)

@@ -6,7 +6,7 @@ shorter side, as `size` × `size` pixels: evaluation, `oneloop predict`, `explai
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from PIL import Image
 
@@ -39,7 +39,7 @@ def reduced_size(width: int, height: int, rule: Rule) -> tuple[int, int]:
     return (rule.stored, other) if width <= height else (other, rule.stored)
 
 
-def read(file: BinaryIO | Path | str, rule: Rule) -> "np.ndarray":
+def read(file: IO[bytes] | Path | str, rule: Rule) -> "np.ndarray":
     """An image file, decoded as launch/pictures/decode.py says and reduced: uint8 (h, w, 3), RGB.
 
     Raises whatever PIL does, and ValueError.

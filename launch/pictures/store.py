@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 import PIL
 from PIL import Image
@@ -36,7 +36,7 @@ class Wanted(NamedTuple):
     width: int
     height: int
     name: str  # in messages
-    open: Callable[[], BinaryIO]
+    open: Callable[[], IO[bytes]]
 
 
 class Place(NamedTuple):

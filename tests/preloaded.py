@@ -5,12 +5,15 @@ W&B is not: a folder that it makes when it is imported would be removed by the f
 
 import gc
 import importlib
+import sys
 
+sys.modules["timm"] = None  # else accelerate's command imports it, and it W&B
 for name in (
     "torch._dynamo", "accelerate.commands.accelerate_cli", "tyro", "docstring_parser", "typeguard", "PIL.JpegImagePlugin",
     "matplotlib.backends.backend_agg", "launch.loop", "launch.command_line", "launch.data.synthetic", "launch.record.show",
     "launch.verify.few_tests",
 ):  # fmt: skip
     importlib.import_module(name)
+del sys.modules["timm"]
 gc.collect()
 gc.freeze()  # a run ends with a collection of garbage: 0.2 s if it walks, and in a forked process copies, all of this

@@ -123,11 +123,13 @@ def test_shards_of_train_alone_are_split_by_content_as_a_folder_is(oneloop, said
     assert {*sides[0].values()} == {*SPLITS}
 
 
-def test_a_split_column_and_named_columns(said, tmp_path):
+def test_a_split_column_and_named_columns(said, cache, tmp_path):
     more = {"subset": ["train", "val", "test"] * 4, "kind": ["p", "q"] * 6}
     table = write_table(tmp_path / "train.parquet", IMAGES, ["x", "y"] * 6, **more)
     assert counts(said(table), *SPLITS) == {"x": (2, 2, 2), "y": (2, 2, 2)}
+    (written,) = cache.glob("rows-*/*")
     assert list(said(table, "--label-column", "kind")["classes"]) == ["p", "q"]
+    assert written.exists()  # another process may be about to open it
     table.rename(tmp_path / "a.parquet")
     assert list(said(tmp_path / "a.parquet", "--image-column", "img", "--label-column", "subset")["classes"]) == [
         "test", "train", "val",
@@ -210,6 +212,7 @@ def test_a_table_is_rewritten_once_and_again_when_it_changes(oneloop, said, cach
     assert again == first
     assert written.stat() == before
     assert "0 rows opened, 6 known from before (checked: the size of each and the time of its table" in oneloop("data", table)[1]
+    written.with_suffix(".123.tmp").touch()  # as a kill leaves it
     write_table(table, IMAGES[6:], ["x"] * 6)  # control: another table of this name
     assert said(table)["examined"]["opened"] == 6
     assert contents(surveyed(table)) == {f"a.parquet#{number}": content for number, content in enumerate(IMAGES[6:])}

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import hub
 from ..cache_folder import cache_folder, locked, slug, unwritable
@@ -17,6 +18,9 @@ from ..files import write_atomically
 from . import image_table
 from .image_table import Part
 from .listing import SPLITS, Listing
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 NAME = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(:(?P<config>[\w.-]+))?")
 WAYS_OUT = "or name a folder or a table"
@@ -27,13 +31,20 @@ def matches(path: Path) -> bool:
     return NAME.fullmatch(str(path)) is not None and not path.exists()
 
 
-def read(source: Path, wanted: Mapping[str, str]) -> Listing:
-    """The pictures of the data set `source`; `wanted` as in image_table.choose.
+def read(source: Path, wanted: Mapping[str, str], bar: "Progress") -> Listing:
+    """The pictures of the data set `source`; `wanted` as in image_table.choose. `bar` gives way to those of `datasets`.
 
     Raises Refused: 1 if the hub does not have it or it cannot be downloaded, 2 and 4 as image_table.read, 2 if it has several
     configurations.
     """
-    record = _read(source) or _download(source)
+    record = _read(source)
+    if not record:
+        live = bar.live.is_started
+        if live:
+            bar.stop()
+        record = _download(source)
+        if live:
+            bar.start()
     splits = _splits(source, [*record["splits"]])
     parts = []
     ignored: Counter[str] = Counter()

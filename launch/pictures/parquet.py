@@ -72,17 +72,16 @@ def _folder(source: Path) -> Path:
 def _rewritten(source: Path, files: Sequence[Path], columns: Sequence[str], rows: int, bar: "Progress") -> list[Path]:
     """The Arrow file of each parquet file: those that are missing are written, those of files that have changed deleted."""
     folder = _folder(source)
-    targets = []
-    for file in files:
-        status = file.stat()
-        targets.append(folder / f"{digest(repr((str(file), status.st_size, status.st_mtime_ns, columns)))}.arrow")
+    current = [digest(repr((str(file), (status := file.stat()).st_size, status.st_mtime_ns))) for file in files]
+    targets = [folder / f"{each}-{digest(repr(columns))}.arrow" for each in current]
     if all(target.exists() for target in targets):
         return targets
     with locked(folder.name):
         try:
             folder.mkdir(exist_ok=True)
-            for other in {*folder.iterdir()} - {*targets}:
-                other.unlink()
+            for other in folder.iterdir():
+                if other.suffix == ".tmp" or other.name.partition("-")[0] not in current:
+                    other.unlink()
             task = bar.add_task("reading tables", total=rows)
             for file, target in zip(files, targets, strict=True):
                 if not target.exists():

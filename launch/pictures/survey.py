@@ -86,7 +86,7 @@ def _listing(path: Path, columns: Mapping[str, str], bar: "Progress") -> Listing
             return parquet.read(path, [path], columns, bar)
         return path_table.read(path, columns)
     if hub.matches(path):
-        return hub.read(path, columns)
+        return hub.read(path, columns, bar)
     wrong = "not a folder, a CSV or a parquet file" if path.exists() else "no such folder or table"
     ways_out = "name a folder with a folder for each class, a table, or owner/name of the hub"
     raise Refused(f"{path}: {wrong}; {ways_out}")

@@ -70,7 +70,7 @@ def main(
         stored: Shorter side of the pictures as they are kept, in pixels; 0: 8/7 of the size.
         split: A table with the columns path and split, such as the split.csv of another run.
         test: Fraction of the pictures to test on, where they are not split.
-        columns: Columns of a table that are not to be guessed: image=NAME, path=NAME, label=NAME, split=NAME.
+        columns: Columns of a table that are not to be guessed: image=NAME, label=NAME, split=NAME.
         skip_bad: Train without the files that are no pictures.
         class_weights: balanced: a class counts in the loss as if it had as many pictures as the others.
         lr: Learning rate of AdamW.

@@ -28,7 +28,7 @@ from .pictures import PictureSplit
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 FRACTION = 0.1  # of pictures that are not split: for validation, and for the test
 SHOWN = 50  # bad files that are named on the screen
-COLUMNS = ("image", "path", "label", "split")
+COLUMNS = ("image", "label", "split")
 
 
 def pictures(
@@ -65,7 +65,7 @@ def pictures(
     for column in columns:
         what, _, name = column.partition("=")
         if what not in COLUMNS or not name:
-            raise Refused(f"--columns {column}: it takes image=NAME, path=NAME, label=NAME and split=NAME", 2)
+            raise Refused(f"--columns {column}: it takes image=NAME, label=NAME and split=NAME", 2)
         chosen[what] = name
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not main or not console.is_terminal) as bar:

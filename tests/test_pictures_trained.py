@@ -15,6 +15,7 @@ from training import at_step
 
 from launch import evaluate, sources, train
 from launch.data import EpochDraws, PictureFeed, random_resized_crop
+from launch.data.pictures import Reader
 from launch.errors import Refused
 from launch.pictures.rule import Rule, centred, read
 from launch.pictures.store import LIMIT
@@ -102,12 +103,22 @@ def test_batches_that_nobody_expected_are_right_too(folder):
     images = load(folder)
     feed = PictureFeed(images.test, images.mean, images.std, CPU)
     feed.expect(torch.arange(11).split(3))
+    feed.batch(torch.arange(3))
     ids = torch.tensor([9, 2, 4])
     found, labels = feed.batch(ids)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (images.mean, images.std))
     expected = (images.test.some(ids).pixels / 255 - mean) / std
     torch.testing.assert_close(found, expected)
     assert labels.tolist() == images.test.labels[ids].tolist()
+
+
+def test_a_view_is_that_part_of_the_picture_mirrored_or_not(folder):
+    reader = Reader(load(folder).train)
+    whole = reader.reduced(0)
+    part = reader.cropped(0, (1, 2, 12, 12, 0))
+    assert torch.equal(part, whole[1:13, 2:14])
+    assert torch.equal(reader.cropped(0, (1, 2, 12, 12, 1)), part.flip(1))
+    assert reader.cropped(0, (0, 0, 5, 7, 0)).shape == (12, 12, 3)
 
 
 def test_crops_lie_inside_and_have_the_sizes_of_the_paper():
@@ -335,6 +346,10 @@ def test_head_and_last_block_of_any_architecture(name, last, block):
     net = named.build(name, 3, 64 if name not in ("CifarResNet", "MyNet1") else 32)
     assert named.head(net, 3) == last
     assert named.last_block(net, last) == block
+
+
+def test_the_head_is_the_last_layer_that_fits():
+    assert named.head(named.build("resnet18", 64, 64), 64) == "fc"  # conv1 has 64 outputs, too
 
 
 def test_a_wrong_net_is_one_line(recipe):

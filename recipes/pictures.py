@@ -168,7 +168,8 @@ def loss_for(run: Run, images: Images, class_weights: str):
     if class_weights == "none":
         return F.cross_entropy
     counts = images.train.labels.bincount(minlength=len(images.classes))
-    weights = (len(images.train) / len(counts) / counts).to(run.accelerator.device)
+    there = int((counts > 0).sum())  # with --limit, a class may have none
+    weights = (len(images.train) / there / counts.clamp(min=1)).to(run.accelerator.device)
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
         return (F.cross_entropy(logits, labels, reduction="none") * weights[labels]).mean()

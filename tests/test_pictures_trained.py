@@ -301,6 +301,15 @@ def test_unsplit_pictures_are_split_and_a_split_can_be_given(tmp_path):
     assert load(tmp_path / "moved", validation=0.2, test=0.1).fingerprint == images.fingerprint
 
 
+def test_pictures_in_several_classes_are_said(tmp_path, capsys):
+    write_photos(tmp_path / "photos", {"a": 20, "b": 20})
+    load(tmp_path / "photos")
+    assert capsys.readouterr().err == ""
+    shutil.copy(tmp_path / "photos/a/0003.jpg", tmp_path / "photos/b/same.jpg")
+    load(tmp_path / "photos")
+    assert "1 picture is in several classes" in capsys.readouterr().err
+
+
 def test_without_a_test_split_validation_is_the_test(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "photos", ignore=shutil.ignore_patterns("test"))
     images = load(tmp_path / "photos")

@@ -18,7 +18,7 @@ from ..pictures.listing import open_picture
 from ..pictures.rule import Rule, reduced_size
 from ..pictures.split import NAMES, as_csv
 from ..pictures.store import Store, Wanted, store
-from ..pictures.survey import Survey, survey
+from ..pictures.survey import Survey, duplicates, survey
 from ..screen import complain
 from . import synthetic
 from .images import Images
@@ -72,6 +72,8 @@ def pictures(
         found = survey(Path(data), chosen, Path(split) if split else None, validation or FRACTION, test, bar)
         if found.bad and not skip_bad:
             _refuse_bad(found, main)
+        if main:
+            _say_duplicates(found)
         made = not split and not any(each.split for each in found.listing.pictures)
         return _images(found, rule, bar, limit, held=validation if made else 0.0, decoded=not classes)
 
@@ -88,6 +90,15 @@ def _refuse_bad(found: Survey, main: bool) -> None:
     said = ", ".join(f"{label} {count}" for label, count in counts.items() if count)
     files = f"{len(bad):,} bad file{'s' * (len(bad) > 1)} ({said})"
     raise Refused(f"{where}: {files}; repair or remove them, or train without them: --skip-bad", 4)
+
+
+def _say_duplicates(found: Survey) -> None:
+    """Say that pictures are there twice, where that spoils what is learned or measured."""
+    twice, where = duplicates(found), found.listing.source
+    for what, trouble in (("across_classes", "in several classes"), ("across_splits", "in several splits")):
+        if count := len(twice[what]):
+            are = "pictures are" if count > 1 else "picture is"
+            complain(f"{where}: {count:,} {are} {trouble}; oneloop data {where} names them")
 
 
 def _images(found: Survey, rule: Rule, bar: Progress, limit: int, held: float, decoded: bool) -> Images:

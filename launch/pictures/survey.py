@@ -116,7 +116,7 @@ def summary(found: Survey) -> dict:
         "sizes": _sizes(known),
         "modes": dict(Counter(each.mode for each in known).most_common()),
         "first_frame_only": [each.path for each in good if facts[each.path].frames],
-        "duplicates": _duplicates(found),
+        "duplicates": duplicates(found),
         "bad": [{"path": each.path, "class": each.label, "reason": facts[each.path].problem} for each in bad],
         "ignored": dict(listing.ignored.most_common()),
         "cost": _cost(known),
@@ -136,7 +136,7 @@ def _sizes(known: list[Facts]) -> dict[str, list[int]] | None:
     }
 
 
-def _duplicates(found: Survey) -> dict:
+def duplicates(found: Survey) -> dict:
     """Pictures with the same content: in how many files too many, and those whose classes or splits differ, by name."""
     same = defaultdict(list)
     for each in found.good:

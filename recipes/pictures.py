@@ -67,7 +67,7 @@ def main(
         source: Start from these weights: a .safetensors file, a state dict saved by torch, a URL or a run folder.
         sha256: Expected sha256 of a source at a URL.
         size: Height and width that the net sees, in pixels.
-        stored: Shorter side of the pictures as they are kept, in pixels; 0: 8/7 of the size.
+        stored: Shorter side of the pictures as they are kept, in pixels; 0: twice the size.
         split: A table with the columns path and split, such as the split.csv of another run.
         test: Fraction of the pictures to test on, where they are not split.
         columns: Columns of a table that are not to be guessed: image=NAME, label=NAME, split=NAME.

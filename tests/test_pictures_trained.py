@@ -241,9 +241,9 @@ def test_predict_evaluate_and_onnx_see_what_the_training_saw(trained, folder, on
     assert evaluated["loss"] == pytest.approx(logged["loss"], rel=1e-5)
     code, out, error = oneloop("export", trained, "--format", "onnx", "--out", tmp_path / "net.onnx")
     assert code == 0, error
-    session, rule, right = onnxruntime.InferenceSession(tmp_path / "net.onnx"), Rule(32, 37), 0
+    session, rule, right = onnxruntime.InferenceSession(tmp_path / "net.onnx"), Rule(32, 64), 0
     about = json.loads(session.get_modelmeta().custom_metadata_map["oneloop"])
-    assert (about["shape"], about["stored"], about["classes"]) == ([3, 32, 32], 37, ["ant", "bee", "cow"])
+    assert (about["shape"], about["stored"], about["classes"]) == ([3, 32, 32], 64, ["ant", "bee", "cow"])
     for path in sorted((folder / "test").rglob("*.jpg")):
         pixels = np.asarray(centred(read(path, rule), rule), dtype=np.float32).transpose(2, 0, 1)[None] / 255
         (logits,) = session.run(["logits"], {"images": pixels})

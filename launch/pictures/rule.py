@@ -1,8 +1,8 @@
 """The one rule for size: how a picture of any size becomes what a net sees. Loads no torch until a picture is read.
 
 A picture is reduced so that its shorter side has `stored` pixels, and never enlarged. Training crops the reduced picture at
-random (`random_resized_crop` in launch/data/augment.py). Everything else sees its central square, `size` / `stored` of the
-shorter side, as `size` × `size` pixels: evaluation, `oneloop predict`, `explain`, and whoever feeds an exported net.
+random (`random_resized_crop` in launch/data/augment.py). Everything else sees its central square, 7/8 of the shorter side, as
+`size` × `size` pixels: evaluation, `oneloop predict`, `explain`, and whoever feeds an exported net.
 """
 
 from pathlib import Path
@@ -15,7 +15,8 @@ from . import decode
 if TYPE_CHECKING:
     import numpy as np
 
-ROOM = 8 / 7  # `stored` for 1 of `size`, if nobody says: 256 for 224
+CENTRE = 7 / 8  # of the shorter side: what torchvision sees of an image, 224 of 256
+ROOM = 2  # `stored` for 1 of `size`, if nobody says: small parts of a picture are then not blurred
 
 
 class Rule(NamedTuple):
@@ -27,7 +28,7 @@ class Rule(NamedTuple):
 
 def rule_for(size: int, stored: int = 0) -> Rule:
     """The rule for nets that see `size` × `size` pixels; `stored` 0: with room for crops."""
-    return Rule(size, stored or round(size * ROOM))
+    return Rule(size, stored or ROOM * size)
 
 
 def reduced_size(width: int, height: int, rule: Rule) -> tuple[int, int]:
@@ -62,7 +63,7 @@ def read(file: IO[bytes] | Path | str, rule: Rule) -> "np.ndarray":
 def centred(pixels: "np.ndarray", rule: Rule) -> "np.ndarray":
     """The central square of a reduced picture, uint8 (h, w, 3): uint8 (size, size, 3)."""
     height, width = pixels.shape[:2]
-    side = round(min(width, height) * rule.size / rule.stored) or 1
+    side = round(min(width, height) * CENTRE) or 1
     top, left = (height - side) // 2, (width - side) // 2
     square = pixels[top : top + side, left : left + side]
     return square if side == rule.size else resized(square, rule.size, rule.size)

@@ -1,5 +1,5 @@
 # `make check` runs what CI runs. The other targets take minutes or hours.
-.PHONY: check bench gpu claims mutants
+.PHONY: check bench bench-pictures gpu claims mutants
 
 check:
 	ruff check .
@@ -8,6 +8,9 @@ check:
 
 bench:  # about 2 minutes; keep the machine idle meanwhile
 	python benchmarks/speed.py
+
+bench-pictures:  # JPEG files to batches, beside torchvision and timm; some minutes
+	python benchmarks/pictures.py
 
 gpu:  # all that only a GPU can show: tests, verify, speed; some minutes
 	python benchmarks/gpu.py

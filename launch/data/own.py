@@ -17,7 +17,7 @@ from ..pictures import decode
 from ..pictures.listing import open_picture
 from ..pictures.rule import Rule, reduced_size
 from ..pictures.split import NAMES, as_csv
-from ..pictures.store import Store, Wanted, store
+from ..pictures.store import Store, Wanted
 from ..pictures.survey import Survey, duplicates, survey
 from ..screen import complain
 from . import synthetic
@@ -51,8 +51,8 @@ def pictures(
     fraction `validation` (0: FRACTION) and `test` of each class. Where there is no test split, the validation pictures are the
     test images, and choose the best weights. `limit` is the number of training images to use (0: all).
 
-    The pictures are decoded once, as far as the disk allowance goes (launch/pictures/store.py); not for a run with `classes`,
-    which only rebuilds its net. `main`: on the main process, which shows how far it is and names bad files.
+    A picture is decoded when it is first wanted and then kept, as far as the disk allowance goes (launch/pictures/store.py); not
+    for a run with `classes`, which only rebuilds its net. `main`: on the main process, which says what it finds.
 
     Raises Refused: 1 if `data` cannot be read or the cache not written, 2 for wrong arguments, 4 if there are bad files (unless
     `skip_bad`), or if a split lacks a class.
@@ -75,7 +75,7 @@ def pictures(
         if main:
             _say_duplicates(found)
         made = not split and not any(each.split for each in found.listing.pictures)
-        return _images(found, rule, bar, limit, held=validation if made else 0.0, decoded=not classes)
+        return _images(found, rule, limit, held=validation if made else 0.0, kept=not classes)
 
 
 def _refuse_bad(found: Survey, main: bool) -> None:
@@ -101,7 +101,7 @@ def _say_duplicates(found: Survey) -> None:
             complain(f"{where}: {count:,} {are} {trouble}; oneloop data {where} names them")
 
 
-def _images(found: Survey, rule: Rule, bar: Progress, limit: int, held: float, decoded: bool) -> Images:
+def _images(found: Survey, rule: Rule, limit: int, held: float, kept: bool) -> Images:
     listing, classes = found.listing, found.listing.classes
     numbers = {name: number for number, name in enumerate(classes)}
     wanted: dict[str, list[Wanted]] = {name: [] for name in NAMES}
@@ -121,8 +121,8 @@ def _images(found: Survey, rule: Rule, bar: Progress, limit: int, held: float, d
         if absent := [label for number, label in enumerate(classes) if number not in there]:
             raise Refused(f"{listing.source}: no {name} pictures of {', '.join(absent[:10])}; every class needs at least one", 4)
     every = [each for side in sides.values() for each in wanted[side]]
-    stored = store(listing.source, every, rule, bar) if decoded else Store(Path(), {})
-    splits = {name: PictureSplit(torch.tensor(labels[side]), wanted[side], stored, rule) for name, side in sides.items()}
+    store = Store(rule, listing.source, every) if kept else Store(rule)
+    splits = {name: PictureSplit(torch.tensor(labels[side]), wanted[side], store, rule) for name, side in sides.items()}
     train = splits["train"]
     if limit and limit < len(train):
         train = train.select(order(len(train), seed=0, epoch=0)[:limit].sort().values)
@@ -152,5 +152,5 @@ def _drawings(rule: Rule, classes: tuple[str, ...]) -> Images:
             Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file, "png")
             size = reduced_size(32, 32, rule)
             wanted.append(Wanted(f"{name}{number}", *size, f"drawing {number}", partial(io.BytesIO, file.getvalue())))
-        splits[name] = PictureSplit(images.labels, wanted, Store(Path(), {}), rule)
+        splits[name] = PictureSplit(images.labels, wanted, Store(rule), rule)
     return Images(splits["train"], splits["test"], names, MEAN, STD, "synthetic", drawn.fingerprint)

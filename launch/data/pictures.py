@@ -8,14 +8,17 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..pictures.rule import Rule, centred, resized
-from ..pictures.store import Store, Wanted, decoded
+from ..pictures.store import Store, Wanted
 from .dataset import Split
+
+if TYPE_CHECKING:
+    import numpy as np
 
 UNEVEN = 1.5  # from this ratio of the largest class to the smallest on
 AHEAD = 3  # slices that are prepared while one is computed
@@ -23,7 +26,7 @@ AHEAD = 3  # slices that are prepared while one is computed
 
 @dataclass(frozen=True)
 class PictureSplit:
-    """One split of a data set of pictures: `labels` int64 (N,). Pictures are in `store`, or else in their files."""
+    """One split of a data set of pictures: `labels` int64 (N,). Pictures come from `store`."""
 
     labels: Tensor
     pictures: Sequence[Wanted]
@@ -53,27 +56,20 @@ class Reader:
     """Reads the pictures of a split, from any thread. Raises Refused (4) for one that has changed."""
 
     def __init__(self, split: PictureSplit):
-        self.split, places = split, split.store.places
-        size = max((place.offset + 3 * place.height * place.width for place in places.values()), default=0)
-        # Mapped: the system keeps in memory what fits there, once for all processes.
-        self.stored = torch.from_file(str(split.store.path), size=size, dtype=torch.uint8) if size else torch.empty(0)
+        self.split = split
 
-    def reduced(self, index: int) -> Tensor:
+    def reduced(self, index: int) -> "np.ndarray":
         """uint8 (h, w, 3), not to be written to."""
-        picture = self.split.pictures[index]
-        place = self.split.store.places.get(picture.sha256)
-        if place is None:
-            return torch.from_numpy(decoded(picture, self.split.rule))
-        return self.stored.narrow(0, place.offset, 3 * place.height * place.width).view(place.height, place.width, 3)
+        return self.split.store.read(self.split.pictures[index])
 
     def centred(self, index: int) -> Tensor:
         """uint8 (size, size, 3): see launch/pictures/rule.py."""
-        return torch.from_numpy(centred(self.reduced(index).numpy(), self.split.rule))
+        return torch.from_numpy(centred(self.reduced(index), self.split.rule))
 
     def cropped(self, index: int, view: Sequence[int]) -> Tensor:
         """uint8 (size, size, 3): the part (top, left, height, width) of the reduced picture, resized, and mirrored if view[4]."""
         top, left, height, width, mirrored = view
-        part, size = self.reduced(index).numpy()[top : top + height, left : left + width], self.split.rule.size
+        part, size = self.reduced(index)[top : top + height, left : left + width], self.split.rule.size
         resized_ = torch.from_numpy(resized(part, size, size))
         return resized_.flip(1) if mirrored else resized_
 
@@ -146,6 +142,8 @@ class PictureFeed:
         self.waited += perf_counter() - began
         for row in ready.rows:
             row.result()  # raises what went wrong
+        if not self.prepared:  # no more are expected
+            self.reader.split.store.flush()
         pixels = ready.pixels.to(self.device, non_blocking=True)
         labels = self.labels[ids].to(self.device, non_blocking=True)
         return self._normalised(pixels), labels

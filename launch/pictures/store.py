@@ -1,21 +1,20 @@
-"""Reduced pictures, decoded once: uint8 RGB in one file of the cache folder, which all processes of a machine map into memory.
+"""Reduced pictures, kept as they are decoded: uint8 RGB in one file of the cache folder, which all processes of a machine map.
 
 A picture is known by the sha256 of its file and by `stored` (see rule.py). An index beside the pixels has a line for each
 picture, written after its pixels, so whatever ends the process keeps the finished part. What the disk allowance does not hold is
-not stored.
+decoded each time.
 """
 
 import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 import PIL
-from PIL import Image
 
 from ..cache_folder import cache_folder, locked, slug, unwritable
 from ..errors import Refused, first_line
@@ -23,14 +22,13 @@ from . import decode, rule
 
 if TYPE_CHECKING:
     import numpy as np
-    from rich.progress import Progress
 
 LIMIT = "ONELOOP_STORED_GIB"  # the disk allowance of all stores; without it, half of what the disk has left
-CHUNK = 16  # pictures that a thread takes at a time
+CHUNK = 16  # pictures that are written at a time
 
 
 class Wanted(NamedTuple):
-    """A picture to be stored: the sha256 of its file, its reduced width and height, and what opens it."""
+    """A picture: the sha256 of its file, its reduced width and height, and what opens it."""
 
     sha256: str
     width: int
@@ -46,33 +44,150 @@ class Place(NamedTuple):
     height: int
     width: int
 
-
-class Store(NamedTuple):
-    """`places` in the file `path`, by the sha256 of the pictures' files."""
-
-    path: Path
-    places: dict[str, Place]
+    @property
+    def end(self) -> int:
+        return self.offset + 3 * self.height * self.width
 
 
-def store(source: Path, pictures: Sequence[Wanted], size_rule: rule.Rule, bar: "Progress") -> Store:
-    """Those of `pictures`, of the folder or table `source`, that are stored or that the allowance still holds.
+class Store:
+    """The reduced pictures of a folder, table or data set `source`; without one, nothing is kept.
 
-    They are decoded in parallel, while `bar` shows how far it is. Another process that does the same is waited for. Raises
-    Refused: 1 if the cache cannot be written, 4 for a picture that cannot be decoded any more.
+    Several threads may read at a time, and several processes may add to it. `places` is what is kept, by the sha256 of the
+    pictures' files. Raises Refused: 1 if the cache cannot be read or written, 2 for a wrong allowance.
     """
-    name = f"{slug('stored', source)}-{size_rule.stored}"
-    path = cache_folder() / f"{name}.rgb"
-    places = _read(path)
-    if _todo(pictures, places, path):
-        with locked(name):
-            places = _read(path)
-            if todo := _todo(pictures, places, path):
-                _add(path, todo, places, size_rule, bar)
-    return Store(path, places)
+
+    def __init__(self, size_rule: rule.Rule, source: Path | None = None, pictures: Sequence[Wanted] = ()):
+        self.rule, self.places, self.allowed = size_rule, dict[str, Place](), set[str]()
+        self.lock, self.new = threading.Lock(), list[tuple[str, "np.ndarray"]]()
+        self.head, self.position = "", 0  # the first line of the index, and the bytes of it that were read
+        self.mapped: np.ndarray | None = None
+        if source is not None:
+            self.name = f"{slug('stored', source)}-{size_rule.stored}"
+            self.path = cache_folder() / f"{self.name}.rgb"
+            self.index = self.path.with_suffix(".rgb.jsonl")
+            self._read_index()
+            self.allowed = self._allowed(pictures)
+
+    def read(self, picture: Wanted) -> "np.ndarray":
+        """The reduced picture, uint8 (h, w, 3), not to be written to. Raises Refused (4), naming it, if it has changed."""
+        if place := self.places.get(picture.sha256):
+            with contextlib.suppress(OSError, ValueError):  # somebody has deleted it meanwhile
+                return self._at(place)
+        pixels = decoded(picture, self.rule)
+        if picture.sha256 in self.allowed:
+            with self.lock:
+                self.new.append((picture.sha256, pixels))
+                full = len(self.new) >= CHUNK
+            if full:
+                self.flush()
+        return pixels
+
+    def flush(self) -> None:
+        """Write what was decoded. Raises Refused (1) if that fails, and leaves nothing half-written."""
+        with self.lock:
+            new, self.new = self.new, []
+        if not new:
+            return
+        with locked(self.name):
+            try:
+                self._read_index()  # what other processes have added
+                self._add([each for each in dict(new).items() if each[0] not in self.places])
+            except OSError as error:
+                with contextlib.suppress(OSError):
+                    os.truncate(self.path, self._end())
+                raise unwritable(self.path.parent, error) from error
+
+    def _at(self, place: Place) -> "np.ndarray":
+        import numpy as np
+
+        if self.mapped is None or place.end > len(self.mapped):
+            with open(self.index, encoding="utf-8") as file:
+                if file.readline() != self.head:
+                    raise FileNotFoundError
+            self.mapped = np.memmap(self.path, np.uint8, "c")  # private: nothing that is written there gets into the file
+        return self.mapped[place.offset : place.end].reshape(place.height, place.width, 3)
+
+    def _add(self, new: Sequence[tuple[str, "np.ndarray"]]) -> None:
+        if not self.position:
+            self.path.unlink(missing_ok=True)
+            self.head = _head()
+            self.index.write_text(self.head, encoding="utf-8")
+            self.position = len(self.head)
+        end, text, added = self._end(), "", {}
+        with open(self.path, "ab") as pixels, open(self.index, "r+b") as lines:
+            pixels.truncate(end)  # what was cut off, here and in the index
+            lines.truncate(self.position)
+            lines.seek(self.position)
+            for sha256, picture in new:
+                pixels.write(picture.tobytes())
+                added[sha256] = place = Place(end, *picture.shape[:2])
+                text += json.dumps([sha256, *place]) + "\n"
+                end = place.end
+            pixels.flush()
+            lines.write(text.encode())
+            lines.flush()
+        self.position += len(text)
+        self.places.update(added)
+
+    def _end(self) -> int:
+        return max((place.end for place in self.places.values()), default=0)
+
+    def _read_index(self) -> None:
+        """Add to `places` what the index has from `position` on: nothing, if another Pillow or other code decoded it."""
+        try:
+            size = self.path.stat().st_size
+            with open(self.index, encoding="utf-8") as file:
+                head = file.readline()
+                if head != self.head:  # the first time, or it was deleted meanwhile and begun anew
+                    self.head, self.position, self.mapped = head, 0, None
+                    self.places.clear()
+                if not _readable(head):
+                    return
+                self.position = self.position or len(head)
+                file.seek(self.position)
+                for line in file:
+                    if not line.endswith("\n"):  # cut off
+                        break
+                    with contextlib.suppress(ValueError, TypeError):
+                        sha256, *numbers = json.loads(line)
+                        if (place := Place(*numbers)).end > size:
+                            break
+                        self.places[sha256] = place
+                    self.position += len(line)
+        except FileNotFoundError:
+            self.position, self.mapped = 0, None
+            self.places.clear()
+        except (OSError, UnicodeDecodeError) as error:
+            raise Refused(f"cannot read {self.index} ({error}); delete it to decode the pictures again") from error
+
+    def _allowed(self, pictures: Sequence[Wanted]) -> set[str]:
+        """The contents to be kept that are not, as far as the allowance goes."""
+        missing = {each.sha256: each for each in pictures if each.sha256 not in self.places}
+        left, allowed = self._allowance() if missing else 0, set()
+        for each in missing.values():
+            left -= 3 * each.width * each.height
+            if left < 0:
+                break
+            allowed.add(each.sha256)
+        return allowed
+
+    def _allowance(self) -> int:
+        """Bytes that may be added. Raises Refused (2) if the environment's is no number."""
+        given = os.environ.get(LIMIT)
+        folder = next(parent for parent in self.path.parents if parent.exists())
+        free = shutil.disk_usage(folder).free
+        if given is None:
+            return free // 2
+        try:
+            limit = int(float(given) * 2**30)
+        except (ValueError, OverflowError) as error:
+            raise Refused(f"{LIMIT} is {given!r}; it takes a number of GiB, 0 to store nothing", 2) from error
+        used = sum(each.stat().st_size for each in self.path.parent.glob("stored-*.rgb"))
+        return min(limit - used, free)
 
 
 def clear(source: Path) -> list[Path]:
-    """Delete what is stored of `source`. Returns the paths of what was there. Raises Refused (1)."""
+    """Delete what is kept of `source`. Returns the paths of what was there. Raises Refused (1)."""
     folder, gone = cache_folder(), []
     try:
         for path in sorted(folder.glob(f"{slug('stored', source)}-*.rgb*")):
@@ -83,108 +198,19 @@ def clear(source: Path) -> list[Path]:
     return gone
 
 
-def _index(path: Path) -> Path:
-    return path.with_suffix(".rgb.jsonl")
-
-
 def _head() -> str:
-    return json.dumps({"oneloop": "stored", "decode": decode.VERSION, "pillow": PIL.__version__}) + "\n"
+    """The first line of a new index: what decodes, and a number that no other index has."""
+    return (
+        json.dumps({"oneloop": "stored", "decode": decode.VERSION, "pillow": PIL.__version__, "id": os.urandom(8).hex()}) + "\n"
+    )
 
 
-def _read(path: Path) -> dict[str, Place]:
-    """What is stored in `path`: nothing, if another Pillow or other code decoded it. Raises Refused (1)."""
-    places = {}
+def _readable(head: str) -> bool:
     try:
-        size = path.stat().st_size
-        with open(_index(path), encoding="utf-8") as file:
-            if file.readline() == _head():
-                for line in file:
-                    with contextlib.suppress(ValueError, TypeError):  # cut off
-                        sha256, *place = json.loads(line)
-                        place = Place(*place)
-                        if place.offset + 3 * place.height * place.width <= size:
-                            places[sha256] = place
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise Refused(f"cannot read {_index(path)} ({error}); delete it to decode the pictures again") from error
-    return places
-
-
-def _todo(pictures: Sequence[Wanted], places: Mapping[str, Place], path: Path) -> list[Wanted]:
-    """The pictures to be stored, each content once, as far as the allowance goes."""
-    missing = {each.sha256: each for each in pictures if each.sha256 not in places}
-    left = _allowance(path) if missing else 0
-    todo = []
-    for each in missing.values():
-        left -= 3 * each.width * each.height
-        if left < 0:
-            break
-        todo.append(each)
-    return todo
-
-
-def _allowance(path: Path) -> int:
-    """Bytes that may be added to `path`. Raises Refused (2) if the environment's is no number."""
-    given = os.environ.get(LIMIT)
-    folder = next(parent for parent in path.parents if parent.exists())
-    free = shutil.disk_usage(folder).free
-    if given is None:
-        return free // 2
-    try:
-        limit = int(float(given) * 2**30)
-    except (ValueError, OverflowError) as error:
-        raise Refused(f"{LIMIT} is {given!r}; it takes a number of GiB, 0 to store nothing", 2) from error
-    used = sum(each.stat().st_size for each in path.parent.glob("stored-*.rgb"))
-    return min(limit - used, free)
-
-
-def _add(path: Path, todo: Sequence[Wanted], places: dict[str, Place], size_rule: rule.Rule, bar: "Progress") -> None:
-    """Decode `todo` and append it to `path`, its index and `places`."""
-    end = max((place.offset + 3 * place.height * place.width for place in places.values()), default=0)
-    try:
-        if not places:
-            path.unlink(missing_ok=True)
-            _index(path).write_text(_head(), encoding="utf-8")
-        with open(path, "ab") as pixels, open(_index(path), "a", encoding="utf-8") as lines:
-            pixels.truncate(end)  # what was cut off
-            task = bar.add_task("decoding pictures", total=len(todo))
-            for some in _decoded(todo, size_rule):
-                text = ""
-                for sha256, picture in some:
-                    pixels.write(picture.data if picture.flags.c_contiguous else picture.tobytes())
-                    places[sha256] = Place(end, *picture.shape[:2])
-                    text += json.dumps([sha256, *places[sha256]]) + "\n"
-                    end += picture.size
-                pixels.flush()
-                lines.write(text)
-                lines.flush()
-                bar.advance(task, len(some))
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            os.truncate(path, max((p.offset + 3 * p.height * p.width for p in _read(path).values()), default=0))
-        raise unwritable(path.parent, error) from error
-
-
-def _decoded(todo: Sequence[Wanted], size_rule: rule.Rule) -> Iterator[list[tuple[str, "np.ndarray"]]]:
-    """`todo`, in its order, some at a time, each with its reduced picture."""
-
-    def work(some: Sequence[Wanted]) -> list[tuple[str, "np.ndarray"]]:
-        return [(each.sha256, decoded(each, size_rule)) for each in some]
-
-    Image.init()  # once, not by several threads at a time
-    threads = os.cpu_count() or 1
-    chunks = [todo[start : start + CHUNK] for start in range(0, len(todo), CHUNK)]
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            ahead = [pool.submit(work, chunk) for chunk in chunks[: 3 * threads]]
-            for number in range(len(chunks)):
-                yield ahead[number].result()
-                ahead[number] = None  # type: ignore[call-overload]  # its pictures are written
-                if len(ahead) < len(chunks):
-                    ahead.append(pool.submit(work, chunks[len(ahead)]))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        known = json.loads(head)
+        return bool(known["decode"] == decode.VERSION and known["pillow"] == PIL.__version__)
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def decoded(picture: Wanted, size_rule: rule.Rule) -> "np.ndarray":

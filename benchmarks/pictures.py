@@ -6,7 +6,8 @@
 Distinct JPEG files of 500×375 pixels are made first: parts of the photographs at --photos, or of noise that looks like some. Each
 way has a process of its own, in turns; what is timed is an epoch of batches of 64, start-up of its workers and threads included.
 
-    first       ours, nothing known of the files: examined, decoded, stored, and the epoch
+    new         ours, nothing known of the files: examined, then as `first`
+    first       ours, examined before: each is decoded, used and stored
     store       ours, from the store
     files       ours, decoded on the way each time
     imagefolder torchvision's ImageFolder and DataLoader, with each number of workers; the best one counts
@@ -41,16 +42,17 @@ def main(count: int = 1200, rounds: int = 3, photos: Path | None = None, out: Pa
         photos: a folder of photographs that the files are cut from.
         out: the JSON file.
     """
-    workers = sorted({0, 1, 2, os.cpu_count() or 1, 2 * (os.cpu_count() or 1)})
-    ways = ["first", "store", "files", *(f"{other} {n}" for other in ("imagefolder", "timm") for n in workers)]
+    workers = sorted({1, 2, os.cpu_count() or 1, 2 * (os.cpu_count() or 1)})
+    ways = ["new", "first", "store", "files", *(f"{other} {n}" for other in ("imagefolder", "timm") for n in workers)]
     speeds: dict[str, list[float]] = {way: [] for way in ways}
     with tempfile.TemporaryDirectory() as place:
         write(Path(place) / "photos", count, photos)
         for number in range(rounds):
             for way in ways if number % 2 else ways[::-1]:
-                if way == "first":
-                    shutil.rmtree(Path(place) / "first", ignore_errors=True)
-                environment = os.environ | {"ONELOOP_CACHE": f"{place}/{'first' if way == 'first' else 'cache'}"}
+                cache = Path(place) / (way if way in ("new", "first") else "cache")
+                if way in ("new", "first"):
+                    shutil.rmtree(cache, ignore_errors=True)
+                environment = os.environ | {"ONELOOP_CACHE": str(cache)}
                 environment |= {"ONELOOP_STORED_GIB": "0"} if way == "files" else {}
                 command = [sys.executable, __file__, "--worker", way, f"{place}/photos"]
                 done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -65,7 +67,7 @@ def main(count: int = 1200, rounds: int = 3, photos: Path | None = None, out: Pa
         print(f"{way:<16}{value:>8,.0f} images/s")
     ratios = {}
     for other in filter(None, best.values()):
-        for way in ("first", "store", "files"):
+        for way in ("new", "first", "store", "files"):
             ratios[f"{way} against {other}"] = statistics.median(a / b for a, b in zip(speeds[way], speeds[other], strict=True))
     for name, ratio in ratios.items():
         print(f"{name:<32}{ratio:>6.2f}")
@@ -101,10 +103,11 @@ def write(folder: Path, count: int, photos: Path | None) -> None:
 def worker(way: str, folder: str) -> None:
     """Print the seconds of one epoch."""
     kind, _, workers = way.partition(" ")
-    print({"imagefolder": imagefolder, "timm": timm}.get(kind, ours)(folder, int(workers or 0)))
+    others = {"imagefolder": imagefolder, "timm": timm}
+    print(others[kind](folder, int(workers)) if kind in others else ours(folder, kind))
 
 
-def ours(folder: str, _: int) -> float:
+def ours(folder: str, kind: str) -> float:
     import torch
 
     from launch import sources
@@ -113,17 +116,23 @@ def ours(folder: str, _: int) -> float:
     from launch.pictures.survey import survey  # noqa: F401 - imported before the clock starts
 
     torch.set_num_threads(os.cpu_count() or 1)
-    first = "first" in os.environ["ONELOOP_CACHE"]
-    if not first:
-        sources.pictures(folder, rule_for(SIZE), test=0.0, split=split_of(folder))
+
+    def one() -> int:
+        images = sources.pictures(folder, rule_for(SIZE), test=0.0, split=split_of(folder))
+        feed, drawn = feed_of(images.train, images, torch.device("cpu")), EpochDraws(1, len(images.train), torch.device("cpu"))
+        parts = order(len(images.train), 1, 0).split(BATCH)
+        feed.expect(parts)
+        for ids in parts:
+            feed.batch(ids, lambda sizes, ids: random_resized_crop(sizes, drawn.of(ids)))
+        return len(images.train)
+
+    if kind == "store":
+        one()
+    elif kind != "new":
+        sources.pictures(folder, rule_for(SIZE), test=0.0, split=split_of(folder))  # examined
     began = time.perf_counter()
-    images = sources.pictures(folder, rule_for(SIZE), test=0.0, split=split_of(folder))
-    feed, drawn = feed_of(images.train, images, torch.device("cpu")), EpochDraws(1, len(images.train), torch.device("cpu"))
-    parts = order(len(images.train), 1, 0).split(BATCH)
-    feed.expect(parts)
-    for ids in parts:
-        feed.batch(ids, lambda sizes, ids: random_resized_crop(sizes, drawn.of(ids)))
-    return (time.perf_counter() - began) * count_of(folder) / len(images.train)
+    count = one()
+    return (time.perf_counter() - began) * count_of(folder) / count
 
 
 def split_of(folder: str) -> str:

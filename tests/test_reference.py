@@ -60,7 +60,8 @@ def test_files_and_keys_of_a_run(finished):
     rows = dict(re.findall(r"^\| `?([\w ]+?)`? \| (.*?) \|$", section("metrics.jsonl"), re.MULTILINE))
     keys = {row: set(re.findall(r"`(\w+)`", text)) - {"train", "eval", "test"} for row, text in rows.items()}
     for kind in ("train", "eval"):
-        assert {key for line in lines if line["event"] == kind for key in line} == (keys["every line"] | keys[kind]) - clock - of_pictures
+        named_here = (keys["every line"] | keys[kind]) - clock - of_pictures
+        assert {key for line in lines if line["event"] == kind for key in line} == named_here
     assert clock <= keys["train"]
     written = result(finished)
     assert {*written, *written["test"], *written["best"]} == set(re.findall(r"`(\w+)`", section("result.json")))

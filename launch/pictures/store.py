@@ -108,6 +108,8 @@ class Store:
         return self.mapped[place.offset : place.end].reshape(place.height, place.width, 3)
 
     def _add(self, new: Sequence[tuple[str, "np.ndarray"]]) -> None:
+        import numpy as np
+
         if not self.position:
             self.path.unlink(missing_ok=True)
             self.head = _head()
@@ -119,7 +121,7 @@ class Store:
             lines.truncate(self.position)
             lines.seek(self.position)
             for sha256, picture in new:
-                pixels.write(picture.tobytes())
+                pixels.write(np.ascontiguousarray(picture).data)
                 added[sha256] = place = Place(end, *picture.shape[:2])
                 text += json.dumps([sha256, *place]) + "\n"
                 end = place.end

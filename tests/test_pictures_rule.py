@@ -193,6 +193,19 @@ def test_two_processes_at_once_store_each_picture_once(cache, wanted):
     assert whole(keep(wanted), wanted)
 
 
+def test_what_another_process_adds_meanwhile_is_kept(cache, wanted):
+    ours, theirs = (Store(RULE, Path("/photos"), wanted) for _ in range(2))  # neither knows of the other
+    for each in wanted[:50]:
+        ours.read(each)
+    ours.flush()
+    for each in wanted[::-1]:
+        theirs.read(each)
+    theirs.flush()
+    found = Store(RULE, Path("/photos"))
+    assert len(found.index.read_text().splitlines()) == 1 + 80
+    assert whole(found, wanted)
+
+
 def test_deleted_meanwhile_pictures_are_decoded_again(cache, wanted):
     found = keep(wanted[:40])
     clear(Path("/photos"))

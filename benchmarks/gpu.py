@@ -134,7 +134,7 @@ def ours(run: Run, build: Callable[[], nn.Module], images: Images, batch: int, a
     net = build().to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, fused=True)
     feed, meter = Feed(images.train, images, device), Meter(device)
-    step = Step(run, net, feed, optimizer, F.cross_entropy, augment)
+    step = Step(run, net, feed, optimizer, F.cross_entropy, [augment] if augment else [])
     full = len(images.train) // batch * batch
     batches = speed.forever(lambda epoch: ((epoch, ids) for ids in feed.order(order(full, 1, epoch)).split(batch)))
     numbers = iter(range(10**9))

@@ -2,16 +2,16 @@
 
 import itertools
 import math
-from collections.abc import Callable
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from . import checkpoint, shorter
+from .average import Average
 from .data import Images, bounds, feed_of, with_validation
 from .errors import Refused, first_line
-from .job import Job
+from .job import Job, Plan
 from .modes import batch_norms, buffers_kept
 from .record.runs import read_json, read_metrics
 from .run import Run
@@ -25,14 +25,11 @@ def begin(
     model: nn.Module,
     images: Images,
     optimizer: torch.optim.Optimizer,
-    *,
-    epochs: int,
-    batch: int,
-    schedule: Callable[[float], float] | None,
-    shuffle: bool,
-    stage: str,
+    plan: Plan,
+    ema: float,
 ) -> Job:
     """The training of `model`, as earlier launches left it. Collective. Parameters and errors as `loop.train`."""
+    epochs, batch, stage = plan.epochs, plan.batch, plan.stage
     if epochs < 1 or batch < 1:
         raise Refused(f"--epochs and --batch must be at least 1, they are {epochs} and {batch}", 2)
     given, images = images, with_validation(images, run.validation)
@@ -47,7 +44,7 @@ def begin(
     run.open(given, facts)
     run = run.stage(stage) if stage else run
     groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-    settings = shorter.Settings(groups, schedule, math.ceil(samples / batch))
+    settings = shorter.Settings(groups, plan.schedule, math.ceil(samples / batch))
     result = run.on_main(lambda: read_json(run.folder / "result.json")) or None  # of a stage, or of a run whose data have moved
     start = "" if result else checkpoint.weights_sha256(checkpoint.weights(net))  # host-device sync; of no use once finished
     found, notes = run.on_main(lambda: checkpoint.latest(run.folder / "checkpoints"))
@@ -61,7 +58,8 @@ def begin(
             notes += further
         if begun and not found:
             notes.append(f"{run.folder} has no checkpoint: starts again from step 0")
-    state, meter = _restored(run, net, optimizer, found)
+    average = Average(net, ema) if ema else None
+    state, meter = _restored(run, net, optimizer, found, average)
     state.start = state.start or start
     if result:
         if checkpoint.weights_sha256(checkpoint.weights(net)) != result["weights_sha256"]:  # host-device sync
@@ -74,15 +72,20 @@ def begin(
     if not run.quiet and batch // run.shards < FEW_IMAGES and batch_norms(net):
         sees = f"batch norm sees only {batch // run.shards} images at a time (--batch {batch} in {run.shards} slices)"
         notes.append(f"{sees}; a larger --batch or fewer --shards would give it more")
-    return Job(run, net, images, optimizer, epochs, batch, shuffle, stage, settings, facts, state, meter, notes, result)
+    return Job(run, net, images, optimizer, plan, settings, average, facts, state, meter, notes, result)
 
 
-def _restored(run: Run, net: nn.Module, optimizer: torch.optim.Optimizer, found: dict | None) -> tuple[State, Meter]:
-    """Where the checkpoint `found` stands, whose tensors net and optimizer take; the start without one."""
+def _restored(
+    run: Run, net: nn.Module, optimizer: torch.optim.Optimizer, found: dict | None, average: Average | None
+) -> tuple[State, Meter]:
+    """Where the checkpoint `found` stands, whose tensors net, optimizer and average take; the start without one."""
     state, meter = State(), Meter(run.accelerator.device)
     if found:
         meter.loss += found["optimizer"].pop("log/loss").to(meter.loss.device)
         checkpoint.load_weights(net, found["model"])
+        if average:
+            for name, tensor in average.tensors.items():
+                tensor.copy_(found["optimizer"].pop(f"average/{name}"))
         described = found["state"]
         checkpoint.load_optimizer_state(optimizer, net, found["optimizer"], described["optimizer"])
         for name, value in described["meter"].items():

@@ -4,10 +4,11 @@ A step of a small net is dozens of kernels of some µs each, and launching them 
 computes. A replay launches the same kernels on the same memory, so the bits are those of a step that was not captured.
 """
 
+import contextlib
 import random
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -89,3 +90,20 @@ class Captured:
 def _host_draws() -> tuple:
     """The state of the host's random number generators, to be compared."""
     return torch.default_generator.get_state().numpy().tobytes(), random.getstate()
+
+
+@contextlib.contextmanager
+def replaced(optimizer: torch.optim.Optimizer, rates: list[Tensor]) -> Iterator[None]:
+    """Within it the optimizer has `rates` as learning rates, and may be captured."""
+    changed = [
+        {"lr": rate} | ({"capturable": True} if "capturable" in group else {})
+        for group, rate in zip(optimizer.param_groups, rates, strict=True)
+    ]
+    kept = [{name: group[name] for name in change} for group, change in zip(optimizer.param_groups, changed, strict=True)]
+    try:
+        for group, change in zip(optimizer.param_groups, changed, strict=True):
+            group.update(change)
+        yield
+    finally:
+        for group, before in zip(optimizer.param_groups, kept, strict=True):
+            group.update(before)

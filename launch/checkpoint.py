@@ -9,6 +9,7 @@ A folder is written as `.tmp-…`, every file is synced, the manifest last, then
 older ones removed. Whatever ends the process, `latest` finds the newest folder whose manifest agrees with its files.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -49,6 +50,17 @@ def load_weights(net: nn.Module, tensors: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
+
+
+@contextlib.contextmanager
+def other_weights(net: nn.Module, tensors: dict[str, Tensor]) -> Iterator[None]:
+    """Within it the net has the weights `tensors`, and afterwards its own again. Raises Refused as `load_weights`."""
+    kept = {name: tensor.detach().clone() for name, tensor in weights(net).items()}
+    load_weights(net, tensors)
+    try:
+        yield
+    finally:
+        load_weights(net, kept)
 
 
 def weights_sha256(tensors: dict[str, Tensor]) -> str:

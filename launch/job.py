@@ -1,33 +1,44 @@
-"""One training inside a run: its batches, log lines, checkpoints and result.
+"""One training inside a run: its epochs, batches, log lines and checkpoints.
 
-Created by `launch.begin`, used by `launch.loop.train`.
+Created by `launch.begin`, used by `launch.loop.train`, ended by `launch.finish`.
 """
 
 import contextlib
 import itertools
-import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from . import checkpoint, processes
-from .data import Feed, Images, PictureFeed, PictureSplit, bounds, feed_of, order
+from .average import Average
+from .data import Feed, Images, PictureFeed, bounds, feed_of, order, part
 from .errors import Refused
+from .publish import publish
 from .record.track import Track
 from .run import Run
+from .schedules import Schedule
 from .screen import complain
 from .shorter import Settings
 from .state import Meter, Reading, State
 from .step import Step
-from .weights import load
 
-WORTH_SAYING = 0.05  # of the time of the training
+
+@dataclass(frozen=True)
+class Plan:
+    """How a training goes: see `loop.train`."""
+
+    epochs: int
+    batch: int  # images
+    schedule: Schedule | None
+    shuffle: bool
+    mixed: bool  # whether images are mixed
+    patience: int  # epochs
+    stage: str
 
 
 @dataclass
@@ -38,11 +49,9 @@ class Job:
     net: nn.Module
     images: Images
     optimizer: torch.optim.Optimizer
-    epochs: int
-    batch: int  # images
-    shuffle: bool
-    stage: str
+    plan: Plan
     settings: Settings  # the optimizer's options, and the factor of its rates at each step
+    average: Average | None  # of the weights
     facts: dict  # of the net: its name, its numbers of parameters
     state: State
     meter: Meter
@@ -61,16 +70,52 @@ class Job:
     def feeds(self) -> dict[str, Feed | PictureFeed]:
         device = self.run.accelerator.device
         names = dict.fromkeys(("train", self.images.chooser, "test"))  # each once, in this order
-        return {name: feed_of(getattr(self.images, name), self.images, device) for name in names}
+        feeds = {name: feed_of(getattr(self.images, name), self.images, device) for name in names}
+        return feeds | {"ema": feeds[self.images.chooser]}
+
+    # ---------------------------------------------------------------------------------------------------------------- epochs
+
+    @property
+    def ended(self) -> bool:
+        """Whether all epochs are done, or the last ones have used up the patience."""
+        return self.state.epochs == self.plan.epochs or ("train" in self.state.results and self._used_up(self.state.epochs))
+
+    def _used_up(self, epochs: int) -> bool:
+        return 0 < self.plan.patience <= epochs - self.state.best["epoch"]
+
+    def epochs_left(self) -> Iterator[int]:
+        """The epochs that are left, from 0, each when the one before it is closed."""
+        while not self.ended:
+            yield self.state.epochs
+
+    def splits_due(self, results: dict[str, dict]) -> Iterator[str]:
+        """What to evaluate at the end of this epoch; "ema" is the average of the weights on the images that choose.
+
+        `results` has those before: they say whether this epoch is the last.
+        """
+        chooser, done = self.images.chooser, self.state.epochs + 1
+        if done == self.plan.epochs or done % self.run.eval_every == 0:
+            yield chooser
+            if self.average:
+                yield "ema"
+        if done == self.plan.epochs or (results and not self._better(results) and self._used_up(done)):
+            yield from (split for split in ("test", "train") if split != chooser)
+
+    def _better(self, results: dict[str, dict]) -> bool:
+        return results["ema" if self.average else self.images.chooser]["accuracy"] > self.state.best["accuracy"]
+
+    def weights_of(self, split: str) -> contextlib.AbstractContextManager[None]:
+        """Within it the net has the weights that `split` of `splits_due` is measured with."""
+        return self.average.applied() if split == "ema" and self.average else contextlib.nullcontext()
 
     # ----------------------------------------------------------------------------------------------------------------- steps
 
     def batches_left(self) -> Iterator[Tensor]:
         """The samples of each batch that this epoch still has, int64 (batch,) or fewer: a function of (seed, epoch)."""
         epoch = self.state.epochs
-        ids = order(self.samples, self.run.seed, epoch) if self.shuffle else torch.arange(self.samples)
-        left = self.feeds["train"].order(ids)[(self.state.step - epoch * self.steps) * self.batch :]
-        batches = left.split(self.batch) if len(left) else ()
+        ids = order(self.samples, self.run.seed, epoch) if self.plan.shuffle else torch.arange(self.samples)
+        left = self.feeds["train"].order(ids)[(self.state.step - epoch * self.steps) * self.plan.batch :]
+        batches = left.split(self.plan.batch) if len(left) else ()
         self.feeds["train"].expect([part for batch in batches for part in self._own(batch)])
         yield from batches
 
@@ -78,13 +123,18 @@ class Job:
         """This process's slices of a batch."""
         shards, rank, world = self.run.shards, self.run.rank, self.run.world
         cuts = bounds(len(batch), shards)[rank * shards // world : (rank + 1) * shards // world + 1]
-        return (batch[start:end] for start, end in itertools.pairwise(cuts) if start < end)
+        return (part(batch, start, end, self.plan.mixed) for start, end in itertools.pairwise(cuts) if start < end)
 
     def set_learning_rates(self) -> None:
         """Set the learning rates of the next step: a function of the step."""
         if self.settings.schedule:
-            for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-                group["lr"] = rate * self.settings.schedule(self.state.step / self.steps)
+            for group, rate in zip(self.optimizer.param_groups, self._rates(self.state.step), strict=True):
+                group["lr"] = rate
+
+    def _rates(self, step: int) -> list[float]:
+        """The learning rates of the groups in the step after `step` others."""
+        factor = self.settings.schedule(step / self.steps) if self.settings.schedule else 1.0
+        return [rate * factor for rate in self.rates]
 
     def count(self, mean_loss: Tensor, images: int) -> None:
         """Count a step. Collective once a launch, see processes.end_startup."""
@@ -101,13 +151,6 @@ class Job:
     def due(self, every: int) -> bool:
         return every > 0 and self.state.step % every == 0
 
-    def splits_due(self) -> tuple[str, ...]:
-        """The splits to evaluate at the end of this epoch."""
-        chooser = self.images.chooser
-        if self.state.epochs + 1 == self.epochs:
-            return ("test", "train") if chooser == "test" else (chooser, "test", "train")
-        return (chooser,) if (self.state.epochs + 1) % self.run.eval_every == 0 else ()
-
     # ----------------------------------------------------------------------------------------------------------------- lines
 
     def track(self) -> Track:
@@ -115,7 +158,7 @@ class Job:
         self.began = time.perf_counter() - self.state.seconds
         # An epoch that was stopped at its end, before its lines were complete, writes them again.
         kept = self.state.step if self.within_epoch else self.state.step - 1
-        self.record = Track(self.run, self.images, self.facts, self.state.step, total=self.epochs * self.steps, kept=kept)
+        self.record = Track(self.run, self.images, self.facts, self.state.step, total=self.plan.epochs * self.steps, kept=kept)
         for line in self.notes:
             (complain if self.run.quiet else self.record.say)(line)  # a trial says nothing else
         return self.record
@@ -130,24 +173,26 @@ class Job:
         state = self.state
         evals = [self._event("eval") | {"split": split} | result for split, result in results.items()]
         self.record.write(self._train_line(reading), *evals)
-        title = f"epoch {state.epochs + 1:>{len(str(self.epochs))}}/{self.epochs}"
+        title = f"epoch {state.epochs + 1:>{len(str(self.plan.epochs))}}/{self.plan.epochs}"
         self.record.epoch(title, reading.loss, reading.images_per_second, results)
         self.meter.reset()
+        better = results and self._better(results)
         state.epochs, state.results = state.epochs + 1, results
-        if results and (accuracy := results[self.images.chooser]["accuracy"]) > state.best["accuracy"]:
-            digest = checkpoint.weights_sha256(checkpoint.weights(self.net))  # host-device sync
-            state.best = {"accuracy": accuracy, "epoch": state.epochs, "weights_sha256": digest}
-            self._publish("best.safetensors", digest)
+        if better:
+            chosen = "ema" if self.average else self.images.chooser
+            with self.weights_of(chosen):
+                digest = publish(self.run, self.net, self.images, "best.safetensors")  # host-device sync
+            state.best = {"accuracy": results[chosen]["accuracy"], "epoch": state.epochs, "weights_sha256": digest}
 
     def _event(self, kind: str) -> dict:
         """The head of a line of metrics.jsonl; `images` counts from the start of the run."""
         state = self.state
-        done = min((state.step - state.epochs * self.steps) * self.batch, self.samples)
+        done = min((state.step - state.epochs * self.steps) * self.plan.batch, self.samples)
         images = state.epochs * self.samples + done
         return {"event": kind, "step": state.step, "epoch": state.epochs + 1, "images": images}
 
     def _train_line(self, reading: Reading) -> dict:
-        lr, seconds = self.optimizer.param_groups[0]["lr"], time.perf_counter() - self.began
+        lr, seconds = self._rates(self.state.step - 1)[0], time.perf_counter() - self.began
         known = math.isfinite(reading.gradient_norm) and self.run.accelerator.scaler is None  # fp16 leaves gradients scaled
         gradient = {"gradient_norm": reading.gradient_norm} if known else {}
         speed = {"images_per_second": reading.images_per_second, "seconds": seconds}
@@ -175,7 +220,7 @@ class Job:
             "meter": {name: getattr(self.meter, name) for name in Meter.SAVED},
             "scaler": scaler.state_dict() if scaler is not None else {},
         }
-        if self.state.epochs == self.epochs:  # a longer run may start from the last one
+        if self.ended:  # a longer run may start from the last one
             described["settings"] = self.settings.sha256(self.state.step)
         self.run.on_main(lambda: self._write_checkpoint(described))
 
@@ -188,77 +233,6 @@ class Job:
                 3,
             )
         tensors = checkpoint.optimizer_state(self.optimizer, self.net) | {"log/loss": self.meter.loss}
+        if self.average:
+            tensors |= {f"average/{name}": tensor for name, tensor in self.average.tensors.items()}
         checkpoint.save(self.run.folder / "checkpoints", checkpoint.weights(self.net), tensors, described)
-
-    # ------------------------------------------------------------------------------------------------------------------- end
-
-    @contextlib.contextmanager
-    def best_weights(self) -> Iterator[None]:
-        """Within it the net has the best weights, and afterwards its own again. Collective. Raises Refused (1, 4)."""
-        path, kept = self.run.folder / "best.safetensors", {name: t.clone() for name, t in checkpoint.weights(self.net).items()}
-        best = self.run.on_main(lambda: load(path))
-        if checkpoint.weights_sha256(best) != self.state.best["weights_sha256"]:
-            raise Refused(f"{path} has other weights than those of epoch {self.state.best['epoch']}; --fresh starts over", 4)
-        checkpoint.load_weights(self.net, best)
-        try:
-            yield
-        finally:
-            checkpoint.load_weights(self.net, kept)
-
-    def finish(self, draw: Callable[[Path], None] | None) -> dict:
-        """Publish the weights, draw the pictures, record the result, which this returns. Collective."""
-        run, state = self.run, self.state
-        state.seconds = time.perf_counter() - self.began
-        digest = checkpoint.weights_sha256(checkpoint.weights(self.net))  # host-device sync
-        result = {
-            "recipe": run.recipe,
-            "net": run.config.get("net", self.facts["model"]),
-            "parameters": self.facts["parameters"],
-            "trainable": self.facts["trainable"],
-            "epochs": state.epochs,
-            "steps": state.step,
-            **state.results,
-            "best": state.best,
-            "images_per_second": state.epochs * self.samples / max(self.meter.train_seconds, 1e-9),
-            "seconds": state.seconds,
-            "world_size": run.world,
-            "precision": run.accelerator.mixed_precision,
-            "weights_sha256": digest,
-        }
-        if run.world > 1:
-            processes.set_timeout(processes.START_SECONDS)  # while the main process draws
-        self._publish("model.safetensors", digest)
-        waited = self.waited / max(self.meter.train_seconds - self.trained_before, 1e-9)
-        if waited > WORTH_SAYING:
-            cure = "more --threads or cores, a smaller --stored, or a larger ONELOOP_STORED_GIB if not all are stored"
-            self.record.say(f"{waited:.0%} of the training's time was waiting for pictures: {cure}")
-        self.record.finish(result, lambda: self._show(result, draw))
-        run.finish(result)  # last, as the mark of a finished run: what is killed before shows itself when it resumes
-        return result
-
-    def reset_for_next_stage(self) -> None:
-        """Reset what the next stage sees, so that it does not depend on when, or on how many processes, this one ran."""
-        torch.manual_seed(self.run.seed)
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate
-        if self.stage:
-            self.run.accelerator.free_memory()  # it holds every net that it has prepared
-
-    def _publish(self, name: str, sha256: str) -> None:
-        """Write the net's weights, of this digest, into the run folder, with what their user needs to know. Collective."""
-        images, net = self.images, self.run.config.get("net", self.facts["model"])
-        about: dict = {"recipe": self.run.recipe, "classes": images.classes, "mean": images.mean, "std": images.std}
-        about |= {"shape": [*images.train.shape], "size": images.size, "net": net, "weights_sha256": sha256}
-        if isinstance(images.train, PictureSplit):
-            about["stored"] = images.train.rule.stored
-        metadata = {"oneloop": json.dumps(about)}
-        self.run.on_main(lambda: checkpoint.write_tensors(self.run.folder / name, checkpoint.weights(self.net), metadata))
-
-    def _show(self, result: dict, draw: Callable[[Path], None] | None) -> None:
-        """The recipe's own pictures and those of every run: main process only, nothing in it is collective."""
-        if draw:
-            draw(self.run.folder)
-        if not self.run.quiet:
-            from .record import show  # matplotlib takes half a second: only where it draws
-
-            show.show(self.run, self.net, self.feeds["test"], self.images, result)

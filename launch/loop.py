@@ -7,7 +7,7 @@ One update is `launch.step`; what surrounds it (resume, lines, checkpoints, the 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,12 +17,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from .begin import begin
-from .data import Augment, Feed, Images, PictureFeed, feed_of, slice_seed
+from .data import Augment, Feed, Images, Mix, PictureFeed, feed_of, slice_seed
 from .errors import Refused
-from .job import Job
+from .finish import finish, reset_for_next_stage
+from .job import Job, Plan
 from .modes import buffers_kept, mode_kept
 from .processes import Stop, any_process, lost_process
+from .publish import best_weights
 from .run import Run
+from .schedules import Schedule
 from .step import Loss, Step
 
 
@@ -35,9 +38,13 @@ def train(
     *,
     epochs: int,
     batch: int,
-    schedule: Callable[[float], float] | None = None,
+    schedule: Schedule | None = None,
     shuffle: bool = True,
-    augment: Augment | None = None,
+    augment: Augment | Sequence[Augment] = (),
+    mix: Mix | None = None,
+    clip: float = 0.0,
+    ema: float = 0.0,
+    patience: int = 0,
     measured_in: Literal["eval", "train"] = "eval",
     draw: Callable[[Path], None] | None = None,
     stage: str = "",
@@ -48,28 +55,34 @@ def train(
     weights. The test images are measured at the end only: with the last weights, and with the best ("test" of "best").
 
     `loss` maps logits (n, classes) and labels int64 (n,) to the mean over those n; a step minimises its mean over the global
-    batch of `batch` images, also when the last one is shorter. `schedule` maps the epochs done, a float from 0, to a factor for
-    the optimizer's learning rates; without it they are constant. Without `shuffle` every epoch sees the images as they come.
-    `augment` is applied to the training images in batch (see launch.data.augment). `measured_in` "train" evaluates as the book
-    did, with dropout and the batch's own statistics, in batches of `batch`. `draw` is called at the end, on the main process,
-    with the run folder; the PNG files that it writes there also go to report.html and to W&B. A recipe that trains several times
-    names each `stage`: it has a folder of its own in the run's, and a finished one is not trained again: net and optimizer are as
-    it left them.
+    batch of `batch` images, also when the last one is shorter. Without a `schedule` (launch.schedules) the learning rates are
+    constant. Without `shuffle` every epoch sees the images as they come. `augment` is applied to the training images in batch,
+    one or several in their order (launch.data.augment); `mix` mixes them, and `loss` gets labels float (n, classes) then
+    (launch.data.mix). `clip` is the norm that gradients are clipped to, 0: none. With `ema`, a decay such as 0.999, a moving
+    average of the weights is kept (launch.average): it is evaluated beside the net, chooses the best epoch and is its best.
+    With `patience` the training ends when that many epochs have brought no better accuracy.
+
+    `measured_in` "train" evaluates as the book did, with dropout and the batch's own statistics, in batches of `batch`. `draw` is
+    called at the end, on the main process, with the run folder; the PNG files that it writes there also go to report.html and to
+    W&B. A recipe that trains several times names each `stage`: it has a folder of its own in the run's, and a finished one is not
+    trained again: net and optimizer are as it left them.
 
     Returns what result.json holds. Collective: every process calls it with the same arguments and ends with the same weights.
     Raises Refused: a process lost (1), wrong numbers or net (2), non-finite loss or weights (3), mismatch (4), folder in use (5),
     stopped by a signal (130, 138, 143).
     """
-    job = begin(run, model, images, optimizer, epochs=epochs, batch=batch, schedule=schedule, shuffle=shuffle, stage=stage)
+    plan = Plan(epochs, batch, schedule, shuffle, mixed=mix is not None, patience=patience, stage=stage)
+    job = begin(run, model, images, optimizer, plan, ema)
     if job.result is not None:  # already finished: net and optimizer are restored to their final state
         return job.result
     run, net, state = job.run, job.net, job.state  # the run, or its stage
     train_mode_batch = batch if measured_in == "train" else 0  # as the book measured
-    step = Step(run, net, job.feeds["train"], optimizer, loss, augment)
+    augments = [augment] if callable(augment) else augment
+    step = Step(run, net, job.feeds["train"], optimizer, loss, augments, mix, len(job.images.classes), clip, job.average)
 
     with lost_process(run.world, run.accelerator.device, state), job.track() as track, Stop(run.stop_when) as stop:
         step.warm_up(batch, state.step)  # collective
-        for epoch in range(state.epochs, epochs):
+        for epoch in job.epochs_left():
             net.train()
             for ids in job.batches_left():
                 job.set_learning_rates()
@@ -89,26 +102,27 @@ def train(
             # All steps of this epoch are done; a run stopped here resumes with its evaluation.
             reading = job.meter.read(net)  # host-device sync
             step.check(state.step)
-            results = {}
-            for split in job.splits_due():
-                result = _validate(run, net, job.feeds[split], state.step, stop, train_mode_batch)
+            results: dict[str, dict] = {}
+            for split in job.splits_due(results):
+                with job.weights_of(split):
+                    result = _validate(run, net, job.feeds[split], state.step, stop, train_mode_batch)
                 if result is None:
                     job.save(step)
                     raise stop.refusal(run.folder, state.step)
                 results[split] = result
             job.close_epoch(reading, results)
-            if state.epochs == epochs or not run.save_every or job.due(run.save_every):
+            if job.ended or not run.save_every or job.due(run.save_every):
                 job.save(step)
         if job.images.chooser != "test":
             tested = _test_best(job, stop, train_mode_batch)
             if tested is None:  # the last checkpoint has everything else
                 raise stop.refusal(run.folder, state.step)
             state.best = state.best | {"test": tested}
-        result = job.finish(draw)
+        result = finish(job, draw)
         if stage and any_process(stop.requested(state.step), run.world, run.accelerator.device):
             raise stop.refusal(run.folder, state.step)
     step.restore_batch_norm()
-    job.reset_for_next_stage()
+    reset_for_next_stage(job)
     return result
 
 
@@ -127,9 +141,9 @@ def evaluate(run: Run, model: nn.Module, images: Images, split: str = "test") ->
 
 def _test_best(job: Job, stop: Stop, train_mode_batch: int) -> dict | None:
     """The best weights on the test images: as `_validate`. Collective."""
-    if job.state.best["epoch"] == job.state.epochs:
+    if job.state.best["epoch"] == job.state.epochs and not job.average:
         return job.state.results["test"]
-    with job.best_weights():
+    with best_weights(job.run, job.net, job.state.best):
         return _validate(job.run, job.net, job.feeds["test"], job.state.step, stop, train_mode_batch)
 
 

@@ -245,4 +245,3 @@ class Run:
             self.accelerator.free_memory()  # collects DDP, which holds the process group
             self.accelerator.end_training()
             self.accelerator = None
-

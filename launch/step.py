@@ -9,15 +9,17 @@ import contextlib
 import math
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from .capture import Captured
-from .data import Augment, EpochDraws, Feed, PictureFeed, bounds, slice_seed
+from .average import Average
+from .capture import Captured, replaced
+from .data import Augment, EpochDraws, Feed, Mix, PictureFeed, bounds, mixed, part, slice_seed
 from .errors import Refused
 from .modes import batch_norms, buffers_kept
 from .run import Run
@@ -37,9 +39,15 @@ class Step:
         feed: Feed | PictureFeed,
         optimizer: torch.optim.Optimizer,
         loss: Loss,
-        augment: Augment | None = None,
+        augments: Sequence[Augment] = (),
+        mix: Mix | None = None,
+        classes: int = 0,
+        clip: float = 0.0,
+        average: Average | None = None,
     ):
-        self.augment, self.draws = augment, EpochDraws(run.seed, len(feed.labels), feed.drawn_on)
+        """`classes` is needed to `mix`; the others as in `loop.train`, `average` following its `ema`."""
+        self.augments, self.draws = augments, EpochDraws(run.seed, len(feed.labels), feed.drawn_on)
+        self.mix, self.classes, self.clip, self.average = mix, classes, clip, average
         self.accelerator, self.net, self.feed, self.optimizer, self.loss = run.accelerator, net, feed, optimizer, loss
         self.seed, self.shards, self.world = run.seed, run.shards, run.world
         rank, device = run.rank, run.accelerator.device
@@ -99,6 +107,8 @@ class Step:
         if self.captured:
             self._seed(step, 0)
             self.latest = self.captured(ids)
+            if self.average:
+                self.average.update(step)
             if asked:
                 self.check(step + 1)  # a broken update was skipped on the device
             return self.latest, asked and stop
@@ -113,11 +123,13 @@ class Step:
         if asked:
             self.check(step + 1)
         self._update()
+        if self.average:
+            self.average.update(step)
         return loss, asked and (stop if wish is None else bool(wish.item()))  # host-device sync, as above
 
     def _whole(self, ids: Tensor) -> Tensor:
         """All the work of a step of one slice on one process, except what the host does: for `Captured`."""
-        loss = self._backward(ids, 1.0, 0, first=True, last=True)
+        loss = self._backward(self._part(ids, 0, len(ids)), 1.0, 0, first=True, last=True)
         self._check_used(self.number)
         self._note_broken(loss)
         self._update()
@@ -167,7 +179,7 @@ class Step:
         ids = self.feed.order(torch.arange(min(len(self.feed.labels), max(2, batch // self.shards))))
         self.net.train()
         with buffers_kept(self.net):
-            self._slice(ids, 0.0, step, self.blocks[0][0], first=True, last=True)
+            self._slice(self._part(ids, 0, len(ids)), 0.0, step, self.blocks[0][0], first=True, last=True)
         self._check_used(step)
         for parameter in self.parameters:
             parameter.grad = None
@@ -188,7 +200,7 @@ class Step:
         for index in (index for block in self.blocks for index in block if cuts[index] < cuts[index + 1]):
             these = ids[cuts[index] : cuts[index + 1]]
             with self.accelerator.autocast():
-                finite = self.net(self.feed.batch(these, self._augment())[0]).isfinite().flatten(1).all(1)
+                finite = self.net(self.feed.batch(these, self._augmented())[0]).isfinite().flatten(1).all(1)
             found += [(number, index) for number in these[~finite.to(these.device)].tolist()]  # host-device sync
         self.net.train()
         if self.world > 1:
@@ -208,13 +220,17 @@ class Step:
                 self.held[index] = group["lr"]
 
     def _update(self) -> None:
+        if self.clip:
+            if self.accelerator.scaler is not None:
+                self.accelerator.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.parameters, self.clip)
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.step(self.optimizer)  # skips the update on overflow, on all processes alike
             self.accelerator.scaler.update()
             return
         if self.poll > 1:
             self.optimizer.found_inf = self.found_inf  # type: ignore[attr-defined]  # fused optimizers look for it
-        with _replaced(self.optimizer, self.rates) if self.rates else contextlib.nullcontext():
+        with replaced(self.optimizer, self.rates) if self.rates else contextlib.nullcontext():
             self.optimizer.step()
 
     def _gradients(self, ids: Tensor, step: int) -> Tensor:
@@ -222,7 +238,7 @@ class Step:
         cuts = bounds(len(ids), self.shards)
         busy = [[index for index in block if cuts[index] < cuts[index + 1]] for block in self.blocks]
         if not any(busy):  # a last batch with fewer images than slices: join the reduction with a gradient of 0
-            return self._slice(ids[:2], 0.0, step, self.blocks[0][0], first=True, last=True)
+            return self._slice(self._part(ids, 0, 2), 0.0, step, self.blocks[0][0], first=True, last=True)
         first, *second = [block for block in busy if block]
         loss = self._block(first, ids, cuts, step)
         for block in second:
@@ -237,14 +253,17 @@ class Step:
         """Set the gradients to the sum over the slices in `block`; returns their share of the loss."""
         shares = []
         for index in block:
-            these = ids[cuts[index] : cuts[index + 1]]
-            weight, first, last = len(these) / len(ids), index == block[0], index == block[-1]
-            shares.append(self._slice(these, weight, step, index, first, last))
+            start, end = cuts[index], cuts[index + 1]
+            weight, first, last = (end - start) / len(ids), index == block[0], index == block[-1]
+            shares.append(self._slice(self._part(ids, start, end), weight, step, index, first, last))
         return sum(shares[1:], shares[0])
 
-    def _augment(self) -> Callable[[Tensor, Tensor], Tensor] | None:
-        augment = self.augment
-        return augment and (lambda pixels, ids: augment(pixels, self.draws.of(ids)))
+    def _part(self, ids: Tensor, start: int, end: int) -> Tensor:
+        """The samples that a slice needs: its own, and one before them if images are mixed."""
+        return part(ids, start, end, before=self.mix is not None)
+
+    def _augmented(self) -> list[Callable[[Tensor, Tensor], Tensor]]:
+        return [partial(lambda augment, pixels, ids: augment(pixels, self.draws.of(ids)), augment) for augment in self.augments]
 
     def _seed(self, step: int, index: int) -> None:
         """Seed what slice `index` of this step draws, dropout and the like."""
@@ -260,7 +279,9 @@ class Step:
         for module in self.statistics:  # running statistics follow slice 0: one update a step, wherever the slices lie
             if module.track_running_stats != (index == 0):
                 module.track_running_stats = index == 0
-        pixels, labels = self.feed.batch(ids, self._augment())
+        pixels, labels = self.feed.batch(ids, self._augmented())
+        if self.mix:
+            pixels, labels = mixed(self.mix, pixels, labels, self.draws.of(ids[1:]), self.classes)
         with contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped):
             loss = self.loss(self.wrapped(pixels), labels)
             if first:
@@ -269,20 +290,3 @@ class Step:
             # DDP divides by the number of processes; with the last slice it reduces the gradients (collective).
             self.accelerator.backward(loss * (weight * self.world) if weight * self.world != 1 else loss)
         return loss.detach() * weight if weight != 1 else loss.detach()
-
-
-@contextlib.contextmanager
-def _replaced(optimizer: torch.optim.Optimizer, rates: list[Tensor]) -> Iterator[None]:
-    """Within it the optimizer has `rates` as learning rates, and may be captured."""
-    changed = [
-        {"lr": rate} | ({"capturable": True} if "capturable" in group else {})
-        for group, rate in zip(optimizer.param_groups, rates, strict=True)
-    ]
-    kept = [{name: group[name] for name in change} for group, change in zip(optimizer.param_groups, changed, strict=True)]
-    try:
-        for group, change in zip(optimizer.param_groups, changed, strict=True):
-            group.update(change)
-        yield
-    finally:
-        for group, before in zip(optimizer.param_groups, kept, strict=True):
-            group.update(before)

@@ -51,10 +51,11 @@ class FastNet(nn.Module):
         nn.init.zeros_(self.whitening.bias)
         self.groups = nn.Sequential(Group(24, 64), Group(64, 256), Group(256, 256))
         self.head = nn.Linear(256, num_classes, bias=False)
+        self.head.weight.data /= self.head.weight.data.std()
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.groups(F.gelu(self.whitening(x)))  # (N, 256, 3, 3)
-        return self.head(F.max_pool2d(x, 3).flatten(1)) / 9
+        return self.head(F.max_pool2d(x, 3).flatten(1)) / 256
 
     @torch.no_grad()
     def whiten(self, images: Tensor, eps: float = 5e-4) -> None:

@@ -64,8 +64,8 @@ def poison() -> None:
     """The first image of the next batch, and ever after that image, has a pixel that is no number."""
     original, chosen = Feed.batch, []
 
-    def batch(self, ids, augment=None):
-        pixels, labels = original(self, ids, augment)
+    def batch(self, ids, augments=()):
+        pixels, labels = original(self, ids, augments)
         chosen.extend(ids[:1].tolist() if not chosen else ())
         for row in (ids == chosen[0]).nonzero().flatten().tolist():
             pixels[row, 0, 0, 0] = torch.nan

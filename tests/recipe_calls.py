@@ -19,7 +19,7 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 AS_THEY_ARE = {"mean": (0.0,), "std": (1.0,)}
 MNIST = {"mean": (0.1307,), "std": (0.3081,)}
 FASHION = {"mean": (0.2860,), "std": (0.3530,)}
-PLAIN = {"shuffle": True, "augment": None, "measured_in": "eval", "rates": None, "stage": "", "size": 0}  # if nothing is said
+PLAIN = {"shuffle": True, "augment": (), "measured_in": "eval", "rates": None, "stage": "", "size": 0}  # if nothing is said
 MOMENTS = (0, 0.249, 0.25, 0.499, 0.5, 0.749, 0.75, 0.999)  # of a training, where its rate is looked at
 FALLING = [1 - moment for moment in MOMENTS]
 

@@ -203,7 +203,7 @@ def test_feed_gives_the_augmented_pixels_of_the_samples_asked_for(images):
 
     feed = Feed(images.train, images, torch.device("cpu"))
     ids = feed.order(torch.tensor([5, 60, 5]))
-    pixels, labels = feed.batch(ids, darken)
+    pixels, labels = feed.batch(ids, [darken])
     ((before, numbers),) = seen
     assert before.dtype == torch.uint8
     assert torch.equal(before, images.train.pixels[ids].permute(0, 2, 3, 1))

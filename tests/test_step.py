@@ -54,10 +54,10 @@ def test_every_sample_once_an_epoch_whatever_the_shards(start, images, tmp_path,
         batches = []
         original = Feed.batch
 
-        def batch(self, ids, augment=None, *, batches=batches, original=original):
+        def batch(self, ids, augments=(), *, batches=batches, original=original):
             if self.rows.shape[0] == 61 and torch.is_grad_enabled():
                 batches.append(ids.tolist())
-            return original(self, ids, augment)
+            return original(self, ids, augments)
 
         with monkeypatch.context() as patch:
             patch.setattr(Feed, "batch", batch)

@@ -6,18 +6,32 @@ sources     what a recipe calls: cifar10, mnist, fashion_mnist; where `--data` c
 images      Images, which a recipe trains on, its validation images, and Feed, which makes batches of them
 pictures    the same for pictures of any size, which threads read from the disk: PictureSplit, PictureFeed
 order       the order of the samples, slices, random draws, folds and validation, as functions of the random seed
-augment     augmentations (a new one is a function)
+augment     augmentations (a new one is a function); operations: those of TrivialAugment and RandAugment
+mix         mixup and cutmix
 """
 
 from . import sources
-from .augment import Augment, Draw, EpochDraws, alternating_flip, crop_and_flip, random_resized_crop, translate
+from .augment import (
+    Augment,
+    Draw,
+    EpochDraws,
+    alternating_flip,
+    crop_and_flip,
+    mirror,
+    random_erasing,
+    random_resized_crop,
+    translate,
+)
 from .dataset import Split
 from .images import Feed, Images, feed_of, resized, with_validation
-from .order import bounds, draws, folds, order, slice_seed
+from .mix import Mix, cutmix, either, mixed, mixup
+from .operations import rand_augment, trivial_augment
+from .order import bounds, draws, folds, order, part, slice_seed
 from .pictures import PictureFeed, PictureSplit
 
 __all__ = [
-    "Augment", "Draw", "EpochDraws", "Feed", "Images", "PictureFeed", "PictureSplit", "Split", "alternating_flip", "bounds",
-    "crop_and_flip", "draws", "feed_of", "folds", "order", "random_resized_crop", "resized", "slice_seed", "sources", "translate",
-    "with_validation",
+    "Augment", "Draw", "EpochDraws", "Feed", "Images", "Mix", "PictureFeed", "PictureSplit", "Split", "alternating_flip",
+    "bounds", "crop_and_flip", "cutmix", "draws", "either", "feed_of", "folds", "mirror", "mixed", "mixup", "order", "part",
+    "rand_augment", "random_erasing", "random_resized_crop", "resized", "slice_seed", "sources", "translate",
+    "trivial_augment", "with_validation",
 ]  # fmt: skip

@@ -14,7 +14,8 @@ from .order import draws
 
 # draw(kind, n) -> for each image of the batch a random integer below n, int64 (batch,). Each draw of an augmentation has a `kind`
 # of its own, so that one augmentation does not change what another one draws: 0 to 2 crop_and_flip, 3 and 4 translate,
-# 5 alternating_flip, 6 to 10 random_resized_crop.
+# 5 alternating_flip, 6 to 10 random_resized_crop, 11 to 15 random_erasing, 16 mirror, 20 to 24 mixing, 30 to 32 trivial_augment,
+# from 40 on rand_augment.
 Draw = Callable[..., Tensor]
 # (pixels uint8 (n, H, W, C), draw) -> pixels, the same; of a PictureSplit (sizes, draw) -> views, see random_resized_crop
 Augment = Callable[[Tensor, Draw], Tensor]
@@ -89,6 +90,31 @@ def alternating_flip(pixels: Tensor, draw: Draw) -> Tensor:
     So an image is never seen mirrored twice in a row. Source: Jordan (arXiv:2404.00498), section 3.6.
     """
     return torch.where(draw(5, 2, by_turns=True)[:, None, None, None] == 1, pixels.flip(2), pixels)
+
+
+def mirror(pixels: Tensor, draw: Draw) -> Tensor:
+    """Half of the images mirrored: uint8 (n, H, W, C) -> same."""
+    return torch.where(draw(16, 2)[:, None, None, None] == 1, pixels.flip(2), pixels)
+
+
+def random_erasing(pixels: Tensor, draw: Draw, part: float = 0.25, area: tuple[float, float] = (0.02, 1 / 3)) -> Tensor:
+    """A rectangle of this `part` of the images in one colour, ImageNet's mean: uint8 (n, H, W, C) -> same.
+
+    Its part of the area is uniform in `area`, its height over width log-uniform from 0.3 to 3.3, cut to what the image has.
+    Source: Zhong et al., Random Erasing (arXiv:1708.04896); torchvision's RandomErasing after normalisation, without its repeats.
+    """
+    _, height, width, channels = pixels.shape
+    steps = 1 << 24
+    chosen, share, shape, down, right = (draw(kind, steps).double() / steps for kind in range(11, 16))
+    wanted = (area[0] + (area[1] - area[0]) * share) * height * width
+    tall = 3.3 ** (2 * shape - 1)
+    h, w = ((wanted * tall).sqrt().round().clamp(1, height), (wanted / tall).sqrt().round().clamp(1, width))
+    top, left = ((height - h + 1) * down).floor(), ((width - w + 1) * right).floor()
+    rows, columns = (torch.arange(size, device=pixels.device) for size in (height, width))
+    inside = ((rows >= top[:, None]) & (rows < (top + h)[:, None]))[:, :, None]
+    inside = inside & ((columns >= left[:, None]) & (columns < (left + w)[:, None]))[:, None, :] & (chosen < part)[:, None, None]
+    colour = torch.tensor((124, 116, 104) if channels == 3 else (128,), dtype=torch.uint8, device=pixels.device)
+    return torch.where(inside[..., None], colour, pixels)
 
 
 def random_resized_crop(sizes: Tensor, draw: Draw, area: tuple[float, float] = (0.08, 1.0), ratio: float = 4 / 3) -> Tensor:

@@ -1,6 +1,6 @@
 """A data set in memory, and how it reaches a net: uint8 pixels become normalised float32 batches on the device."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import Refused
 from .dataset import Split
 from .order import held_out
-from .pictures import PictureFeed, PictureSplit
+from .pictures import Augmented, PictureFeed, PictureSplit
 
 SIZE_LIMIT = 4096  # pixels a side
 
@@ -105,14 +105,14 @@ class Feed:
         """`ids` (int64) on the rows' device: moved once an epoch, not once a batch."""
         return ids.to(self.rows.device)
 
-    def batch(self, ids: Tensor, augment: Callable[[Tensor, Tensor], Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    def batch(self, ids: Tensor, augments: Sequence[Augmented] = ()) -> tuple[Tensor, Tensor]:
         """The samples `ids`, int64 (n,): normalised images float32 (n, C, H, W), channels last in memory; labels int64 (n,).
 
-        `augment` maps pixels uint8 (n, H, W, C) and ids to pixels of the same shape, before they are normalised and resized.
+        Each of `augments` maps pixels uint8 (n, H, W, C) and ids to pixels, the same, before they are normalised and resized.
         """
         rows = self.rows.index_select(0, ids).to(self.device, non_blocking=True)
         labels = self.labels.index_select(0, ids).to(self.device, non_blocking=True)
-        if augment:
+        for augment in augments:
             rows = augment(rows.view(self.shape), ids.to(self.device)).flatten(1)
         pixels = rows.float().mul_(self.scale).add_(self.shift).view(self.shape).permute(0, 3, 1, 2)
         return resized(pixels, self.size), labels

@@ -25,6 +25,12 @@ def bounds(n: int, shards: int) -> list[int]:
     return [index * short + min(index, longer) for index in range(shards + 1)]
 
 
+def part(ids: Tensor, start: int, end: int, before: bool = False) -> Tensor:
+    """The slice from `start` to `end` of a batch, int64 (n,); if `before`, led by what precedes it in the batch, as in a ring."""
+    these = ids[start:end]
+    return torch.cat((ids[start - 1 : start] if start else ids[-1:], these)) if before else these
+
+
 def slice_seed(seed: int, step: int, index: int) -> int:
     """The random seed for dropout and the like in slice `index` of `step`: 63 bits, mixed as in splitmix64."""
     mixed = 0

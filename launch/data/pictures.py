@@ -74,8 +74,9 @@ class Reader:
         return resized_.flip(1) if mirrored else resized_
 
 
-# (sizes int64 (n, 2): height and width of the reduced pictures, ids int64 (n,)) -> views int64 (n, 5), see Reader.cropped
-Views = Callable[[Tensor, Tensor], Tensor]
+# (pixels uint8 (n, H, W, C), ids int64 (n,)) -> pixels, the same. The first one of pictures maps sizes int64 (n, 2), height and
+# width of the reduced pictures, to views int64 (n, 5), see Reader.cropped
+Augmented = Callable[[Tensor, Tensor], Tensor]
 
 
 class Prepared(NamedTuple):
@@ -122,10 +123,11 @@ class PictureFeed:
         """The ids that `batch` is going to be called with, in this order: AHEAD of them are prepared meanwhile."""
         self.coming = deque(slices)
 
-    def batch(self, ids: Tensor, views: Views | None = None) -> tuple[Tensor, Tensor]:
+    def batch(self, ids: Tensor, augments: Sequence[Augmented] = ()) -> tuple[Tensor, Tensor]:
         """The pictures `ids`, int64 (n,): normalised, float32 (n, 3, size, size), channels last in memory; labels int64 (n,).
 
-        `views` says which part of each; without it, the central square. Raises Refused (4), naming a picture that has changed.
+        The first of `augments` says which part of each; without any, the central square. The others change the pixels of one
+        picture at a time, in the threads. Raises Refused (4), naming a picture that has changed.
         """
         while self.prepared and not torch.equal(self.prepared[0].ids, ids):  # not what was expected
             for row in self.prepared.popleft().rows:
@@ -133,9 +135,9 @@ class PictureFeed:
         if not self.prepared:
             if self.coming and torch.equal(self.coming[0], ids):
                 self.coming.popleft()
-            self.prepared.append(self._prepare(ids, views))
+            self.prepared.append(self._prepare(ids, augments))
         while self.coming and len(self.prepared) <= AHEAD:
-            self.prepared.append(self._prepare(self.coming.popleft(), views))
+            self.prepared.append(self._prepare(self.coming.popleft(), augments))
         ready = self.prepared.popleft()
         began = perf_counter()
         wait(ready.rows)
@@ -153,12 +155,14 @@ class PictureFeed:
         rows = pixels.view(n, size, -1).float().mul_(self.scale).add_(self.shift)
         return rows.view(n, size, size, 3).permute(0, 3, 1, 2)
 
-    def _prepare(self, ids: Tensor, views: Views | None) -> Prepared:
+    def _prepare(self, ids: Tensor, augments: Sequence[Augmented]) -> Prepared:
         size = self.rule.size
         pixels = torch.empty(len(ids), size, size, 3, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
-        chosen = views(self.sizes[ids].long(), ids).tolist() if views else None
+        chosen = augments[0](self.sizes[ids].long(), ids).tolist() if augments else None
 
         def fill(row: int, index: int) -> None:
             pixels[row] = self.reader.cropped(index, chosen[row]) if chosen else self.reader.centred(index)
+            for augment in augments[1:]:
+                pixels[row] = augment(pixels[row : row + 1], ids[row : row + 1])[0]
 
         return Prepared(ids, pixels, [self.pool.submit(fill, row, index) for row, index in enumerate(ids.tolist())])

@@ -1,0 +1,68 @@
+"""The end of a training: its weights, its pictures and its result, in the run folder."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from . import processes
+from .job import Job
+from .publish import publish
+
+WORTH_SAYING = 0.05  # of the time of the training
+
+
+def finish(job: Job, draw: Callable[[Path], None] | None) -> dict:
+    """Publish the weights, draw the pictures, record the result, which this returns. Collective."""
+    run, state = job.run, job.state
+    state.seconds = time.perf_counter() - job.began
+    if run.world > 1:
+        processes.set_timeout(processes.START_SECONDS)  # while the main process draws
+    digest = publish(run, job.net, job.images, "model.safetensors")
+    if job.average:
+        with job.weights_of("ema"):
+            publish(run, job.net, job.images, "ema.safetensors")
+    result = {
+        "recipe": run.recipe,
+        "net": run.config.get("net", job.facts["model"]),
+        "parameters": job.facts["parameters"],
+        "trainable": job.facts["trainable"],
+        "epochs": state.epochs,
+        "steps": state.step,
+        **state.results,
+        "best": state.best,
+        "images_per_second": state.epochs * job.samples / max(job.meter.train_seconds, 1e-9),
+        "seconds": state.seconds,
+        "world_size": run.world,
+        "precision": run.accelerator.mixed_precision,
+        "weights_sha256": digest,
+    }
+    waited = job.waited / max(job.meter.train_seconds - job.trained_before, 1e-9)
+    if waited > WORTH_SAYING:
+        cure = "more --threads or cores, a smaller --stored, or a larger ONELOOP_STORED_GIB if not all are stored"
+        job.record.say(f"{waited:.0%} of the training's time was waiting for pictures: {cure}")
+    if state.epochs < job.plan.epochs:
+        job.record.say(f"ended early: no better accuracy since epoch {state.best['epoch']}")
+    job.record.finish(result, lambda: _show(job, result, draw))
+    run.finish(result)  # last, as the mark of a finished run: what is killed before shows itself when it resumes
+    return result
+
+
+def reset_for_next_stage(job: Job) -> None:
+    """Reset what the next stage sees, so that it does not depend on when, or on how many processes, this one ran."""
+    torch.manual_seed(job.run.seed)
+    for group, rate in zip(job.optimizer.param_groups, job.rates, strict=True):
+        group["lr"] = rate
+    if job.plan.stage:
+        job.run.accelerator.free_memory()  # it holds every net that it has prepared
+
+
+def _show(job: Job, result: dict, draw: Callable[[Path], None] | None) -> None:
+    """The recipe's own pictures and those of every run: main process only, nothing in it is collective."""
+    if draw:
+        draw(job.run.folder)
+    if not job.run.quiet:
+        from .record import show  # matplotlib takes half a second: only where it draws
+
+        show.show(job.run, job.net, job.feeds["test"], job.images, result)

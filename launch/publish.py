@@ -1,0 +1,39 @@
+"""The weights of a training in its run folder: written with what their user needs to know, read back when they are measured."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+
+from torch import nn
+
+from . import checkpoint
+from .data import Images, PictureSplit
+from .errors import Refused
+from .run import Run
+from .weights import load
+
+
+def publish(run: Run, net: nn.Module, images: Images, name: str) -> str:
+    """Write the net's weights as the file `name` of the run folder. Returns their sha256. Collective; host-device sync."""
+    tensors = checkpoint.weights(net)
+    digest, net_name = checkpoint.weights_sha256(tensors), run.config.get("net", type(net).__name__)
+    about: dict = {"recipe": run.recipe, "classes": images.classes, "mean": images.mean, "std": images.std}
+    about |= {"shape": [*images.train.shape], "size": images.size, "net": net_name, "weights_sha256": digest}
+    if isinstance(images.train, PictureSplit):
+        about["stored"] = images.train.rule.stored
+    run.on_main(lambda: checkpoint.write_tensors(run.folder / name, tensors, {"oneloop": json.dumps(about)}))
+    return digest
+
+
+@contextlib.contextmanager
+def best_weights(run: Run, net: nn.Module, best: dict) -> Iterator[None]:
+    """Within it the net has the weights that State.best describes, and afterwards its own again. Collective.
+
+    Raises Refused (1, 4).
+    """
+    path = run.folder / "best.safetensors"
+    tensors = run.on_main(lambda: load(path))
+    if checkpoint.weights_sha256(tensors) != best["weights_sha256"]:
+        raise Refused(f"{path} has other weights than those of epoch {best['epoch']}; --fresh starts over", 4)
+    with checkpoint.other_weights(net, tensors):
+        yield

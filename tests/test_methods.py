@@ -1,0 +1,179 @@
+"""Each method of training gives the same bits through a kill and on any number of slices and processes."""
+
+from pathlib import Path
+
+import jobs
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from conftest import Tiny, metrics, result
+from methods import METHODS, optimizer_of
+from test_processes import same
+from training import Linear, at_step, in_evaluation
+
+from launch import checkpoint, data, train
+from launch.data import cutmix, mixup, part
+from launch.errors import Refused
+from launch.state import State
+
+ALONE = [name for name in METHODS if name not in ("all", "by rank")]
+RECIPE = Path(__file__).parent / "methods.py"
+
+
+def fit(run, images, method, model=None, **options):
+    torch.manual_seed(1)
+    model = model or Tiny()
+    try:
+        return train(run, model, images, optimizer_of(model, method), **({"epochs": 3, "batch": 8} | METHODS[method] | options))
+    finally:
+        run.end()
+
+
+def of(folder):
+    """What a run leaves: the digests of its weights, and its record."""
+    files = {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+    return result(folder)["weights_sha256"], files, metrics(folder)
+
+
+@pytest.mark.parametrize("method", [*ALONE, "all"])
+def test_a_method_is_resumed_exactly(method, start, images, tmp_path):
+    """In the middle of warm-up, of an average, of patience; and during an evaluation."""
+    fit(start(out="straight", shards=2), images, method)
+    stops = [at_step(5), at_step(13), in_evaluation(16)]
+    for stop in stops:
+        with pytest.raises(Refused, match="stopped"):
+            fit(start(shards=2, stop_when=stop), images, method)
+    fit(start(shards=2), images, method)
+    assert of(tmp_path / "run") == of(tmp_path / "straight")
+
+
+@pytest.mark.parametrize("method", ["all", "muon"])
+def test_a_method_is_resumed_exactly_in_bf16(method, start, images, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    AcceleratorState._reset_state(True)
+    fit(start(out="straight"), images, method)
+    with pytest.raises(Refused):
+        fit(start(stop_when=at_step(13)), images, method)
+    fit(start(), images, method)
+    assert of(tmp_path / "run") == of(tmp_path / "straight")
+    assert result(tmp_path / "run")["precision"] == "bf16"
+    AcceleratorState._reset_state(True)
+
+
+@pytest.mark.parametrize(("lost", "method"), [("average/", "ema"), ("/average", "muon"), ("best", "patience")])
+def test_control_a_method_whose_state_is_lost_is_not(lost, method, start, images, tmp_path, monkeypatch):
+    fit(start(out="straight"), images, method, epochs=9)
+    with pytest.raises(Refused):
+        fit(start(stop_when=at_step(29)), images, method, epochs=9)
+    latest = checkpoint.latest
+
+    def forgetful(folder):
+        found, complaints = latest(folder)
+        for name in [name for name in found["optimizer"] if lost in name]:
+            found["optimizer"][name].zero_()
+        if lost == "best":
+            found["state"]["best"] = State().best
+        return found, complaints
+
+    monkeypatch.setattr(checkpoint, "latest", forgetful)
+    fit(start(), images, method, epochs=9)
+    assert of(tmp_path / "run") != of(tmp_path / "straight")
+
+
+@pytest.mark.parametrize("method", ["mixup", "cutmix", "either", "all"])
+def test_slices_do_not_change_what_is_mixed(method, start, images):
+    """Without batch norm, 8 images in 1, 2, 4 or 7 slices: also the last batch, of 5."""
+    weights = []
+    for shards in (1, 2, 4, 7):
+        model = Linear()
+        with torch.no_grad():
+            model.fc.weight.copy_(torch.linspace(-1, 1, 192).view(3, 64))
+        fit(start(out=f"in-{shards}", shards=shards), images, method, model)
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    for other in weights[1:]:
+        torch.testing.assert_close(other, weights[0], rtol=1e-4, atol=1e-5)
+
+
+def test_control_partners_within_a_slice_would(start, images, monkeypatch):
+    def within(ids, start, end, before):
+        return part(ids[start:end], 0, end - start, before)
+
+    monkeypatch.setattr("launch.step.part", within)
+    with pytest.raises(AssertionError):
+        test_slices_do_not_change_what_is_mixed("mixup", start, images)
+
+
+def test_one_methods_draws_are_not_anothers(images):
+    """Erasing, mixing and TrivialAugment leave the crops as they were."""
+    drawn = data.EpochDraws(seed=1, samples=61, device=torch.device("cpu")).of(torch.arange(61))
+    seen = []
+
+    def noted(kind, n, by_turns=False):
+        seen.append(kind)
+        return drawn(kind, n, by_turns)
+
+    kinds, pixels = {}, torch.zeros(61, 16, 16, 3, dtype=torch.uint8)
+    floats = torch.zeros(61, 3, 8, 8)
+    augments = {name: getattr(data, name) for name in ("crop_and_flip", "translate", "alternating_flip", "mirror")}
+    augments |= {name: getattr(data, name) for name in ("random_erasing", "trivial_augment")} | {"rand": data.rand_augment(3)}
+    for name, augment in augments.items():
+        augment(pixels, noted)
+        kinds[name] = {*seen}
+        seen.clear()
+    data.random_resized_crop(torch.full((61, 2), 20), noted)
+    kinds["crop"] = {*seen}
+    for name, mix in {"mixup": mixup(), "cutmix": cutmix()}.items():
+        seen.clear()
+        mix(floats, floats, noted)
+        kinds[name] = {*seen}
+    assert sum(map(len, kinds.values())) == len(set.union(*kinds.values()))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    place = tmp_path_factory.mktemp("methods")
+    return launched(place, None)
+
+
+def begin(place, processes, *before_and_after):
+    cut = before_and_after.index("--") + 1 if "--" in before_and_after else 0
+    flags = ("--shards", 2, "--threads", 1, "--data", "synthetic", "--out", "run", *before_and_after[cut:])
+    return jobs.begin(*before_and_after[:cut], RECIPE, *flags, cwd=place, processes=processes)
+
+
+def launched(place, processes, *flags):
+    """The folder of a run that went to its end."""
+    job = begin(place, processes, *flags)
+    assert job.wait() == 0, job.output
+    return place / "run"
+
+
+@pytest.mark.slow
+def test_two_processes_and_a_kill_give_the_bits_of_one_with_all_methods(uninterrupted, tmp_path):
+    killed = begin(tmp_path, 2, "--rank", 1, "--at", "step=14", "--do", "SIGKILL", "--")
+    assert killed.wait() != 0
+    assert not (tmp_path / "run/result.json").exists()
+    same(launched(tmp_path, 2), uninterrupted)
+    for name in ("model", "best", "ema"):
+        file = f"{name}.safetensors"
+        assert (tmp_path / "run" / file).read_bytes() == (uninterrupted / file).read_bytes()
+
+
+@pytest.mark.slow
+def test_three_processes_are_one_up_to_rounding_with_all_methods(tmp_path):
+    losses = []
+    for processes in (None, 3):
+        (place := tmp_path / f"on-{processes}").mkdir()
+        folder = launched(place, processes, "--shards", 3, "--epochs", 1)
+        losses.append([line["loss"] for line in metrics(folder) if "loss" in line])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_control_a_method_that_draws_by_rank_differs(tmp_path):
+    folders = []
+    for processes in (None, 2):
+        (place := tmp_path / f"on-{processes}").mkdir()
+        folders.append(launched(place, processes, "--method", "by rank", "--epochs", 1))
+    one, two = (result(folder)["weights_sha256"] for folder in folders)
+    assert one != two

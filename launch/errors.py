@@ -1,7 +1,8 @@
 """How a run fails: one clear line and an exit code.
 
 Exit codes  0 done, 1 data or disk unavailable, 2 wrong usage, 3 non-finite loss or gradient, 4 configuration, data or checkpoint
-            mismatch, 5 run folder in use, 130 / 138 / 143 stopped by SIGINT / SIGUSR1 / SIGTERM after saving
+            mismatch, 5 run folder in use, 75 out of --max-seconds, 130 / 138 / 143 stopped by SIGINT / SIGUSR1 /
+            SIGTERM after saving
 """
 
 import unicodedata

@@ -23,6 +23,7 @@ from .finish import finish, reset_for_next_stage
 from .job import Job, Plan
 from .modes import buffers_kept, mode_kept
 from .processes import Stop, any_process, lost_process
+from .profile import profiled
 from .publish import best_weights
 from .run import Run
 from .schedules import Schedule
@@ -69,7 +70,7 @@ def train(
 
     Returns what result.json holds. Collective: every process calls it with the same arguments and ends with the same weights.
     Raises Refused: a process lost (1), wrong numbers or net (2), non-finite loss or weights (3), mismatch (4), folder in use (5),
-    stopped by a signal (130, 138, 143).
+    out of time (75), stopped by a signal (130, 138, 143).
     """
     plan = Plan(epochs, batch, schedule, shuffle, mixed=mix is not None, patience=patience, stage=stage)
     job = begin(run, model, images, optimizer, plan, ema)
@@ -80,7 +81,12 @@ def train(
     augments = [augment] if callable(augment) else augment
     step = Step(run, net, job.feeds["train"], optimizer, loss, augments, mix, len(job.images.classes), clip, job.average)
 
-    with lost_process(run.world, run.accelerator.device, state), job.track() as track, Stop(run.stop_when) as stop:
+    with (
+        lost_process(run.world, run.accelerator.device, state),
+        job.track() as track,
+        Stop(run.stop_when, run.max_seconds) as stop,
+        profiled(run, step, track.say) as after_step,
+    ):
         step.warm_up(batch, state.step)  # collective
         for epoch in job.epochs_left():
             net.train()
@@ -90,6 +96,7 @@ def train(
                 # Zero the gradients, forward, loss, backward, optimizer.step: see launch/step.py.
                 batch_loss, stopping = step(ids, epoch, state.step, stop.requested(state.step))
                 job.count(batch_loss, len(ids))
+                after_step()
                 track.progress(state.step, f"epoch {epoch + 1}/{epochs}")
                 if job.within_epoch and job.due(run.log_every):
                     step.check(state.step)

@@ -5,6 +5,7 @@ Parallelism and precision are accelerate's business: they come from `accelerate 
 
 import contextlib
 import ctypes
+import math
 import os
 import platform
 import signal
@@ -16,6 +17,7 @@ from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 
+import psutil
 import torch
 import torch.distributed
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
@@ -25,6 +27,8 @@ from .screen import complain
 from .state import State
 
 START_SECONDS = 1800  # that a process waits for another before the first step: compilation, and data on a slow disk
+OUT_OF_TIME = 75  # the exit code: EX_TEMPFAIL of sysexits.h, "try again"
+CLOCKS_APART = 10  # seconds between the starts of two processes of a job
 SILENCE_SECONDS = 300  # and after it: longer than anything that a process does alone in a run
 
 
@@ -152,14 +156,16 @@ StopWhen = Callable[[int, int | None], bool]
 class Stop:
     """Notices SIGINT, SIGTERM and SIGUSR1 (a queue's last warning); asked between steps and between evaluation batches.
 
-    `when(step, batch)` may stop a run, too: `step` is the number of steps made, `batch` None between two steps, and in an
-    evaluation the number of the batch that was evaluated, from 0. A run stopped so ends and resumes as one that got a SIGTERM.
+    After `seconds` of this process, if they are not 0, it stops a run by itself. `when(step, batch)` may, too: `step` is the
+    number of steps made, `batch` None between two steps, and in an evaluation the number of the batch that was evaluated, from 0.
+    A run stopped so ends and resumes as one that got a SIGTERM.
     """
 
     SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
-    def __init__(self, when: StopWhen | None = None) -> None:
-        self.when, self.signal = when, 0
+    def __init__(self, when: StopWhen | None = None, seconds: int = 0) -> None:
+        self.when, self.signal, self.seconds = when, 0, seconds
+        self.end = psutil.Process().create_time() + seconds if seconds else math.inf  # on the wall clock
 
     def __enter__(self) -> "Stop":
         self.before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
@@ -176,9 +182,12 @@ class Stop:
         self.signal = self.signal or number
 
     def requested(self, step: int, batch: int | None = None) -> bool:
-        return bool(self.when and self.when(step, batch)) or self.signal != 0
+        return bool(self.when and self.when(step, batch)) or self.signal != 0 or time.time() > self.end
 
     def refusal(self, folder: Path, step: int) -> Refused:
+        if not self.signal and time.time() > self.end - CLOCKS_APART:  # here, or on another process
+            saved = f"checkpoint saved in {folder}: run the same command to resume"
+            return Refused(f"stopped after --max-seconds {self.seconds} at step {step:,}; {saved}", OUT_OF_TIME)
         number = signal.Signals(self.signal or signal.SIGTERM)  # another process may have got it
         saved = f"checkpoint saved in {folder}: run the same command to resume"
         return Refused(f"stopped by {number.name} at step {step:,}; {saved}", 128 + number)

@@ -69,9 +69,9 @@ def run_until_train(
     from .loop import train
     from .processes import accelerator
 
-    def reached(_run: "Run", model: "nn.Module", images: "Images", *_args: Any, **given: Any) -> dict:
+    def reached(_run: "Run", model: "nn.Module", images: "Images", optimizer: Any, *_args: Any, **given: Any) -> dict:
         if earlier is None or stage == given.get("stage", ""):
-            raise _Reached(model, images, given)
+            raise _Reached(model, images, given | {"optimizer": optimizer})
         return earlier(given.get("stage", ""))
 
     names = [name for name, value in vars(recipe).items() if value is train]
@@ -90,9 +90,10 @@ def run_until_train(
     raise Refused(f"{recipe.__file__} ended without calling `train`{f' for the stage {stage}' if stage else ''}", 2)
 
 
-def build(recipe: ModuleType, flags: Sequence[str], prog: str) -> tuple["nn.Module", "Images"]:
-    """The net and the images that the recipe, with its own flags, passes to its first `train`. --data is synthetic by default.
+def build(recipe: ModuleType, flags: Sequence[str], prog: str) -> tuple["nn.Module", "Images", dict[str, Any]]:
+    """The net, the images and the rest that the recipe, with its own flags, passes to its first `train`, by name.
 
+    --data is synthetic by default.
     No run folder is made or read. `prog` is the command's name in usage errors (exit 2). Raises Refused.
     """
     from .command_line import parse
@@ -101,7 +102,7 @@ def build(recipe: ModuleType, flags: Sequence[str], prog: str) -> tuple["nn.Modu
         flags = ["--data", "synthetic", *flags]
     run, options = parse(recipe.main, flags, prog)
     run.recipe = recipe.__name__
-    return run_until_train(recipe, run, options)[:2]
+    return run_until_train(recipe, run, options)
 
 
 # ----------------------------------------------------------------------------------------------------- the recipe of a run

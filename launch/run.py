@@ -57,6 +57,10 @@ class Run:
     """Epochs between evaluations; the last epoch always has one."""
     log_every: int = 0
     """Steps between train lines; 0: one at the end of each epoch."""
+    max_seconds: int = 0
+    """Save a checkpoint and end (exit code 75) after this many seconds of a launch, before a queue ends it; 0: no limit."""
+    profile: bool = False
+    """Trace a few steps: where their time went, on the screen, and profile.json for https://ui.perfetto.dev in the run folder."""
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     """auto: WANDB_MODE if set, else online with an API key and offline without."""
     wandb_artifacts: bool = False
@@ -110,7 +114,8 @@ class Run:
 
     def configure(self, recipe: str, options: dict[str, Any], precision: str) -> None:
         """Check the flags, and set `config`, which names the run folder. Raises Refused (2)."""
-        for name, least in {"limit": 0, "shards": 0, "threads": 0, "save_every": 0, "eval_every": 1, "log_every": 0}.items():
+        least_of = {"limit": 0, "shards": 0, "threads": 0, "save_every": 0, "eval_every": 1, "log_every": 0, "max_seconds": 0}
+        for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise Refused(f"--{name.replace('_', '-')} must be at least {least}, it is {getattr(self, name)}", 2)
         if not 0 <= self.validation <= MOST_VALIDATION:

@@ -53,7 +53,7 @@ while kill -0 "$job" 2> /dev/null; do  # a signal ends wait, not the job
 done
 
 # Requeue if the job was asked to stop: either Slurm signalled this script, or the tasks, which record it in stopped.json.
-if [[ $code -ne 0 ]] && { [[ -n $asked ]] || grep -qs '"code": 1[34]' "$run/stopped.json"; }; then
+if [[ $code -ne 0 ]] && { [[ -n $asked ]] || grep -qsE '"code": (1[34]|75)' "$run/stopped.json"; }; then
     scontrol requeue "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
     exit 0
 fi

@@ -177,7 +177,7 @@ def train_mode_traits(trial: Trial) -> tuple[bool, bool]:
     from ..recipe import build, load
 
     flags = trial.flags if "--data" in names(trial.flags) else ["--data", "hub", *trial.flags]
-    net, images = build(load(trial.recipe), flags, prog="oneloop verify")
+    net, images, _ = build(load(trial.recipe), flags, prog="oneloop verify")
     ids = torch.arange(min(8, len(images.train)))
     pixels, _ = feed_of(images.train, images, torch.device("cpu")).batch(ids)
     net.cpu().train()

@@ -125,7 +125,7 @@ def ours(folder: str, kind: str) -> float:
         parts = order(len(images.train), 1, 0).split(BATCH)
         feed.expect(parts)
         for ids in parts:
-            feed.batch(ids, lambda sizes, ids: random_resized_crop(sizes, drawn.of(ids)))
+            feed.batch(ids, [lambda sizes, ids: random_resized_crop(sizes, drawn.of(ids))])
         return len(images.train)
 
     if kind == "store":

@@ -1,7 +1,8 @@
 """Your own photographs: any folder or table, any classes, any sizes, from scratch or from weights trained elsewhere.
 
 Source  document 001, sections 2.2 to 2.4: photographs of 224 × 224, transfer learning, which net for which data. Its settings
-        are for other data; AdamW, cosine decay and random resized crops are today's usual ones
+        are for other data; AdamW, warm-up and cosine decay, random resized crops, TrivialAugment and an average of the weights
+        are today's usual ones (docs/training.md)
 Data    --data: a folder with a folder for each class, split into train/, val/ and test/ or not; a CSV or parquet table; a data
         set of the Hugging Face hub (owner/name). docs/pictures.md says what is found, `oneloop data PATH` shows it
 Expect  depends on the pictures; docs/pictures.md has a whole walk
@@ -18,8 +19,8 @@ Where the pictures are not split, 10 % of each class validate (--validation) and
 the best weights; the test pictures are measured at the end only.
 """
 
-import math
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -27,9 +28,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from launch import Run, cli, sources, train
-from launch.data import Images, random_resized_crop
+from launch.data import Images, cutmix, either, mixup, rand_augment, random_resized_crop, trivial_augment
 from launch.errors import Refused, first_line
+from launch.optimizers import groups
 from launch.pictures.rule import rule_for
+from launch.schedules import Schedule, cosine, warm_up
 from launch.weights import load, load_into
 from nets.named import TIMM, build, head, last_block, scale
 from nets.transfer import add_trainable, lock, unlock
@@ -37,6 +40,12 @@ from nets.zoo import names, weights_url
 
 OTHERS = 0.1  # the learning rate of what was trained before, against that of the new last layer
 WARM_UP = 0.05  # of the epochs
+AUGMENTS = {
+    "crop": [random_resized_crop],
+    "trivial": [random_resized_crop, trivial_augment],
+    "rand": [random_resized_crop, rand_augment()],
+}
+MIXES = {"none": None, "mixup": mixup(), "cutmix": cutmix(), "either": either(mixup(), cutmix())}
 
 
 def main(
@@ -53,10 +62,16 @@ def main(
     columns: tuple[str, ...] = (),
     skip_bad: bool = False,
     class_weights: Literal["none", "balanced"] = "none",
+    smoothing: float = 0.0,
+    augment: Literal[tuple(AUGMENTS)] = "trivial",
+    mix: Literal[tuple(MIXES)] = "none",
     epochs: int = 30,
     batch: int = 32,
     lr: float = 1e-3,
     weight_decay: float = 0.05,
+    constant: bool = False,
+    ema: float = 0.99,
+    patience: int = 10,
 ):
     """Train on pictures of your own.
 
@@ -73,7 +88,13 @@ def main(
         columns: Columns of a table that are not to be guessed: image=NAME, label=NAME, split=NAME.
         skip_bad: Train without the files that are no pictures.
         class_weights: balanced: a class counts in the loss as if it had as many pictures as the others.
+        smoothing: Label smoothing: this part of each label is spread over all classes.
+        augment: crop: random resized crops, mirrored or not; trivial, rand: TrivialAugment or RandAugment on top.
+        mix: Mix each picture with another one of its batch; either: by mixup or cutmix.
         lr: Learning rate of AdamW.
+        constant: Keep the learning rate; else it warms up, then falls to 0 on half a cosine.
+        ema: Decay of a moving average of the weights, which is measured beside them and chosen from; 0: none.
+        patience: End the training when this many epochs have brought no better validation accuracy; 0: never.
     """
     if (mode == "scratch") == (pretrained or bool(source)):
         wants = "takes no weights" if mode == "scratch" else "needs weights to start from: --pretrained or --source"
@@ -89,20 +110,26 @@ def main(
     )
     model, images = net_for(run, net, images, pretrained, source, sha256)
     run.open(images, {"mode": mode, "stored": rule.stored})
-    loss, options = loss_for(run, images, class_weights), {"batch": batch, "augment": random_resized_crop}
+    loss = loss_for(run, images, class_weights, smoothing)
+    options = {"batch": batch, "augment": AUGMENTS[augment], "mix": MIXES[mix], "ema": ema, "patience": patience}
     last = head(model, len(images.classes))
     if mode in ("frozen", "gradual"):
         lock(model)
         unlock(model, last)
-    optimizer = torch.optim.AdamW(groups(model, last, lr, weight_decay, OTHERS if mode == "finetune" else 1), lr=lr, fused=True)
+    others = OTHERS if mode == "finetune" else 1.0
+    optimizer = torch.optim.AdamW(groups(model, lr, weight_decay, others, last), lr=lr, fused=True)
+
+    def schedule(epochs: int) -> Schedule | None:
+        return None if constant else warm_up(WARM_UP * epochs, cosine((1 - WARM_UP) * epochs))
+
     if mode != "gradual":
-        train(run, model, images, optimizer, loss, epochs=epochs, schedule=cosine(epochs), **options)
+        train(run, model, images, optimizer, loss, epochs=epochs, schedule=schedule(epochs), **options)
         return
     half, left = epochs // 2, epochs - epochs // 2
-    first = train(run, model, images, optimizer, loss, epochs=half, schedule=cosine(half), stage="frozen", **options)
+    first = train(run, model, images, optimizer, loss, epochs=half, schedule=schedule(half), stage="frozen", **options)
     unlock(model, last_block(model, last))
     add_trainable(optimizer, model, OTHERS * lr)
-    second = train(run, model, images, optimizer, loss, epochs=left, schedule=cosine(left), stage="unlocked", **options)
+    second = train(run, model, images, optimizer, loss, epochs=left, schedule=schedule(left), stage="unlocked", **options)
     before, after = (result["test"]["accuracy"] for result in (first, second))
     summary = f"gradual: test accuracy {after:.4f}, {before:.4f} before the last block was unlocked"
     run.finish({"recipe": run.recipe, "summary": summary, "test": second["test"], "stages": [first, second]})
@@ -135,44 +162,21 @@ def net_for(run: Run, name: str, images: Images, pretrained: bool, source: str, 
     return model, replace(images, **scale(model))
 
 
-def groups(model: nn.Module, last: str, lr: float, weight_decay: float, others: float) -> list[dict]:
-    """Parameter groups: norms and biases without weight decay; everything but the layer `last` at `others` times the rate."""
-    found: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            found.setdefault((name.startswith(f"{last}."), parameter.ndim > 1), []).append(parameter)
-    return [
-        {"params": parameters, "lr": lr if new else lr * others, "weight_decay": weight_decay if decays else 0.0}
-        for (new, decays), parameters in found.items()
-    ]
-
-
-def cosine(epochs: int):
-    """Linearly up in WARM_UP of the epochs, then down to 0 on half a cosine (arXiv:1608.03983)."""
-
-    def factor(epoch: float) -> float:
-        done = epoch / epochs
-        return (
-            (done + 0.01) / (WARM_UP + 0.01) if done < WARM_UP else (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP))) / 2
-        )
-
-    return factor
-
-
-def loss_for(run: Run, images: Images, class_weights: str):
-    """Cross-entropy, with a weight for each class if it is to be balanced.
+def loss_for(run: Run, images: Images, class_weights: str, smoothing: float):
+    """Cross-entropy, for labels or shares of classes; with a weight for each class if it is to be balanced.
 
     The weights are 1 on average over the training pictures, and a batch's loss is the mean over its pictures, not over its
     weights as torch has it: so a batch's slices add up to the batch.
     """
+    plain = partial(F.cross_entropy, label_smoothing=smoothing) if smoothing else F.cross_entropy
     if class_weights == "none":
-        return F.cross_entropy
+        return plain
     counts = images.train.labels.bincount(minlength=len(images.classes))
     there = int((counts > 0).sum())  # with --limit, a class may have none
     weights = (len(images.train) / there / counts.clamp(min=1)).to(run.accelerator.device)
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        return (F.cross_entropy(logits, labels, reduction="none") * weights[labels]).mean()
+        return (plain(logits, labels, reduction="none") * (labels @ weights if labels.ndim > 1 else weights[labels])).mean()
 
     return loss
 

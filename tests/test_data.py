@@ -217,7 +217,7 @@ def test_feed_leaves_the_pixels_as_they_are(images):
     before = images.train.pixels.clone()
     feed = Feed(images.train, images, torch.device("cpu"))
     first, _ = feed.batch(torch.arange(61))
-    again, _ = feed.batch(torch.arange(61), lambda pixels, ids: pixels.mul_(0))
+    again, _ = feed.batch(torch.arange(61), [lambda pixels, ids: pixels.mul_(0)])
     third, _ = feed.batch(torch.arange(61))
     assert torch.equal(first, third)
     assert not torch.equal(first, again)

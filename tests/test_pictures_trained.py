@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from torch import nn
 from training import at_step
 
 from launch import evaluate, sources, train
-from launch.data import EpochDraws, PictureFeed, random_resized_crop
+from launch.data import EpochDraws, PictureFeed, cutmix, either, mixup, random_erasing, random_resized_crop, trivial_augment
 from launch.data.pictures import Reader
 from launch.errors import Refused
 from launch.pictures.rule import Rule, centred, read
@@ -58,7 +59,8 @@ def fit(run, images, **options):
     torch.manual_seed(run.seed)
     model = TinyRgb()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=True)
-    options = {"epochs": 2, "batch": 8, "augment": random_resized_crop} | options
+    options = {"epochs": 2, "batch": 8, "augment": [random_resized_crop, trivial_augment], "ema": 0.9} | options
+    options = {"mix": either(mixup(), cutmix())} | options
     try:
         train(run, model, images, optimizer, **options)
     finally:
@@ -68,6 +70,10 @@ def fit(run, images, **options):
 
 def record(folder):
     return metrics(folder), result(folder)["weights_sha256"]
+
+
+def drawn_by(drawn, augment, pixels, ids):
+    return augment(pixels, drawn.of(ids))
 
 
 def batches(images, threads, slices):
@@ -81,7 +87,8 @@ def batches(images, threads, slices):
             drawn.begin(epoch)
             parts = torch.arange(len(images.train)).split(slices)
             feed.expect(parts)
-            seen += [feed.batch(ids, lambda sizes, ids: random_resized_crop(sizes, drawn.of(ids)))[0] for ids in parts]
+            augments = [partial(drawn_by, drawn, augment) for augment in (random_resized_crop, trivial_augment, random_erasing)]
+            seen += [feed.batch(ids, augments)[0] for ids in parts]
         return torch.cat(seen)
     finally:
         torch.set_num_threads(before)
@@ -155,7 +162,7 @@ def test_slices_see_the_pictures_of_the_batch_once_an_epoch(start, folder, monke
     monkeypatch.setattr(
         PictureFeed, "batch", lambda self, ids, views=None: (views and seen.extend(ids.tolist()), batch(self, ids, views))[1]
     )
-    fit(start(shards=3), load(folder))
+    fit(start(shards=3), load(folder), mix=None)
     assert sorted(seen) == sorted([*range(42)] * 2)
 
 
@@ -178,7 +185,7 @@ def test_train_lines_say_what_was_waited_for(start, folder, tmp_path, monkeypatc
     waits = [line["data_wait"] for line in lines if line["event"] == "train"]
     assert len(waits) == 2
     assert all(0 <= wait <= 1 for wait in waits)
-    monkeypatch.setattr("launch.job.WORTH_SAYING", 0.0)
+    monkeypatch.setattr("launch.finish.WORTH_SAYING", 0.0)
     fit(start(out="slow"), load(folder))
     assert "of the training's time was waiting for pictures" in capsys.readouterr().out
 
@@ -323,11 +330,12 @@ def test_a_class_weighs_as_if_all_had_as_many_pictures(start, folder, recipe):
     images = load(folder)
     logits, labels = torch.randn(42, 3), images.train.labels
     run = start()
-    plain, balanced = (recipe.loss_for(run, images, kind) for kind in ("none", "balanced"))
+    plain, balanced = (recipe.loss_for(run, images, kind, 0.0) for kind in ("none", "balanced"))
     assert plain is F.cross_entropy
     losses = F.cross_entropy(logits, labels, reduction="none")
     by_class = [losses[labels == label].mean() for label in range(3)]
     torch.testing.assert_close(balanced(logits, labels), sum(by_class) / 3)
+    torch.testing.assert_close(balanced(logits, F.one_hot(labels, 3).float()), balanced(logits, labels))
     halves = [balanced(logits[part], labels[part]) for part in torch.arange(42).split(21)]
     torch.testing.assert_close(sum(halves) / 2, balanced(logits, labels))  # torch's own weights would not add up
     weights = 14 / labels.bincount()

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 import torch.distributed
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from .begin import begin
 from .data import Augment, Feed, Images, Mix, PictureFeed, feed_of, slice_seed
@@ -140,10 +140,21 @@ def evaluate(run: Run, model: nn.Module, images: Images, split: str = "test") ->
     "balanced_accuracy", the mean of the classes' recalls, if the split has classes of uneven sizes.
     Collective: every process calls it. Raises Refused (3) for a loss that is not finite.
     """
-    device = run.accelerator.device
-    result = _validate(run, model.to(device), feed_of(getattr(images, split), images, device))
+    return evaluate_with_logits(run, model, images, split)[0]
+
+
+def evaluate_with_logits(run: Run, model: nn.Module, images: Images, split: str = "test") -> tuple[dict, Tensor]:
+    """As `evaluate`, and the logits of the split's samples in order: float32 (N, classes) on the CPU, on every process."""
+    device, outputs = run.accelerator.device, list[tuple[Tensor, Tensor]]()
+    feed = feed_of(getattr(images, split), images, device)
+    result = _validate(run, model.to(device), feed, outputs=outputs)
     assert result is not None  # no Stop was passed
-    return result
+    logits = torch.zeros(len(feed.labels), len(images.classes), device=device)
+    for ids, found in outputs:
+        logits[ids.to(device)] = found
+    if run.world > 1:
+        torch.distributed.all_reduce(logits)  # collective: each row is one process's, plus zeros
+    return result, logits.cpu()  # host-device sync
 
 
 def _test_best(job: Job, stop: Stop, train_mode_batch: int) -> dict | None:
@@ -156,12 +167,18 @@ def _test_best(job: Job, stop: Stop, train_mode_batch: int) -> dict | None:
 
 @torch.no_grad()
 def _validate(
-    run: Run, net: nn.Module, feed: Feed | PictureFeed, step: int = 0, stop: Stop | None = None, train_mode_batch: int = 0
+    run: Run,
+    net: nn.Module,
+    feed: Feed | PictureFeed,
+    step: int = 0,
+    stop: Stop | None = None,
+    train_mode_batch: int = 0,
+    outputs: list[tuple[Tensor, Tensor]] | None = None,
 ) -> dict | None:
     """As `evaluate`, after `step` steps; None, on all processes, if any of them was asked to stop meanwhile.
 
     `train_mode_batch` is 0, or the size of the batches in which the net is measured in train mode, as the book did: the random
-    numbers are the step's, the running statistics stay as they are.
+    numbers are the step's, the running statistics stay as they are. `outputs` gets ids and logits of this process's batches.
     """
     count = len(feed.labels)
     parts = feed.order(torch.arange(count)).split(train_mode_batch or feed.batches)
@@ -181,6 +198,8 @@ def _validate(
             pixels, labels = feed.batch(parts[number])
             with run.accelerator.autocast():
                 logits = net(pixels).float()
+            if outputs is not None:
+                outputs.append((parts[number], logits))
             sums[number, 0] = F.cross_entropy(logits, labels, reduction="sum")
             right = logits.argmax(dim=1) == labels
             sums[number, 1] = right.sum()

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 # torch is imported where it is needed: a command's help must not wait for it.
 
-WEIGHTS = {"last": "model.safetensors", "best": "best.safetensors"}
+WEIGHTS = {"last": "model.safetensors", "best": "best.safetensors", "ema": "ema.safetensors"}
 MOST_PIXELS = 4096  # of an image's height and width: a file that says more is damaged
 MOST_CLASSES = 100_000
 MOST_METADATA = 100_000_000  # bytes, safetensors' own limit
@@ -82,7 +82,7 @@ def rebuild(
     data: str = "",
     precision: str = "no",
 ) -> Trained:
-    """The net of a run, or of one of its `stage`s, with its `weights` "last" or "best".
+    """The net of a run, or of one of its `stage`s, with its `weights` "last", "best" or "ema".
 
     `recipe` is the recipe's file if `recipe.find` would not find it. `data` replaces the recorded --data; without it nothing is
     downloaded: synthetic images stand in for the hub's. `precision` is for the run's accelerator.
@@ -100,7 +100,7 @@ def rebuild(
     folder = record.folder / stage
     path = folder / WEIGHTS[weights]
     if not path.is_file():
-        raise _without_weights(record, stage)
+        raise _without_weights(record, stage, weights)
     module = load_recipe(recipe or find_recipe(record))
     if names := code.edited(record.folder, record.config.get("code", []), code.sources(module)):
         changed = f"{', '.join(names)} changed since {record.folder} was trained: the net may compute something else"
@@ -158,11 +158,11 @@ def _recorded_run(record: Record, data: str) -> tuple["Run", dict[str, Any]]:
     return run, options
 
 
-def _without_weights(record: Record, stage: str) -> Refused:
+def _without_weights(record: Record, stage: str, weights: str) -> Refused:
     """Why a run or stage has none, and what to do."""
     folder = record.folder / stage
     if (folder / WEIGHTS["last"]).is_file():
-        return Refused(f"{folder} has no {WEIGHTS['best']}; use --weights last", 4)
+        return Refused(f"{folder} has no {WEIGHTS[weights]}; use --weights last", 4)
     stages = sorted(path.parent for path in folder.rglob(WEIGHTS["last"]) if (path.parent / "metrics.jsonl").exists())
     if stages:
         some = ", ".join(map(str, stages[:4])) + (f" and {len(stages) - 4} more" if len(stages) > 4 else "")

@@ -229,7 +229,9 @@ def test_json_csv_and_markdown(place, capsys):
     assert commands.main(["compare", "runs", "--markdown"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("| net | runs | done | accuracy |")
-    assert {line.replace("\\|", "").count("|") for line in lines} == {lines[0].count("|")}
+    table, sentence = lines[:5], lines[6:]
+    assert {line.replace("\\|", "").count("|") for line in table} == {lines[0].count("|")}
+    assert sentence == ["Net is better than a|b by 10.00 points with one seed; one seed says little."]
     assert not (place / "compare").exists()  # pictures only on request
     assert commands.main(["compare", "runs", "--csv", "--out", "here"]) == 0
     assert "here" not in capsys.readouterr().out

@@ -335,3 +335,16 @@ def test_errors_are_one_line_and_a_code(own_path, monkeypatch, capsys, args, cod
     assert says in error
     assert error.count("\n") == 1
     assert out == ""
+
+
+def test_the_learning_rate_is_drawn(own_path, monkeypatch, capsys):
+    commands.main(["describe", str(ROOT / "recipes/cifar10_fast.py"), "--epochs", "4"])
+    *_, head, top, second, third, bottom, axis = capsys.readouterr().out.splitlines()
+    assert head == "Learning rate: 0.24, 106, 1340"
+    bars = [line[9:] for line in (top, second, third, bottom)]
+    assert [len(bar) for bar in bars] == sorted(len(bar) for bar in bars)  # it falls
+    assert bars[0].startswith("█")
+    assert len(bars[3]) >= 58
+    assert axis.split() == ["epoch", "0", "4"]
+    commands.main(["describe", str(ROOT / "recipes/cifar2.py")])
+    assert capsys.readouterr().out.endswith("Learning rate: 0.01\n")  # constant

@@ -1,6 +1,8 @@
 """Each method of training gives the same bits through a kill and on any number of slices and processes."""
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jobs
 import pytest
@@ -8,10 +10,11 @@ import torch
 from accelerate.state import AcceleratorState
 from conftest import Tiny, metrics, result
 from methods import METHODS, optimizer_of
+from safetensors.torch import load_file
 from test_processes import same
 from training import Linear, at_step, in_evaluation
 
-from launch import checkpoint, data, train
+from launch import checkpoint, data, evaluate, train
 from launch.data import cutmix, mixup, part
 from launch.errors import Refused
 from launch.state import State
@@ -177,3 +180,89 @@ def test_control_a_method_that_draws_by_rank_differs(tmp_path):
         folders.append(launched(place, processes, "--method", "by rank", "--epochs", 1))
     one, two = (result(folder)["weights_sha256"] for folder in folders)
     assert one != two
+
+
+def test_max_seconds_save_and_end_and_the_same_command_goes_on(start, images, tmp_path, monkeypatch):
+    fit(start(out="straight"), images, "all")
+    clock = iter(range(10**6))
+    monkeypatch.setattr("launch.processes.psutil.Process", lambda: SimpleNamespace(create_time=lambda: 0))
+    monkeypatch.setattr("launch.processes.time", SimpleNamespace(time=lambda: next(clock)))  # a second each time it is asked
+    with pytest.raises(Refused, match="stopped after --max-seconds 20 at step") as refused:
+        fit(start(max_seconds=20), images, "all")
+    assert refused.value.code == 75
+    assert not (tmp_path / "run/result.json").exists()
+    fit(start(), images, "all")
+    assert of(tmp_path / "run") == of(tmp_path / "straight")
+
+
+def test_a_profile_says_where_the_time_went(start, images, tmp_path, capsys):
+    fit(start(out="straight"), images, "mixup")
+    capsys.readouterr()
+    fit(start(profile=True), images, "mixup")
+    lines = capsys.readouterr().out.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("a step takes"))
+    parts = {line.split("%  ")[1]: float(line.split()[2].rstrip("%")) for line in lines[first + 1 : first + 7]}
+    assert [*parts] == ["batch and augmentation", "forward", "loss", "backward", "optimizer", "everything else"]
+    assert sum(parts.values()) == pytest.approx(100, abs=1)
+    names = {event.get("name") for event in json.loads((tmp_path / "run/profile.json").read_text())["traceEvents"]}
+    assert names >= {"data", "forward", "loss", "backward", "optimizer", "aten::conv2d"}
+    assert of(tmp_path / "run") == of(tmp_path / "straight")  # it changes nothing
+
+
+def test_too_short_a_run_says_that_it_has_no_profile(start, images, tmp_path, capsys):
+    fit(start(profile=True), images, "mixup", epochs=1)
+    assert "no profile: it takes 15 steps in one launch, and there were 8" in capsys.readouterr().out
+    assert not (tmp_path / "run/profile.json").exists()
+
+
+def test_an_average_is_the_mean_that_it_says(start, images, tmp_path):
+    """Measured, chosen and saved: recomputed here from the weights after each step."""
+    seen = []
+
+    class Noting(Tiny):
+        def forward(self, x):
+            if self.training:
+                seen.append({name: tensor.clone() for name, tensor in self.state_dict().items()})
+            return super().forward(x)
+
+    torch.manual_seed(1)
+    model = Noting()
+    fit(start(), images, "ema", model=model)
+    expected, after = {name: t.double() for name, t in seen[0].items()}, [*seen[1:], model.state_dict()]
+    for step, weights in enumerate(after):
+        decay = min(0.9, (1 + step) / (10 + step))
+        for name in ("conv.weight", "fc.bias", "norm.weight"):
+            expected[name] = decay * expected[name] + (1 - decay) * weights[name]
+    saved = load_file(tmp_path / "run/ema.safetensors")
+    for name in ("conv.weight", "fc.bias", "norm.weight"):
+        torch.testing.assert_close(saved[name].double(), expected[name], rtol=1e-4, atol=1e-6)
+    lines = [line for line in metrics(tmp_path / "run") if line.get("split") == "ema"]
+    found = result(tmp_path / "run")
+    assert found["best"]["accuracy"] == max(line["accuracy"] for line in lines)
+    assert found["ema"] == {name: lines[-1][name] for name in ("loss", "accuracy", "count")}
+    model.load_state_dict(saved)
+    run = start(out="again")
+    assert evaluate(run, model, images) == found["ema"]
+
+
+def test_patience_ends_a_training_and_says_so(start, images, tmp_path, capsys):
+    fit(start(), images, "patience", epochs=50)
+    found, lines = result(tmp_path / "run"), metrics(tmp_path / "run")
+    accuracies = [line["accuracy"] for line in lines if line.get("split") == "test"]
+    assert found["epochs"] == len(accuracies) < 50
+    assert accuracies[-1] <= max(accuracies[:-1]) == found["best"]["accuracy"]
+    assert found["best"]["epoch"] == found["epochs"] - 1
+    assert "train" in found
+    assert f"ended early: no better accuracy since epoch {found['best']['epoch']}" in capsys.readouterr().out
+    fit(start(out="patient"), images, "patience", epochs=50, patience=4)  # control
+    assert result(tmp_path / "patient")["epochs"] > found["epochs"]
+
+
+def test_gradients_are_clipped_to_the_norm(start, images, tmp_path):
+    fit(start(out="free", log_every=1), images, "linear", epochs=1)
+    fit(start(out="clipped", log_every=1), images, "clip", epochs=1)
+    free, clipped = (
+        [line["gradient_norm"] for line in metrics(tmp_path / name) if "gradient_norm" in line] for name in ("free", "clipped")
+    )
+    assert max(free) > 0.5
+    assert max(clipped) == pytest.approx(0.5, rel=1e-4)

@@ -159,9 +159,12 @@ def test_resume_is_exact(start, folder, at, tmp_path):
 
 def test_slices_see_the_pictures_of_the_batch_once_an_epoch(start, folder, monkeypatch):
     seen, batch = [], PictureFeed.batch
-    monkeypatch.setattr(
-        PictureFeed, "batch", lambda self, ids, augments=(): (augments and seen.extend(ids.tolist()), batch(self, ids, augments))[1]
-    )
+
+    def noted(self, ids, augments=()):
+        seen.extend(ids.tolist() if augments else ())
+        return batch(self, ids, augments)
+
+    monkeypatch.setattr(PictureFeed, "batch", noted)
     fit(start(shards=3), load(folder), mix=None)
     assert sorted(seen) == sorted([*range(42)] * 2)
 

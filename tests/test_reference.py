@@ -44,9 +44,9 @@ def test_exit_codes():
 
 @pytest.fixture
 def finished(start, images):
-    run = start(pictures=True)
+    run = start(pictures=True, profile=True)
     model = Tiny()
-    train(run, model, images, optimizer_for(model), epochs=2, batch=8)
+    train(run, model, images, optimizer_for(model), epochs=2, batch=8, ema=0.9)
     return run.folder
 
 
@@ -58,7 +58,7 @@ def test_files_and_keys_of_a_run(finished):
     lines = metrics(finished)
     clock, of_pictures = {"images_per_second", "seconds"}, {"data_wait", "balanced_accuracy"}  # see test_pictures_trained.py
     rows = dict(re.findall(r"^\| `?([\w ]+?)`? \| (.*?) \|$", section("metrics.jsonl"), re.MULTILINE))
-    keys = {row: set(re.findall(r"`(\w+)`", text)) - {"train", "eval", "test"} for row, text in rows.items()}
+    keys = {row: set(re.findall(r"`(\w+)`", text)) - {"train", "eval", "test", "ema"} for row, text in rows.items()}
     for kind in ("train", "eval"):
         named_here = (keys["every line"] | keys[kind]) - clock - of_pictures
         assert {key for line in lines if line["event"] == kind for key in line} == named_here

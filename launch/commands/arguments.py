@@ -37,7 +37,10 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
 def add_trained_net(parser: argparse.ArgumentParser) -> None:
     """The arguments that name a trained net: RUN, --weights, --recipe."""
     parser.add_argument("run", metavar="RUN", type=Path, help="a run folder, or the folder of a stage in it")
-    which = "the last weights (default), or the best: by accuracy on the validation images, without these on the test images"
+    which = (
+        "the last weights (default); the best, by accuracy on the validation images, without these on the test images; or the "
+        "last average (ema), of a recipe that keeps one"
+    )
     parser.add_argument("--weights", choices=WEIGHTS, default="last", help=which)
     parser.add_argument("--recipe", type=Path, metavar="FILE", help="the recipe's file, if it is not in recipes/")
 

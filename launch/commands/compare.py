@@ -8,11 +8,13 @@ import csv
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import Refused, printable
 from ..record.compare import Comparison, compare, text_of
+from ..record.paired import pairs
 from ..record.runs import find
 
 if TYPE_CHECKING:
@@ -56,7 +58,17 @@ def main(args: Sequence[str]) -> None:
 def show(comparison: Comparison, form: str | None = None) -> None:
     """Print the comparison as a table, or as json, csv or markdown."""
     if form == "json":
-        print(json.dumps({"same": comparison.same, "differ": comparison.differ, "rows": comparison.records()}, indent=1))
+        print(
+            json.dumps(
+                {
+                    "same": comparison.same,
+                    "differ": comparison.differ,
+                    "rows": comparison.records(),
+                    "pairs": [asdict(pair) for pair in pairs(comparison)],
+                },
+                indent=1,
+            )
+        )
     elif form == "csv":
         csv.writer(sys.stdout, lineterminator="\n").writerows(_flat_rows(comparison))
     elif form == "markdown":
@@ -64,6 +76,8 @@ def show(comparison: Comparison, form: str | None = None) -> None:
         rule = ["---" if heading in comparison.differ else "---:" for heading in head]
         for row in (head, rule, *rows):
             print("|", " | ".join(cell.replace("|", "\\|") for cell in row), "|")
+        for pair in pairs(comparison):
+            print(f"\n{pair.sentence()}.")
     else:
         _print_table(comparison)
 
@@ -97,6 +111,8 @@ def _print_table(comparison: Comparison) -> None:
     console.print(_rich_table(comparison, head, rows))
     if left_out:
         console.print(f"too wide for {console.width} columns, left out: {', '.join(left_out)}", soft_wrap=True)
+    for pair in pairs(comparison):
+        console.print(f"{pair.sentence()}.", soft_wrap=True)
     same = ", ".join(f"{key} {text_of(value)}" for key, value in comparison.same.items())
     console.print(f"the same for all: {same}", soft_wrap=True)
     if len(comparison.places()) > 1:

@@ -35,8 +35,9 @@ def main(args: Sequence[str]) -> None:
     _print_table(("layer", "output", "field", "jump"), receptive_field(model, shape))
     print("\nShapes:\n")
     _print_table(("layer", "takes", "gives"), walk)
-    rates = sorted({group["lr"] for group in given["optimizer"].param_groups})
-    print(f"\nLearning rate: {', '.join(f'{rate:g}' for rate in rates)}")
+    if given["optimizer"]:
+        rates = sorted({group["lr"] for group in given["optimizer"].param_groups})
+        print(f"\nLearning rate: {', '.join(f'{rate:g}' for rate in rates)}")
     if schedule := given.get("schedule"):
         for line in _drawn(schedule, given["epochs"]):
             print(line)

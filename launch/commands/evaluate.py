@@ -14,7 +14,7 @@ from .arguments import add_trained_net, command_parser
 def main(args: Sequence[str]) -> None:
     parser = command_parser(
         "evaluate",
-        usage="RUN [--data …] [--split test | validation | train] [--weights last | best] [--json]",
+        usage="RUN [--data …] [--split test | validation | train] [--weights last | best | ema] [--json]",
         description="Measure the loss and accuracy of a trained net: every image once, dropout off, in the run's precision.\n"
         "Without --data it uses the run's own images and reproduces the numbers that training logged.",
         example="runs/cifar2/Net-0a1b2c3d --data other-birds/",
@@ -28,7 +28,8 @@ def main(args: Sequence[str]) -> None:
     import torch
 
     from ..data import with_validation
-    from ..loop import evaluate
+    from ..loop import evaluate_with_logits
+    from ..record.scores import scores
 
     record, stage = find_run(chosen.run)
     precision = record.options["precision"]
@@ -50,17 +51,19 @@ def main(args: Sequence[str]) -> None:
     images = trained.images if chosen.split == "test" else with_validation(trained.images, trained.run.validation)
     if getattr(images, chosen.split) is None:
         raise Refused(f"{record.folder} has no validation images: it was trained without --validation", 2)
-    measured = evaluate(trained.run, trained.net, images, chosen.split)
+    measured, logits = evaluate_with_logits(trained.run, trained.net, images, chosen.split)
+    further = scores(logits, getattr(images, chosen.split).labels)
     logged = _logged(record.folder / stage, chosen.split, chosen.weights) if same else None
     source = {"run": str(chosen.run), "weights": chosen.weights, "data": trained.images.source, "split": chosen.split}
     if chosen.json:
-        print(json.dumps(source | measured | {"logged": logged}, indent=1))
+        print(json.dumps(source | further | measured | {"logged": logged}, indent=1))
         return
     count, correct = measured["count"], round(measured["accuracy"] * measured["count"])
     print(
         f"{chosen.split} images of {printable(trained.images.source)}: accuracy {measured['accuracy']:.4f} ({correct}/{count}), "
         f"loss {measured['loss']:.4f}"
     )
+    print(", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in further.items() if isinstance(value, float)))
     if logged:
         how = " (in train mode, as in the book)" if trained.measured_in == "train" else ""
         print(f"logged in training{how}: accuracy {logged['accuracy']:.4f}, loss {logged['loss']:.4f}")
@@ -69,9 +72,12 @@ def main(args: Sequence[str]) -> None:
 def _logged(folder: Path, split: str, weights: str) -> dict | None:
     """Accuracy and loss that training logged for these weights; None if it did not evaluate them on this split."""
     lines = [line for line in read_metrics(folder / "metrics.jsonl") if line["event"] == "eval"]
+    averaged = [line for line in lines if line["split"] == "ema"]  # on the images that choose; if there are any, they chose
+    choosing = averaged or [line for line in lines if line["split"] == chooser(lines)]
     found = [line for line in lines if line["split"] == split]
-    if weights == "best" and found:  # of several best ones, the first was saved
-        choosing = [line for line in lines if line["split"] == chooser(lines)]
+    if weights == "ema" or (weights == "best" and averaged):
+        found = averaged if split == chooser(lines) else []
+    if weights == "best" and choosing:  # of several best ones, the first was saved
         step = max(choosing, key=lambda line: line["accuracy"])["step"]
         found = [line for line in found if line["step"] == step]
         if split == "test" and not found:  # measured at the end only, which has no line

@@ -36,6 +36,12 @@ def measures_of(result: dict, events: Sequence[dict], facts: dict) -> dict[str, 
     return {name: value for name, value in found.items() if value is not None}
 
 
+def _at_the_end(known: Known, name: str) -> float | None:
+    """On the test images: of the average of the weights, if one is kept and measured on them, else of the last weights."""
+    averaged = known.last("ema", name) if chooser(known.events) == "test" else None
+    return known.last("test", name) if averaged is None else averaged
+
+
 def _best(known: Known) -> float | None:
     """Test accuracy of the best weights; known at the end only, if the validation images chose them."""
     best = known.result.get("best", {})
@@ -69,9 +75,9 @@ def _seconds(known: Known) -> float | None:
 
 MEASURES = {
     "validation_accuracy": Measure(_validation_accuracy, "validation accuracy", "{:.4f}", spread=True, always=False),
-    "last": Measure(lambda known: known.last("test", "accuracy"), "accuracy", "{:.4f}", spread=True),
+    "last": Measure(lambda known: _at_the_end(known, "accuracy"), "accuracy", "{:.4f}", spread=True),
     "best": Measure(_best, "best", "{:.4f}", spread=True),  # without validation images, the test images chose its epoch
-    "loss": Measure(lambda known: known.last("test", "loss"), "loss", "{:.4f}", spread=True),
+    "loss": Measure(lambda known: _at_the_end(known, "loss"), "loss", "{:.4f}", spread=True),
     "gap": Measure(_gap, "gap", "{:+.4f}", spread=True),  # training accuracy minus test accuracy
     "images_per_second": Measure(_speed, "images/s", "{:,.0f}"),
     "seconds": Measure(_seconds, "seconds", "{:,.1f}"),

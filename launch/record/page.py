@@ -18,6 +18,7 @@ PICTURES = {  # file -> caption, in the order of the page
     "confusion": "Test images by true class (rows) and predicted class (columns), in eval mode",
     "kernels": "The first layer's kernels, on a common scale",
 }
+SCORES = {"f1": "mean F1", "top_5": "top-5 accuracy", "calibration_error": "calibration error"}
 
 
 def write(folder: Path, result: dict) -> Path:
@@ -71,6 +72,7 @@ def _one(folder: Path, result: dict) -> dict[str, Any]:
             "test accuracy": f"{test['accuracy']:.4f}",
             **({"balanced": f"{test['balanced_accuracy']:.4f}"} if "balanced_accuracy" in test else {}),
             "test loss": f"{test['loss']:.4f}",
+            **{name: f"{shown['scores'][key]:.4f}" for key, name in SCORES.items() if key in shown["scores"]},
             **chosen,
             "epochs": f"{result['epochs']:,}",
             "parameters": f"{result['parameters']:,}",
@@ -78,8 +80,8 @@ def _one(folder: Path, result: dict) -> dict[str, Any]:
             "seconds": f"{result['seconds']:,.1f}",
         },
         "classes": [
-            (name, sum(row), row[index], f"{row[index] / max(sum(row), 1):.1%}")
-            for index, (name, row) in enumerate(zip(classes, shown["counts"], strict=True))
+            (name, sum(row), row[index], f"{row[index] / max(sum(row), 1):.1%}", f"{of['precision']:.1%}", f"{of['f1']:.1%}")
+            for index, (name, row, of) in enumerate(zip(classes, shown["counts"], shown["scores"]["classes"], strict=True))
         ],
         "mistakes": [mistake | {key: classes[mistake[key]] for key in ("true", "predicted")} for mistake in shown["mistakes"]],
         "wrong": test["count"] - sum(row[index] for index, row in enumerate(shown["counts"])),

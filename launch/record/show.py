@@ -1,9 +1,10 @@
 """What a finished run shows: predictions.json, four pictures and report.html in its folder.
 
-One pass over the test images in eval mode makes predictions.json; pictures, page and W&B's last row come from it. A new picture
+One pass over the test images in eval mode makes both; pictures, page and W&B's last row come from it. A new picture
 is a function in pictures.py and its call in `show`.
 
-    predictions.json  classes; counts, a row for each true class; the worst mistakes with their images as base64 PNG
+    predictions.parquet  a row for each test image: what it is, what was predicted, the probability of each class
+    predictions.json  classes; counts, a row for each true class; scores; the worst mistakes with their images as base64 PNG
     curves.png        loss and accuracy by epoch
     confusion.png     counts and the accuracy of each class
     mistakes.png      the mistakes with the highest loss
@@ -13,15 +14,19 @@ is a function in pictures.py and its call in `show`.
 import base64
 import io
 import json
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from ..data import Feed, Images, PictureFeed
+from ..data import Feed, Images, PictureFeed, PictureSplit
+from ..errors import printable
 from . import page, pictures
 from .runs import read_metrics
+from .scores import scores
 from .track import Running
 
 MISTAKES = 24  # images, those with the highest loss
@@ -33,7 +38,9 @@ def show(run: Running, net: nn.Module, feed: Feed | PictureFeed, images: Images,
 
     Called on the main process only: nothing here is collective. Raises OSError, and whatever the net or a font raises.
     """
-    shown = predictions(_logits(run, net, feed), images)
+    logits = _logits(run, net, feed)
+    shown = predictions(logits, images)
+    write_predictions(run.folder / "predictions.parquet", logits, images)
     (run.folder / "predictions.json").write_text(json.dumps(shown))
     pictures.history(run.folder / "curves.png", read_metrics(run.folder / "metrics.jsonl"))
     pictures.confusion(run.folder / "confusion.png", torch.tensor(shown["counts"]), images.classes)
@@ -61,6 +68,7 @@ def predictions(logits: Tensor, images: Images) -> dict:
     return {
         "classes": images.classes,
         "counts": torch.bincount(labels * k + predicted, minlength=k * k).view(k, k).tolist(),
+        "scores": scores(logits, labels),
         "mistakes": [
             {
                 "id": index,
@@ -73,6 +81,24 @@ def predictions(logits: Tensor, images: Images) -> dict:
             for index in worst
         ],
     }
+
+
+def write_predictions(path: Path, logits: Tensor, images: Images) -> None:
+    """A row for each test image, in order: id, label, predicted, both names, the classes' probabilities; of pictures the path."""
+    import pyarrow
+    import pyarrow.parquet
+
+    labels, predicted = images.test.labels.tolist(), logits.argmax(1).tolist()
+    columns: dict[str, Any] = {"id": range(len(labels)), "label": labels, "predicted": predicted}
+    if isinstance(images.test, PictureSplit):
+        columns = {"path": [printable(picture.name) for picture in images.test.pictures]} | columns
+    columns |= {
+        name: [printable(images.classes[each]) for each in columns[of]]
+        for name, of in (("true", "label"), ("guess", "predicted"))
+    }
+    probabilities = pyarrow.array(logits.softmax(1).flatten().numpy())
+    columns["probabilities"] = pyarrow.FixedSizeListArray.from_arrays(probabilities, logits.shape[1])
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
 
 
 @torch.no_grad()

@@ -1,0 +1,123 @@
+"""Whether one group of runs is better than another: paired differences over equal seeds, and McNemar's test. No torch.
+
+Runs of equal seeds see the same images in the same order, so their difference says more than two means with their deviations.
+With one seed in common only the test images can be paired.
+"""
+
+import bisect
+import math
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+from .compare import Comparison, Group, Training, ranked_by
+
+# The 97.5 % points of Student's t by degrees of freedom.
+T = {
+    1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 10: 2.228, 11: 2.201, 12: 2.179,
+    13: 2.160, 14: 2.145, 15: 2.131, 16: 2.120, 17: 2.110, 18: 2.101, 19: 2.093, 20: 2.086, 25: 2.060, 30: 2.042, 40: 2.021,
+    60: 2.000, 120: 1.980,
+}  # fmt: skip
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Pair:
+    """How much better `one` is than `other`, both labels of groups, in accuracy over `seeds` in common.
+
+    `interval` is half of the 95 % confidence interval; None for a single seed. `p` is McNemar's, for a single seed whose runs
+    recorded their predictions of the same test images. Without a seed in common `difference` is None.
+    """
+
+    one: str
+    other: str
+    seeds: int
+    difference: float | None
+    interval: float | None = None
+    p: float | None = None
+
+    @property
+    def more_than_chance(self) -> bool | None:
+        if self.difference is None:
+            return None
+        if self.interval is not None:
+            return abs(self.difference) > self.interval
+        return None if self.p is None else self.p < ALPHA
+
+    def sentence(self) -> str:
+        if self.difference is None:
+            return f"{self.one} and {self.other} have no seed in common: not compared"
+        points = 100 * self.difference
+        spread = "" if self.interval is None else f" ± {100 * self.interval:.2f}"
+        better = f"{self.one} is better than {self.other} by {points:.2f}{spread} points"
+        if points <= 0:
+            better = f"{self.one} is no better than {self.other}: {points:+.2f}{spread} points"
+        over = f"over {self.seeds} seeds" if self.seeds > 1 else "with one seed"
+        tested = "" if self.p is None else f", McNemar's p = {self.p:.2g} on its test images"
+        verdict = {True: "more than chance", False: "may be chance", None: "one seed says little"}[self.more_than_chance]
+        if self.seeds == 1 and self.p is not None:
+            verdict += " (of these two trainings, not of other seeds)"
+        return f"{better} {over}{tested}; {verdict}"
+
+
+def pairs(comparison: Comparison) -> list[Pair]:
+    """The first finished group, which has the highest accuracy, against each of the others."""
+    finished = [group for group in comparison.groups if group.finished]
+    return [_pair(comparison, finished[0], other) for other in finished[1:]]
+
+
+def _pair(comparison: Comparison, one: Group, other: Group) -> Pair:
+    measure = ranked_by(comparison.groups)
+    theirs = {each.seed: each for each in other.trainings if measure in each.measures}
+    both = [(mine, theirs[mine.seed]) for mine in _once(one) if measure in mine.measures and mine.seed in theirs]
+    names = comparison.label(one), comparison.label(other)
+    if not both:
+        return Pair(*names, 0, None)
+    differences = [mine.measures[measure] - its.measures[measure] for mine, its in both]
+    mean = statistics.fmean(differences)
+    if len(both) == 1:
+        return Pair(*names, 1, mean, p=_mcnemar_of(*both[0]) if measure == "last" else None)
+    return Pair(*names, len(both), mean, t_interval(differences))
+
+
+def _once(group: Group) -> list[Training]:
+    """Of trainings with equal seeds the last."""
+    return list({training.seed: training for training in group.trainings}.values())
+
+
+def t_interval(values: list[float]) -> float:
+    """Half of the 95 % confidence interval of the mean of two or more values, by Student's t."""
+    known = sorted(T)
+    freedom = known[bisect.bisect_right(known, len(values) - 1) - 1]  # rounded down: rather too wide
+    return T[freedom] * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def mcnemar(only_one: int, only_other: int) -> float:
+    """The exact two-sided p of McNemar's test: images that only the one, and only the other, has right.
+
+    Source: McNemar, Psychometrika 12 (1947); Dietterich (1998) for classifiers.
+    """
+    n = only_one + only_other
+    tail = sum(math.comb(n, k) for k in range(min(only_one, only_other) + 1))
+    return min(1.0, 2 * tail / 2**n)
+
+
+def _mcnemar_of(one: Training, other: Training) -> float | None:
+    """p on the test images of two trainings; None if they did not record their predictions of the same ones."""
+    mine, its = _right(one.folder), _right(other.folder)
+    if mine is None or its is None or mine[0] != its[0]:
+        return None
+    both = list(zip(mine[1], its[1], strict=True))
+    return mcnemar(sum(a and not b for a, b in both), sum(b and not a for a, b in both))
+
+
+def _right(folder: Path) -> tuple[list[int], list[bool]] | None:
+    """The labels of the test images, and which were right."""
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(folder / "predictions.parquet", columns=["label", "predicted"])
+    except (OSError, pyarrow.ArrowException):
+        return None
+    labels, predicted = (table[name].to_pylist() for name in ("label", "predicted"))
+    return labels, [a == b for a, b in zip(labels, predicted, strict=True)]

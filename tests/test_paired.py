@@ -6,6 +6,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from made_runs import compared, write_run
+from PIL import Image
 
 from launch import commands
 from launch.record.paired import T, mcnemar, pairs, t_interval
@@ -50,7 +51,7 @@ def test_equal_runs_do_not_differ(tmp_path):
     write(tmp_path, ONE, ONE)
     (pair,) = pairs(compared(tmp_path))
     assert (pair.difference, pair.interval, pair.more_than_chance) == (0, 0, False)
-    assert "no better" in pair.sentence()
+    assert pair.sentence() == "Net is as good as Other, by 0.00 ± 0.00 points, over 3 seeds; may be chance"
 
 
 def test_only_equal_seeds_are_paired(tmp_path):
@@ -97,6 +98,17 @@ def test_one_seed_is_compared_image_by_image(tmp_path, capsys):
     assert (pair.p, pair.more_than_chance) == (None, None)
     (tmp_path / "b0/predictions.parquet").write_bytes(b"no parquet")
     assert pairs(compared(tmp_path))[0].p is None
+
+
+def test_a_row_may_be_the_one_that_others_are_compared_with(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "runs")
+    assert commands.main(["compare", "runs", "--against", "Net"]) == 0
+    assert "Other is worse than Net by 2.00 ± 2.48 points over 3 seeds; may be chance." in capsys.readouterr().out
+    assert commands.main(["compare", "runs", "--against", "Nonesuch"]) == 2
+    assert "--against Nonesuch is none of the finished rows: Net, Other" in capsys.readouterr().err
+    with Image.open("compare/differences.png") as picture:
+        assert picture.width > 300
 
 
 def test_compare_says_it(tmp_path, capsys, monkeypatch):

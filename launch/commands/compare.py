@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import Refused, printable
 from ..record.compare import Comparison, compare, text_of
-from ..record.paired import pairs
+from ..record.paired import Pair, pairs
 from ..record.runs import find
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ def main(args: Sequence[str]) -> None:
         "oneloop compare",
         description="Print how runs differ and what they reached: mean ± standard deviation over seeds, highest accuracy first:\n"
         "validation accuracy if all runs have validation images, else test accuracy.\n"
-        "Unfinished runs have their own rows. Also draw three pictures: curves, bars of training and test accuracy, and\n"
-        "accuracy against time and parameters.",
+        "Unfinished runs have their own rows. Also draw four pictures: curves, bars of training and test accuracy,\n"
+        "accuracy against time and parameters, and differences with their intervals.",
         epilog="example: oneloop compare runs/cifar2\n\n"
         "accuracy, loss  on the test images at the end\n"
         "best            test accuracy after the best epoch; optimistic, unless validation images chose that epoch\n"
@@ -41,22 +41,26 @@ def main(args: Sequence[str]) -> None:
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, globs of them, or folders with runs inside")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="for the pictures; default: compare, or none with --json …")
+    parser.add_argument(
+        "--against", default="", metavar="ROW", help="the row to compare the others with, such as Net; default: the best"
+    )
     forms = parser.add_mutually_exclusive_group()
     for form, what in {"json": "everything, unrounded", "csv": "the rows, unrounded", "markdown": "the table"}.items():
         forms.add_argument(f"--{form}", dest="form", action="store_const", const=form, help=f"print {what}")
     chosen = parser.parse_args(args)
     comparison, complaints = compare(find(chosen.runs))
-    show(comparison, chosen.form)
+    show(comparison, chosen.form, chosen.against)
     if chosen.out or not chosen.form:
-        draw(comparison, chosen.out or Path("compare"), quiet=bool(chosen.form))
+        draw(comparison, chosen.out or Path("compare"), quiet=bool(chosen.form), against=chosen.against)
     for complaint in complaints:
         print(printable(complaint), file=sys.stderr)
     if complaints:
         raise Refused(f"left out {len(complaints)} run{'s' * (len(complaints) > 1)} that could not be read")
 
 
-def show(comparison: Comparison, form: str | None = None) -> None:
-    """Print the comparison as a table, or as json, csv or markdown."""
+def show(comparison: Comparison, form: str | None = None, against: str = "") -> None:
+    """Print the comparison as a table, or as json, csv or markdown; `against` as for `pairs`."""
+    paired = pairs(comparison, against)
     if form == "json":
         print(
             json.dumps(
@@ -64,7 +68,7 @@ def show(comparison: Comparison, form: str | None = None) -> None:
                     "same": comparison.same,
                     "differ": comparison.differ,
                     "rows": comparison.records(),
-                    "pairs": [asdict(pair) for pair in pairs(comparison)],
+                    "pairs": [asdict(pair) for pair in paired],
                 },
                 indent=1,
             )
@@ -76,26 +80,26 @@ def show(comparison: Comparison, form: str | None = None) -> None:
         rule = ["---" if heading in comparison.differ else "---:" for heading in head]
         for row in (head, rule, *rows):
             print("|", " | ".join(cell.replace("|", "\\|") for cell in row), "|")
-        for pair in pairs(comparison):
+        for pair in paired:
             print(f"\n{pair.sentence()}.")
     else:
-        _print_table(comparison)
+        _print_table(comparison, paired)
 
 
-def draw(comparison: Comparison, folder: Path, quiet: bool = False) -> None:
+def draw(comparison: Comparison, folder: Path, quiet: bool = False, against: str = "") -> None:
     """Draw the comparison into `folder` and print the pictures' paths. Raises Refused (1) if they cannot be written."""
     from ..record import charts  # imports matplotlib: half a second
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        written = charts.draw(folder, comparison)
+        written = charts.draw(folder, comparison, pairs(comparison, against))
     except OSError as error:
         raise Refused(f"cannot write {error.filename or folder}: {error.strerror or error}") from error
     for path in written if not quiet else ():
         print(path)
 
 
-def _print_table(comparison: Comparison) -> None:
+def _print_table(comparison: Comparison, paired: Sequence[Pair]) -> None:
     from rich.console import Console
 
     console = Console(highlight=False, markup=False)
@@ -111,7 +115,7 @@ def _print_table(comparison: Comparison) -> None:
     console.print(_rich_table(comparison, head, rows))
     if left_out:
         console.print(f"too wide for {console.width} columns, left out: {', '.join(left_out)}", soft_wrap=True)
-    for pair in pairs(comparison):
+    for pair in paired:
         console.print(f"{pair.sentence()}.", soft_wrap=True)
     same = ", ".join(f"{key} {text_of(value)}" for key, value in comparison.same.items())
     console.print(f"the same for all: {same}", soft_wrap=True)

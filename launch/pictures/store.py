@@ -60,6 +60,7 @@ class Store:
         self.rule, self.places, self.allowed = size_rule, dict[str, Place](), set[str]()
         self.lock, self.new = threading.Lock(), list[tuple[str, "np.ndarray"]]()
         self.head, self.position = "", 0  # the first line of the index, and the bytes of it that were read
+        self.end = 0  # of the last picture that the index names
         self.mapped: np.ndarray | None = None
         if source is not None:
             self.name = f"{slug('stored', source)}-{size_rule.stored}"
@@ -94,7 +95,7 @@ class Store:
                 self._add([each for each in dict(new).items() if each[0] not in self.places])
             except OSError as error:
                 with contextlib.suppress(OSError):
-                    os.truncate(self.path, self._end())
+                    os.truncate(self.path, self.end)
                 raise unwritable(self.path.parent, error) from error
 
     def _at(self, place: Place) -> "np.ndarray":
@@ -115,7 +116,7 @@ class Store:
             self.head = _head()
             self.index.write_text(self.head, encoding="utf-8")
             self.position = len(self.head)
-        end, text, added = self._end(), "", {}
+        end, text, added = self.end, "", {}
         with open(self.path, "ab") as pixels, open(self.index, "r+b") as lines:
             pixels.truncate(end)  # what was cut off, here and in the index
             lines.truncate(self.position)
@@ -128,11 +129,8 @@ class Store:
             pixels.flush()
             lines.write(text.encode())
             lines.flush()
-        self.position += len(text)
+        self.position, self.end = self.position + len(text), end
         self.places.update(added)
-
-    def _end(self) -> int:
-        return max((place.end for place in self.places.values()), default=0)
 
     def _read_index(self) -> None:
         """Add to `places` what the index has from `position` on: nothing, if another Pillow or other code decoded it."""
@@ -141,7 +139,7 @@ class Store:
             with open(self.index, encoding="utf-8") as file:
                 head = file.readline()
                 if head != self.head:  # the first time, or it was deleted meanwhile and begun anew
-                    self.head, self.position, self.mapped = head, 0, None
+                    self.head, self.position, self.end, self.mapped = head, 0, 0, None
                     self.places.clear()
                 if not _readable(head):
                     return
@@ -154,10 +152,10 @@ class Store:
                         sha256, *numbers = json.loads(line)
                         if (place := Place(*numbers)).end > size:
                             break
-                        self.places[sha256] = place
+                        self.places[sha256], self.end = place, max(self.end, place.end)
                     self.position += len(line)
         except FileNotFoundError:
-            self.position, self.mapped = 0, None
+            self.position, self.end, self.mapped = 0, 0, None
             self.places.clear()
         except (OSError, UnicodeDecodeError) as error:
             raise Refused(f"cannot read {self.index} ({error}); delete it to decode the pictures again") from error

@@ -1,7 +1,7 @@
-"""Pictures of a comparison: curves.png, bars.png and cost.png. A new one is a function here and a line in CHARTS."""
+"""Pictures of a comparison, such as curves.png and differences.png. A new one is a function here and a line in CHARTS."""
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ import matplotlib.ticker
 import numpy as np
 
 from .compare import Comparison, Group, ranked_by
+from .paired import Pair
 from .pictures import COLOURS, new_figure, plain_names, short
 
 MOST_GROUPS = 21  # as many as colours and line styles can tell apart
@@ -108,11 +109,35 @@ def _finish(
 CHARTS = {"curves.png": _overlay, "bars.png": _bars, "cost.png": _cost}
 
 
-def draw(folder: Path, comparison: Comparison) -> list[Path]:
-    """Draw CHARTS of the groups with the highest accuracy into `folder`; returns those that have something to show."""
+def _differences(path: Path, paired: Sequence[Pair]) -> Path | None:
+    """The differences over equal seeds with their 95 % intervals: filled where they are more than chance."""
+    known = sorted((pair for pair in paired if pair.interval is not None), key=lambda pair: pair.difference or 0.0)
+    if not known:
+        return None
+    figure = new_figure(6.5, 0.9 + 0.3 * len(known))
+    axes = figure.subplots()
+    baseline = len({pair.other for pair in known}) == 1
+    for place, pair in enumerate(known):
+        points, spread = 100 * (pair.difference or 0.0), 100 * (pair.interval or 0.0)
+        filled = "full" if pair.more_than_chance else "none"
+        axes.errorbar(points, place, xerr=spread, fmt="o", color=COLOURS[0], elinewidth=1.2, capsize=3, fillstyle=filled)
+    axes.axvline(0, color="black", linewidth=0.8)
+    names = [short(pair.one if baseline else f"{pair.one} – {pair.other}", 60) for pair in known]
+    axes.set_yticks(range(len(known)), names)
+    axes.tick_params(axis="y", length=0)
+    over = f" than {known[0].other}" if baseline else ""
+    axes.set(xlabel=f"points of accuracy better{over}", ylim=(-0.6, len(known) - 0.4))
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
+    return path
+
+
+def draw(folder: Path, comparison: Comparison, paired: Sequence[Pair]) -> list[Path]:
+    """Draw CHARTS of the groups with the highest accuracy, and the pairs, into `folder`; returns those that show something."""
     groups = {comparison.label(group): group for group in comparison.groups[:MOST_GROUPS]}
     with plain_names():
         drawn = {name: chart(folder / name, groups) for name, chart in CHARTS.items()}
+        drawn["differences.png"] = _differences(folder / "differences.png", paired[:MOST_GROUPS])
     for name, path in drawn.items():
         if path is None:
             (folder / name).unlink(missing_ok=True)  # left by an earlier comparison

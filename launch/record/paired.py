@@ -10,6 +10,7 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import Refused
 from .compare import Comparison, Group, Training, ranked_by
 
 # The 97.5 % points of Student's t by degrees of freedom.
@@ -50,8 +51,10 @@ class Pair:
         points = 100 * self.difference
         spread = "" if self.interval is None else f" ± {100 * self.interval:.2f}"
         better = f"{self.one} is better than {self.other} by {points:.2f}{spread} points"
-        if points <= 0:
-            better = f"{self.one} is no better than {self.other}: {points:+.2f}{spread} points"
+        if points < 0:
+            better = f"{self.one} is worse than {self.other} by {-points:.2f}{spread} points"
+        if points == 0:
+            better = f"{self.one} is as good as {self.other}, by 0.00{spread} points,"
         over = f"over {self.seeds} seeds" if self.seeds > 1 else "with one seed"
         tested = "" if self.p is None else f", McNemar's p = {self.p:.2g} on its test images"
         verdict = {True: "more than chance", False: "may be chance", None: "one seed says little"}[self.more_than_chance]
@@ -60,10 +63,19 @@ class Pair:
         return f"{better} {over}{tested}; {verdict}"
 
 
-def pairs(comparison: Comparison) -> list[Pair]:
-    """The first finished group, which has the highest accuracy, against each of the others."""
+def pairs(comparison: Comparison, against: str = "") -> list[Pair]:
+    """Each finished group against the one whose label is `against`; without it, the best one against each of the others.
+
+    Raises Refused (2) if no finished group has this label.
+    """
     finished = [group for group in comparison.groups if group.finished]
-    return [_pair(comparison, finished[0], other) for other in finished[1:]]
+    if not against:
+        return [_pair(comparison, finished[0], other) for other in finished[1:]]
+    labels = [comparison.label(group) for group in finished]
+    if against not in labels:
+        raise Refused(f"--against {against} is none of the finished rows: {', '.join(labels)}", 2)
+    baseline = finished[labels.index(against)]
+    return [_pair(comparison, group, baseline) for group in finished if group is not baseline]
 
 
 def _pair(comparison: Comparison, one: Group, other: Group) -> Pair:

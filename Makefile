@@ -1,5 +1,5 @@
 # `make check` runs what CI runs. The other targets take minutes or hours.
-.PHONY: check bench bench-pictures gpu claims mutants
+.PHONY: check bench bench-pictures gpu claims mutants remedies
 
 check:
 	ruff check .
@@ -17,6 +17,11 @@ gpu:  # all that only a GPU can show: tests, verify, speed; some minutes
 
 mutants:  # each hand-written fault against the tests that should notice it; some minutes
 	python benchmarks/mutants.py
+
+remedies:  # the table and the picture of docs/training.md; an hour on 2 cores; resumes where it stopped
+	oneloop sweep recipes/remedies.py --data $(DATA) --threads 1 --at-once 2 --seed 1 2 3 4 5 \
+		--remedy none smoothing mixup cutmix crop ema cosine adamw muon together
+	oneloop compare runs/remedies --against none
 
 DATA ?= hub
 claims:  # reproduces the documents' numbers and writes docs/results.md; hours on a CPU; resumes where it stopped

@@ -79,7 +79,8 @@ def train(
     run, net, state = job.run, job.net, job.state  # the run, or its stage
     train_mode_batch = batch if measured_in == "train" else 0  # as the book measured
     augments = [augment] if callable(augment) else augment
-    step = Step(run, net, job.feeds["train"], optimizer, loss, augments, mix, len(job.images.classes), clip, job.average)
+    options = augments, mix, len(job.images.classes), clip, job.average
+    step = Step(run, net, job.feeds["train"], optimizer, loss, *options)
 
     with (
         lost_process(run.world, run.accelerator.device, state),

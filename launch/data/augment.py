@@ -113,7 +113,8 @@ def random_erasing(pixels: Tensor, draw: Draw, part: float = 0.25, area: tuple[f
     rows, columns = (torch.arange(size, device=pixels.device) for size in (height, width))
     inside = ((rows >= top[:, None]) & (rows < (top + h)[:, None]))[:, :, None]
     inside = inside & ((columns >= left[:, None]) & (columns < (left + w)[:, None]))[:, None, :] & (chosen < part)[:, None, None]
-    colour = torch.tensor((124, 116, 104) if channels == 3 else (128,), dtype=torch.uint8, device=pixels.device)
+    mean = (124, 116, 104) if channels == 3 else (128,)
+    colour = torch.stack([pixels.new_full((), value) for value in mean])  # made on the device
     return torch.where(inside[..., None], colour, pixels)
 
 

@@ -24,7 +24,7 @@ def mixup(alpha: float = 0.2) -> Mix:
     """Weighted means of two images, the weight from Beta(`alpha`, `alpha`). Source: Zhang et al., mixup (arXiv:1710.09412)."""
 
     def mix(images: Tensor, others: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
-        share = _beta(alpha).to(images.device).index_select(0, draw(20, STEPS))
+        share = _beta(alpha, images.device).index_select(0, draw(20, STEPS))
         return torch.lerp(others, images, share[:, None, None, None]), share
 
     return mix
@@ -38,7 +38,7 @@ def cutmix(alpha: float = 1.0) -> Mix:
 
     def mix(images: Tensor, others: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         height, width = images.shape[2:]
-        side = (1 - _beta(alpha).to(images.device).index_select(0, draw(21, STEPS))).sqrt()
+        side = (1 - _beta(alpha, images.device).index_select(0, draw(21, STEPS))).sqrt()
         rows, columns = _span(draw(22, height), side, height), _span(draw(23, width), side, width)
         inside = rows[:, None, :, None] & columns[:, None, None, :]  # (n, 1, H, W)
         return torch.where(inside, others, images), 1 - inside.float().mean((1, 2, 3))
@@ -72,9 +72,9 @@ def mixed(mix: Mix, pixels: Tensor, labels: Tensor, draw: Draw, classes: int) ->
 
 def soft_labels(labels: Tensor, before: Tensor, share: Tensor, classes: int) -> Tensor:
     """Labels int64 (n,) and those of the images before, with each image's own share (n,): float (n, classes)."""
-    targets = torch.zeros(len(labels), classes, device=share.device)
-    targets.scatter_add_(1, labels[:, None], share[:, None])
-    return targets.scatter_add_(1, before[:, None], 1 - share[:, None])
+    names = torch.arange(classes, device=labels.device)
+    own, others = ((of[:, None] == names).float() for of in (labels, before))
+    return torch.lerp(others, own, share[:, None])
 
 
 def _span(centre: Tensor, side: Tensor, size: int) -> Tensor:
@@ -84,8 +84,8 @@ def _span(centre: Tensor, side: Tensor, size: int) -> Tensor:
     return (position >= centre[:, None] - half) & (position < centre[:, None] + half)
 
 
-@cache
-def _beta(alpha: float) -> Tensor:
+@cache  # a step that is captured cannot copy it to its GPU
+def _beta(alpha: float, device: torch.device) -> Tensor:
     """The quantiles of Beta(`alpha`, `alpha`) at (0.5, 1.5, …) / STEPS: float (STEPS,).
 
     The density up to 1/2 is integrated over t = x ** power, in which it has no pole.
@@ -98,4 +98,4 @@ def _beta(alpha: float) -> Tensor:
     above = torch.searchsorted(known, asked).clamp(1, KNOTS - 1)
     part = (asked - known[above - 1]) / (known[above] - known[above - 1])
     lower = (t[above - 1] + part * (t[above] - t[above - 1])) ** (1 / power)
-    return torch.cat((lower, 1 - lower.flip(0))).float()
+    return torch.cat((lower, 1 - lower.flip(0))).float().to(device)

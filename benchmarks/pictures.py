@@ -12,6 +12,8 @@ way has a process of its own, in turns; what is timed is an epoch of batches of 
     files       ours, decoded on the way each time
     imagefolder torchvision's ImageFolder and DataLoader, with each number of workers; the best one counts
     timm        timm's create_dataset and create_loader, likewise; pip install timm
+
+Then ResNet-18 trains at 128 and at 224 pixels, from the store and on random images in memory, in turns in one process.
 """
 
 import json
@@ -33,7 +35,7 @@ SIZE, BATCH = 224, 64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def main(count: int = 1200, rounds: int = 3, photos: Path | None = None, out: Path | None = None) -> None:
+def main(count: int = 4000, rounds: int = 3, photos: Path | None = None, out: Path | None = None) -> None:
     """Time the ways.
 
     Args:
@@ -45,6 +47,7 @@ def main(count: int = 1200, rounds: int = 3, photos: Path | None = None, out: Pa
     workers = sorted({1, 2, os.cpu_count() or 1, 2 * (os.cpu_count() or 1)})
     ways = ["new", "first", "store", "files", *(f"{other} {n}" for other in ("imagefolder", "timm") for n in workers)]
     speeds: dict[str, list[float]] = {way: [] for way in ways}
+    ratios = {}
     with tempfile.TemporaryDirectory() as place:
         write(Path(place) / "photos", count, photos)
         for number in range(rounds):
@@ -60,12 +63,15 @@ def main(count: int = 1200, rounds: int = 3, photos: Path | None = None, out: Pa
                     print(f"{way}: {done.stderr.strip().splitlines()[-1]}")
                 else:
                     speeds[way].append(count / float(done.stdout))
+        for size in (128, 224):
+            command = [sys.executable, __file__, "--worker", f"trained {size}", f"{place}/photos"]
+            done = subprocess.run(command, env=os.environ | {"ONELOOP_CACHE": f"{place}/cache"}, capture_output=True, text=True)
+            ratios[f"trained at {size} against memory"] = float(done.stdout)
     medians = {way: statistics.median(values) for way, values in speeds.items() if values}
     others = ("imagefolder", "timm")
     best = {other: max((way for way in medians if way.startswith(other)), key=medians.get, default="") for other in others}
     for way, value in medians.items():
         print(f"{way:<16}{value:>8,.0f} images/s")
-    ratios = {}
     for other in filter(None, best.values()):
         for way in ("new", "first", "store", "files"):
             ratios[f"{way} against {other}"] = statistics.median(a / b for a, b in zip(speeds[way], speeds[other], strict=True))
@@ -101,10 +107,13 @@ def write(folder: Path, count: int, photos: Path | None) -> None:
 
 
 def worker(way: str, folder: str) -> None:
-    """Print the seconds of one epoch."""
+    """Print the seconds of one epoch; of `trained`, the ratio of two speeds."""
     kind, _, workers = way.partition(" ")
     others = {"imagefolder": imagefolder, "timm": timm}
-    print(others[kind](folder, int(workers)) if kind in others else ours(folder, kind))
+    if kind == "trained":
+        print(trained(folder, int(workers)))
+    else:
+        print(others[kind](folder, int(workers)) if kind in others else ours(folder, kind))
 
 
 def ours(folder: str, kind: str) -> float:
@@ -135,6 +144,44 @@ def ours(folder: str, kind: str) -> float:
     began = time.perf_counter()
     count = one()
     return (time.perf_counter() - began) * count_of(folder) / count
+
+
+def trained(folder: str, size: int, steps: int = 6, batch: int = 16) -> float:
+    """The speed of ResNet-18's training steps from the store, over that on images in memory: median of turns."""
+    import torch
+    import torch.nn.functional as F
+    from torchvision.models import resnet18
+
+    from launch import sources
+    from launch.data import EpochDraws, feed_of, random_resized_crop
+    from launch.pictures.rule import rule_for
+    from launch.processes import keep_freed_memory
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    keep_freed_memory()
+    images = sources.pictures(folder, rule_for(size), test=0.0, split=split_of(folder), limit=2 * steps * batch)
+    feed, drawn = feed_of(images.train, images, torch.device("cpu")), EpochDraws(1, len(images.train), torch.device("cpu"))
+    net = resnet18(num_classes=2).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    random = torch.randn(batch, 3, size, size).to(memory_format=torch.channels_last)
+
+    def turn(stored: bool) -> float:
+        parts = torch.arange(steps * batch).split(batch)
+        if stored:
+            feed.expect(parts)
+        began = time.perf_counter()
+        for ids in parts:
+            pixels, labels = random, ids % 2
+            if stored:
+                pixels, labels = feed.batch(ids, [lambda sizes, ids: random_resized_crop(sizes, drawn.of(ids))])
+            optimizer.zero_grad()
+            F.cross_entropy(net(pixels), labels).backward()
+            optimizer.step()
+        return time.perf_counter() - began
+
+    turn(stored=True)  # stores them
+    turn(stored=False)
+    return statistics.median(turn(stored=False) / turn(stored=True) for _ in range(5))
 
 
 def split_of(folder: str) -> str:

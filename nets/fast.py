@@ -40,6 +40,8 @@ class Group(nn.Module):
 class FastNet(nn.Module):
     """A frozen 2×2 layer that whitens, three groups of 64, 256 and 256 channels, one linear layer; 1,972,792 parameters.
 
+    The linear layer's weights have a standard deviation of 1, and its outputs are divided by its 256 inputs.
+
     `whiten` sets the first layer from images.
     """
 
@@ -55,7 +57,7 @@ class FastNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.groups(F.gelu(self.whitening(x)))  # (N, 256, 3, 3)
-        return self.head(F.max_pool2d(x, 3).flatten(1)) / 256
+        return self.head(F.max_pool2d(x, 3).flatten(1)) / self.head.in_features
 
     @torch.no_grad()
     def whiten(self, images: Tensor, eps: float = 5e-4) -> None:

@@ -73,22 +73,26 @@ def test_an_image_is_mirrored_every_other_epoch():
     assert as_it_is.float().mean().item() == pytest.approx(0.5, abs=0.04)
 
 
-def test_settings_are_airbenchs(given):
+def test_settings_are_those_of_airbenchs_muon(given):
     (call,) = given("cifar10_fast")
-    found = facts_of(call)
+    found = facts_of(call, optimizer=False)
     assert found["images"] == 64
     assert (found["classes"], found["mean"], found["std"]) == (sources.CIFAR10_CLASSES, CIFAR["mean"], CIFAR["std"])
-    assert (call.batch, call.stage, call.loss.keywords) == (1024, "trained", {"label_smoothing": 0.2})
-    lr = 11.5 / (1 + 1 / 0.15)
-    biases, others = call.groups
-    for group, rate in ((biases, 64 * lr), (others, lr)):
+    assert (call.epochs, call.batch, call.stage, call.loss.keywords) == (9, 2000, "trained", {"label_smoothing": 0.2})
+    assert call.augment == [alternating_flip, translate]
+    filters, biases, head = call.groups
+    assert (filters["muon"], filters["normalised"], filters["lr"]) == (True, True, 0.24)
+    assert (filters["muon_momentum"], filters["ns_steps"], filters["momentum"]) == (0.6, 3, 0)
+    assert [len(group["params"]) for group in call.groups] == [6, 7, 1]
+    # airbench sums a batch's losses where ours are means.
+    for group, rate in ((biases, 0.053 * 2000), (head, 0.67 * 2000)):
         assert group["lr"] == pytest.approx(rate)
-        assert group["lr"] * group["weight_decay"] == pytest.approx(0.0153 / (1 + 1 / 0.15))
-        assert (group["momentum"], group["nesterov"]) == (0.85, True)
+        assert group["lr"] * group["weight_decay"] == pytest.approx(2e-6 * 2000)
+        assert (group["momentum"], group["nesterov"], group["muon"]) == (0.85, True, False)
     assert call.optimised == call.learning
-    assert [call.schedule(part * call.epochs) for part in (0, 0.115, 0.23, 0.615, 1)] == pytest.approx([0.2, 0.6, 1, 0.535, 0.07])
+    assert [call.schedule(part * call.epochs) for part in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
 
 
-def test_batch_and_momentum_change_the_rate_of_torch_and_not_that_of_the_recipe(given):
-    (call,) = given("cifar10_fast", batch=512, momentum=0.9)
-    assert call.groups[1]["lr"] == pytest.approx(11.5 / 2 / 11)
+def test_decay_of_an_image_does_not_depend_on_the_batch(given):
+    (call,) = given("cifar10_fast", batch=500)
+    assert call.groups[1]["lr"] * call.groups[1]["weight_decay"] == pytest.approx(2e-6 * 500)

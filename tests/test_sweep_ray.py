@@ -1,0 +1,100 @@
+"""`oneloop sweep --on ray`: a cluster of two machines, one of which is lost: its run starts on the other and resumes exactly."""
+
+import os
+import signal
+import socket
+import time
+
+import jobs
+import psutil
+import pytest
+from conftest import ROOT, command, metrics, result
+from jobs import wait_for
+
+from launch import commands
+from launch.commands import sweep, sweep_ray
+from launch.errors import Refused
+from launch.record.runs import read, read_metrics
+
+CIFAR2 = ROOT / "recipes/cifar2.py"
+FLAGS = ("--data", "synthetic", "--limit", 64, "--batch", 16, "--net", "NetRes", "--epochs", 60, "--threads", 1, "--lr", 0.01, 0.02)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--on moon", "--on is ray, ray://HOST:PORT or slurm, not moon"),
+        ("--on ray://head", "--on is ray, ray://HOST:PORT or slurm, not ray://head"),
+        ("--on ray --cpus 0", "--cpus must be at least 1, it is 0"),
+        ("--on ray --gpus 2", "--gpus 2 needs --config_file launch/gpus.yaml"),
+        ("--on ray --at-once 2", "leave out --at-once"),
+        ("--cpus 2", "--cpus and --gpus belong to --on"),
+    ],
+)
+def test_wrong_places_start_nothing(flags, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert commands.main(["sweep", str(CIFAR2), "--seed", "1", "2", *flags.split()]) == 2
+    assert says in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_ray_the_line_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(Refused, match="--on ray needs ray: pip install ray") as refused:
+        sweep_ray.join("ray")
+    assert refused.value.code == 2
+
+
+def test_no_cluster_is_one_line_within_seconds():
+    pytest.importorskip("ray")
+    with socket.socket() as nobody:  # bound, and listens to no one
+        nobody.bind(("127.0.0.1", 0))
+        began = time.monotonic()
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        with pytest.raises(Refused, match=f"no Ray cluster at {address}: Connection refused; .*ray start --head") as refused:
+            sweep_ray.join(f"ray://{address}")
+        assert refused.value.code == 1
+        assert time.monotonic() - began < sweep_ray.REACH_SECONDS
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """A cluster on loopback whose first machine has no core to spare for runs until another is lost: two of one core each."""
+    pytest.importorskip("ray", reason="needs ray: pip install ray")
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    small = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False, "node_ip_address": "127.0.0.1"}
+    made = Cluster(initialize_head=True, head_node_args=small)
+    second = made.add_node(**{name: value for name, value in small.items() if name != "include_dashboard"})
+    yield made, second
+    made.shutdown()
+
+
+def lose(node) -> None:
+    """As a machine without power: Ray's processes on it and all that they have started are gone at once."""
+    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+    for process in [raylet, *raylet.children(recursive=True)]:
+        process.send_signal(signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_runs_of_a_lost_machine_go_on_elsewhere_exactly(cluster, tmp_path):
+    made, second = cluster
+    (alone, there) = (tmp_path / name for name in ("alone", "there"))
+    alone.mkdir()
+    there.mkdir()
+    job = jobs.python(*command("sweep", CIFAR2, *FLAGS, "--on", f"ray://{made.address}"), cwd=there, log=there / "log")
+    undisturbed = jobs.run(*command("sweep", CIFAR2, *FLAGS), cwd=alone)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    folders = [folder.relative_to(alone) for folder in sorted(alone.glob("runs/cifar2/*-*"))]
+    records = [there / folder / "metrics.jsonl" for folder in folders]
+    wait_for(lambda: all(len(read_metrics(record)) >= 4 for record in records) or not job.running())
+    lose(second)
+    assert job.wait() == 0, job.output
+    assert len(folders) == 2
+    for folder in folders:
+        assert result(there / folder)["weights_sha256"] == result(alone / folder)["weights_sha256"]
+        assert metrics(there / folder) == metrics(alone / folder)
+    assert sum(bool(read(there / folder).config["resumed"]) for folder in folders) == 1  # that of the lost machine
+    assert "2 machines in the cluster" in job.output

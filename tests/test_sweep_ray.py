@@ -1,8 +1,8 @@
 """`oneloop sweep --on ray`: a cluster of two machines, one of which is lost: its run starts on the other and resumes exactly."""
 
-import os
 import signal
 import socket
+import sys
 import time
 
 import jobs
@@ -12,12 +12,29 @@ from conftest import ROOT, command, metrics, result
 from jobs import wait_for
 
 from launch import commands
-from launch.commands import sweep, sweep_ray
+from launch.commands import sweep_ray
+from launch.commands.sweep import Cell
 from launch.errors import Refused
 from launch.record.runs import read, read_metrics
 
 CIFAR2 = ROOT / "recipes/cifar2.py"
-FLAGS = ("--data", "synthetic", "--limit", 64, "--batch", 16, "--net", "NetRes", "--epochs", 60, "--threads", 1, "--lr", 0.01, 0.02)
+FLAGS = (
+    "--data",
+    "synthetic",
+    "--limit",
+    64,
+    "--batch",
+    16,
+    "--net",
+    "NetRes",
+    "--epochs",
+    100,
+    "--threads",
+    1,
+    "--lr",
+    0.01,
+    0.02,
+)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +56,7 @@ def test_wrong_places_start_nothing(flags, says, tmp_path, monkeypatch, capsys):
 
 
 def test_without_ray_the_line_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(Refused, match="--on ray needs ray: pip install ray") as refused:
         sweep_ray.join("ray")
     assert refused.value.code == 2
@@ -59,12 +76,12 @@ def test_no_cluster_is_one_line_within_seconds():
 
 @pytest.fixture
 def cluster(monkeypatch):
-    """A cluster on loopback whose first machine has no core to spare for runs until another is lost: two of one core each."""
+    """A cluster of two machines with one core each, both on this one, and the second of them."""
     pytest.importorskip("ray", reason="needs ray: pip install ray")
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    small = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False, "node_ip_address": "127.0.0.1"}
+    small = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
     made = Cluster(initialize_head=True, head_node_args=small)
     second = made.add_node(**{name: value for name, value in small.items() if name != "include_dashboard"})
     yield made, second
@@ -84,17 +101,56 @@ def test_runs_of_a_lost_machine_go_on_elsewhere_exactly(cluster, tmp_path):
     (alone, there) = (tmp_path / name for name in ("alone", "there"))
     alone.mkdir()
     there.mkdir()
-    job = jobs.python(*command("sweep", CIFAR2, *FLAGS, "--on", f"ray://{made.address}"), cwd=there, log=there / "log")
-    undisturbed = jobs.run(*command("sweep", CIFAR2, *FLAGS), cwd=alone)
-    assert undisturbed.returncode == 0, undisturbed.stderr
-    folders = [folder.relative_to(alone) for folder in sorted(alone.glob("runs/cifar2/*-*"))]
-    records = [there / folder / "metrics.jsonl" for folder in folders]
-    wait_for(lambda: all(len(read_metrics(record)) >= 4 for record in records) or not job.running())
+    job = jobs.python(
+        *command("sweep", CIFAR2, *FLAGS, "--lr", 0.01, 0.02, "--on", f"ray://{made.address}"), cwd=there, log=there / "log"
+    )
+
+    def begun() -> bool:
+        lines = [len(read_metrics(path)) for path in there.glob("runs/cifar2/*/metrics.jsonl")]
+        return len(lines) == 2 and min(lines) >= 4
+
+    wait_for(lambda: begun() or not job.running())
+    assert job.running(), job.output
     lose(second)
+    undisturbed = jobs.run(*command("sweep", CIFAR2, *FLAGS, "--lr", 0.01, 0.02), cwd=alone)
+    assert undisturbed.returncode == 0, undisturbed.stderr
     assert job.wait() == 0, job.output
+    folders = [path.parent.relative_to(alone) for path in sorted(alone.glob("runs/cifar2/*/result.json"))]
     assert len(folders) == 2
     for folder in folders:
         assert result(there / folder)["weights_sha256"] == result(alone / folder)["weights_sha256"]
         assert metrics(there / folder) == metrics(alone / folder)
     assert sum(bool(read(there / folder).config["resumed"]) for folder in folders) == 1  # that of the lost machine
     assert "2 machines in the cluster" in job.output
+
+
+PROBE = """
+import json, os, sys, time
+import psutil
+place = sys.argv[-1]
+os.makedirs(place, exist_ok=True)
+if not os.path.exists(place + "/began"):
+    open(place + "/began", "w").close()
+    psutil.Process().parent().parent().kill()  # Ray's worker, as if memory was short
+    time.sleep(60)
+with open(place + "/result.json", "w") as file:
+    json.dump({"summary": "well"}, file)
+"""
+
+
+@pytest.mark.slow
+def test_control_without_another_start_a_run_whose_worker_died_is_not_finished(cluster, tmp_path, monkeypatch, capsys):
+    """The same run with another start finishes; a run that fails by itself is not started again."""
+    made, _ = cluster
+    (tmp_path / "probe.py").write_text(PROBE)
+    monkeypatch.chdir(tmp_path)
+    once, again = (Cell((str(tmp_path / name),), name, tmp_path / name) for name in ("once", "again"))
+    for cell, retries in ((once, 0), (again, 1)):
+        monkeypatch.setattr(sweep_ray, "RETRIES", retries)
+        left = sweep_ray.run_on_ray([cell], ["launch", "probe.py"], f"ray://{made.address}", 1, 0)
+        assert [why.partition(":")[0] for why in left.values()] == ([] if retries else ["interrupted"])
+    failed = Cell(("--none",), "failed", tmp_path / "failed")
+    left = sweep_ray.run_on_ray([failed], ["launch", "none.py"], f"ray://{made.address}", 1, 0)
+    assert left[failed].startswith("failed: ")
+    assert "none.py" in left[failed]
+    assert "[1/1] again: well\n" in capsys.readouterr().out

@@ -91,7 +91,9 @@ def main(args: Sequence[str]) -> None:
         for complaint in complaints:
             print(printable(complaint), file=sys.stderr)
     for cell, why in left.items():
-        print(printable(why), f"  {shlex.join(['accelerate', *launch, str(chosen.recipe), *cell.flags])}", sep="\n", file=sys.stderr)
+        print(
+            printable(why), f"  {shlex.join(['accelerate', *launch, str(chosen.recipe), *cell.flags])}", sep="\n", file=sys.stderr
+        )
     if left:
         what = "failed" if all(why.startswith("failed: ") for why in left.values()) else "are not finished"
         raise Refused(f"{len(left)} of {len(cells)} runs {what}; run the same command to try them again")

@@ -34,10 +34,12 @@ def run_on_ray(cells: Sequence[Cell], launch: Sequence[str], where: str, cpus: i
     number, left, tasks = numbered(cells), {}, {}
     todo = [cell for cell in cells if not cell.result()]
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    print(f"{len(cells)} runs, {len(cells) - len(todo)} of them already finished; {len(alive)} machines in the cluster", flush=True)
+    print(
+        f"{len(cells)} runs, {len(cells) - len(todo)} of them already finished; {len(alive)} machines in the cluster", flush=True
+    )
     if todo and not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in alive):
         print(f"no machine of the cluster has {cpus} cores and {gpus} GPUs now: waiting for one", file=sys.stderr, flush=True)
-    task = ray.remote(run_cell).options(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES, retry_exceptions=False)
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES, retry_exceptions=False)(run_cell)
     try:
         with signals_noted() as signals:
             for cell in todo:
@@ -95,7 +97,7 @@ def _result(ray: Any, task: Any, cell: Cell) -> str:
 
 
 def run_cell(command: Sequence[str], folder: str, cell: Cell) -> tuple[int, str]:
-    """On a machine of the cluster: accelerate's `command` in `folder`. Returns its exit code and what it wrote to standard error."""
+    """On a machine of the cluster: accelerate's `command` in `folder`. Returns its exit code and its standard error."""
     os.chdir(folder)
     deadline = time.monotonic() + LOCK_SECONDS
     while in_use(cell.folder) and time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""`oneloop sweep --on slurm`: a job array, one task for each run. Each task is launch/slurm.sh, which saves, requeues and resumes."""
+"""`oneloop sweep --on slurm`: a job array with a task for each run: launch/slurm.sh, which saves, requeues and resumes."""
 
 import hashlib
 import shlex
@@ -42,7 +42,9 @@ def submit(
     done = subprocess.run(["sbatch", str(path)], capture_output=True, text=True)
     if done.returncode:
         raise Refused(f"sbatch {path}: {first_line(RuntimeError(done.stderr)) if done.stderr.strip() else 'failed'}")
-    print(done.stdout.strip() or "submitted", "progress: oneloop runs; then the same command without --on compares them", sep="\n")
+    print(
+        done.stdout.strip() or "submitted", "progress: oneloop runs; then the same command without --on compares them", sep="\n"
+    )
 
 
 def script(
@@ -55,7 +57,7 @@ def script(
     lines = [
         "#!/bin/bash",
         f"# oneloop sweep {recipe} --on slurm: {len(cells)} runs, each a task of this array. To submit it again: sbatch FILE",
-        "# Partition, account and time limit: SBATCH_PARTITION, SBATCH_ACCOUNT, SBATCH_TIMELIMIT in the environment, or lines here.",
+        "# Partition, account, time limit: SBATCH_PARTITION, SBATCH_ACCOUNT, SBATCH_TIMELIMIT in the environment, or lines here.",
         f"#SBATCH --job-name=sweep-{recipe.stem}",
         f"#SBATCH --array={','.join(map(str, todo))}{together}",
         "#SBATCH --nodes=1",

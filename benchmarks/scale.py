@@ -8,10 +8,12 @@ shapes what each sends; a switch in user space, to which all are wired by TUN de
 netem would where the kernel has it. A step is what DDP does, with a little work for two cores: an allreduce of each bucket of the
 gradients (1 MiB, then 25 MiB), by gloo in float32, then oneloop's own of two numbers (launch/step.py).
 
-The model knows the link from two measurements that the steps do not enter, between two processes: the time of a message there
-and back, and the bandwidth of a large one. A ring of N sends 2 (N - 1) messages of 1/N of the bytes, one after the other:
+The model knows the link from two measurements that the steps do not enter: `start`, the time of an allreduce of 8 bytes among all
+processes, and the bandwidth of a large message between two. Of each collective a ring of N sends 2 (N - 1) / N of the bytes:
 
-    step = compute + sum over collectives of 2 (N - 1) · (latency + bytes / N / bandwidth)
+    step = compute + sum over collectives of (start + 2 (N - 1) / N · bytes / bandwidth)
+
+Of N GPUs, where nothing is measured, start is 2 (N - 1) latencies: those of a ring, whose messages wait for one another.
 """
 
 import contextlib
@@ -84,13 +86,13 @@ def main(rounds: int = 3, seconds: float = 420.0, out: Path | None = None, pictu
 
 
 def compared(world: int, rate: float, delay: float, row: dict[str, float], rows: dict) -> dict:
-    """The medians of one link in milliseconds, beside the model's. The link is that of two processes, whatever the world."""
-    link = {name: statistics.median(rows[2, rate, delay][name]) for name in ("latency", "bandwidth")}
+    """The medians of one link in milliseconds, beside the model's. The bandwidth is that of two processes."""
+    bandwidth = statistics.median(rows[2, rate, delay]["bandwidth"])
     return {
         "world": world, "gbit": rate, "ms": delay,
-        "latency_ms": link["latency"] * 1e3, "bandwidth_gbit": link["bandwidth"] * 8e-9,
+        "latency_ms": row["latency"] * 1e3, "start_ms": row["start"] * 1e3, "bandwidth_gbit": bandwidth * 8e-9,
         "steps": {net: row[net] * 1e3 for net in COUNTS},
-        "model": {net: 1e3 * model(4 * count, world, **link, work=row["work"]) for net, count in COUNTS.items()},
+        "model": {net: 1e3 * model(4 * count, world, row["start"], bandwidth, row["work"]) for net, count in COUNTS.items()},
     }  # fmt: skip
 
 
@@ -101,9 +103,9 @@ def buckets(size: int) -> list[int]:
     return [first, *(min(BUCKET, rest - place) for place in range(0, rest, BUCKET))]
 
 
-def model(size: int, world: int, latency: float, bandwidth: float, work: float) -> float:
-    """Seconds of a step that sums `size` bytes of gradients: latency in seconds of a way, bandwidth in bytes a second."""
-    return work + sum(2 * (world - 1) * (latency + part / world / bandwidth) for part in [*buckets(size), OWN])
+def model(size: int, world: int, start: float, bandwidth: float, work: float) -> float:
+    """Seconds of a step that sums `size` bytes of gradients: start and work in seconds, bandwidth in bytes a second."""
+    return work + sum(start + 2 * (world - 1) / world * part / bandwidth for part in [*buckets(size), OWN])
 
 
 def predicted() -> list[dict]:
@@ -111,7 +113,7 @@ def predicted() -> list[dict]:
     found = []
     for rate, delay in ((10, 0.1), (100, 0.02), (400, 0.01)):
         for world in (8, 64, 256):
-            whole = model(COUNTS["ResNet-50"] * 4, world, delay * 1e-3, rate / 8 * 1e9, 0.0)
+            whole = model(COUNTS["ResNet-50"] * 4, world, 2 * (world - 1) * delay * 1e-3, rate / 8 * 1e9, 0.0)
             parts = {"none": GPU_STEP + whole, "all": max(GPU_STEP, whole)}
             found.append({"gbit": rate, "ms": delay, "world": world, "communication_ms": whole * 1e3}
                          | {f"efficiency_{name}": GPU_STEP / step for name, step in parts.items()})  # fmt: skip
@@ -245,6 +247,12 @@ def worker(rank: int, world: int) -> dict[str, float]:
             found[name] = statistics.median(taken)
         found["bandwidth"] = (16 << 20) / max(1e-9, found["bandwidth"] - found["latency"])
     own = torch.zeros(2)
+    taken = []
+    for _ in range(12):
+        began = time.perf_counter()
+        distributed.all_reduce(own)
+        taken.append(time.perf_counter() - began)
+    found["start"] = statistics.median(taken)
     works: list[float] = []
     for net, count in COUNTS.items():
         gradients = [torch.ones(size // 4) for size in buckets(count * 4)]

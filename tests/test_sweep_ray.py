@@ -112,7 +112,7 @@ def test_runs_of_a_lost_machine_go_on_elsewhere_exactly(cluster, tmp_path):
     wait_for(lambda: begun() or not job.running())
     assert job.running(), job.output
     lose(second)
-    undisturbed = jobs.run(*command("sweep", CIFAR2, *FLAGS, "--lr", 0.01, 0.02), cwd=alone)
+    undisturbed = jobs.run(*asked, cwd=alone)
     assert undisturbed.returncode == 0, undisturbed.stderr
     assert job.wait() == 0, job.output
     folders = [path.parent.relative_to(alone) for path in sorted(alone.glob("runs/cifar2/*/result.json"))]

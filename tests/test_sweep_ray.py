@@ -101,9 +101,8 @@ def test_runs_of_a_lost_machine_go_on_elsewhere_exactly(cluster, tmp_path):
     (alone, there) = (tmp_path / name for name in ("alone", "there"))
     alone.mkdir()
     there.mkdir()
-    job = jobs.python(
-        *command("sweep", CIFAR2, *FLAGS, "--lr", 0.01, 0.02, "--on", f"ray://{made.address}"), cwd=there, log=there / "log"
-    )
+    asked = command("sweep", CIFAR2, *FLAGS, "--lr", 0.01, 0.02)
+    job = jobs.python(*asked, "--on", f"ray://{made.address}", cwd=there, log=there / "log")
 
     def begun() -> bool:
         lines = [len(read_metrics(path)) for path in there.glob("runs/cifar2/*/metrics.jsonl")]

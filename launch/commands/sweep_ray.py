@@ -4,6 +4,7 @@ A task is the run's ordinary command in a process of its own, in the folder that
 """
 
 import ctypes
+import logging
 import os
 import signal
 import socket
@@ -80,7 +81,7 @@ def join(where: str) -> Any:
         except (OSError, ValueError) as error:
             raise Refused(f"no Ray cluster at {address}: {getattr(error, 'strerror', None) or error}; {way}") from error
     try:
-        ray.init(address=address or None, log_to_driver=False, logging_level="error")
+        ray.init(address=address or None, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
         raise Refused(f"cannot join the Ray cluster {address}: {first_line(error)}; {way}") from error
     return ray

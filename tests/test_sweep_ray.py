@@ -1,5 +1,6 @@
 """`oneloop sweep --on ray`: a cluster of two machines, one of which is lost: its run starts on the other and resumes exactly."""
 
+import os
 import signal
 import socket
 import sys
@@ -101,7 +102,7 @@ def test_runs_of_a_lost_machine_go_on_elsewhere_exactly(cluster, tmp_path):
     (alone, there) = (tmp_path / name for name in ("alone", "there"))
     alone.mkdir()
     there.mkdir()
-    asked = command("sweep", CIFAR2, *FLAGS, "--lr", 0.01, 0.02)
+    asked = command("sweep", CIFAR2, *FLAGS, "--epochs", 30, "--lr", 0.01, 0.02)
     job = jobs.python(*asked, "--on", f"ray://{made.address}", cwd=there, log=there / "log")
 
     def begun() -> bool:
@@ -121,6 +122,23 @@ def test_runs_of_a_lost_machine_go_on_elsewhere_exactly(cluster, tmp_path):
         assert metrics(there / folder) == metrics(alone / folder)
     assert sum(bool(read(there / folder).config["resumed"]) for folder in folders) == 1  # that of the lost machine
     assert "2 machines in the cluster" in job.output
+
+
+@pytest.mark.slow
+def test_a_stopped_sweep_lets_its_runs_save(cluster, tmp_path):
+    made, _ = cluster
+    flags = ("sweep", CIFAR2, *FLAGS, "--lr", 0.01, 0.02, 0.03, "--epochs", 10000, "--on", f"ray://{made.address}")
+    job = jobs.python(*command(*flags), cwd=tmp_path, log=tmp_path / "log")
+
+    def records() -> list:
+        return [path for path in tmp_path.glob("runs/cifar2/*/metrics.jsonl") if path.stat().st_size]
+
+    wait_for(lambda: len(records()) == 2 or not job.running())
+    os.kill(job.pid, signal.SIGTERM)
+    assert job.wait() == 143, job.output
+    assert "stopping 3 runs\n" in job.output
+    assert job.output.endswith("stopped by SIGTERM; run the same command to resume\n")
+    assert [read(path.parent).stopped["code"] for path in records()] == [143, 143]  # the third had not begun
 
 
 PROBE = """

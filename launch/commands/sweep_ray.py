@@ -59,7 +59,8 @@ def run_on_ray(cells: Sequence[Cell], launch: Sequence[str], where: str, cpus: i
                 print(f"stopping {len(tasks)} run{'s' * (len(tasks) > 1)}", flush=True)
                 for waiting in tasks:
                     ray.cancel(waiting)
-                ray.wait([*tasks], num_returns=len(tasks), timeout=END_SECONDS)
+                if tasks:
+                    ray.wait([*tasks], num_returns=len(tasks), timeout=END_SECONDS)
                 raise stopped(tasks.values(), number, signals[0])
     finally:
         ray.shutdown()

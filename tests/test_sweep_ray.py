@@ -119,7 +119,7 @@ def test_a_stopped_sweep_lets_its_runs_save(cluster, tmp_path):
 
     wait_for(lambda: len(records()) == 2 or not job.running())
     os.kill(job.pid, signal.SIGTERM)
-    assert job.wait() == 143, job.output
+    assert job.wait(60) == 143, job.output  # sooner than sweep_ray.END_SECONDS, after which it gives up waiting
     assert "stopping 3 runs\n" in job.output
     assert job.output.endswith("stopped by SIGTERM; run the same command to resume\n")
     assert [read(path.parent).stopped["code"] for path in records()] == [143, 143]  # the third had not begun

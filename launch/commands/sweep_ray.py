@@ -111,7 +111,8 @@ def run_cell(command: Sequence[str], folder: str, cell: Cell) -> tuple[int, str]
                 command, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True, preexec_fn=_follow_the_worker()
             )
         try:
-            process.wait()
+            while process.poll() is None:  # Ray's interruption does not end a wait
+                time.sleep(POLL_SECONDS)
         finally:  # the sweep was stopped: Ray interrupts the task
             if process.poll() is None:
                 end({cell: process})

@@ -93,12 +93,12 @@ def test_runs_of_a_lost_machine_go_on_elsewhere_exactly(cluster, tmp_path):
         lines = [len(read_metrics(path)) for path in there.glob("runs/cifar2/*/metrics.jsonl")]
         return len(lines) == 2 and min(lines) >= 4
 
-    wait_for(lambda: begun() or not job.running())
+    wait_for(lambda: begun() or not job.running(), 180)
     assert job.running(), job.output
     lose(second)
     undisturbed = jobs.run(*asked, cwd=alone)
     assert undisturbed.returncode == 0, undisturbed.stderr
-    assert job.wait() == 0, job.output
+    assert job.wait(240) == 0, job.output
     folders = [path.parent.relative_to(alone) for path in sorted(alone.glob("runs/cifar2/*/result.json"))]
     assert len(folders) == 2
     for folder in folders:
@@ -117,7 +117,7 @@ def test_a_stopped_sweep_lets_its_runs_save(cluster, tmp_path):
     def records() -> list:
         return [path for path in tmp_path.glob("runs/cifar2/*/metrics.jsonl") if path.stat().st_size]
 
-    wait_for(lambda: len(records()) == 2 or not job.running())
+    wait_for(lambda: len(records()) == 2 or not job.running(), 180)
     os.kill(job.pid, signal.SIGTERM)
     assert job.wait(60) == 143, job.output  # sooner than sweep_ray.END_SECONDS, after which it gives up waiting
     assert "stopping 3 runs\n" in job.output

@@ -1,6 +1,6 @@
 """`oneloop sweep`: run a grid of a recipe's flags. Each cell is the recipe's ordinary command in its default run folder.
 
-First the grid (axes_of, grid), then the processes that run it.
+First the grid (axes_of, grid), then the processes that run it here. Other machines: sweep_ray.py, sweep_slurm.py.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def main(args: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         "oneloop sweep",
         usage="oneloop sweep RECIPE [the recipe's own flags, several values for some] [--at-once N] [--config_file FILE] "
-        "[--compare FOLDER]",
+        "[--on ray|slurm [--cpus N] [--gpus N]] [--compare FOLDER]",
         description="Run a recipe for each combination of the values given, then compare the runs. The same command\n"
         "resumes a sweep: finished runs are skipped, interrupted ones resumed. A run that fails is named at the\n"
         "end and does not stop the rest.",
@@ -52,18 +52,32 @@ def main(args: Sequence[str]) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("recipe", metavar="RECIPE", type=Path, help="a recipe's file")
-    parser.add_argument("--at-once", type=int, default=1, metavar="N", help="runs at a time, sharing cores and GPUs; default: 1")
+    parser.add_argument("--at-once", type=int, metavar="N", help="runs at a time; default: 1 here, sharing cores and GPUs")
     parser.add_argument("--config_file", metavar="FILE", help="accelerate's config for each run, such as launch/gpu.yaml")
     parser.add_argument("--compare", type=Path, default="compare", metavar="FOLDER", help="for the pictures; default: compare")
+    others = parser.add_argument_group("on other machines, which share this folder: docs/scale.md")
+    others.add_argument("--on", metavar="WHERE", help="ray, or ray://HOST:PORT: a Ray cluster; slurm: a job array")
+    others.add_argument("--cpus", type=int, metavar="N", help="cores of each run; default: one for each of its processes")
+    others.add_argument("--gpus", type=int, metavar="N", help="GPUs of each run; default: 0")
     chosen, words = parser.parse_known_args(args)
-    if chosen.at_once < 1:
-        raise Refused(f"--at-once must be at least 1, it is {chosen.at_once}", 2)
-    cells = grid(chosen.recipe, axes_of(words), chosen.at_once, chosen.config_file)
-    _, processes = launched(chosen.config_file)
-    gpus = _gpus() if processes == 1 else []
-    single = ["--num_processes", "1"] if len(gpus) > 1 else []  # accelerate's default is one on each GPU
-    launch = ["launch", *(["--config_file", chosen.config_file] if chosen.config_file else single), str(chosen.recipe)]
-    left = run(cells, launch, chosen.at_once, gpus)
+    axes, launch = axes_of(words), ["launch", *(["--config_file", chosen.config_file] if chosen.config_file else [])]
+    cpus, gpus = _shares(chosen)
+    if chosen.on and "--threads" not in axes:
+        axes["--threads"] = [str(max(1, cpus // max(gpus, launched(chosen.config_file)[1])))]
+    cells = grid(chosen.recipe, axes, 1 if chosen.on else chosen.at_once or 1, chosen.config_file)
+    if chosen.on == "slurm":
+        from .sweep_slurm import submit
+
+        return submit(chosen.recipe, cells, *launched(chosen.config_file), cpus, gpus, chosen.at_once)
+    if chosen.on:
+        from .sweep_ray import run_on_ray
+
+        left = run_on_ray(cells, [*launch, str(chosen.recipe)], chosen.on, cpus, gpus)
+    else:
+        visible = _gpus() if launched(chosen.config_file)[1] == 1 else []
+        if len(visible) > 1 and not chosen.config_file:
+            launch += ["--num_processes", "1"]  # accelerate's default is one on each GPU
+        left = run(cells, [*launch, str(chosen.recipe)], chosen.at_once or 1, visible)
 
     from .compare import draw, show
 
@@ -77,10 +91,28 @@ def main(args: Sequence[str]) -> None:
         for complaint in complaints:
             print(printable(complaint), file=sys.stderr)
     for cell, why in left.items():
-        print(printable(why), f"  {shlex.join(['accelerate', *launch, *cell.flags])}", sep="\n", file=sys.stderr)
+        print(
+            printable(why), f"  {shlex.join(['accelerate', *launch, str(chosen.recipe), *cell.flags])}", sep="\n", file=sys.stderr
+        )
     if left:
         what = "failed" if all(why.startswith("failed: ") for why in left.values()) else "are not finished"
         raise Refused(f"{len(left)} of {len(cells)} runs {what}; run the same command to try them again")
+
+
+def _shares(chosen: argparse.Namespace) -> tuple[int, int]:
+    """Cores and GPUs of each run elsewhere. Raises Refused (2) for a number or a place that does not fit the others."""
+    for name, least in {"at_once": 1, "cpus": 1, "gpus": 0}.items():
+        if (given := getattr(chosen, name)) is not None and given < least:
+            raise Refused(f"--{name.replace('_', '-')} must be at least {least}, it is {given}", 2)
+    if not chosen.on and (chosen.cpus, chosen.gpus) != (None, None):
+        raise Refused("--cpus and --gpus belong to --on; here --at-once and --threads share the machine", 2)
+    if chosen.on and chosen.on not in ("ray", "slurm") and not re.fullmatch(r"ray://[^/:]+:\d+", chosen.on):
+        raise Refused(f"--on is ray, ray://HOST:PORT or slurm, not {chosen.on}", 2)
+    if chosen.on and chosen.on != "slurm" and chosen.at_once:
+        raise Refused("with --on ray the cluster's cores and GPUs say how many run at once: leave out --at-once", 2)
+    if (gpus := chosen.gpus or 0) > 1 and not chosen.config_file:
+        raise Refused(f"--gpus {gpus} needs --config_file launch/gpus.yaml: a process for each of a run's GPUs", 2)
+    return chosen.cpus or max(gpus, launched(chosen.config_file)[1]), gpus
 
 
 def axes_of(words: Sequence[str]) -> dict[str, list[str]]:
@@ -158,7 +190,7 @@ def run(cells: Sequence[Cell], launch: Sequence[str], at_once: int, gpus: Sequen
     another command is working on it. After SIGINT or SIGTERM, waits until the runs have saved, then raises Refused (130, 143).
     """
     waiting = [cell for cell in cells if not cell.result()]
-    number = {cell: f"[{place:>{len(str(len(cells)))}}/{len(cells)}]" for place, cell in enumerate(cells, 1)}
+    number = numbered(cells)
     print(f"{len(cells)} runs, {len(cells) - len(waiting)} of them already finished", flush=True)
     running: dict[Cell, subprocess.Popen] = {}
     left: dict[Cell, str] = {}
@@ -180,23 +212,33 @@ def run(cells: Sequence[Cell], launch: Sequence[str], at_once: int, gpus: Sequen
                 time.sleep(POLL_SECONDS)
                 ended = [] if signals else [cell for cell, process in running.items() if process.poll() is not None]
                 for cell in ended:
-                    if what := _left(cell, running.pop(cell).returncode, errors[cell]):
+                    if what := unfinished(cell, running.pop(cell).returncode, errors[cell].read_text(errors="replace")):
                         left[cell] = what
                     print(f"{number[cell]} {cell.name}: {printable(what or describe(cell.result() or {}))}", flush=True)
         finally:  # after a signal, or an error in this process
             if running:
-                _end(running)
+                end(running)
         if signals:
-            for cell in running:  # whatever its exit code: it was told to stop
-                done = cell.result()
-                print(f"{number[cell]} {cell.name}: {printable(describe(done)) if done else 'interrupted'}", flush=True)
-            raise Refused(f"stopped by {signal.Signals(signals[0]).name}; run the same command to resume", 128 + signals[0])
+            raise stopped(running, number, signals[0])
     return left
 
 
-def _left(cell: Cell, code: int, errors: Path) -> str:
-    """What became of a run whose launcher ended with `code`; "" if it finished."""
-    why = _why(errors.read_text(errors="replace")) or f"exit code {code}, and no result in {cell.folder}"
+def numbered(cells: Sequence[Cell]) -> dict[Cell, str]:
+    """The place of each among all, as it is shown: [1/12]."""
+    return {cell: f"[{place:>{len(str(len(cells)))}}/{len(cells)}]" for place, cell in enumerate(cells, 1)}
+
+
+def stopped(running: Iterable[Cell], number: dict[Cell, str], by: int) -> Refused:
+    """Say what became of the runs that were told to stop, whatever their exit codes; the error to raise after the signal `by`."""
+    for cell in running:
+        done = cell.result()
+        print(f"{number[cell]} {cell.name}: {printable(describe(done)) if done else 'interrupted'}", flush=True)
+    return Refused(f"stopped by {signal.Signals(by).name}; run the same command to resume", 128 + by)
+
+
+def unfinished(cell: Cell, code: int, errors: str) -> str:
+    """What became of a run whose launcher ended with `code` and wrote `errors`; "" if it finished."""
+    why = _why(errors) or f"exit code {code}, and no result in {cell.folder}"
     try:
         if code == 0 and cell.result():
             return ""
@@ -227,7 +269,7 @@ def _start(command: Sequence[str], errors: Path, environment: dict[str, str]) ->
         )
 
 
-def _end(running: dict[Cell, subprocess.Popen]) -> None:
+def end(running: dict[Cell, subprocess.Popen]) -> None:
     """Have the runs save and end. A launcher may end before its run: a run has ended when it holds no lock."""
     print(f"stopping {len(running)} run{'s' * (len(running) > 1)}", flush=True)
     for process in running.values():

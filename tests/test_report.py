@@ -92,7 +92,7 @@ def test_confusion_has_a_row_for_each_true_class(images):
     predicted = torch.where(labels == 0, 1, labels)
     predicted[(labels == 1).nonzero()[:3]] = 2
     logits = torch.eye(3)[predicted] * torch.linspace(1, 9, len(labels))[:, None]
-    found = show.predictions(logits, images)
+    found = show.summary(logits, images)
     first, second, third = torch.bincount(labels).tolist()
     assert found["counts"] == [[0, first, 0], [0, second - 3, 3], [0, 0, third]]
     wrong = (labels != predicted).nonzero().flatten().tolist()

@@ -8,9 +8,9 @@ import bisect
 import math
 import statistics
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..errors import Refused
+from . import predictions
 from .compare import Comparison, Group, Training, ranked_by
 
 # The 97.5 % points of Student's t by degrees of freedom.
@@ -27,7 +27,7 @@ class Pair:
     """How much better `one` is than `other`, both labels of groups, in accuracy over `seeds` in common.
 
     `interval` is half of the 95 % confidence interval; None for a single seed. `p` is McNemar's, for a single seed whose runs
-    recorded their predictions of the same test images. Without a seed in common `difference` is None.
+    recorded their predictions. `difference` is None, and `why` says it, if they have no seed or not the test images in common.
     """
 
     one: str
@@ -36,6 +36,7 @@ class Pair:
     difference: float | None
     interval: float | None = None
     p: float | None = None
+    why: str = ""
 
     @property
     def more_than_chance(self) -> bool | None:
@@ -47,7 +48,7 @@ class Pair:
 
     def sentence(self) -> str:
         if self.difference is None:
-            return f"{self.one} and {self.other} have no seed in common: not compared"
+            return f"{self.one} and {self.other} are not compared: {self.why}"
         points = 100 * self.difference
         spread = "" if self.interval is None else f" ± {100 * self.interval:.2f}"
         better = f"{self.one} is better than {self.other} by {points:.2f}{spread} points"
@@ -84,11 +85,15 @@ def _pair(comparison: Comparison, one: Group, other: Group) -> Pair:
     both = [(mine, theirs[mine.seed]) for mine in _once(one) if measure in mine.measures and mine.seed in theirs]
     names = comparison.label(one), comparison.label(other)
     if not both:
-        return Pair(*names, 0, None)
+        return Pair(*names, 0, None, why="no seed in common")
+    answers = [(predictions.read(mine.folder), predictions.read(its.folder)) for mine, its in both]
+    if any(a and b and a.images != b.images for a, b in answers):
+        return Pair(*names, len(both), None, why="their test images differ")
     differences = [mine.measures[measure] - its.measures[measure] for mine, its in both]
     mean = statistics.fmean(differences)
     if len(both) == 1:
-        return Pair(*names, 1, mean, p=_mcnemar_of(*both[0]) if measure == "last" else None)
+        mine, its = answers[0]
+        return Pair(*names, 1, mean, p=_mcnemar_of(mine, its) if mine and its and measure == "last" else None)
     return Pair(*names, len(both), mean, t_interval(differences))
 
 
@@ -114,22 +119,6 @@ def mcnemar(only_one: int, only_other: int) -> float:
     return min(1.0, 2 * tail / 2**n)
 
 
-def _mcnemar_of(one: Training, other: Training) -> float | None:
-    """p on the test images of two trainings; None if they did not record their predictions of the same ones."""
-    mine, its = _right(one.folder), _right(other.folder)
-    if mine is None or its is None or mine[0] != its[0]:
-        return None
-    both = list(zip(mine[1], its[1], strict=True))
-    return mcnemar(sum(a and not b for a, b in both), sum(b and not a for a, b in both))
-
-
-def _right(folder: Path) -> tuple[list[int], list[bool]] | None:
-    """The labels of the test images, and which were right."""
-    import pyarrow.parquet
-
-    try:
-        table = pyarrow.parquet.read_table(folder / "predictions.parquet", columns=["label", "predicted"])
-    except (OSError, pyarrow.ArrowException):
-        return None
-    labels, predicted = (table[name].to_pylist() for name in ("label", "predicted"))
-    return labels, [a == b for a, b in zip(labels, predicted, strict=True)]
+def _mcnemar_of(one: predictions.Answers, other: predictions.Answers) -> float:
+    """p of two nets on the same test images."""
+    return mcnemar(int((one.right & ~other.right).sum()), int((other.right & ~one.right).sum()))

@@ -14,17 +14,14 @@ is a function in pictures.py and its call in `show`.
 import base64
 import io
 import json
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from ..data import Feed, Images, PictureFeed, PictureSplit
-from ..errors import printable
-from . import page, pictures
+from ..data import Feed, Images, PictureFeed
+from . import page, pictures, predictions
 from .runs import read_metrics
 from .scores import scores
 from .track import Running
@@ -39,8 +36,8 @@ def show(run: Running, net: nn.Module, feed: Feed | PictureFeed, images: Images,
     Called on the main process only: nothing here is collective. Raises OSError, and whatever the net or a font raises.
     """
     logits = _logits(run, net, feed)
-    shown = predictions(logits, images)
-    write_predictions(run.folder / "predictions.parquet", logits, images)
+    shown = summary(logits, images)
+    predictions.write(run.folder, logits, images)
     (run.folder / "predictions.json").write_text(json.dumps(shown))
     pictures.history(run.folder / "curves.png", read_metrics(run.folder / "metrics.jsonl"))
     pictures.confusion(run.folder / "confusion.png", torch.tensor(shown["counts"]), images.classes)
@@ -56,7 +53,7 @@ def show(run: Running, net: nn.Module, feed: Feed | PictureFeed, images: Images,
     page.write(run.folder, result)
 
 
-def predictions(logits: Tensor, images: Images) -> dict:
+def summary(logits: Tensor, images: Images) -> dict:
     """The content of predictions.json, from logits float (N, classes) of the test images in order. Raises ValueError."""
     labels = images.test.labels
     if logits.shape[1] != len(images.classes):
@@ -81,24 +78,6 @@ def predictions(logits: Tensor, images: Images) -> dict:
             for index in worst
         ],
     }
-
-
-def write_predictions(path: Path, logits: Tensor, images: Images) -> None:
-    """A row for each test image, in order: id, label, predicted, both names, the classes' probabilities; of pictures the path."""
-    import pyarrow
-    import pyarrow.parquet
-
-    labels, predicted = images.test.labels.tolist(), logits.argmax(1).tolist()
-    columns: dict[str, Any] = {"id": range(len(labels)), "label": labels, "predicted": predicted}
-    if isinstance(images.test, PictureSplit):
-        columns = {"path": [printable(picture.name) for picture in images.test.pictures]} | columns
-    columns |= {
-        name: [printable(images.classes[each]) for each in columns[of]]
-        for name, of in (("true", "label"), ("guess", "predicted"))
-    }
-    probabilities = pyarrow.array(logits.softmax(1).flatten().numpy())
-    columns["probabilities"] = pyarrow.FixedSizeListArray.from_arrays(probabilities, logits.shape[1])
-    pyarrow.parquet.write_table(pyarrow.table(columns), path)
 
 
 @torch.no_grad()

@@ -3,8 +3,9 @@
     make bench-pictures
     python benchmarks/pictures.py --photos photos/      from real photographs
 
-Distinct JPEG files of 500×375 pixels are made first: parts of the photographs at --photos, or of noise that looks like some. Each
-way has a process of its own, in turns; what is timed is an epoch of batches of 64, start-up of its workers and threads included.
+Distinct JPEG files are made first: parts of the photographs at --photos, or of noise that looks like some; of 500×375 pixels,
+and an eighth as many of 2000×1500. The former are not worth keeping reduced (launch/pictures/store.py): for them `store` is
+`files`. Each way has a process of its own, in turns; what is timed is an epoch of batches of 64, start-up of its workers and threads included.
 
     new         ours, nothing known of the files: examined, then as `first`
     first       ours, examined before: each is decoded, used and stored
@@ -46,52 +47,68 @@ def main(count: int = 4000, rounds: int = 3, photos: Path | None = None, out: Pa
     """
     workers = sorted({1, 2, os.cpu_count() or 1, 2 * (os.cpu_count() or 1)})
     ways = ["new", "first", "store", "files", *(f"{other} {n}" for other in ("imagefolder", "timm") for n in workers)]
-    speeds: dict[str, list[float]] = {way: [] for way in ways}
-    ratios = {}
-    with tempfile.TemporaryDirectory() as place:
-        write(Path(place) / "photos", count, photos)
-        for number in range(rounds):
-            for way in ways if number % 2 else ways[::-1]:
-                cache = Path(place) / (way if way in ("new", "first") else "cache")
-                if way in ("new", "first"):
-                    shutil.rmtree(cache, ignore_errors=True)
-                environment = os.environ | {"ONELOOP_CACHE": str(cache)}
-                environment |= {"ONELOOP_STORED_GIB": "0"} if way == "files" else {}
-                command = [sys.executable, __file__, "--worker", way, f"{place}/photos"]
-                done = subprocess.run(command, env=environment, capture_output=True, text=True)
-                if done.returncode:
-                    print(f"{way}: {done.stderr.strip().splitlines()[-1]}")
-                else:
-                    speeds[way].append(count / float(done.stdout))
-        for size in (128, 224):
-            command = [sys.executable, __file__, "--worker", f"trained {size}", f"{place}/photos"]
-            done = subprocess.run(command, env=os.environ | {"ONELOOP_CACHE": f"{place}/cache"}, capture_output=True, text=True)
-            ratios[f"trained at {size} against memory"] = float(done.stdout)
-    medians = {way: statistics.median(values) for way, values in speeds.items() if values}
-    others = ("imagefolder", "timm")
-    best = {other: max((way for way in medians if way.startswith(other)), key=medians.get, default="") for other in others}
-    for way, value in medians.items():
-        print(f"{way:<16}{value:>8,.0f} images/s")
-    for other in filter(None, best.values()):
-        for way in ("new", "first", "store", "files"):
-            ratios[f"{way} against {other}"] = statistics.median(a / b for a, b in zip(speeds[way], speeds[other], strict=True))
-    for name, ratio in ratios.items():
-        print(f"{name:<32}{ratio:>6.2f}")
+    found: dict[str, dict] = {}
+    for width, files in ((500, count), (2000, count // 8)):
+        with tempfile.TemporaryDirectory() as place:
+            write(Path(place) / "photos", files, width, photos)
+            found[f"{width}x{width * 3 // 4}"] = timed(place, files, ways, rounds) | ({} if width > 500 else end_to_end(place))
     out = out or Path(__file__).parent / "results" / f"pictures-{speed.machine()}.json"
-    facts = {"machine": speed.machine(), "torch": speed.torch.__version__, "files": count, "rounds": rounds}
-    out.write_text(json.dumps(facts | {"images_per_second": medians, "ratios": ratios}, indent=1) + "\n")
+    facts = {"machine": speed.machine(), "torch": speed.torch.__version__, "rounds": rounds}
+    out.write_text(json.dumps(facts | found, indent=1) + "\n")
     print(out)
 
 
-def write(folder: Path, count: int, photos: Path | None) -> None:
-    """`count` JPEG files of 500×375, no two the same, in two classes."""
+def timed(place: str, count: int, ways: list[str], rounds: int) -> dict:
+    """Images per second of each way, and ours against the others' best numbers of workers."""
+    speeds: dict[str, list[float]] = {way: [] for way in ways}
+    for number in range(rounds):
+        for way in ways if number % 2 else ways[::-1]:
+            cache = Path(place) / (way if way in ("new", "first") else "cache")
+            if way in ("new", "first"):
+                shutil.rmtree(cache, ignore_errors=True)
+            environment = os.environ | {"ONELOOP_CACHE": str(cache)}
+            environment |= {"ONELOOP_STORED_GIB": "0"} if way == "files" else {}
+            command = [sys.executable, __file__, "--worker", way, f"{place}/photos"]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True)
+            if done.returncode:
+                print(f"{way}: {done.stderr.strip().splitlines()[-1]}")
+            else:
+                speeds[way].append(count / float(done.stdout))
+    medians = {way: statistics.median(values) for way, values in speeds.items() if values}
+    others = ("imagefolder", "timm")
+    best = [max((way for way in medians if way.startswith(other)), key=medians.get, default="") for other in others]
+    for way, value in medians.items():
+        print(f"{way:<16}{value:>8,.0f} images/s")
+    ratios = {
+        f"{way} against {other}": statistics.median(a / b for a, b in zip(speeds[way], speeds[other], strict=True))
+        for other in filter(None, best)
+        for way in ("new", "first", "store", "files")
+    }
+    for name, ratio in ratios.items():
+        print(f"{name:<32}{ratio:>6.2f}")
+    return {"files": count, "images_per_second": medians, "ratios": ratios}
+
+
+def end_to_end(place: str) -> dict:
+    """The ratios of `trained`."""
+    found = {}
+    for size in (128, 224):
+        command = [sys.executable, __file__, "--worker", f"trained {size}", f"{place}/photos"]
+        done = subprocess.run(command, env=os.environ | {"ONELOOP_CACHE": f"{place}/cache"}, capture_output=True, text=True)
+        found[f"resnet18 at {size}, from files against memory"] = float(done.stdout)
+    print(found)
+    return found
+
+
+def write(folder: Path, count: int, across: int, photos: Path | None) -> None:
+    """`count` JPEG files, `across` pixels wide and three quarters of it high, no two the same, in two classes."""
     random = np.random.default_rng(0)
     sources = [path for path in sorted(photos.rglob("*")) if path.suffix.lower() in (".jpg", ".jpeg", ".png")] if photos else []
     for number in range(count):
         if sources:
             with Image.open(sources[number % len(sources)]) as opened:
                 whole = opened.convert("RGB")
-            whole.thumbnail((900, 900))
+            whole.thumbnail((2 * across, 2 * across))
         else:
             whole = Image.new("RGB", (900, 700))
             for cells in (4, 30, 200):  # coarse shapes, finer ones, texture
@@ -100,7 +117,8 @@ def write(folder: Path, count: int, photos: Path | None) -> None:
         width, height = whole.size
         part = random.uniform(0.6, 1.0)
         left, top = (random.uniform(0, side * (1 - part)) for side in (width, height))
-        picture = whole.resize((500, 375), Image.BILINEAR, box=(left, top, left + part * width, top + part * height))
+        box = left, top, left + part * width, top + part * height
+        picture = whole.resize((across, across * 3 // 4), Image.BILINEAR, box=box)
         path = folder / ("even", "odd")[number % 2] / f"{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path, quality=90)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from launch.errors import Refused
 from launch.pictures.rule import Rule, centred, read, reduced_size, rule_for
-from launch.pictures.store import LIMIT, Store, Wanted, clear, decoded
+from launch.pictures.store import LIMIT, Store, Wanted, clear, decoded, worth_keeping
 
 RULE = Rule(size=14, stored=16)
 FORK = multiprocessing.get_context("fork")
@@ -119,6 +119,19 @@ def test_stored_pictures_are_the_decoded_ones_and_are_decoded_once(cache, wanted
     again = keep([each._replace(open=lambda: pytest.fail("opened again")) for each in wanted])
     assert again.places == found.places
     assert all(again.read(each).tobytes() == pixels(found, each) for each in wanted)
+
+
+def test_only_what_is_worth_it_is_kept():
+    """A photograph that is hardly reduced is decoded as fast as it is read; a tiny one, a large one, a lossless one is not."""
+    assert not worth_keeping(500, 375, 90_000, (500, 375))
+    assert worth_keeping(2000, 1500, 900_000, (597, 448))
+    assert worth_keeping(500, 375, 400_000, (500, 375))
+    assert worth_keeping(32, 32, 900, (32, 32))
+
+
+def test_what_is_not_worth_it_stays_a_file(cache, wanted):
+    found = keep([each._replace(keep=False) for each in wanted[:40]] + wanted[40:])
+    assert found.places.keys() == {each.sha256 for each in wanted[40:]}
 
 
 def test_a_new_picture_is_added_and_no_other_is_opened(cache, wanted):

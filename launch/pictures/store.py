@@ -2,7 +2,7 @@
 
 A picture is known by the sha256 of its file and by `stored` (see rule.py). An index beside the pixels has a line for each
 picture, written after its pixels, so whatever ends the process keeps the finished part. What the disk allowance does not hold is
-decoded each time.
+decoded each time, and so is what is not worth keeping.
 """
 
 import contextlib
@@ -25,16 +25,27 @@ if TYPE_CHECKING:
 
 LIMIT = "ONELOOP_STORED_GIB"  # the disk allowance of all stores; without it, half of what the disk has left
 CHUNK = 16  # pictures that are written at a time
+SMALL = 100_000  # bytes, decoded: the open of a file costs more
 
 
 class Wanted(NamedTuple):
-    """A picture: the sha256 of its file, its reduced width and height, and what opens it."""
+    """A picture: the sha256 of its file, its reduced width and height, what opens it, and whether decoding it once pays."""
 
     sha256: str
     width: int
     height: int
     name: str  # in messages
     open: Callable[[], IO[bytes]]
+    keep: bool = True
+
+
+def worth_keeping(width: int, height: int, file: int, reduced: tuple[int, int]) -> bool:
+    """Whether a picture of this size, in a file of this many bytes, is better read reduced than decoded each time.
+
+    Not so a compressed one that is hardly reduced: it takes as long to write half a megabyte for it as to decode it ten times.
+    """
+    kept = reduced[0] * reduced[1]
+    return 3 * kept < SMALL or width * height >= 2 * kept or 4 * file > 3 * kept
 
 
 class Place(NamedTuple):
@@ -162,7 +173,7 @@ class Store:
 
     def _allowed(self, pictures: Sequence[Wanted]) -> set[str]:
         """The contents to be kept that are not, as far as the allowance goes."""
-        missing = {each.sha256: each for each in pictures if each.sha256 not in self.places}
+        missing = {each.sha256: each for each in pictures if each.keep and each.sha256 not in self.places}
         left, allowed = self._allowance() if missing else 0, set()
         for each in missing.values():
             left -= 3 * each.width * each.height

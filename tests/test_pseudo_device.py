@@ -41,7 +41,7 @@ def forked(body: str, place: Path, device: str = "pseudo", **env) -> None:
     start = f"import pseudo_device; pseudo_device.begin({str(built())!r}); " if device == "pseudo" else ""
     fast = "import gc, os, test_pseudo_device; gc.freeze(); os.fsync = lambda _: None; "  # nothing is killed here
     code = f"{start}{fast}test_pseudo_device.{body}(test_pseudo_device.Path.cwd())"
-    done = jobs.run("-c", code, cwd=place, env={"ACCELERATE_TORCH_DEVICE": device, **env})
+    done = jobs.run("-c", code, cwd=place, env={"ACCELERATE_TORCH_DEVICE": device, "CUDA_VISIBLE_DEVICES": "", **env})
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -24,6 +24,7 @@ from training import fit
 
 from launch import Run
 from launch.data import Feed
+from launch.processes import accelerator
 from launch.step import Step
 
 WORLD, EPOCHS, BATCH = 8, 2, 20  # the last batch of an epoch has 1 of the 61 images: 7 processes have nothing to do
@@ -131,7 +132,7 @@ def broken(record: list[dict]) -> list[str]:
 def forked(body: str, place: Path) -> dict:
     """What a function of this file writes into record.json, in a process of its own: there is one process group in a process."""
     code = f"import os; os.fsync = lambda _: None; import test_ranks; test_ranks.{body}(test_ranks.Path.cwd())"
-    done = jobs.run("-c", code, cwd=place)
+    done = jobs.run("-c", code, cwd=place, env={"CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads((place / "record.json").read_text())
 
@@ -169,3 +170,30 @@ def test_control_a_process_that_does_other_than_its_part_is_noticed(tmp_path):
     """One that has a collective of its own; one that does another's part."""
     found = forked("faulty", tmp_path)
     assert found == {"one more": ["schedule"], "another": ["test pictures", "training pictures", "weights"]}
+
+
+def two_machines_of_eight_gpus(place: Path) -> None:
+    found = []
+    for rank in range(16):
+        with pytest.MonkeyPatch.context() as patch:
+            cuda = {"is_available": True, "device_count": 8, "is_bf16_supported": True, "get_device_capability": (9, 0)}
+            for name, value in cuda.items():
+                patch.setattr(torch.cuda, name, lambda *_, value=value: value)
+            patch.setattr(torch.accelerator, "is_available", lambda: True)
+            chosen = []
+            patch.setattr(torch.cuda, "set_device", chosen.append)
+            environment = {"RANK": rank, "LOCAL_RANK": rank % 8, "WORLD_SIZE": 16, "LOCAL_WORLD_SIZE": 8, "MASTER_PORT": 1}
+            for name, value in (environment | {"MASTER_ADDR": "x", "ACCELERATE_MIXED_PRECISION": "bf16"}).items():
+                patch.setenv(name, str(value))
+            torch.distributed.init_process_group("fake", rank=rank, world_size=16, store=FakeStore())
+            here = accelerator()
+            found.append([str(here.device), *map(str, chosen), here.process_index, here.num_processes, here.mixed_precision])
+            torch.distributed.destroy_process_group()
+            AcceleratorState._reset_state(True)
+    (place / "record.json").write_text(json.dumps(found))
+
+
+def test_each_process_has_a_gpu_of_its_machine(tmp_path):
+    """With what torch's launcher sets on two machines of 8 GPUs, and launch/nodes.yaml's bf16."""
+    expected = [[*[f"cuda:{rank % 8}"] * 2, rank, 16, "bf16"] for rank in range(16)]
+    assert forked("two_machines_of_eight_gpus", tmp_path) == expected

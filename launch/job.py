@@ -28,6 +28,7 @@ from .step import Step
 from .weights import load
 
 WORTH_SAYING = 0.05  # of the time of the training
+SAVE_SECONDS = 30  # from one checkpoint to the next at the end of an epoch: an epoch may take less than a checkpoint does
 
 
 @dataclass
@@ -56,6 +57,8 @@ class Job:
         self.waited, self.trained_before = 0.0, self.meter.train_seconds
         # From this step on every process has started up; torch.compile compiles once for each size of batch.
         self.started_up = self.state.step + (self.steps if self.run.compile else 1)
+        self.saved = time.perf_counter()  # when the last checkpoint was, else when this launch began
+        self.best: dict[str, Tensor] = {}  # the best weights, until they are published with the next checkpoint
 
     @cached_property
     def feeds(self) -> dict[str, Feed | PictureFeed]:
@@ -126,7 +129,7 @@ class Job:
         self.meter.reset()
 
     def close_epoch(self, reading: Reading, results: dict[str, dict]) -> None:
-        """Write the epoch's lines; publish the weights if they are the best so far."""
+        """Write the epoch's lines; keep the weights if they are the best so far."""
         state = self.state
         evals = [self._event("eval") | {"split": split} | result for split, result in results.items()]
         self.record.write(self._train_line(reading), *evals)
@@ -135,9 +138,8 @@ class Job:
         self.meter.reset()
         state.epochs, state.results = state.epochs + 1, results
         if results and (accuracy := results[self.images.chooser]["accuracy"]) > state.best["accuracy"]:
-            digest = checkpoint.weights_sha256(checkpoint.weights(self.net))  # host-device sync
-            state.best = {"accuracy": accuracy, "epoch": state.epochs, "weights_sha256": digest}
-            self._publish("best.safetensors", digest)
+            state.best = {"accuracy": accuracy, "epoch": state.epochs}
+            self.best = {name: tensor.detach().clone() for name, tensor in checkpoint.weights(self.net).items()}
 
     def _event(self, kind: str) -> dict:
         """The head of a line of metrics.jsonl; `images` counts from the start of the run."""
@@ -159,14 +161,29 @@ class Job:
 
     # ------------------------------------------------------------------------------------------------------------ checkpoints
 
+    def save_due(self) -> bool:
+        """Whether the epoch that was closed ends with a checkpoint: by the main process's clock, or --save-every. Collective."""
+        if self.state.epochs == self.epochs:
+            return True
+        if self.run.save_every:
+            return self.due(self.run.save_every)
+        return self.run.on_main(lambda: time.perf_counter() - self.saved >= SAVE_SECONDS)
+
     def save(self, step: Step) -> None:
-        """Save a checkpoint, if the losses, gradients and parameters are finite. Collective; host-device sync."""
+        """Save a checkpoint, if the losses, gradients and parameters are finite; publish the best weights with it.
+
+        Collective; host-device sync.
+        """
         step.check(self.state.step)
         if self.within_epoch:
             self.meter.stop()
         else:  # stopped before the epoch's lines, which a resume cannot write without this gradient's norm
             self.meter.read(self.net)
         self.state.seconds = time.perf_counter() - self.began
+        if self.best:  # never without a checkpoint that knows them: a resume may not come to the same
+            self.state.best["weights_sha256"] = checkpoint.weights_sha256(self.best)
+            self._publish("best.safetensors", self.best, self.state.best["weights_sha256"])
+            self.best = {}
         self.run.on_main(self.record.sync)  # the record first: a checkpoint is never ahead of it
         scaler = self.run.accelerator.scaler
         described = asdict(self.state) | {
@@ -178,6 +195,7 @@ class Job:
         if self.state.epochs == self.epochs:  # a longer run may start from the last one
             described["settings"] = self.settings.sha256(self.state.step)
         self.run.on_main(lambda: self._write_checkpoint(described))
+        self.saved = time.perf_counter()
 
     def _write_checkpoint(self, described: dict) -> None:
         broken = [name for name, parameter in self.net.named_parameters() if not parameter.isfinite().all()]  # host-device sync
@@ -227,7 +245,7 @@ class Job:
         }
         if run.world > 1:
             processes.set_timeout(processes.START_SECONDS)  # while the main process draws
-        self._publish("model.safetensors", digest)
+        self._publish("model.safetensors", checkpoint.weights(self.net), digest)
         waited = self.waited / max(self.meter.train_seconds - self.trained_before, 1e-9)
         if waited > WORTH_SAYING:
             cure = "more --threads or cores, a smaller --stored, or a larger ONELOOP_STORED_GIB if not all are stored"
@@ -244,15 +262,15 @@ class Job:
         if self.stage:
             self.run.accelerator.free_memory()  # it holds every net that it has prepared
 
-    def _publish(self, name: str, sha256: str) -> None:
-        """Write the net's weights, of this digest, into the run folder, with what their user needs to know. Collective."""
+    def _publish(self, name: str, weights: dict[str, Tensor], sha256: str) -> None:
+        """Write `weights` of the net, of this digest, into the run folder, with what their user needs to know. Collective."""
         images, net = self.images, self.run.config.get("net", self.facts["model"])
         about: dict = {"recipe": self.run.recipe, "classes": images.classes, "mean": images.mean, "std": images.std}
         about |= {"shape": [*images.train.shape], "size": images.size, "net": net, "weights_sha256": sha256}
         if isinstance(images.train, PictureSplit):
             about["stored"] = images.train.rule.stored
         metadata = {"oneloop": json.dumps(about)}
-        self.run.on_main(lambda: checkpoint.write_tensors(self.run.folder / name, checkpoint.weights(self.net), metadata))
+        self.run.on_main(lambda: checkpoint.write_tensors(self.run.folder / name, weights, metadata))
 
     def _show(self, result: dict, draw: Callable[[Path], None] | None) -> None:
         """The recipe's own pictures and those of every run: main process only, nothing in it is collective."""

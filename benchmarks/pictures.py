@@ -5,7 +5,8 @@
 
 Distinct JPEG files are made first: parts of the photographs at --photos, or of noise that looks like some; of 500×375 pixels,
 and an eighth as many of 2000×1500. The former are not worth keeping reduced (launch/pictures/store.py): for them `store` is
-`files`. Each way has a process of its own, in turns; what is timed is an epoch of batches of 64, start-up of its workers and threads included.
+`files`. Each way has a process of its own, in turns; what is timed is an epoch of batches of 64, start-up of its workers and
+threads included.
 
     new         ours, nothing known of the files: examined, then as `first`
     first       ours, examined before: each is decoded, used and stored

@@ -27,6 +27,8 @@ from .shorter import Settings
 from .state import Meter, Reading, State
 from .step import Step
 
+SAVE_SECONDS = 30  # from one checkpoint to the next at the end of an epoch: an epoch may take less than a checkpoint does
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -65,6 +67,8 @@ class Job:
         self.waited, self.trained_before = 0.0, self.meter.train_seconds
         # From this step on every process has started up; torch.compile compiles once for each size of batch.
         self.started_up = self.state.step + (self.steps if self.run.compile else 1)
+        self.saved = time.perf_counter()  # when the last checkpoint was, else when this launch began
+        self.best: dict[str, Tensor] = {}  # the best weights, until they are published with the next checkpoint
 
     @cached_property
     def feeds(self) -> dict[str, Feed | PictureFeed]:
@@ -169,7 +173,7 @@ class Job:
         self.meter.reset()
 
     def close_epoch(self, reading: Reading, results: dict[str, dict]) -> None:
-        """Write the epoch's lines; publish the weights if they are the best so far."""
+        """Write the epoch's lines; keep the weights if they are the best so far."""
         state = self.state
         evals = [self._event("eval") | {"split": split} | result for split, result in results.items()]
         self.record.write(self._train_line(reading), *evals)
@@ -180,9 +184,9 @@ class Job:
         state.epochs, state.results = state.epochs + 1, results
         if better:
             chosen = "ema" if self.average else self.images.chooser
+            state.best = {"accuracy": results[chosen]["accuracy"], "epoch": state.epochs}
             with self.weights_of(chosen):
-                digest = publish(self.run, self.net, self.images, "best.safetensors")  # host-device sync
-            state.best = {"accuracy": results[chosen]["accuracy"], "epoch": state.epochs, "weights_sha256": digest}
+                self.best = {name: tensor.detach().clone() for name, tensor in checkpoint.weights(self.net).items()}
 
     def _event(self, kind: str) -> dict:
         """The head of a line of metrics.jsonl; `images` counts from the start of the run."""
@@ -204,14 +208,28 @@ class Job:
 
     # ------------------------------------------------------------------------------------------------------------ checkpoints
 
+    def save_due(self) -> bool:
+        """Whether the epoch that was closed ends with a checkpoint: by the main process's clock, or --save-every. Collective."""
+        if self.ended:
+            return True
+        if self.run.save_every:
+            return self.due(self.run.save_every)
+        return self.run.on_main(lambda: time.perf_counter() - self.saved >= SAVE_SECONDS)
+
     def save(self, step: Step) -> None:
-        """Save a checkpoint, if the losses, gradients and parameters are finite. Collective; host-device sync."""
+        """Save a checkpoint, if the losses, gradients and parameters are finite; publish the best weights with it.
+
+        Collective; host-device sync.
+        """
         step.check(self.state.step)
         if self.within_epoch:
             self.meter.stop()
         else:  # stopped before the epoch's lines, which a resume cannot write without this gradient's norm
             self.meter.read(self.net)
         self.state.seconds = time.perf_counter() - self.began
+        if self.best:  # never without a checkpoint that knows them: a resume may not come to the same
+            self.state.best["weights_sha256"] = publish(self.run, self.net, self.images, "best.safetensors", self.best)
+            self.best = {}
         self.run.on_main(self.record.sync)  # the record first: a checkpoint is never ahead of it
         scaler = self.run.accelerator.scaler
         described = asdict(self.state) | {
@@ -223,6 +241,7 @@ class Job:
         if self.ended:  # a longer run may start from the last one
             described["settings"] = self.settings.sha256(self.state.step)
         self.run.on_main(lambda: self._write_checkpoint(described))
+        self.saved = time.perf_counter()
 
     def _write_checkpoint(self, described: dict) -> None:
         broken = [name for name, parameter in self.net.named_parameters() if not parameter.isfinite().all()]  # host-device sync

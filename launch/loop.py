@@ -119,7 +119,7 @@ def train(
                     raise stop.refusal(run.folder, state.step)
                 results[split] = result
             job.close_epoch(reading, results)
-            if job.ended or not run.save_every or job.due(run.save_every):
+            if job.save_due():
                 job.save(step)
         if job.images.chooser != "test":
             tested = _test_best(job, stop, train_mode_batch)

@@ -4,7 +4,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 
-from torch import nn
+from torch import Tensor, nn
 
 from . import checkpoint
 from .data import Images, PictureSplit
@@ -13,9 +13,12 @@ from .run import Run
 from .weights import load
 
 
-def publish(run: Run, net: nn.Module, images: Images, name: str) -> str:
-    """Write the net's weights as the file `name` of the run folder. Returns their sha256. Collective; host-device sync."""
-    tensors = checkpoint.weights(net)
+def publish(run: Run, net: nn.Module, images: Images, name: str, tensors: dict[str, Tensor] | None = None) -> str:
+    """Write the net's weights, or `tensors` in their place, as the file `name` of the run folder.
+
+    Returns their sha256. Collective; host-device sync.
+    """
+    tensors = tensors or checkpoint.weights(net)
     digest, net_name = checkpoint.weights_sha256(tensors), run.config.get("net", type(net).__name__)
     about: dict = {"recipe": run.recipe, "classes": images.classes, "mean": images.mean, "std": images.std}
     about |= {"shape": [*images.train.shape], "size": images.size, "net": net_name, "weights_sha256": digest}

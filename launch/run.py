@@ -52,7 +52,7 @@ class Run:
     threads: int = 0
     """CPU threads per process; 0: the machine's cores divided by its processes."""
     save_every: int = 0
-    """Steps between checkpoints; 0: one at the end of each epoch."""
+    """Steps between checkpoints; 0: one at the end of an epoch, 30 s or more after the last one."""
     eval_every: int = 1
     """Epochs between evaluations; the last epoch always has one."""
     log_every: int = 0

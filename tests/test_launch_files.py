@@ -1,10 +1,16 @@
 """Each launch file gives the number of processes, the device and the precision that it promises."""
 
+import os
 import re
+import sys
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import jobs
 import pytest
 import torch
+import torch.distributed.run
+from accelerate.commands import launch as launcher
 from conftest import ROOT
 
 PROMISES = {  # file -> (processes, precision); None: as many as GPUs
@@ -69,3 +75,78 @@ def test_fp16_on_a_cpu_is_refused(tmp_path):
     done = launch("--num_processes", "1", "--cpu", "--mixed_precision", "fp16", cwd=tmp_path)
     assert done.returncode != 0
     assert "fp16 needs a GPU" in done.stderr
+
+
+class Started(NamedTuple):
+    """What `accelerate launch` would start on this machine."""
+
+    processes: int
+    precision: str
+    cpu: bool = False
+    machines: int = 1
+    machine: int = 0
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """started(gpus, FLAGS…) -> what `accelerate launch FLAGS recipe.py --lr 1` would start, on a machine with so many GPUs."""
+
+    def started(gpus, *flags) -> Started:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA H200")
+        monkeypatch.setattr("accelerate.utils.launch.is_port_in_use", lambda _: False)
+        seen = []
+
+        def alone(command, env):
+            assert command == [sys.executable, "recipe.py", "--lr", "1"]
+            assert not {"RANK", "WORLD_SIZE", "MASTER_ADDR"} & env.keys()
+            seen.append(Started(1, env["ACCELERATE_MIXED_PRECISION"], env["ACCELERATE_USE_CPU"] == "True"))
+            return SimpleNamespace(wait=lambda: None, returncode=0)
+
+        def several(args):
+            config, python, command = torch.distributed.run.config_from_args(args)
+            assert (python, command) == (sys.executable, ["-u", "recipe.py", "--lr", "1"])
+            assert config.min_nodes == config.max_nodes
+            if config.max_nodes > 1:
+                assert config.rdzv_endpoint == "10.0.0.1:29500"
+            precision, cpu = os.environ["ACCELERATE_MIXED_PRECISION"], os.environ.get("ACCELERATE_USE_CPU") == "true"
+            seen.append(Started(config.nproc_per_node, precision, cpu, config.max_nodes, config.rdzv_configs["rank"]))
+
+        monkeypatch.setattr(launcher.subprocess, "Popen", alone)
+        monkeypatch.setattr(torch.distributed.run, "run", several)
+        launcher.launch_command(launcher.launch_command_parser().parse_args([*flags, "recipe.py", "--lr", "1"]))
+        (what,) = seen
+        return what
+
+    return started
+
+
+@pytest.mark.parametrize("gpus", [1, 8])
+@pytest.mark.parametrize("file", PROMISES)
+def test_what_a_file_would_start_on_gpus(file, gpus, started):
+    processes, precision = PROMISES[file]
+    assert started(gpus, "--config_file", str(ROOT / file)) == Started(processes or gpus, precision, file == "launch/cpu.yaml")
+
+
+def test_what_flags_and_an_edited_file_would_start_on_eight_gpus(started, tmp_path):
+    assert started(8, "--config_file", str(ROOT / "launch/gpus.yaml"), "--num_processes", "3") == Started(3, "bf16")
+    text = (ROOT / "launch/elastic.yaml").read_text()
+    (tmp_path / "elastic.yaml").write_text(text.replace("num_processes: 2 ", "num_processes: gpu ").replace('"no"', "bf16"))
+    assert started(8, "--config_file", str(tmp_path / "elastic.yaml")) == Started(8, "bf16")
+    assert started(8) == Started(8, "no")  # as accelerate_config.yaml says of no file at all
+
+
+@pytest.mark.parametrize("machine", [0, 1])
+def test_what_two_machines_of_eight_gpus_would_start(machine, started):
+    place = ("--config_file", str(ROOT / "launch/nodes.yaml"), "--machine_rank", str(machine), "--main_process_ip", "10.0.0.1")
+    assert started(8, *place) == Started(1, "bf16", machines=2, machine=machine)  # one process on each
+    assert started(8, *place, "--num_processes", "16") == Started(8, "bf16", machines=2, machine=machine)
+
+
+def test_control_another_number_of_gpus_or_another_file_starts_something_else(started, tmp_path):
+    text = (ROOT / "launch/gpus.yaml").read_text()
+    (tmp_path / "few.yaml").write_text(text.replace("num_processes: gpu", "num_processes: 2"))
+    assert started(8, "--config_file", str(tmp_path / "few.yaml")) != Started(8, "bf16")
+    with pytest.raises(ValueError, match="Cuda is not available"):
+        started(0, "--config_file", str(ROOT / "launch/gpus.yaml"))

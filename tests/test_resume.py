@@ -3,6 +3,7 @@
 import shutil
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from launch import Run, checkpoint
 from launch.checkpoint import weights
 from launch.data import Feed
 from launch.errors import Refused
+from launch.job import SAVE_SECONDS
 
 
 @pytest.fixture
@@ -41,6 +43,7 @@ def test_resume_at_every_step_is_exact(kind, start, straight, images, tmp_path):
 @pytest.mark.parametrize("kind", ["sgd", "adam", "adagrad"])
 def test_resume_keeps_the_optimizers_memory_format(kind, start, images, tmp_path, monkeypatch):
     """torch's fused optimizers walk parameter and momentum in memory order, whatever their strides."""
+
     def stopped(at: int, out: str) -> None:
         with pytest.raises(Refused):
             fit(start(out=out, stop_when=at_step(at)), images, kind, model=TwoConvolutions())
@@ -199,3 +202,59 @@ def test_signals_are_given_back(start, images):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     fit(start(), images)
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that shows 2.5 s more at each step, so 20 s in an epoch; and the seconds between checkpoints that users have."""
+    shown = [0.0]
+    monkeypatch.setattr("launch.job.time", SimpleNamespace(perf_counter=lambda: shown[0]))
+    monkeypatch.setattr("launch.job.SAVE_SECONDS", SAVE_SECONDS)
+
+    def ticking(step, batch):
+        shown[0] += 2.5 * (batch is None)
+        return False
+
+    return ticking
+
+
+@pytest.fixture
+def saves(monkeypatch):
+    """The steps that were saved."""
+    seen, save = [], checkpoint.save
+
+    def noted(folder, model, optimizer, state):
+        seen.append(state["step"])
+        save(folder, model, optimizer, state)
+
+    monkeypatch.setattr(checkpoint, "save", noted)
+    return seen
+
+
+def test_short_epochs_are_saved_every_half_minute_and_the_last_one_always(start, images, clock, saves):
+    fit(start(stop_when=clock), images, epochs=5)
+    assert saves == [16, 32, 40]
+    fit(start(out="often", stop_when=clock, save_every=4), images, epochs=2)  # what the flag says, whatever the clock
+    assert saves[3:] == [4, 8, 12, 16]
+
+
+def test_killed_between_two_checkpoints(start, straight, images, tmp_path, clock, saves):
+    """The best weights so far are those that the checkpoint knows, though an epoch after it was better."""
+
+    def killed(step, batch):
+        assert step < 26
+        return clock(step, batch)
+
+    expected = straight(epochs=5)
+    accuracy = [line["accuracy"] for line in expected[1] if line["event"] == "eval" and line["split"] == "test"]
+    assert accuracy[2] > max(accuracy[:2])  # the epoch that is lost
+    del saves[:]
+    with pytest.raises(AssertionError):
+        fit(start(stop_when=killed), images, epochs=5)
+    assert saves == [16]
+    found, _ = checkpoint.latest(tmp_path / "run/checkpoints")
+    best = checkpoint.safetensors.torch.load_file(tmp_path / "run/best.safetensors")
+    assert checkpoint.weights_sha256(best) == found["state"]["best"]["weights_sha256"]
+    fit(start(), images, epochs=5)
+    assert (result(tmp_path / "run")["weights_sha256"], metrics(tmp_path / "run")) == expected
+    assert result(tmp_path / "run")["best"] == result(tmp_path / "straight-sgd")["best"]

@@ -21,8 +21,8 @@ scale:  # what a network costs a step, over shaped links, beside a model: as roo
 mutants:  # each hand-written fault against the tests that should notice it; some minutes
 	python benchmarks/mutants.py
 
-remedies:  # the table and the picture of docs/training.md; an hour on 2 cores; resumes where it stopped
-	oneloop sweep recipes/remedies.py --data $(DATA) --threads 1 --at-once 2 --seed 1 2 3 4 5 \
+remedies:  # the table and the picture of docs/training.md; half an hour on 2 cores; resumes where it stopped
+	oneloop sweep recipes/remedies.py --data $(DATA) --config_file launch/gpu.yaml --threads 1 --at-once 2 --seed 1 2 3 4 5 \
 		--remedy none smoothing mixup cutmix crop ema cosine adamw muon together
 	oneloop compare runs/remedies --against none
 

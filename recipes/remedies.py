@@ -1,7 +1,7 @@
 """The chapter's chart, continued: what today's remedies add to the net that its section 5 widens, regularises and deepens.
 
-Source  document 000, section 5: `Net` on birds and airplanes, its settings; launch/data/mix.py, launch/optimizers.py and
-        docs/training.md have the source of each remedy
+Source  document 000, section 5: `Net` on birds and airplanes, its settings, for half of its epochs; docs/training.md has the
+        source of each remedy
 Data    CIFAR-10, birds and airplanes only: 10,000 training and 2,000 test images, (3, 32, 32)
 Expect  docs/training.md has the table and the picture of five seeds
 Run     accelerate launch recipes/remedies.py --remedy crop
@@ -27,7 +27,7 @@ REMEDIES = "none", "smoothing", "mixup", "cutmix", "crop", "ema", "cosine", "ada
 TOGETHER = {"crop", "ema", "cosine", "muon"}
 
 
-def main(run: Run, remedy: Literal[REMEDIES] = "none", epochs: int = 100, batch: int = 64):
+def main(run: Run, remedy: Literal[REMEDIES] = "none", epochs: int = 50, batch: int = 64):
     """Train `Net` with one remedy.
 
     Args:

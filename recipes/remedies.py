@@ -27,22 +27,23 @@ REMEDIES = "none", "smoothing", "mixup", "cutmix", "crop", "ema", "cosine", "ada
 TOGETHER = {"crop", "ema", "cosine", "muon"}
 
 
-def main(run: Run, remedy: Literal[REMEDIES] = "none", epochs: int = 50, batch: int = 64):
+def main(run: Run, remedy: Literal[REMEDIES] = "none", epochs: int = 50, batch: int = 64, lr: float = 1e-2):
     """Train `Net` with one remedy.
 
     Args:
         remedy: together is crop, ema, cosine and muon.
+        lr: Learning rate of plain SGD; AdamW and Muon have their own.
     """
     images = sources.cifar10(run.data, keep=("airplane", "bird"), limit=run.limit)
     model, chosen = Net(), TOGETHER if remedy == "together" else {remedy}
     if "muon" in chosen:
         matrices, vectors = ([p for p in model.parameters() if (p.ndim > 1) == many] for many in (True, False))
-        last = [{"params": [model.fc2.weight, *vectors], "lr": 0.01}]
+        last = [{"params": [model.fc2.weight, *vectors], "lr": lr}]
         optimizer = Muon([{"params": matrices[:-1], "muon": True}, *last], lr=0.005, momentum=0.9, nesterov=True, fused=True)
     elif "adamw" in chosen:
         optimizer = torch.optim.AdamW(groups(model, lr=1e-3, weight_decay=0.01), fused=True)
     else:
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, fused=True)
+        optimizer = torch.optim.SGD(model.parameters(), lr=lr, fused=True)
     train(
         run,
         model,

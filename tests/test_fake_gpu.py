@@ -77,7 +77,7 @@ def test_a_batch_is_made_on_the_gpu(augment, size, fits):
     ids = feed.order(torch.arange(7))
     assert ids.is_cuda == feed.rows.is_cuda == feed.resident == fits
     epoch.begin(1)
-    pixels, labels = feed.batch(ids, augment and (lambda pixels, ids: augment(pixels, epoch.of(ids))))
+    pixels, labels = feed.batch(ids, [lambda pixels, ids: augment(pixels, epoch.of(ids))] if augment else [])
     assert described(pixels) == (GPU, (7, 1, size or 8, size or 8), torch.float32)
     assert described(labels) == (GPU, (7,), torch.int64)
     assert pixels.is_contiguous(memory_format=torch.channels_last)
@@ -94,7 +94,7 @@ def test_draws_and_views_are_made_on_the_gpu():
 def step_there(model, images, shards: int = 1, augment=crop_and_flip) -> Step:
     """On fake tensors, as `gpu` has them."""
     feed = Feed(images.train, images, GPU)
-    return Step(run_there(model, shards), model.train(), feed, optimizer_for(model), F.cross_entropy, augment)
+    return Step(run_there(model, shards), model.train(), feed, optimizer_for(model), F.cross_entropy, [augment] if augment else [])
 
 
 def made_there(net, *args) -> nn.Module:

@@ -92,7 +92,8 @@ def test_every_recipe_has_the_losses_of_a_cpu(tmp_path):
         }
         assert {name.split("/")[0] for name in lines[device]} == {*RECIPES}
     for name, expected in lines["cpu"].items():
-        assert [event for event, _ in expected] == ["train", "train", "eval", "eval"]
+        first, second, *rest = [event for event, _ in expected]
+        assert (first, second, {*rest}) == ("train", "train", {"eval"})
         assert [loss for _, loss in lines["pseudo"][name]] == pytest.approx([loss for _, loss in expected], rel=1e-4), name
 
 
@@ -241,7 +242,7 @@ def operators(place: Path, model: nn.Module, augment=None) -> Counter:
     model = model.to("pseudo", memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True)
     run = begun(place)
-    step = Step(run, model.train(), Feed(images.train, images, torch.device("pseudo")), optimizer, F.cross_entropy, augment)
+    step = Step(run, model.train(), Feed(images.train, images, torch.device("pseudo")), optimizer, F.cross_entropy, [augment] if augment else [])
     ids = torch.arange(4, device="pseudo")
     step(ids, 0, 1, False)
     with Operators() as mode:

@@ -79,10 +79,10 @@ def process(folder: Path, rank: int, patch: pytest.MonkeyPatch, fault: Callable[
         collectives.seen.append(["on_main", [], []])
         return action()
 
-    def noted_batch(self, ids, augment=None):
+    def noted_batch(self, ids, augments=()):
         if not torch.is_grad_enabled():
             tested.append([len(self.labels), ids.tolist()])
-        return batch(self, ids, augment)
+        return batch(self, ids, augments)
 
     patch.setattr(Accelerator, "prepare_model", with_hook)
     patch.setattr(Step, "_backward", noted_slice)

@@ -177,7 +177,7 @@ def test_curves_of_a_comparison_are_of_the_images_that_rank(tmp_path, monkeypatc
     write_run(tmp_path / "runs/a", (0.9, 0.8), validation=(0.5, 0.6))
     for name in ("all", "mixed"):
         (tmp_path / name).mkdir()
-        charts.draw(tmp_path / name, compared(tmp_path / "runs"))
+        charts.draw(tmp_path / name, compared(tmp_path / "runs"), [])
         write_run(tmp_path / "runs/b", (0.5, 0.7), net="Other")
     axes, mixed = figures["all"].axes[0], figures["mixed"].axes[0]
     assert (axes.get_ylabel(), [*axes.lines[0].get_ydata()]) == ("validation accuracy", [0.5, 0.6])

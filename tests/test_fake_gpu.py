@@ -94,7 +94,8 @@ def test_draws_and_views_are_made_on_the_gpu():
 def step_there(model, images, shards: int = 1, augment=crop_and_flip) -> Step:
     """On fake tensors, as `gpu` has them."""
     feed = Feed(images.train, images, GPU)
-    return Step(run_there(model, shards), model.train(), feed, optimizer_for(model), F.cross_entropy, [augment] if augment else [])
+    augments = [augment] if augment else []
+    return Step(run_there(model, shards), model.train(), feed, optimizer_for(model), F.cross_entropy, augments)
 
 
 def made_there(net, *args) -> nn.Module:

@@ -242,7 +242,8 @@ def operators(place: Path, model: nn.Module, augment=None) -> Counter:
     model = model.to("pseudo", memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True)
     run = begun(place)
-    step = Step(run, model.train(), Feed(images.train, images, torch.device("pseudo")), optimizer, F.cross_entropy, [augment] if augment else [])
+    feed = Feed(images.train, images, torch.device("pseudo"))
+    step = Step(run, model.train(), feed, optimizer, F.cross_entropy, [augment] if augment else [])
     ids = torch.arange(4, device="pseudo")
     step(ids, 0, 1, False)
     with Operators() as mode:

@@ -13,7 +13,7 @@ from conftest import ROOT, command, metrics, result
 
 from launch import commands
 from launch.command_line import parse
-from launch.commands import sweep
+from launch.commands import sweep, sweep_cells
 from launch.errors import Refused
 from launch.recipe import load
 from launch.record.runs import find, in_use, read, read_metrics
@@ -55,7 +55,7 @@ WRONG = {
 
 @pytest.mark.parametrize("flags", WRONG)
 def test_wrong_flags_start_nothing(flags, here, monkeypatch, capsys):
-    monkeypatch.setattr(sweep.subprocess, "Popen", refuse)
+    monkeypatch.setattr(sweep_cells.subprocess, "Popen", refuse)
     try:
         code = commands.main(["sweep", str(CIFAR2), *flags.split()])
     except SystemExit as ended:
@@ -91,7 +91,7 @@ def test_runs_at_once_get_a_gpu_each(here, monkeypatch):
         errors.write_text("")
         return Ended()
 
-    monkeypatch.setattr(sweep, "_start", start)
+    monkeypatch.setattr(sweep_cells, "_start", start)
     cells = sweep.grid(CIFAR2, {"--data": ["synthetic"], "--seed": ["1", "2", "3"]}, 2, None)
     sweep.run(cells, ["launch"], 2, gpus=["4", "6"])
     assert begun == [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in ("4", "6", "4")]
@@ -112,7 +112,7 @@ def cells(here, monkeypatch):
             with open(errors, "w") as file:
                 return subprocess.Popen(["sh", "-c", script], stderr=file, start_new_session=True)
 
-        monkeypatch.setattr(sweep, "_start", start)
+        monkeypatch.setattr(sweep_cells, "_start", start)
         return made
 
     return cells
@@ -212,7 +212,7 @@ def test_a_stopped_sweep_resumes_and_a_failure_stops_no_other_run(here, monkeypa
     assert "failed" in out
     assert (here / "compare/curves.png").exists()
 
-    monkeypatch.setattr(sweep.subprocess, "Popen", refuse)
+    monkeypatch.setattr(sweep_cells.subprocess, "Popen", refuse)
     assert commands.main([*one, "--compare", "again"]) == 0
     out, _ = capsys.readouterr()
     assert "1 runs, 1 of them already finished" in out

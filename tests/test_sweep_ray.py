@@ -14,7 +14,7 @@ from jobs import wait_for
 
 from launch import commands
 from launch.commands import sweep_ray
-from launch.commands.sweep import Cell
+from launch.commands.sweep_cells import Cell
 from launch.errors import Refused
 from launch.record.runs import read, read_metrics
 

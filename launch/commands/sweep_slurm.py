@@ -12,7 +12,7 @@ from ..errors import Refused, first_line
 from ..files import write_atomically
 from ..record.runs import in_use
 from ..run import Run
-from .sweep import Cell
+from .sweep_cells import Cell
 
 SLURM = Path(__file__).parents[1] / "slurm.sh"
 

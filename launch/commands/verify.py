@@ -14,7 +14,7 @@ from ..record.runs import recorded_json
 from ..verify.checks import checks
 from ..verify.trial import EPOCHS, SIZES, Trial
 from .arguments import add_recipe, command_parser
-from .sweep import signals_noted
+from .sweep_cells import signals_noted
 
 
 def main(args: Sequence[str]) -> None:

@@ -1,5 +1,5 @@
 # `make check` runs what CI runs. The other targets take minutes or hours.
-.PHONY: check bench bench-pictures gpu scale claims mutants remedies
+.PHONY: check bench bench-pictures gpu ray scale claims mutants remedies
 
 check:
 	ruff check .
@@ -14,6 +14,9 @@ bench-pictures:  # JPEG files to batches, beside torchvision and timm; some minu
 
 gpu:  # all that only a GPU can show: tests, verify, speed; some minutes
 	python benchmarks/gpu.py
+
+ray:  # a cluster of two machines on this one, one of them lost; pip install ray first; a quiet machine; 3 minutes
+	pytest -n 0 tests/test_sweep_ray.py
 
 scale:  # what a network costs a step, over shaped links, beside a model: as root on Linux; under 8 minutes
 	python benchmarks/scale.py

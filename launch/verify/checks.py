@@ -160,7 +160,9 @@ def _evaluated(trial: Trial) -> Check:
             if abs(correct - round(correct)) > 1e-6:
                 return Check(what, "FAIL", f"{name}, step {line['step']}: {correct} of {line['count']} correct")
     staged = len(trial.records("one")) > 1 or "." not in trial.records("one")
-    if not staged and (wrong := counts - {(split, data[split]) for split in ("train", "validation", "test") if split in data}):
+    there = {(split, data[split]) for split in ("train", "validation", "test") if split in data}
+    there.add(("ema", data.get("validation", data["test"])))  # the average of the weights, on the images that choose
+    if not staged and (wrong := counts - there):
         return Check(what, "FAIL", f"evaluated {sorted(wrong)}, there are {data['train']} and {data['test']} images")
     return Check(what, "pass", ", ".join(f"{split} {count}" for split, count in sorted(counts)))
 

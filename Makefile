@@ -26,7 +26,7 @@ mutants:  # each hand-written fault against the tests that should notice it; som
 
 remedies:  # the table and the picture of docs/training.md; half an hour on 2 cores; resumes where it stopped
 	oneloop sweep recipes/remedies.py --data $(DATA) --config_file launch/gpu.yaml --threads 1 --at-once 2 --seed 1 2 3 4 5 \
-		--remedy none smoothing mixup cutmix crop ema cosine adamw muon together
+		--remedy none smoothing mixup cutmix crop ema cosine adamw muon
 	oneloop compare runs/remedies --against none
 
 DATA ?= hub

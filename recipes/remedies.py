@@ -23,24 +23,23 @@ from launch.optimizers import Muon, groups
 from launch.schedules import cosine
 from nets.cifar2 import Net
 
-REMEDIES = "none", "smoothing", "mixup", "cutmix", "crop", "ema", "cosine", "adamw", "muon", "together"
-TOGETHER = {"crop", "ema", "cosine", "muon"}
+REMEDIES = "none", "smoothing", "mixup", "cutmix", "crop", "ema", "cosine", "adamw", "muon"
 
 
 def main(run: Run, remedy: Literal[REMEDIES] = "none", epochs: int = 50, batch: int = 64, lr: float = 1e-2):
     """Train `Net` with one remedy.
 
     Args:
-        remedy: together is crop, ema, cosine and muon.
+        remedy: What is added; docs/training.md says what each is.
         lr: Learning rate of plain SGD; AdamW and Muon have their own.
     """
     images = sources.cifar10(run.data, keep=("airplane", "bird"), limit=run.limit)
-    model, chosen = Net(), TOGETHER if remedy == "together" else {remedy}
-    if "muon" in chosen:
+    model = Net()
+    if remedy == "muon":
         matrices, vectors = ([p for p in model.parameters() if (p.ndim > 1) == many] for many in (True, False))
         last = [{"params": [model.fc2.weight, *vectors], "lr": lr}]
         optimizer = Muon([{"params": matrices[:-1], "muon": True}, *last], lr=0.005, momentum=0.9, nesterov=True, fused=True)
-    elif "adamw" in chosen:
+    elif remedy == "adamw":
         optimizer = torch.optim.AdamW(groups(model, lr=1e-3, weight_decay=0.01), fused=True)
     else:
         optimizer = torch.optim.SGD(model.parameters(), lr=lr, fused=True)
@@ -49,13 +48,13 @@ def main(run: Run, remedy: Literal[REMEDIES] = "none", epochs: int = 50, batch: 
         model,
         images,
         optimizer,
-        partial(F.cross_entropy, label_smoothing=0.1) if "smoothing" in chosen else F.cross_entropy,
+        partial(F.cross_entropy, label_smoothing=0.1) if remedy == "smoothing" else F.cross_entropy,
         epochs=epochs,
         batch=batch,
-        schedule=cosine(epochs) if "cosine" in chosen else None,
-        augment=crop_and_flip if "crop" in chosen else (),
-        mix=mixup(0.2) if "mixup" in chosen else cutmix() if "cutmix" in chosen else None,
-        ema=0.998 if "ema" in chosen else 0.0,
+        schedule=cosine(epochs) if remedy == "cosine" else None,
+        augment=crop_and_flip if remedy == "crop" else (),
+        mix=mixup(0.2) if remedy == "mixup" else cutmix() if remedy == "cutmix" else None,
+        ema=0.998 if remedy == "ema" else 0.0,
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..errors import Refused
 from . import predictions
-from .compare import Comparison, Group, Training, ranked_by
+from .compare import Comparison, Group, Training, ranked_by, text_of
 
 # The 97.5 % points of Student's t by degrees of freedom.
 T = {
@@ -73,9 +73,11 @@ def pairs(comparison: Comparison, against: str = "") -> list[Pair]:
     if not against:
         return [_pair(comparison, finished[0], other) for other in finished[1:]]
     labels = [comparison.label(group) for group in finished]
-    if against not in labels:
-        raise Refused(f"--against {against} is none of the finished rows: {', '.join(labels)}", 2)
-    baseline = finished[labels.index(against)]
+    values = [", ".join(text_of(group.options.get(key)) for key in comparison.differ) for group in finished]  # as in the table
+    found = [group for group, *names in zip(finished, labels, values, strict=True) if against in names]
+    if not found:
+        raise Refused(f"--against {against} is none of the finished rows: {'; '.join(labels)}", 2)
+    baseline = found[0]
     return [_pair(comparison, group, baseline) for group in finished if group is not baseline]
 
 

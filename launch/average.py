@@ -1,7 +1,6 @@
 """The exponential moving average of a net's weights, which often is better than the net."""
 
-import contextlib
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from functools import cached_property
 
 import torch
@@ -36,8 +35,6 @@ class Average:
         for its_copy, other in others:
             its_copy.copy_(other)
 
-    @contextlib.contextmanager
-    def applied(self) -> Iterator[None]:
+    def applied(self) -> AbstractContextManager[None]:
         """Within it the net has the averaged weights, and afterwards its own again."""
-        with checkpoint.other_weights(self.net, self.tensors):
-            yield
+        return checkpoint.other_weights(self.net, self.tensors)

@@ -141,21 +141,27 @@ def evaluate(run: Run, model: nn.Module, images: Images, split: str = "test") ->
     "balanced_accuracy", the mean of the classes' recalls, if the split has classes of uneven sizes.
     Collective: every process calls it. Raises Refused (3) for a loss that is not finite.
     """
-    return evaluate_with_logits(run, model, images, split)[0]
+    return _evaluate(run, model, images, split)
 
 
 def evaluate_with_logits(run: Run, model: nn.Module, images: Images, split: str = "test") -> tuple[dict, Tensor]:
     """As `evaluate`, and the logits of the split's samples in order: float32 (N, classes) on the CPU, on every process."""
     device, outputs = run.accelerator.device, list[tuple[Tensor, Tensor]]()
-    feed = feed_of(getattr(images, split), images, device)
-    result = _validate(run, model.to(device), feed, outputs=outputs)
-    assert result is not None  # no Stop was passed
-    logits = torch.zeros(len(feed.labels), len(images.classes), device=device)
+    result = _evaluate(run, model, images, split, outputs)
+    logits = torch.zeros(result["count"], len(images.classes), device=device)
     for ids, found in outputs:
         logits[ids.to(device)] = found
     if run.world > 1:
         torch.distributed.all_reduce(logits)  # collective: each row is one process's, plus zeros
     return result, logits.cpu()  # host-device sync
+
+
+def _evaluate(run: Run, model: nn.Module, images: Images, split: str, outputs: list[tuple[Tensor, Tensor]] | None = None) -> dict:
+    """As `evaluate`; `outputs` as for `_validate`."""
+    device = run.accelerator.device
+    result = _validate(run, model.to(device), feed_of(getattr(images, split), images, device), outputs=outputs)
+    assert result is not None  # no Stop was passed
+    return result
 
 
 def _test_best(job: Job, stop: Stop, train_mode_batch: int) -> dict | None:

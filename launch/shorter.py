@@ -7,7 +7,6 @@ nothing else depends on the number of epochs: `find` compares code, weights, dat
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from . import checkpoint, code
@@ -16,6 +15,7 @@ from .files import write_atomically
 from .folder import siblings
 from .record.runs import Record, chooser, last_launch, read, read_json, read_metrics
 from .run import Run
+from .schedules import Schedule
 from .weights import load
 
 
@@ -24,7 +24,7 @@ class Settings:
     """What the optimizer is told: the options of its `groups` at the start, and at each step the factor of their rates."""
 
     groups: list[dict]
-    schedule: Callable[[float], float] | None
+    schedule: Schedule | None
     steps: int  # of an epoch
 
     def sha256(self, steps: int) -> str:

@@ -14,6 +14,7 @@ from conftest import Tiny, optimizer_for
 from tiny import tiny_images
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from training import ChoosesOnTheHost, MixesDevices, ReadsOnTheHost
 
 from launch.data import EpochDraws, Feed, alternating_flip, crop_and_flip, draws, random_resized_crop, translate
 from launch.loop import _validate
@@ -122,25 +123,14 @@ def test_a_step_reads_nothing_and_leaves_all_on_the_gpu(shards, fits, monkeypatc
         step(ids, 0, POLL_STEPS, False)
 
 
-class Reads(Tiny):
-    def forward(self, x):
-        return super().forward(x) * (2 if x.mean() > 0 else 1)
-
-
-class Chooses(Tiny):
-    def forward(self, x):
-        out = super().forward(x)
-        return out + 0 * out[out > 0].sum()
-
-
-class Mixes(Tiny):
-    def forward(self, x):
-        return super().forward(x) + torch.ones(3)
-
-
 @pytest.mark.usefixtures("gpu", "fits")
 @pytest.mark.parametrize(
-    ("net", "error"), [(Reads, DataDependentOutputException), (Chooses, DynamicOutputShapeException), (Mixes, RuntimeError)]
+    ("net", "error"),
+    [
+        (ReadsOnTheHost, DataDependentOutputException),
+        (ChoosesOnTheHost, DynamicOutputShapeException),
+        (MixesDevices, RuntimeError),
+    ],
 )
 def test_control_a_net_that_reads_or_mixes_devices_is_noticed(net, error):
     step = step_there(made_there(net), tiny_images())

@@ -91,6 +91,7 @@ def test_slices_do_not_change_what_is_mixed(method, start, images):
         model = Linear()
         with torch.no_grad():
             model.fc.weight.copy_(torch.linspace(-1, 1, 192).view(3, 64))
+            model.fc.bias.zero_()
         fit(start(out=f"in-{shards}", shards=shards), images, method, model)
         weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     for other in weights[1:]:

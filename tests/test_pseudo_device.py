@@ -16,7 +16,7 @@ from pseudo_device import MISSING, built, counts
 from tiny import tiny_images
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from training import fit
+from training import ChoosesOnTheHost, MixesDevices, ReadsOnTheHost, fit
 
 from launch import Run, sources, train
 from launch.data import Feed, crop_and_flip, synthetic
@@ -166,22 +166,6 @@ def test_control_an_optimizer_that_is_not_fused_is_polled_at_every_step(place):
     with pytest.raises(Refused, match=f"not finite at step {BROKEN};"):
         train(begun(place / "run"), model, tiny_images(), optimizer, loss, epochs=1, batch=2)
     assert len(calls) == BROKEN
-
-
-class ReadsOnTheHost(Tiny):
-    def forward(self, x):
-        return super().forward(x) * (2 if x.mean() > 0 else 1)
-
-
-class ChoosesOnTheHost(Tiny):
-    def forward(self, x):
-        out = super().forward(x)
-        return out + 0 * out[out > 0].sum()  # how many there are, the host has to know
-
-
-class MixesDevices(Tiny):
-    def forward(self, x):
-        return super().forward(x) + torch.ones(3)
 
 
 def waits(run: Run, model: nn.Module, **options) -> dict[str, set]:

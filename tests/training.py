@@ -69,3 +69,19 @@ class TwoConvolutions(nn.Module):
 
     def forward(self, x):
         return self.fc(self.conv2(torch.relu(self.conv1(x))).flatten(1))
+
+
+class ReadsOnTheHost(Tiny):
+    def forward(self, x):
+        return super().forward(x) * (2 if x.mean() > 0 else 1)
+
+
+class ChoosesOnTheHost(Tiny):
+    def forward(self, x):
+        out = super().forward(x)
+        return out + 0 * out[out > 0].sum()  # how many there are, the host has to know
+
+
+class MixesDevices(Tiny):
+    def forward(self, x):
+        return super().forward(x) + torch.ones(3)

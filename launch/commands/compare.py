@@ -49,18 +49,18 @@ def main(args: Sequence[str]) -> None:
         forms.add_argument(f"--{form}", dest="form", action="store_const", const=form, help=f"print {what}")
     chosen = parser.parse_args(args)
     comparison, complaints = compare(find(chosen.runs))
-    show(comparison, chosen.form, chosen.against)
+    paired = pairs(comparison, chosen.against)
+    show(comparison, paired, chosen.form)
     if chosen.out or not chosen.form:
-        draw(comparison, chosen.out or Path("compare"), quiet=bool(chosen.form), against=chosen.against)
+        draw(comparison, paired, chosen.out or Path("compare"), quiet=bool(chosen.form))
     for complaint in complaints:
         print(printable(complaint), file=sys.stderr)
     if complaints:
         raise Refused(f"left out {len(complaints)} run{'s' * (len(complaints) > 1)} that could not be read")
 
 
-def show(comparison: Comparison, form: str | None = None, against: str = "") -> None:
-    """Print the comparison as a table, or as json, csv or markdown; `against` as for `pairs`."""
-    paired = pairs(comparison, against)
+def show(comparison: Comparison, paired: Sequence[Pair], form: str | None = None) -> None:
+    """Print the comparison and its pairs as a table, or as json, csv or markdown."""
     if form == "json":
         print(
             json.dumps(
@@ -86,13 +86,13 @@ def show(comparison: Comparison, form: str | None = None, against: str = "") -> 
         _print_table(comparison, paired)
 
 
-def draw(comparison: Comparison, folder: Path, quiet: bool = False, against: str = "") -> None:
-    """Draw the comparison into `folder` and print the pictures' paths. Raises Refused (1) if they cannot be written."""
+def draw(comparison: Comparison, paired: Sequence[Pair], folder: Path, quiet: bool = False) -> None:
+    """Draw both into `folder` and print the pictures' paths. Raises Refused (1) if they cannot be written."""
     from ..record import charts  # imports matplotlib: half a second
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        written = charts.draw(folder, comparison, pairs(comparison, against))
+        written = charts.draw(folder, comparison, paired)
     except OSError as error:
         raise Refused(f"cannot write {error.filename or folder}: {error.strerror or error}") from error
     for path in written if not quiet else ():

@@ -1,10 +1,11 @@
 """`oneloop describe`: what a recipe would train, without training it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..errors import printable
 from ..recipe import build, load
+from ..schedules import Schedule
 from .arguments import add_recipe, command_parser
 
 COLUMNS, ROWS, BARS = 60, 4, " ▁▂▃▄▅▆▇█"  # of the picture of a schedule
@@ -43,7 +44,7 @@ def main(args: Sequence[str]) -> None:
             print(line)
 
 
-def _drawn(schedule: Callable[[float], float], epochs: int) -> list[str]:
+def _drawn(schedule: Schedule, epochs: int) -> list[str]:
     """The factor of the learning rates over the epochs, as bars."""
     factors = [schedule(epochs * column / COLUMNS) for column in range(COLUMNS)]
     top = max(factors)

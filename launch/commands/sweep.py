@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import Refused, first_line, printable
+from ..record import paired
 from ..record.compare import compare
 from .sweep_cells import Cell, run
 
@@ -40,20 +41,21 @@ def main(args: Sequence[str]) -> None:
     others.add_argument("--gpus", type=int, metavar="N", help="GPUs of each run; default: 0")
     chosen, words = parser.parse_known_args(args)
     axes, launch = axes_of(words), ["launch", *(["--config_file", chosen.config_file] if chosen.config_file else [])]
-    cpus, gpus = _shares(chosen)
+    precision, processes = launched(chosen.config_file)
+    cpus, gpus = _shares(chosen, processes)
     if chosen.on and "--threads" not in axes:
-        axes["--threads"] = [str(max(1, cpus // max(gpus, launched(chosen.config_file)[1])))]
+        axes["--threads"] = [str(max(1, cpus // max(gpus, processes)))]
     cells = grid(chosen.recipe, axes, 1 if chosen.on else chosen.at_once or 1, chosen.config_file)
     if chosen.on == "slurm":
         from .sweep_slurm import submit
 
-        return submit(chosen.recipe, cells, *launched(chosen.config_file), cpus, gpus, chosen.at_once)
+        return submit(chosen.recipe, cells, precision, processes, cpus, gpus, chosen.at_once)
     if chosen.on:
         from .sweep_ray import run_on_ray
 
         left = run_on_ray(cells, [*launch, str(chosen.recipe)], chosen.on, cpus, gpus)
     else:
-        visible = _gpus() if launched(chosen.config_file)[1] == 1 else []
+        visible = _gpus() if processes == 1 else []
         if len(visible) > 1 and not chosen.config_file:
             launch += ["--num_processes", "1"]  # accelerate's default is one on each GPU
         left = run(cells, [*launch, str(chosen.recipe)], chosen.at_once or 1, visible)
@@ -63,8 +65,9 @@ def main(args: Sequence[str]) -> None:
     if begun := [cell.folder for cell in cells if (cell.folder / "config.json").exists()]:
         try:
             comparison, complaints = compare(begun)
-            show(comparison)
-            draw(comparison, chosen.compare)
+            found = paired.pairs(comparison)
+            show(comparison, found)
+            draw(comparison, found, chosen.compare)
         except Refused as error:  # no run can be read: they are named below, as failed
             complaints = [str(error)]
         for complaint in complaints:
@@ -78,8 +81,11 @@ def main(args: Sequence[str]) -> None:
         raise Refused(f"{len(left)} of {len(cells)} runs {what}; run the same command to try them again")
 
 
-def _shares(chosen: argparse.Namespace) -> tuple[int, int]:
-    """Cores and GPUs of each run elsewhere. Raises Refused (2) for a number or a place that does not fit the others."""
+def _shares(chosen: argparse.Namespace, processes: int) -> tuple[int, int]:
+    """Cores and GPUs of each run elsewhere, which has `processes`.
+
+    Raises Refused (2) for a number or a place that does not fit the others.
+    """
     for name, least in {"at_once": 1, "cpus": 1, "gpus": 0}.items():
         if (given := getattr(chosen, name)) is not None and given < least:
             raise Refused(f"--{name.replace('_', '-')} must be at least {least}, it is {given}", 2)
@@ -91,7 +97,7 @@ def _shares(chosen: argparse.Namespace) -> tuple[int, int]:
         raise Refused("with --on ray the cluster's cores and GPUs say how many run at once: leave out --at-once", 2)
     if (gpus := chosen.gpus or 0) > 1 and not chosen.config_file:
         raise Refused(f"--gpus {gpus} needs --config_file launch/gpus.yaml: a process for each of a run's GPUs", 2)
-    return chosen.cpus or max(gpus, launched(chosen.config_file)[1]), gpus
+    return chosen.cpus or max(gpus, processes), gpus
 
 
 def axes_of(words: Sequence[str]) -> dict[str, list[str]]:

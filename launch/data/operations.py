@@ -5,70 +5,69 @@ host reads which ones there are, which costs a host-device sync a step.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from .augment import Augment, Draw
 
 BINS = 31  # strengths
-
-Operation = Callable[[Tensor, float], Tensor]  # images uint8 (n, C, H, W), a strength -> images, the same
-
-
-def _affine(
-    images: Tensor, across: float = 0, down: float = 0, shear: tuple[float, float] = (0, 0), centre: list[float] | None = None
-) -> Tensor:
-    degrees = [math.degrees(math.atan(each)) for each in shear]
-    return F.affine(images, angle=0, translate=[int(across), int(down)], scale=1, shear=degrees, center=centre)
+NAMES = (
+    "identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness", "color", "contrast", "sharpness",
+    "posterize", "solarize", "autocontrast", "equalize",
+)  # fmt: skip
+WITHOUT_STRENGTH = {"identity", "autocontrast", "equalize"}
+SIGNED = {*NAMES[NAMES.index("shear_x") : NAMES.index("posterize")]}  # half of their strengths are negative
 
 
-# Name: the operation, and whether half of its strengths are negative.
-OPERATIONS: dict[str, tuple[Operation, bool]] = {
-    "identity": (lambda images, _: images, False),
-    "shear_x": (lambda images, by: _affine(images, shear=(by, 0), centre=[0, 0]), True),
-    "shear_y": (lambda images, by: _affine(images, shear=(0, by), centre=[0, 0]), True),
-    "translate_x": (lambda images, by: _affine(images, across=by), True),
-    "translate_y": (lambda images, by: _affine(images, down=by), True),
-    "rotate": (lambda images, by: F.rotate(images, by), True),
-    "brightness": (lambda images, by: F.adjust_brightness(images, 1 + by), True),
-    "color": (lambda images, by: F.adjust_saturation(images, 1 + by), True),
-    "contrast": (lambda images, by: F.adjust_contrast(images, 1 + by), True),
-    "sharpness": (lambda images, by: F.adjust_sharpness(images, 1 + by), True),
-    "posterize": (lambda images, bits: F.posterize(images, int(bits)), False),
-    "solarize": (lambda images, above: F.solarize(images, 255 * above), False),
-    "autocontrast": (lambda images, _: F.autocontrast(images), False),
-    "equalize": (lambda images, _: F.equalize(images), False),
-}
-NAMES = tuple(OPERATIONS)
-WITHOUT_STRENGTH = {NAMES.index(name) for name in ("identity", "autocontrast", "equalize")}
+def _operate(name: str, images: Tensor, by: float) -> Tensor:
+    """The operation on images uint8 (n, C, H, W), at one strength."""
+    from torchvision.transforms.v2 import functional as F  # a second to import
+
+    def affine(**moved: Any) -> Tensor:
+        return F.affine(images, **({"angle": 0, "translate": [0, 0], "scale": 1, "shear": [0.0, 0.0]} | moved))
+
+    degrees = math.degrees(math.atan(by))
+    operations: dict[str, Callable[[], Tensor]] = {
+        "identity": lambda: images,
+        "shear_x": lambda: affine(shear=[degrees, 0.0], center=[0, 0]),
+        "shear_y": lambda: affine(shear=[0.0, degrees], center=[0, 0]),
+        "translate_x": lambda: affine(translate=[int(by), 0]),
+        "translate_y": lambda: affine(translate=[0, int(by)]),
+        "rotate": lambda: F.rotate(images, by),
+        "brightness": lambda: F.adjust_brightness(images, 1 + by),
+        "color": lambda: F.adjust_saturation(images, 1 + by),
+        "contrast": lambda: F.adjust_contrast(images, 1 + by),
+        "sharpness": lambda: F.adjust_sharpness(images, 1 + by),
+        "posterize": lambda: F.posterize(images, int(by)),
+        "solarize": lambda: F.solarize(images, 255 * by),
+        "autocontrast": lambda: F.autocontrast(images),
+        "equalize": lambda: F.equalize(images),
+    }
+    return operations[name]()
+
+
+def _strengths(name: str, most: Mapping[str, float], others: float, bits: int) -> Tensor:
+    """The strengths of an operation, float (BINS,): up to its entry of `most`, else `others`; posterize drops up to `bits`."""
+    if name == "posterize":
+        return (8 - torch.arange(BINS) / ((BINS - 1) / bits)).round()
+    if name == "solarize":
+        return torch.linspace(1, 0, BINS)
+    return torch.linspace(0, most.get(name, others), BINS)
 
 
 def _wide(name: str, _size: tuple[int, int]) -> Tensor:
-    """TrivialAugment's strengths, the "wide" ones: float (BINS,)."""
-    if name == "posterize":
-        return (8 - torch.arange(BINS) / ((BINS - 1) / 6)).round()
-    if name == "solarize":
-        return torch.linspace(1, 0, BINS)
-    return torch.linspace(0, {"translate_x": 32.0, "translate_y": 32.0, "rotate": 135.0}.get(name, 0.99), BINS)
+    """TrivialAugment's strengths, the "wide" ones."""
+    return _strengths(name, {"translate_x": 32.0, "translate_y": 32.0, "rotate": 135.0}, 0.99, bits=6)
 
 
 def _narrow(name: str, size: tuple[int, int]) -> Tensor:
-    """RandAugment's strengths, for images of this (height, width): float (BINS,)."""
-    if name == "posterize":
-        return (8 - torch.arange(BINS) / ((BINS - 1) / 4)).round()
-    if name == "solarize":
-        return torch.linspace(1, 0, BINS)
-    most = {
-        "shear_x": 0.3,
-        "shear_y": 0.3,
-        "translate_x": 150 / 331 * size[1],
-        "translate_y": 150 / 331 * size[0],
-        "rotate": 30.0,
-    }
-    return torch.linspace(0, most.get(name, 0.9), BINS)
+    """RandAugment's strengths, for images of this (height, width)."""
+    down, across = (150 / 331 * side for side in size)
+    most = {"shear_x": 0.3, "shear_y": 0.3, "translate_x": across, "translate_y": down, "rotate": 30.0}
+    return _strengths(name, most, 0.9, bits=4)
 
 
 def trivial_augment(pixels: Tensor, draw: Draw) -> Tensor:
@@ -98,15 +97,14 @@ def _operated(pixels: Tensor, chosen: Tensor, level: Tensor, negative: Tensor, s
     """To each image the operation `chosen`, at a `level`: all three int64 (n,)."""
     images, size = pixels.permute(0, 3, 1, 2), (pixels.shape[1], pixels.shape[2])
     keys = torch.stack((chosen, level, negative), dim=1).cpu()  # host-device sync
-    groups: dict[tuple[int, int, int], list[int]] = {}
+    groups: dict[tuple[str, int, int], list[int]] = {}
     for index, (operation, bin_, sign) in enumerate(keys.tolist()):
-        plain = operation in WITHOUT_STRENGTH
-        signed = OPERATIONS[NAMES[operation]][1]
-        groups.setdefault((operation, 0 if plain else bin_, sign if signed else 0), []).append(index)
-    out = images.clone()
-    for (operation, bin_, sign), members in groups.items():
         name = NAMES[operation]
+        key = name, 0 if name in WITHOUT_STRENGTH else bin_, sign if name in SIGNED else 0
+        groups.setdefault(key, []).append(index)
+    out = images.clone()
+    for (name, bin_, sign), members in groups.items():
         by = strengths(name, size)[bin_].item()
         where = torch.tensor(members, device=pixels.device)
-        out[where] = OPERATIONS[name][0](images[where], -by if sign else by)
+        out[where] = _operate(name, images[where], -by if sign else by)
     return out.permute(0, 2, 3, 1)

@@ -7,7 +7,10 @@ With one seed in common only the test images can be paired.
 import bisect
 import math
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 from ..errors import Refused
 from . import predictions
@@ -69,26 +72,26 @@ def pairs(comparison: Comparison, against: str = "") -> list[Pair]:
 
     Raises Refused (2) if no finished group has this label.
     """
-    finished = [group for group in comparison.groups if group.finished]
+    finished, answers = [group for group in comparison.groups if group.finished], cache(predictions.read)
     if not against:
-        return [_pair(comparison, finished[0], other) for other in finished[1:]]
+        return [_pair(comparison, finished[0], other, answers) for other in finished[1:]]
     labels = [comparison.label(group) for group in finished]
     values = [", ".join(text_of(group.options.get(key)) for key in comparison.differ) for group in finished]  # as in the table
     found = [group for group, *names in zip(finished, labels, values, strict=True) if against in names]
     if not found:
         raise Refused(f"--against {against} is none of the finished rows: {'; '.join(labels)}", 2)
     baseline = found[0]
-    return [_pair(comparison, group, baseline) for group in finished if group is not baseline]
+    return [_pair(comparison, group, baseline, answers) for group in finished if group is not baseline]
 
 
-def _pair(comparison: Comparison, one: Group, other: Group) -> Pair:
+def _pair(comparison: Comparison, one: Group, other: Group, read: Callable[[Path], predictions.Answers | None]) -> Pair:
     measure = ranked_by(comparison.groups)
     theirs = {each.seed: each for each in other.trainings if measure in each.measures}
     both = [(mine, theirs[mine.seed]) for mine in _once(one) if measure in mine.measures and mine.seed in theirs]
     names = comparison.label(one), comparison.label(other)
     if not both:
         return Pair(*names, 0, None, why="no seed in common")
-    answers = [(predictions.read(mine.folder), predictions.read(its.folder)) for mine, its in both]
+    answers = [(read(mine.folder), read(its.folder)) for mine, its in both]
     if any(a and b and a.images != b.images for a, b in answers):
         return Pair(*names, len(both), None, why="their test images differ")
     differences = [mine.measures[measure] - its.measures[measure] for mine, its in both]

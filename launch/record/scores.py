@@ -11,6 +11,11 @@ TOP = 5
 BINS = 15  # of confidence
 
 
+def confusion(labels: Tensor, predicted: Tensor, k: int) -> Tensor:
+    """How often each of `k` classes (rows) was predicted as each (columns): int64 (k, k), from int64 (N,)."""
+    return torch.bincount(labels * k + predicted, minlength=k * k).view(k, k)
+
+
 def scores(logits: Tensor, labels: Tensor) -> dict:
     """Of logits float (N, K) and labels int64 (N,), on the CPU.
 
@@ -22,7 +27,7 @@ def scores(logits: Tensor, labels: Tensor) -> dict:
     k = logits.shape[1]
     confidence, predicted = logits.double().softmax(1).max(1)
     right = predicted == labels
-    counts = torch.bincount(labels * k + predicted, minlength=k * k).view(k, k).double()
+    counts = confusion(labels, predicted, k).double()
     hits, there, guessed = counts.diagonal(), counts.sum(1), counts.sum(0)
     precision, recall = hits / guessed.clamp(min=1), hits / there.clamp(min=1)
     f1 = 2 * hits / (there + guessed).clamp(min=1)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ..data import Feed, Images, PictureFeed
 from . import page, pictures, predictions
 from .runs import read_metrics
-from .scores import scores
+from .scores import confusion, scores
 from .track import Running
 
 MISTAKES = 24  # images, those with the highest loss
@@ -59,12 +59,12 @@ def summary(logits: Tensor, images: Images) -> dict:
     if logits.shape[1] != len(images.classes):
         raise ValueError(f"the net has {logits.shape[1]} outputs for {len(images.classes)} classes")
     probabilities, predicted = logits.softmax(1).max(1)
-    k, wrong = len(images.classes), predicted != labels
+    wrong = predicted != labels
     losses = F.cross_entropy(logits, labels, reduction="none").where(wrong, -1.0)
     worst = losses.argsort(descending=True, stable=True)[: min(MISTAKES, int(wrong.sum()))].tolist()
     return {
         "classes": images.classes,
-        "counts": torch.bincount(labels * k + predicted, minlength=k * k).view(k, k).tolist(),
+        "counts": confusion(labels, predicted, len(images.classes)).tolist(),
         "scores": scores(logits, labels),
         "mistakes": [
             {

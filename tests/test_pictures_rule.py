@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import time
 from functools import partial
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from photos import photo
 from PIL import Image
 
 from launch.errors import Refused
+from launch.pictures import store
 from launch.pictures.rule import Rule, centred, read, reduced_size, rule_for
-from launch.pictures.store import LIMIT, Store, Wanted, clear, decoded, worth_keeping
+from launch.pictures.store import LIMIT, Store, Wanted, clear, decoded
 
 RULE = Rule(size=14, stored=16)
 FORK = multiprocessing.get_context("fork")
@@ -121,17 +123,20 @@ def test_stored_pictures_are_the_decoded_ones_and_are_decoded_once(cache, wanted
     assert all(again.read(each).tobytes() == pixels(found, each) for each in wanted)
 
 
-def test_only_what_is_worth_it_is_kept():
-    """A photograph that is hardly reduced is decoded as fast as it is read; a tiny one, a large one, a lossless one is not."""
-    assert not worth_keeping(500, 375, 90_000, (500, 375))
-    assert worth_keeping(2000, 1500, 900_000, (597, 448))
-    assert worth_keeping(500, 375, 400_000, (500, 375))
-    assert worth_keeping(32, 32, 900, (32, 32))
+def test_a_slow_disk_does_not_hold_up_training(cache, wanted, monkeypatch):
+    """What it cannot take in this epoch is decoded again, and may be stored in the next."""
+    monkeypatch.setattr(store, "SLACK", 0.1)
 
+    def slow(*args, **options):
+        time.sleep(0.3)
+        return open(*args, **options)
 
-def test_what_is_not_worth_it_stays_a_file(cache, wanted):
-    found = keep([each._replace(keep=False) for each in wanted[:40]] + wanted[40:])
-    assert found.places.keys() == {each.sha256 for each in wanted[40:]}
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "open", slow, raising=False)
+        found = keep(wanted)
+    assert [*found.places] == [each.sha256 for each in wanted[:16]]
+    assert all(found.read(each).tobytes() == decoded(each, RULE).tobytes() for each in wanted)
+    assert len(keep(wanted).places) == 80
 
 
 def test_a_new_picture_is_added_and_no_other_is_opened(cache, wanted):

@@ -17,7 +17,7 @@ from ..pictures import decode
 from ..pictures.listing import open_picture
 from ..pictures.rule import Rule, reduced_size
 from ..pictures.split import NAMES, as_csv
-from ..pictures.store import Store, Wanted, worth_keeping
+from ..pictures.store import Store, Wanted
 from ..pictures.survey import Survey, duplicates, survey
 from ..screen import complain
 from . import synthetic
@@ -110,8 +110,7 @@ def _images(found: Survey, rule: Rule, limit: int, held: float, kept: bool) -> I
     for each in found.good:
         facts, side, label = found.facts[each.path], found.splits[each.path], numbers[each.label]
         size = reduced_size(facts.width, facts.height, rule)
-        keep = worth_keeping(facts.width, facts.height, facts.size, size)
-        wanted[side].append(Wanted(facts.sha256, *size, each.path, partial(open_picture, listing, each), keep))
+        wanted[side].append(Wanted(facts.sha256, *size, each.path, partial(open_picture, listing, each)))
         labels[side].append(label)
         digest.update(f"{facts.sha256} {label} {side}\n".encode())
     sides = {name: name for name in NAMES if wanted[name]}

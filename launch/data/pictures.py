@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 UNEVEN = 1.5  # from this ratio of the largest class to the smallest on
 AHEAD = 3  # slices that are prepared while one is computed
+JOBS = 4  # of a thread for a slice: with one for each picture, threads wait for Python's lock
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,11 @@ Augmented = Callable[[Tensor, Tensor], Tensor]
 
 
 class Prepared(NamedTuple):
-    """A slice that threads are preparing: `pixels` uint8 (n, size, size, 3)."""
+    """A slice that threads are preparing: `pixels` (n, size, size, 3), float32 normalised; for a GPU uint8."""
 
     ids: Tensor
     pixels: Tensor
-    rows: list[Future]
+    jobs: list[Future]
 
 
 class PictureFeed:
@@ -114,7 +115,9 @@ class PictureFeed:
         self.coming: deque[Tensor] = deque()
         self.prepared: deque[Prepared] = deque()
         self.waited = 0.0
-        self.pool = ThreadPoolExecutor(torch.get_num_threads(), "pictures")
+        self.threads = torch.get_num_threads()
+        # One thread of torch's own in each of them: more would be in each other's way.
+        self.pool = ThreadPoolExecutor(self.threads, "pictures", torch.set_num_threads, (1,))
 
     def order(self, ids: Tensor) -> Tensor:
         return ids
@@ -130,8 +133,8 @@ class PictureFeed:
         picture at a time, in the threads. Raises Refused (4), naming a picture that has changed.
         """
         while self.prepared and not torch.equal(self.prepared[0].ids, ids):  # not what was expected
-            for row in self.prepared.popleft().rows:
-                row.cancel()
+            for job in self.prepared.popleft().jobs:
+                job.cancel()
         if not self.prepared:
             if self.coming and torch.equal(self.coming[0], ids):
                 self.coming.popleft()
@@ -140,29 +143,36 @@ class PictureFeed:
             self.prepared.append(self._prepare(self.coming.popleft(), augments))
         ready = self.prepared.popleft()
         began = perf_counter()
-        wait(ready.rows)
+        wait(ready.jobs)
         self.waited += perf_counter() - began
-        for row in ready.rows:
-            row.result()  # raises what went wrong
+        for job in ready.jobs:
+            job.result()  # raises what went wrong
         if not self.prepared:  # no more are expected
             self.reader.split.store.flush()
         pixels = ready.pixels.to(self.device, non_blocking=True)
         labels = self.labels[ids].to(self.device, non_blocking=True)
-        return self._normalised(pixels), labels
+        images = pixels if pixels.is_floating_point() else self._normalised(pixels)
+        return images.permute(0, 3, 1, 2), labels
 
     def _normalised(self, pixels: Tensor) -> Tensor:
-        n, size = len(pixels), self.rule.size
-        rows = pixels.view(n, size, -1).float().mul_(self.scale).add_(self.shift)
-        return rows.view(n, size, size, 3).permute(0, 3, 1, 2)
+        """float32 (..., H, W, C), from uint8 of the same shape."""
+        rows = pixels.flatten(-2).float().mul_(self.scale).add_(self.shift)
+        return rows.view(pixels.shape)
 
     def _prepare(self, ids: Tensor, augments: Sequence[Augmented]) -> Prepared:
-        size = self.rule.size
-        pixels = torch.empty(len(ids), size, size, 3, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        size, indices, on_gpu = self.rule.size, ids.tolist(), self.device.type == "cuda"
+        # A GPU takes bytes, and normalises them itself.
+        pixels = torch.empty(len(ids), size, size, 3, dtype=torch.uint8 if on_gpu else torch.float32, pin_memory=on_gpu)
         chosen = augments[0](self.sizes[ids].long(), ids).tolist() if augments else None
 
-        def fill(row: int, index: int) -> None:
-            pixels[row] = self.reader.cropped(index, chosen[row]) if chosen else self.reader.centred(index)
-            for augment in augments[1:]:
-                pixels[row] = augment(pixels[row : row + 1], ids[row : row + 1])[0]
+        def fill(rows: range) -> None:
+            for row in rows:
+                index = indices[row]
+                picture = self.reader.cropped(index, chosen[row]) if chosen else self.reader.centred(index)
+                for augment in augments[1:]:
+                    picture = augment(picture[None], ids[row : row + 1])[0]
+                pixels[row] = picture if on_gpu else self._normalised(picture)
 
-        return Prepared(ids, pixels, [self.pool.submit(fill, row, index) for row, index in enumerate(ids.tolist())])
+        rows = range(len(ids))
+        some = max(1, len(ids) // (JOBS * self.threads))
+        return Prepared(ids, pixels, [self.pool.submit(fill, rows[first : first + some]) for first in rows[::some]])

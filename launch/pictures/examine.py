@@ -74,6 +74,7 @@ def _in_parallel(listing: Listing, pictures: Sequence[Picture]) -> Iterator[dict
     def work(some: Sequence[Picture]) -> dict[str, Facts]:
         return {each.path: _look(listing, each) for each in some}
 
+    Image.preinit()  # first, so that a JPEG is not taken for rarer formats before it is opened
     Image.init()  # once, not by several threads at a time
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
         warnings.filterwarnings("ignore", module="PIL")  # broken EXIF data, pictures that are only rather large

@@ -2,7 +2,7 @@
 
 A picture is known by the sha256 of its file and by `stored` (see rule.py). An index beside the pixels has a line for each
 picture, written after its pixels, so whatever ends the process keeps the finished part. What the disk allowance does not hold is
-decoded each time, and so is what is not worth keeping.
+decoded each time, and what the disk is too slow to take in this epoch may be stored in the next.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import shutil
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 import PIL
@@ -25,27 +26,17 @@ if TYPE_CHECKING:
 
 LIMIT = "ONELOOP_STORED_GIB"  # the disk allowance of all stores; without it, half of what the disk has left
 CHUNK = 16  # pictures that are written at a time
-SMALL = 100_000  # bytes, decoded: the open of a file costs more
+SLACK = 1.0  # seconds that writing may take longer than decoding has taken, before pictures are passed over
 
 
 class Wanted(NamedTuple):
-    """A picture: the sha256 of its file, its reduced width and height, what opens it, and whether decoding it once pays."""
+    """A picture: the sha256 of its file, its reduced width and height, and what opens it."""
 
     sha256: str
     width: int
     height: int
     name: str  # in messages
     open: Callable[[], IO[bytes]]
-    keep: bool = True
-
-
-def worth_keeping(width: int, height: int, file: int, reduced: tuple[int, int]) -> bool:
-    """Whether a picture of this size, in a file of this many bytes, is better read reduced than decoded each time.
-
-    Not so a compressed one that is hardly reduced: it takes as long to write half a megabyte for it as to decode it ten times.
-    """
-    kept = reduced[0] * reduced[1]
-    return 3 * kept < SMALL or width * height >= 2 * kept or 4 * file > 3 * kept
 
 
 class Place(NamedTuple):
@@ -73,6 +64,7 @@ class Store:
         self.head, self.position = "", 0  # the first line of the index, and the bytes of it that were read
         self.end = 0  # of the last picture that the index names
         self.mapped: np.ndarray | None = None
+        self.decoding, self.writing = 0.0, 0.0  # seconds
         if source is not None:
             self.name = f"{slug('stored', source)}-{size_rule.stored}"
             self.path = cache_folder() / f"{self.name}.rgb"
@@ -85,10 +77,13 @@ class Store:
         if place := self.places.get(picture.sha256):
             with contextlib.suppress(OSError, ValueError):  # somebody has deleted it meanwhile
                 return self._at(place)
+        began = perf_counter()
         pixels = decoded(picture, self.rule)
         if picture.sha256 in self.allowed:
             with self.lock:
-                self.new.append((picture.sha256, pixels))
+                self.decoding += perf_counter() - began
+                if self.writing <= self.decoding + SLACK:
+                    self.new.append((picture.sha256, pixels))
                 full = len(self.new) >= CHUNK
             if full:
                 self.flush()
@@ -127,7 +122,7 @@ class Store:
             self.head = _head()
             self.index.write_text(self.head, encoding="utf-8")
             self.position = len(self.head)
-        end, text, added = self.end, "", {}
+        began, end, text, added = perf_counter(), self.end, "", {}
         with open(self.path, "ab") as pixels, open(self.index, "r+b") as lines:
             pixels.truncate(end)  # what was cut off, here and in the index
             lines.truncate(self.position)
@@ -140,6 +135,7 @@ class Store:
             pixels.flush()
             lines.write(text.encode())
             lines.flush()
+        self.writing += perf_counter() - began
         self.position, self.end = self.position + len(text), end
         self.places.update(added)
 
@@ -173,7 +169,7 @@ class Store:
 
     def _allowed(self, pictures: Sequence[Wanted]) -> set[str]:
         """The contents to be kept that are not, as far as the allowance goes."""
-        missing = {each.sha256: each for each in pictures if each.keep and each.sha256 not in self.places}
+        missing = {each.sha256: each for each in pictures if each.sha256 not in self.places}
         left, allowed = self._allowance() if missing else 0, set()
         for each in missing.values():
             left -= 3 * each.width * each.height

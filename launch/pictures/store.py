@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 LIMIT = "ONELOOP_STORED_GIB"  # the disk allowance of all stores; without it, half of what the disk has left
-CHUNK = 16  # pictures that are written at a time
+CHUNK = 64  # pictures that are written at a time
 SLACK = 1.0  # seconds that writing may take longer than decoding has taken, before pictures are passed over
 
 
@@ -61,6 +61,7 @@ class Store:
     def __init__(self, size_rule: rule.Rule, source: Path | None = None, pictures: Sequence[Wanted] = ()):
         self.rule, self.places, self.allowed = size_rule, dict[str, Place](), set[str]()
         self.lock, self.new = threading.Lock(), list[tuple[str, "np.ndarray"]]()
+        self.busy = threading.Lock()  # held by the thread that writes
         self.head, self.position = "", 0  # the first line of the index, and the bytes of it that were read
         self.end = 0  # of the last picture that the index names
         self.mapped: np.ndarray | None = None
@@ -84,25 +85,26 @@ class Store:
                 self.decoding += perf_counter() - began
                 if self.writing <= self.decoding + SLACK:
                     self.new.append((picture.sha256, pixels))
-                full = len(self.new) >= CHUNK
+                full = len(self.new) >= CHUNK and not self.busy.locked()
             if full:
                 self.flush()
         return pixels
 
     def flush(self) -> None:
         """Write what was decoded. Raises Refused (1) if that fails, and leaves nothing half-written."""
-        with self.lock:
-            new, self.new = self.new, []
-        if not new:
-            return
-        with locked(self.name):
-            try:
-                self._read_index()  # what other processes have added
-                self._add([each for each in dict(new).items() if each[0] not in self.places])
-            except OSError as error:
-                with contextlib.suppress(OSError):
-                    os.truncate(self.path, self.end)
-                raise unwritable(self.path.parent, error) from error
+        with self.busy:
+            with self.lock:
+                new, self.new = self.new, []
+            if not new:
+                return
+            with locked(self.name):
+                try:
+                    self._read_index()  # what other processes have added
+                    self._add([each for each in dict(new).items() if each[0] not in self.places])
+                except OSError as error:
+                    with contextlib.suppress(OSError):
+                        os.truncate(self.path, self.end)
+                    raise unwritable(self.path.parent, error) from error
 
     def _at(self, place: Place) -> "np.ndarray":
         import numpy as np

@@ -235,9 +235,11 @@ def test_deleted_meanwhile_pictures_are_decoded_again(cache, wanted):
 
 
 def test_full_disk_is_one_line_and_the_finished_part_stays(cache, wanted, tmp_path):
+    size = sum(3 * each.width * each.height for each in wanted[:70])
+
     def work():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
         try:
             keep(wanted)
         except Refused as error:

@@ -159,7 +159,8 @@ def ours(folder: str, kind: str) -> float:
         return len(images.train)
 
     if kind == "store":
-        one()
+        for _ in range(3):  # a slow disk may not take all of them at once
+            one()
     elif kind != "new":
         sources.pictures(folder, rule_for(SIZE), test=0.0, split=split_of(folder))  # examined
     settle()

@@ -2,7 +2,7 @@
 
 A picture is known by the sha256 of its file and by `stored` (see rule.py). An index beside the pixels has a line for each
 picture, written after its pixels, so whatever ends the process keeps the finished part. What the disk allowance does not hold is
-decoded each time, and what the disk is too slow to take in this epoch may be stored in the next.
+decoded each time, and what a slow disk has not taken in this epoch is stored in a later one.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 LIMIT = "ONELOOP_STORED_GIB"  # the disk allowance of all stores; without it, half of what the disk has left
 CHUNK = 64  # pictures that are written at a time
-SLACK = 1.0  # seconds that writing may take longer than decoding has taken, before pictures are passed over
+SHARE, SLACK = 0.25, 0.1  # writing may take this part of the time that decoding takes, and so many seconds more
 
 
 class Wanted(NamedTuple):
@@ -83,7 +83,7 @@ class Store:
         if picture.sha256 in self.allowed:
             with self.lock:
                 self.decoding += perf_counter() - began
-                if self.writing <= self.decoding + SLACK:
+                if self.writing <= SHARE * self.decoding + SLACK and len(self.new) < 2 * CHUNK:  # else the disk is behind
                     self.new.append((picture.sha256, pixels))
                 full = len(self.new) >= CHUNK and not self.busy.locked()
             if full:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 LIMIT = "ONELOOP_STORED_GIB"  # the disk allowance of all stores; without it, half of what the disk has left
 CHUNK = 64  # pictures that are written at a time
-SHARE, SLACK = 0.25, 0.1  # writing may take this part of the time that decoding takes, and so many seconds more
+SHARE, SLACK = 0.1, 0.1  # writing may take this part of the time that decoding takes, and so many seconds more
 
 
 class Wanted(NamedTuple):

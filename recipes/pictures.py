@@ -71,7 +71,7 @@ def main(
     weight_decay: float = 0.05,
     constant: bool = False,
     ema: float = 0.99,
-    patience: int = 10,
+    patience: int | None = None,
 ):
     """Train on pictures of your own.
 
@@ -94,7 +94,8 @@ def main(
         lr: Learning rate of AdamW.
         constant: Keep the learning rate; else it warms up, then falls to 0 on half a cosine.
         ema: Decay of a moving average of the weights, which is measured beside them and chosen from; 0: none.
-        patience: End the training when this many epochs have brought no better validation accuracy; 0: never.
+        patience: End the training when this many epochs have brought no better validation accuracy; 0: never. Without it, half
+            of the epochs: until the learning rate falls, accuracy goes up and down.
     """
     if (mode == "scratch") == (pretrained or bool(source)):
         wants = "takes no weights" if mode == "scratch" else "needs weights to start from: --pretrained or --source"
@@ -111,7 +112,8 @@ def main(
     model, images = net_for(run, net, images, pretrained, source, sha256)
     run.open(images, {"mode": mode, "stored": rule.stored})
     loss = loss_for(run, images, class_weights, smoothing)
-    options = {"batch": batch, "augment": AUGMENTS[augment], "mix": MIXES[mix], "ema": ema, "patience": patience}
+    options = {"batch": batch, "augment": AUGMENTS[augment], "mix": MIXES[mix], "ema": ema}
+    options["patience"] = epochs // 2 if patience is None else patience
     last = head(model, len(images.classes))
     if mode in ("frozen", "gradual"):
         lock(model)

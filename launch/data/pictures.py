@@ -81,7 +81,7 @@ Augmented = Callable[[Tensor, Tensor], Tensor]
 
 
 class Prepared(NamedTuple):
-    """A slice that threads are preparing: `pixels` (n, size, size, 3), float32 normalised; for a GPU uint8."""
+    """A slice that threads are preparing: `pixels` (n, size, size, 3), float32 normalised; for another device uint8."""
 
     ids: Tensor
     pixels: Tensor
@@ -160,9 +160,10 @@ class PictureFeed:
         return rows.view(pixels.shape)
 
     def _prepare(self, ids: Tensor, augments: Sequence[Augmented]) -> Prepared:
-        size, indices, on_gpu = self.rule.size, ids.tolist(), self.device.type == "cuda"
+        size, indices, on_cpu = self.rule.size, ids.tolist(), self.device.type == "cpu"
         # A GPU takes bytes, and normalises them itself.
-        pixels = torch.empty(len(ids), size, size, 3, dtype=torch.uint8 if on_gpu else torch.float32, pin_memory=on_gpu)
+        dtype, pinned = torch.float32 if on_cpu else torch.uint8, self.device.type == "cuda"
+        pixels = torch.empty(len(ids), size, size, 3, dtype=dtype, pin_memory=pinned)
         chosen = augments[0](self.sizes[ids].long(), ids).tolist() if augments else None
 
         def fill(rows: range) -> None:
@@ -171,7 +172,7 @@ class PictureFeed:
                 picture = self.reader.cropped(index, chosen[row]) if chosen else self.reader.centred(index)
                 for augment in augments[1:]:
                     picture = augment(picture[None], ids[row : row + 1])[0]
-                pixels[row] = picture if on_gpu else self._normalised(picture)
+                pixels[row] = self._normalised(picture) if on_cpu else picture
 
         rows = range(len(ids))
         some = max(1, len(ids) // (JOBS * self.threads))

@@ -89,7 +89,8 @@ def timed(place: str, count: int, ways: list[str], rounds: int) -> dict:
     }
     for name, ratio in ratios.items():
         print(f"{name:<32}{ratio:>6.2f}")
-    return {"files": count, "images_per_second": medians, "ratios": ratios}
+    rounded = {way: round(value) for way, value in medians.items()}
+    return {"files": count, "images_per_second": rounded, "ratios": {name: round(ratio, 2) for name, ratio in ratios.items()}}
 
 
 def end_to_end(place: str) -> dict:
@@ -98,7 +99,7 @@ def end_to_end(place: str) -> dict:
     for size in (128, 224):
         command = [sys.executable, __file__, "--worker", f"trained {size}", f"{place}/photos"]
         done = subprocess.run(command, env=os.environ | {"ONELOOP_CACHE": f"{place}/store"}, capture_output=True, text=True)
-        found[f"resnet18 at {size}, from files against memory"] = float(done.stdout)
+        found[f"resnet18 at {size}, from files against memory"] = round(float(done.stdout), 3)
     print(found)
     return found
 

@@ -94,8 +94,7 @@ def main(
         lr: Learning rate of AdamW.
         constant: Keep the learning rate; else it warms up, then falls to 0 on half a cosine.
         ema: Decay of a moving average of the weights, which is measured beside them and chosen from; 0: none.
-        patience: End the training when this many epochs have brought no better validation accuracy; 0: never. Without it, half
-            of the epochs: until the learning rate falls, accuracy goes up and down.
+        patience: Stop early after this many epochs without a better validation accuracy; by default half of them, 0: never.
     """
     if (mode == "scratch") == (pretrained or bool(source)):
         wants = "takes no weights" if mode == "scratch" else "needs weights to start from: --pretrained or --source"

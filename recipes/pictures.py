@@ -71,7 +71,7 @@ def main(
     weight_decay: float = 0.05,
     constant: bool = False,
     ema: float = 0.99,
-    patience: int = -1,
+    patience: int | None = None,
 ):
     """Train on pictures of your own.
 
@@ -94,7 +94,7 @@ def main(
         lr: Learning rate of AdamW.
         constant: Keep the learning rate; else it warms up, then falls to 0 on half a cosine.
         ema: Decay of a moving average of the weights, which is measured beside them and chosen from; 0: none.
-        patience: Stop early after this many epochs without a better validation accuracy; 0: never, -1: half of the epochs.
+        patience: Stop early after this many epochs without a better validation accuracy; 0: never, None: half of them.
     """
     if (mode == "scratch") == (pretrained or bool(source)):
         wants = "takes no weights" if mode == "scratch" else "needs weights to start from: --pretrained or --source"
@@ -112,7 +112,7 @@ def main(
     run.open(images, {"mode": mode, "stored": rule.stored})
     loss = loss_for(run, images, class_weights, smoothing)
     options = {"batch": batch, "augment": AUGMENTS[augment], "mix": MIXES[mix], "ema": ema}
-    options["patience"] = epochs // 2 if patience < 0 else patience
+    options["patience"] = epochs // 2 if patience is None else patience
     last = head(model, len(images.classes))
     if mode in ("frozen", "gradual"):
         lock(model)

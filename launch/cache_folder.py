@@ -43,7 +43,7 @@ def locked(slug: str) -> Iterator[None]:
     lock = filelock.FileLock(folder / f"{slug}.lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(poll_interval=0.01)
+        lock.acquire(poll_interval=0.01)  # seconds; a store holds it for milliseconds
     except (OSError, NotImplementedError) as error:  # the latter on file systems without locks
         raise unwritable(folder, error) from error
     try:

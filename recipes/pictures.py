@@ -111,8 +111,9 @@ def main(
     model, images = net_for(run, net, images, pretrained, source, sha256)
     run.open(images, {"mode": mode, "stored": rule.stored})
     loss = loss_for(run, images, class_weights, smoothing)
-    options = {"batch": batch, "augment": AUGMENTS[augment], "mix": MIXES[mix], "ema": ema}
-    options["patience"] = epochs // 2 if patience is None else patience
+    if patience is None:
+        patience = epochs // 2
+    options = {"batch": batch, "augment": AUGMENTS[augment], "mix": MIXES[mix], "ema": ema, "patience": patience}
     last = head(model, len(images.classes))
     if mode in ("frozen", "gradual"):
         lock(model)

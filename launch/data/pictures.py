@@ -16,6 +16,7 @@ from torch import Tensor
 from ..pictures.rule import Rule, centred, resized
 from ..pictures.store import Store, Wanted
 from .dataset import Split
+from .normalise import normaliser
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,11 +108,7 @@ class PictureFeed:
         self.uneven = tuple(counts) if max(there) > UNEVEN * min(there) else ()
         sizes = [(picture.height, picture.width) for picture in split.pictures]
         self.sizes = torch.tensor(sizes, dtype=torch.int32).reshape(-1, 2)
-        # One factor and one shift for each value of a row of pixels, as in Feed.
-        width = split.rule.size
-        mean_, std_ = torch.tensor(mean), torch.tensor(std)
-        self.scale = (1 / (255 * std_)).repeat(width).to(device)
-        self.shift = (-mean_ / std_).repeat(width).to(device)
+        self.normalise = normaliser(mean, std, split.rule.size, device)
         self.coming: deque[Tensor] = deque()
         self.prepared: deque[Prepared] = deque()
         self.waited = 0.0
@@ -156,8 +153,7 @@ class PictureFeed:
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         """float32 (..., H, W, C), from uint8 of the same shape."""
-        rows = pixels.flatten(-2).float().mul_(self.scale).add_(self.shift)
-        return rows.view(pixels.shape)
+        return self.normalise(pixels.flatten(-2)).view(pixels.shape)
 
     def _prepare(self, ids: Tensor, augments: Sequence[Augmented]) -> Prepared:
         size, indices, on_cpu = self.rule.size, ids.tolist(), self.device.type == "cpu"

@@ -95,16 +95,18 @@ class Store:
         with self.busy:
             with self.lock:
                 new, self.new = self.new, []
-            if not new:
-                return
-            with locked(self.name):
-                try:
-                    self._read_index()  # what other processes have added
-                    self._add([each for each in dict(new).items() if each[0] not in self.places])
-                except OSError as error:
-                    with contextlib.suppress(OSError):
-                        os.truncate(self.path, self.end)
-                    raise unwritable(self.path.parent, error) from error
+            if new:
+                self._write(new)
+
+    def _write(self, new: Sequence[tuple[str, "np.ndarray"]]) -> None:
+        with locked(self.name):
+            try:
+                self._read_index()  # what other processes have added
+                self._add([each for each in dict(new).items() if each[0] not in self.places])
+            except OSError as error:
+                with contextlib.suppress(OSError):
+                    os.truncate(self.path, self.end)
+                raise unwritable(self.path.parent, error) from error
 
     def _at(self, place: Place) -> "np.ndarray":
         import numpy as np

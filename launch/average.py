@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from . import checkpoint
+from .processes import broadcast
 
 
 class Average:
@@ -34,6 +35,14 @@ class Average:
         torch._foreach_lerp_(mine, its, max(1 - self.decay, 9 / (10 + step)))
         for its_copy, other in others:
             its_copy.copy_(other)
+
+    def of_main(self, world: int) -> None:
+        """Have the main process's: of running statistics, which are its own between evaluations, others average what they have.
+
+        Collective.
+        """
+        learned = {name for name, _ in self.net.named_parameters()}
+        broadcast([tensor for name, tensor in self.tensors.items() if name not in learned], world)
 
     def applied(self) -> AbstractContextManager[None]:
         """Within it the net has the averaged weights, and afterwards its own again."""

@@ -13,6 +13,7 @@ from .data import Images, bounds, feed_of, with_validation
 from .errors import Refused, first_line
 from .job import Job, Plan
 from .modes import batch_norms, buffers_kept
+from .processes import broadcast
 from .record.runs import read_json, read_metrics
 from .run import Run
 from .state import Meter, State
@@ -34,6 +35,7 @@ def begin(
         raise Refused(f"--epochs and --batch must be at least 1, they are {epochs} and {batch}", 2)
     given, images = images, with_validation(images, run.validation)
     samples, net = len(images.train), model.to(run.accelerator.device).to(memory_format=torch.channels_last)
+    broadcast(checkpoint.weights(net).values(), run.world)  # what each process has read or drawn may differ
     _check_optimizer(optimizer, net)
     _check_batches(run, net, images, {batch if batch <= samples else 0, samples % batch})
     facts = {
@@ -62,7 +64,8 @@ def begin(
     state, meter = _restored(run, net, optimizer, found, average)
     state.start = state.start or start
     if result:
-        if checkpoint.weights_sha256(checkpoint.weights(net)) != result["weights_sha256"]:  # host-device sync
+        digest = run.on_main(lambda: checkpoint.weights_sha256(checkpoint.weights(net)))  # host-device sync
+        if digest != result["weights_sha256"]:
             why = "; ".join(notes) or f"{run.folder / 'checkpoints'} lacks it"
             raise Refused(f"{run.folder} is finished, but its last checkpoint cannot be used: {why}. --fresh starts over", 4)
         if not stage:

@@ -15,7 +15,7 @@ import tyro
 
 from . import code
 from .errors import Refused, first_line
-from .processes import follow_launcher
+from .processes import first_to_say, follow_launcher, lost_process
 from .run import Run
 from .screen import complain
 
@@ -49,16 +49,17 @@ def cli(main: Callable[..., Any]) -> None:
     status = 0
     try:
         run.code = code.sources(module)
-        result = run.start(Path(str(module.__file__)).stem, chosen)
-        if result is None:
-            main(run, **chosen)
-        else:
-            run.say_finished(result)
+        with lost_process(int(os.environ.get("WORLD_SIZE", 1)), "this device"):
+            result = run.start(Path(str(module.__file__)).stem, chosen)
+            if result is None:
+                main(run, **chosen)
+            else:
+                run.say_finished(result)
     except Refused as error:
         status = error.code
         run.stopped(status, str(error))
         # Once on each machine, as data may be missing on one of them only; from every process where each has trials of its own.
-        if not error.said and (run.separate_trials or int(os.environ.get("LOCAL_RANK", 0)) == 0):
+        if not error.said and (run.separate_trials or first_to_say(error)):
             complain(str(error))
     except KeyboardInterrupt:
         status = 130

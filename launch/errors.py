@@ -9,11 +9,14 @@ import unicodedata
 
 
 class Refused(Exception):
-    """The run cannot continue. `str(error)` is one line that says what is wrong and what to do, `code` is the exit code."""
+    """The run cannot continue. `str(error)` is one line that says what is wrong and what to do, `code` is the exit code.
 
-    def __init__(self, message: str, code: int = 1):
+    `everywhere`: all processes of the job raise it, at the same point, as it comes from what all of them know alike.
+    """
+
+    def __init__(self, message: str, code: int = 1, everywhere: bool = False):
         super().__init__(message, code)
-        self.code = code
+        self.code, self.everywhere = code, everywhere
         self.said = False  # whether the user has already seen it
 
     def __str__(self) -> str:

@@ -109,8 +109,11 @@ class Job:
         return results["ema" if self.average else self.images.chooser]["accuracy"] > self.state.best["accuracy"]
 
     def weights_of(self, split: str) -> contextlib.AbstractContextManager[None]:
-        """Within it the net has the weights that `split` of `splits_due` is measured with."""
-        return self.average.applied() if split == "ema" and self.average else contextlib.nullcontext()
+        """Within it the net has the weights that `split` of `splits_due` is measured with. Collective."""
+        if split != "ema" or not self.average:
+            return contextlib.nullcontext()
+        self.average.of_main(self.run.world)
+        return self.average.applied()
 
     # ----------------------------------------------------------------------------------------------------------------- steps
 

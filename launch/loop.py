@@ -22,7 +22,7 @@ from .errors import Refused
 from .finish import finish, reset_for_next_stage
 from .job import Job, Plan
 from .modes import buffers_kept, mode_kept
-from .processes import Stop, any_process, lost_process
+from .processes import Stop, any_process, broadcast, lost_process
 from .profile import profiled
 from .publish import best_weights
 from .run import Run
@@ -83,7 +83,7 @@ def train(
     step = Step(run, net, job.feeds["train"], optimizer, loss, *options)
 
     with (
-        lost_process(run.world, run.accelerator.device, state),
+        lost_process(run.world, run.accelerator.device.type, state),
         job.track() as track,
         Stop(run.stop_when, run.max_seconds) as stop,
         profiled(run, step, track.say) as after_step,
@@ -190,9 +190,7 @@ def _validate(
     count = len(feed.labels)
     parts = feed.order(torch.arange(count)).split(train_mode_batch or feed.batches)
     feed.expect(parts[run.rank :: run.world])
-    if run.world > 1:
-        for buffer in net.buffers():  # running statistics are those of slice 0, which the main process has
-            torch.distributed.broadcast(buffer, 0)  # collective
+    broadcast(net.buffers(), run.world)  # running statistics are those of slice 0, which the main process has
     rows, classes = len(parts) + 1, len(feed.uneven)
     numbers = torch.zeros(2 * rows + classes, device=run.accelerator.device)
     sums = numbers[: 2 * rows].view(rows, 2)  # (loss, correct) of each batch; the wish to stop
@@ -223,7 +221,7 @@ def _validate(
         return None
     correct, loss = round(sum(correct for _, correct in batches)), math.fsum(loss for loss, _ in batches) / count
     if not math.isfinite(loss):
-        raise Refused("the loss of the evaluation is not finite; a smaller --lr is the usual cure", 3)
+        raise Refused("the loss of the evaluation is not finite; a smaller --lr is the usual cure", 3, everywhere=True)
     result = {"loss": loss, "accuracy": correct / count, "count": count}
     if classes:
         recalls = [right / of for right, of in zip(numbers[2 * rows :].tolist(), feed.uneven, strict=True) if of]

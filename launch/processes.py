@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -21,6 +21,7 @@ import psutil
 import torch
 import torch.distributed
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from torch import Tensor
 
 from .errors import Refused, first_line
 from .screen import complain
@@ -119,6 +120,13 @@ def end_startup(accelerator: Accelerator) -> None:
     set_timeout(SILENCE_SECONDS)
 
 
+@torch.no_grad()
+def broadcast(tensors: Iterable[Tensor], world: int) -> None:
+    """Every process's `tensors`, as many and of the same shapes, become the main process's. Collective."""
+    for tensor in tensors if world > 1 else ():
+        torch.distributed.broadcast(tensor, 0)  # collective
+
+
 def any_process(wish: bool, world: int, device: torch.device) -> bool:
     """Whether `wish` is true on any process. Collective."""
     wishes = torch.tensor(float(wish), device=device)
@@ -128,26 +136,60 @@ def any_process(wish: bool, world: int, device: torch.device) -> bool:
 
 
 @contextlib.contextmanager
-def lost_process(world: int, device: torch.device, state: State) -> Iterator[None]:
-    """Make the loss of another process, or full memory, a Refused (1) that names the step, on those that are left."""
+def lost_process(world: int, device: str, state: State | None = None) -> Iterator[None]:
+    """Make the loss of another process, or full memory, a Refused (1) that names the step, on those that are left.
+
+    Without a `state` it is during start-up, or between two trainings.
+    """
     try:
         yield
     except RuntimeError as error:
+        moment, silence = (f"at step {state.step + 1:,}", SILENCE_SECONDS) if state else ("during start-up", START_SECONDS)
         if "does not have a deterministic implementation" in str(error):
             what, _, _ = first_line(error).partition(" does not")
             raise Refused(f"{what} has no deterministic kernel: leave out --deterministic, or change the net", 2) from error
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             way = "use a smaller --batch or --size, or more --shards"
-            raise Refused(f"out of memory on {device.type} at step {state.step + 1:,}; {way}", 1) from error
+            raise Refused(f"out of memory on {device} {moment}; {way}", 1) from error
         if world == 1 or not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
             raise
-        raise Refused(
-            f"another process died, or was silent for {SILENCE_SECONDS} s, at step {state.step + 1:,} "
+        raise LostProcess(
+            f"another process died, or was silent for {silence} s, {moment} "
             f"({first_line(error).split('] ')[-1]}); run the same command to resume from the last checkpoint"
         ) from error
     finally:
-        if world > 1:
+        if world > 1 and torch.distributed.is_initialized():
             set_timeout(START_SECONDS)
+
+
+class LostProcess(Refused):
+    """Another process died or is silent. Those that are left say so in their own words."""
+
+
+def first_to_say(error: Refused) -> bool:
+    """Whether no other process of this machine has said this, or that one is lost. Not collective: each asks for itself."""
+    distributed, env = torch.distributed, os.environ
+    if not distributed.is_initialized():
+        return env.get("LOCAL_RANK", "0") == "0"
+    what = LostProcess.__name__ if isinstance(error, LostProcess) else str(error)
+    place = "/".join((env.get("GROUP_RANK", ""), env.get("TORCHELASTIC_RESTART_COUNT", ""), what))
+    try:
+        return distributed.distributed_c10d._get_default_store().add(place, 1) == 1
+    except RuntimeError:  # the store ended with the process that had it
+        return True
+
+
+def end_with_launcher() -> None:
+    """Until a training takes them, SIGTERM ends this process with a word: launchers send it when another one has died."""
+
+    def ended(number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        said = "stopped by SIGTERM during start-up: another process died, or the launcher was told to stop"
+        if first_to_say(LostProcess(said)):
+            complain(f"{said}; run the same command again")
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, ended)
 
 
 StopWhen = Callable[[int, int | None], bool]
@@ -187,10 +229,10 @@ class Stop:
     def refusal(self, folder: Path, step: int) -> Refused:
         if not self.signal and time.time() > self.end - CLOCKS_APART:  # here, or on another process
             saved = f"checkpoint saved in {folder}: run the same command to resume"
-            return Refused(f"stopped after --max-seconds {self.seconds} at step {step:,}; {saved}", OUT_OF_TIME)
+            return Refused(f"stopped after --max-seconds {self.seconds} at step {step:,}; {saved}", OUT_OF_TIME, everywhere=True)
         number = signal.Signals(self.signal or signal.SIGTERM)  # another process may have got it
         saved = f"checkpoint saved in {folder}: run the same command to resume"
-        return Refused(f"stopped by {number.name} at step {step:,}; {saved}", 128 + number)
+        return Refused(f"stopped by {number.name} at step {step:,}; {saved}", 128 + number, everywhere=True)
 
 
 def follow_launcher() -> None:

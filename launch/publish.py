@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -18,13 +19,16 @@ def publish(run: Run, net: nn.Module, images: Images, name: str, tensors: dict[s
 
     Returns their sha256. Collective; host-device sync.
     """
-    tensors = tensors or checkpoint.weights(net)
+    return run.on_main(lambda: _write(run, net, images, name, tensors or checkpoint.weights(net)))
+
+
+def _write(run: Run, net: nn.Module, images: Images, name: str, tensors: dict[str, Tensor]) -> str:
     digest, net_name = checkpoint.weights_sha256(tensors), run.config.get("net", type(net).__name__)
     about: dict = {"recipe": run.recipe, "classes": images.classes, "mean": images.mean, "std": images.std}
     about |= {"shape": [*images.train.shape], "size": images.size, "net": net_name, "weights_sha256": digest}
     if isinstance(images.train, PictureSplit):
         about["stored"] = images.train.rule.stored
-    run.on_main(lambda: checkpoint.write_tensors(run.folder / name, tensors, {"oneloop": json.dumps(about)}))
+    checkpoint.write_tensors(run.folder / name, tensors, {"oneloop": json.dumps(about)})
     return digest
 
 
@@ -34,9 +38,12 @@ def best_weights(run: Run, net: nn.Module, best: dict) -> Iterator[None]:
 
     Raises Refused (1, 4).
     """
-    path = run.folder / "best.safetensors"
-    tensors = run.on_main(lambda: load(path))
+    with checkpoint.other_weights(net, run.on_main(lambda: _read(run.folder / "best.safetensors", best))):
+        yield
+
+
+def _read(path: Path, best: dict) -> dict[str, Tensor]:
+    tensors = load(path)
     if checkpoint.weights_sha256(tensors) != best["weights_sha256"]:
         raise Refused(f"{path} has other weights than those of epoch {best['epoch']}; --fresh starts over", 4)
-    with checkpoint.other_weights(net, tensors):
-        yield
+    return tensors

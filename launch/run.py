@@ -21,7 +21,17 @@ from .environment import environment
 from .errors import Refused, first_line
 from .files import write_atomically
 from .folder import Found, find_folder, lock_folder, record_launch, same_data_beside
-from .processes import START_SECONDS, StopWhen, accelerator, cores, keep_freed_memory, set_timeout, use_deterministic_kernels
+from .processes import (
+    START_SECONDS,
+    StopWhen,
+    accelerator,
+    any_process,
+    cores,
+    end_with_launcher,
+    keep_freed_memory,
+    set_timeout,
+    use_deterministic_kernels,
+)
 from .record import page
 from .record.runs import describe, stages
 from .screen import complain
@@ -99,6 +109,8 @@ class Run:
             use_deterministic_kernels()
         self.configure(recipe, options, self.accelerator.mixed_precision)
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
+        if self.world > 1:
+            end_with_launcher()
         torch.set_num_threads(self.threads or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
         keep_freed_memory()
         self.folder, self.shards, self.config["data"], result = self.on_main(self.find_folder)
@@ -156,6 +168,15 @@ class Run:
         Collective: every process calls it. `facts` are further entries of config.json. Raises Refused.
         """
         if not self.opened:  # a further stage finds it so
+            if self.world > 1:
+                main = self.on_main(lambda: images.fingerprint)
+                if any_process(images.fingerprint != main, self.world, self.accelerator.device):  # collective
+                    raise Refused(
+                        f"the processes see different images in {images.source}: it changed while they started, or differs from "
+                        "machine to machine; run the command again once it is the same for all",
+                        4,
+                        everywhere=True,
+                    )
             self.folder, self.notes, self.config["data"] = self.on_main(lambda: self._open(images, facts))
             self.opened = True
 
@@ -213,8 +234,9 @@ class Run:
                 outcome[0] = action()
             except Refused as error:
                 outcome[1] = error
+                error.everywhere = True
             except OSError as error:
-                outcome[1] = Refused(f"cannot write {error.filename or self.folder}: {error.strerror or error}")
+                outcome[1] = Refused(f"cannot write {error.filename or self.folder}: {error.strerror or error}", everywhere=True)
         if self.world > 1:
             broadcast_object_list(outcome)  # collective
         if outcome[1]:

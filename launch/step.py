@@ -166,6 +166,7 @@ class Step:
                 f"{what} is not finite at step {sound + 1}{samples}; the weights are those after step {sound}. {cure}; "
                 "the last checkpoint is sound",
                 3,
+                everywhere=True,
             )
 
     def warm_up(self, batch: int, step: int) -> None:

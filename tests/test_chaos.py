@@ -70,6 +70,57 @@ def test_killed_process_ends_the_job_and_the_same_command_goes_on(reference, tmp
     goes_on(reference, tmp_path, processes=2)
 
 
+@pytest.mark.parametrize(
+    ("at", "moment"),
+    [
+        ("open=1", "during start-up"),
+        ("step=8", "at step 8"),
+        ("save=2.3", "at step 11"),
+        ("evaluate=16", "at step 17"),
+    ],
+)
+def test_killed_main_process_is_told_by_those_that_are_left(at, moment, reference, tmp_path):
+    code, output = launched(chaos=("--rank", 0, "--at", at, "--do", "SIGKILL"), cwd=tmp_path, processes=2)
+    assert code != 0
+    told = [line for line in output.splitlines() if "another process died" in line]
+    assert len(told) == 1, output
+    assert moment in told[0]
+    assert "launch/command_line.py" not in output  # in a traceback
+    if at == "save=2.3":
+        goes_on(reference, tmp_path, processes=2)
+
+
+ALONE = """
+import tiny
+from launch import Run, cli
+from launch.errors import Refused
+
+def refuse(step, batch, run):
+    if (step, batch) == MOMENT and run.rank == ALONE:
+        raise Refused("this picture has changed", 4)
+
+def main(run: Run):
+    if MOMENT is None and run.rank == ALONE:
+        raise Refused("this picture has changed", 4)
+    run.stop_when = lambda step, batch: refuse(step, batch, run)
+    tiny.main(run)
+
+if __name__ == "__main__":
+    cli(main)
+"""
+
+
+@pytest.mark.parametrize(("alone", "moment"), [(1, None), (0, None), (1, (5, None)), (0, (5, None)), (0, (8, 0))])
+def test_what_one_process_alone_refuses_is_said_and_holds_nobody_up(alone, moment, tmp_path):
+    (tmp_path / "alone.py").write_text(ALONE.replace("MOMENT", repr(moment)).replace("ALONE", str(alone)))
+    code, output = launched(recipe=tmp_path / "alone.py", cwd=tmp_path, processes=2)
+    assert code != 0
+    assert output.count("this picture has changed") == 1
+    lines = [line for line in output.splitlines() if "another process died" in line]
+    assert len(lines) == 1, output
+    assert (f"at step {moment[0] + 1}" if moment else "during start-up") in lines[0]
+
+
 def test_job_that_may_restart_finishes_by_itself(reference, tmp_path):
     """Elastic: both processes are started again, from the checkpoint."""
     chaos = ("--rank", 1, "--at", "step=14", "--do", "SIGKILL")

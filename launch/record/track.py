@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..data import Images
 from ..errors import Refused, first_line, printable
 from ..files import write_atomically
+from ..processes import first_to_say
 from ..screen import Screen, complain
 from . import mirror
 from .runs import describe, read_metrics
@@ -98,14 +99,15 @@ class Track:
             with contextlib.suppress(OSError):  # already reported, or harmless: checkpoints sync the record first
                 self.file.close()
             if isinstance(error, Refused):
-                complain(str(error))  # now: the launcher may end this process while W&B finishes
+                if first_to_say(error):
+                    complain(str(error))  # now: the launcher may end this process while W&B finishes
                 error.said = True
             code = 0 if error is None else getattr(error, "code", 1)
             self._wandb(lambda tracker: tracker.finish(exit_code=code))
             self.accelerator.trackers.clear()
-        if isinstance(error, Refused) and self.world > 1:
+        if isinstance(error, Refused) and error.everywhere and self.world > 1:
             # The launcher ends all processes when one exits with an error: they wait until the main one is done.
-            self.accelerator.wait_for_everyone()  # collective: inside a run, Refused is raised on all processes
+            self.accelerator.wait_for_everyone()  # collective: not where one has failed alone, whom the others wait for elsewhere
 
     def say(self, line: str) -> None:
         """One line on the screen, above the progress bar."""

@@ -22,6 +22,7 @@ from .files import write_atomically
 from .record.runs import FORMAT, last_launch, read_json, recorded_json
 
 NOT_A_PATH = ("hub", "synthetic")  # of --data
+MARK = "preparing"  # a file: from a folder's first moment until config.json is there, whatever else an early end leaves
 
 
 class Found(NamedTuple):
@@ -53,8 +54,7 @@ def find_folder(config: dict, out: Path | None, *, fresh: bool, world: int, text
     shards, data = config["shards"], config["data"]
     recorded = read_json(folder / "config.json")
     if recorded is None:
-        begun = ("lock", "lock.pid", "stopped.json", code.FOLDER)  # what an early end leaves, before config.json is there
-        if folder.exists() and any(path.name not in begun for path in folder.glob("[!.]*")):
+        if folder.exists() and not (folder / MARK).exists() and any(folder.glob("[!.]*")):
             raise Refused(f"{folder} is not empty and not a run folder; choose another with --out", 4)
         return Found(folder, shards or world, data, None)
     if recorded.get("format") != FORMAT:
@@ -113,6 +113,8 @@ def same_data_beside(folder: Path, config: dict, shards: int, fingerprint: str, 
 def lock_folder(folder: Path) -> filelock.FileLock:
     """Make the folder and lock it for this process; the system unlocks it, however the process ends. Raises Refused (5)."""
     folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "config.json").exists():
+        (folder / MARK).touch()  # before all else
     holder, held = folder / "lock.pid", filelock.FileLock(folder / "lock", timeout=1)  # s: `oneloop runs` may look at it
     try:
         held.acquire()
@@ -177,6 +179,7 @@ def record_launch(
         if names:
             notes.append(f"{', '.join(names)} changed; the new code is kept in {folder / code.FOLDER / str(len(copies))}")
     write_atomically(folder / "config.json", json.dumps(recorded, indent=1, default=str).encode())
+    (folder / MARK).unlink(missing_ok=True)
     return notes
 
 

@@ -2,7 +2,11 @@
 
 import json
 import os
+import signal
+import sys
 from dataclasses import replace
+from itertools import count
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +14,7 @@ from conftest import Tiny, metrics, optimizer_for, result
 
 from launch import Run, train
 from launch.errors import Refused
+from launch.folder import MARK
 from launch.processes import only_emulates_bf16
 
 
@@ -58,11 +63,60 @@ def test_links_in_a_prepared_folder_are_not_written_through(start, images, tmp_p
     (tmp_path / "run").mkdir()
     for name in ("lock.pid", *(f".tmp-{name}-{os.getpid()}" for name in ("config.json", "metrics.jsonl", "model.safetensors"))):
         (tmp_path / "run" / name).symlink_to(victim)
+    (tmp_path / "run" / MARK).touch()
     model = Tiny()
     train(start(), model, images, optimizer_for(model), epochs=1, batch=8)
     assert victim.read_text() == "mine"
     assert result(tmp_path / "run")["epochs"] == 1
     assert len(metrics(tmp_path / "run")) == 3
+
+
+def killed_at(event: int, folder: str, action) -> bool:
+    """Whether `action`, in a process of its own, came to this event in the file system, in `folder`, and was killed there."""
+    if child := os.fork():
+        return os.waitpid(child, 0)[1] == signal.SIGKILL
+    seen = count(1)
+
+    def hook(name: str, args: tuple) -> None:
+        if name in ("open", "os.mkdir", "os.rename", "os.remove") and folder in str(args) and next(seen) == event:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    try:
+        sys.addaudithook(hook)
+        action()
+    finally:
+        os._exit(0)
+
+
+@pytest.mark.parametrize(("flags", "step"), [({}, 1), ({"fresh": True}, 6), ({"out": Path("mine")}, 6)])
+def test_kill_at_any_moment_while_the_folder_is_prepared(flags, step, images, tmp_path, monkeypatch):
+    """The same command goes on, whatever files are there; a folder of somebody else's is still refused."""
+    images = replace(images, files={"split.csv": b"path,split", "bad.csv": b"path"})
+    code = {"recipe.py": "import nets", "nets/__init__.py": ""}
+    (tmp_path / "runs").mkdir()
+
+    def prepare() -> Run:
+        run = Run(data="synthetic", wandb="disabled", threads=1, **flags)
+        run.code = code
+        assert run.start("test", {}) is None
+        run.open(images, {})
+        run.end()
+        return run
+
+    monkeypatch.setattr("launch.environment._git_revision", lambda: "")
+    monkeypatch.setattr("launch.files.os.fsync", lambda _: None)
+    for event in count(1, step):
+        (tmp_path / str(event)).mkdir()
+        monkeypatch.chdir(tmp_path / str(event))
+        killed = killed_at(event, "mine" if "out" in flags else "runs/test", prepare)
+        run = prepare()
+        assert {path.name for path in run.folder.glob("[!.]*")} == {"config.json", "lock", "code", "split.csv", "bad.csv"}
+        if not killed:
+            break
+    assert event > 15
+    (run.folder / "config.json").unlink()
+    with pytest.raises(Refused, match="is not empty and not a run folder"):
+        Run(data="synthetic", out=run.folder, wandb="disabled").start("test", {})
 
 
 @pytest.mark.parametrize("out", [None, "run"])

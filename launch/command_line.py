@@ -15,7 +15,7 @@ import tyro
 
 from . import code
 from .errors import Refused, first_line
-from .processes import first_to_say, follow_launcher, lost_process
+from .processes import first_to_say, follow_launcher, launched, lost_process
 from .run import Run
 from .screen import complain
 
@@ -36,7 +36,7 @@ def parse(main: Callable[..., Any], args: Sequence[str] | None = None, prog: str
         args=args,
         prog=prog,
         description=title + "\n\n" + "\n".join(f" {line}" for line in header.strip().splitlines()),  # a space keeps the lines
-        console_outputs=int(os.environ.get("RANK", 0)) == 0,
+        console_outputs=not launched() or os.environ["RANK"] == "0",
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
 
@@ -49,7 +49,7 @@ def cli(main: Callable[..., Any]) -> None:
     status = 0
     try:
         run.code = code.sources(module)
-        with lost_process(int(os.environ.get("WORLD_SIZE", 1)), "this device"):
+        with lost_process(1 + launched(), "this device"):
             result = run.start(Path(str(module.__file__)).stem, chosen)
             if result is None:
                 main(run, **chosen)
@@ -64,7 +64,7 @@ def cli(main: Callable[..., Any]) -> None:
     except KeyboardInterrupt:
         status = 130
         run.stopped(status, "interrupted")
-        if int(os.environ.get("RANK", 0)) == 0:
+        if not launched() or os.environ["RANK"] == "0":
             saved = run.folder.name and any(run.folder.rglob("checkpoints/step-*"))
             resume = "the last checkpoint is sound: run the same command to resume"
             complain(f"interrupted; {resume if saved else 'nothing was saved: the same command starts over'}")

@@ -31,11 +31,15 @@ START_SECONDS = 1800  # that a process waits for another before the first step: 
 OUT_OF_TIME = 75  # the exit code: EX_TEMPFAIL of sysexits.h, "try again"
 CLOCKS_APART = 10  # seconds between the starts of two processes of a job
 SILENCE_SECONDS = 300  # and after it: longer than anything that a process does alone in a run
+LAUNCHERS = {"ACCELERATE_DYNAMO_BACKEND", "TORCHELASTIC_RUN_ID"}  # what torch's and accelerate's set, one or both
+NUMBERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT", "TORCHELASTIC_MAX_RESTARTS")
+MPI = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")  # what accelerate would look at
 
 
 def accelerator(precision: str | None = None) -> Accelerator:
     """The Accelerator, or Refused where a launcher's settings do not give what they seem to. `precision` None: the launcher's."""
     env = os.environ
+    _check_numbers()
     if "MASTER_ADDR" in env and "WORLD_SIZE" not in env:
         raise Refused(
             "accelerate was told to start several processes and started one (--cpu and MULTI_CPU do that); "
@@ -49,6 +53,8 @@ def accelerator(precision: str | None = None) -> Accelerator:
             "use accelerate launch --config_file launch/cpus.yaml (or launch/gpus.yaml)",
             2,
         )
+    if world == 1:
+        _forget_launcher()
     for name in ("DEEPSPEED", "FSDP", "MEGATRON_LM"):
         if env.get(f"ACCELERATE_USE_{name}", "").lower() == "true":
             raise Refused(f"ACCELERATE_USE_{name} is set; the loop supports one process, or DDP", 2)
@@ -77,16 +83,15 @@ def accelerator(precision: str | None = None) -> Accelerator:
             precision = "fp16"
             if int(env.get("RANK", 0)) == 0:
                 complain(f"{torch.cuda.get_device_name(device)} only emulates bf16: fp16 is used, and recorded as the precision")
-    accelerator = Accelerator(
-        cpu=on_cpu,
-        mixed_precision=precision,
-        log_with="wandb",
-        # Buffers: batch norm's statistics follow slice 0, see step.py; DDP's own broadcast would depend on the placement.
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
-            InitProcessGroupKwargs(timeout=timedelta(seconds=START_SECONDS)),
-        ],
-    )
+    if world > 1 and not LAUNCHERS & env.keys():
+        complain(f"WORLD_SIZE is {world}: waits for the others at {env['MASTER_ADDR']}; to run alone, unset WORLD_SIZE")
+    # Buffers: batch norm's statistics follow slice 0, see step.py; DDP's own broadcast would depend on the placement.
+    buffers = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    patience = InitProcessGroupKwargs(timeout=timedelta(seconds=START_SECONDS))
+    try:
+        accelerator = Accelerator(cpu=on_cpu, mixed_precision=precision, log_with="wandb", kwargs_handlers=[buffers, patience])
+    except ValueError as error:  # of a variable that only accelerate reads
+        raise Refused(f"accelerate cannot start ({first_line(error)}); look at what the environment says to it", 2) from error
     if world != accelerator.num_processes:
         raise Refused(
             f"{world} processes were started and each sees a world size of {accelerator.num_processes}; "
@@ -94,6 +99,43 @@ def accelerator(precision: str | None = None) -> Accelerator:
             2,
         )
     return accelerator
+
+
+def _check_numbers() -> None:
+    """Raise Refused (2) for what no launcher says of its processes."""
+    env = os.environ
+    for name in (*NUMBERS, *MPI):
+        if name in env and not (env[name].isdecimal() and len(env[name]) < 10):
+            raise Refused(f"{name} is {env[name]!r} in the environment, and no number; unset it, or use accelerate launch", 2)
+    world = max(1, int(env.get("WORLD_SIZE", 1)))
+    here = min(world, int(env.get("LOCAL_WORLD_SIZE", world)))
+    for name, most in (("RANK", world - 1), ("LOCAL_RANK", max(0, here - 1)), ("MASTER_PORT", 65_535)):
+        if int(env.get(name, 0)) > most:
+            size = f" of {world} processes" if name != "MASTER_PORT" else ""
+            raise Refused(f"{name} is {env[name]}{size} in the environment; unset what a launcher has left there", 2)
+    if world == 1 and (several := [f"{name} is {env[name]}" for name in MPI if int(env.get(name, 1)) > 1]):
+        raise Refused(
+            f"{several[0]} in the environment, but MPI's processes do not train together here: "
+            "use accelerate launch --config_file launch/cpus.yaml (or launch/gpus.yaml), or unset it",
+            2,
+        )
+
+
+def _forget_launcher() -> None:
+    """A single process that no launcher has placed among others does not look for them."""
+    if not launched():
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+            os.environ.pop(name, None)
+
+
+def launched() -> bool:
+    """Whether a launcher has given this process a place among others."""
+    return all(name in os.environ for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
+
+
+def first_here() -> bool:
+    """Whether this is the first process of its machine, as far as its launcher says."""
+    return not launched() or os.environ["LOCAL_RANK"] == "0"
 
 
 def only_emulates_bf16(capability: tuple[int, int]) -> bool:
@@ -170,7 +212,7 @@ def first_to_say(error: Refused) -> bool:
     """Whether no other process of this machine has said this, or that one is lost. Not collective: each asks for itself."""
     distributed, env = torch.distributed, os.environ
     if not distributed.is_initialized():
-        return env.get("LOCAL_RANK", "0") == "0"
+        return first_here()
     what = LostProcess.__name__ if isinstance(error, LostProcess) else str(error)
     place = "/".join((env.get("GROUP_RANK", ""), env.get("TORCHELASTIC_RESTART_COUNT", ""), what))
     try:
@@ -241,7 +283,7 @@ def follow_launcher() -> None:
     torch's launcher gives its processes sessions of their own, so that what kills its group misses them; accelerate's for one
     process does not pass signals on.
     """
-    if not {"ACCELERATE_DYNAMO_BACKEND", "TORCHELASTIC_RUN_ID"} & os.environ.keys():
+    if not LAUNCHERS & os.environ.keys():
         return
     launcher, adopted = os.getppid(), _adopted()
 

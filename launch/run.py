@@ -38,6 +38,8 @@ from .screen import complain
 from .weights import public_address
 
 MOST_VALIDATION = 0.9
+MOST_SHARDS = 2**16  # more than a batch has images
+MOST = 2**31 - 1  # of whole numbers: epochs, images, steps, seconds
 
 
 @dataclass
@@ -130,11 +132,15 @@ class Run:
         for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise Refused(f"--{name.replace('_', '-')} must be at least {least}, it is {getattr(self, name)}", 2)
+            if getattr(self, name) > (most := MOST_SHARDS if name == "shards" else MOST):
+                raise Refused(f"--{name.replace('_', '-')} must be at most {most:,}, it is {getattr(self, name)}", 2)
         if not 0 <= self.validation <= MOST_VALIDATION:
             raise Refused(f"--validation must be from 0 to {MOST_VALIDATION}, it is {self.validation}", 2)
         for name, value in options.items():
             if isinstance(value, int | float) and not value >= 0:
                 raise Refused(f"--{name.replace('_', '-')} must not be negative, it is {value}", 2)
+            if isinstance(value, int) and value > MOST:
+                raise Refused(f"--{name.replace('_', '-')} must be at most {MOST:,}, it is {value}", 2)
         if self.threads > (most := max(64, 4 * cores())):
             raise Refused(f"--threads is {self.threads}; this machine takes {most} at most", 2)
         if not 0 <= self.seed < 2**63:

@@ -56,6 +56,19 @@ def test_more_threads_than_a_machine_can_have(tmp_path):
     assert refused.value.code == 2
 
 
+@pytest.mark.parametrize(
+    ("flags", "options"),
+    [({name: 10**23}, {}) for name in ("shards", "limit", "save_every", "eval_every", "log_every", "max_seconds")]
+    + [({"shards": 2**16 + 1}, {}), ({}, {"batch": 10**23}), ({}, {"epochs": 2**31})],
+)
+def test_numbers_that_nothing_has_so_many_of(flags, options):
+    """Refused before anything counts up to them."""
+    name, value = next(iter((flags | options).items()))
+    with pytest.raises(Refused, match=f"--{name.replace('_', '-')} must be at most .*, it is {value}") as refused:
+        Run(data="synthetic", **flags).start("test", options)
+    assert refused.value.code == 2
+
+
 def test_links_in_a_prepared_folder_are_not_written_through(start, images, tmp_path):
     """A folder that others may write to: whoever put a link there does not get another file overwritten."""
     victim = tmp_path / "victim"

@@ -1,5 +1,6 @@
 """Each launch file gives the number of processes, the device and the precision that it promises."""
 
+import json
 import os
 import re
 import sys
@@ -69,6 +70,44 @@ def test_processes_that_each_think_they_are_the_only_one_are_an_error(tmp_path):
     assert done.returncode != 0
     assert "each process would think it is the only one; use accelerate launch --config_file launch/cpus.yaml" in done.stderr
     assert not list(tmp_path.glob("rank*"))
+
+
+LEFT = {  # what is left in a shell -> what is said of it
+    "RANK=0 WORLD_SIZE=1 LOCAL_RANK=0": "",
+    "LOCAL_RANK=0 LOCAL_WORLD_SIZE=4 MASTER_PORT=29500": "",
+    "SLURM_PROCID=1 SLURM_NTASKS=4 SLURM_LOCALID=1 PMI_SIZE=1 PMI_RANK=0": "",
+    "OMPI_COMM_WORLD_SIZE=2": "OMPI_COMM_WORLD_SIZE is 2 in the environment, but MPI's processes do not train together here: use",
+    "PMI_SIZE=4 PMI_RANK=3": "PMI_SIZE is 4 in the environment",
+    "MV2_COMM_WORLD_SIZE=2 WORLD_SIZE=1": "MV2_COMM_WORLD_SIZE is 2 in the environment",
+    "WORLD_SIZE=abc": "WORLD_SIZE is 'abc' in the environment, and no number; unset it",
+    "LOCAL_RANK=": "LOCAL_RANK is '' in the environment, and no number; unset it",
+    "LOCAL_RANK=-1": "LOCAL_RANK is '-1' in the environment",
+    "RANK=1": "RANK is 1 of 1 processes in the environment; unset what a launcher has left there",
+    "LOCAL_RANK=3 RANK=0 WORLD_SIZE=2 LOCAL_WORLD_SIZE=2": "LOCAL_RANK is 3 of 2 processes",
+    "RANK=1 LOCAL_RANK=1 WORLD_SIZE=2": "WORLD_SIZE is 2 but MASTER_ADDR, MASTER_PORT is not set",
+    "WORLD_SIZE=0": "0 processes were started",
+    "LOCAL_WORLD_SIZE=0 LOCAL_RANK=0": "",
+    "RANK=0 WORLD_SIZE=1 LOCAL_RANK=0 MASTER_ADDR=localhost MASTER_PORT=99999": "MASTER_PORT is 99999 in the environment",
+    "OMPI_COMM_WORLD_SIZE=many": "OMPI_COMM_WORLD_SIZE is 'many' in the environment, and no number",
+    "TORCHELASTIC_MAX_RESTARTS=few": "TORCHELASTIC_MAX_RESTARTS is 'few' in the environment, and no number",
+    "ACCELERATE_DEBUG_MODE=perhaps": "accelerate cannot start",
+}
+
+
+@pytest.mark.parametrize("left", LEFT)
+def test_what_a_launcher_left_in_the_shell_is_one_line_or_does_no_harm(left, tmp_path):
+    variables = dict(each.split("=") for each in left.split())
+    job = jobs.begin("--", ROOT / "tests/tiny.py", "--epochs", 1, "--threads", 1, "--out", "run", cwd=tmp_path, env=variables)
+    code = job.wait(60)
+    assert "Traceback" not in job.output
+    if LEFT[left]:
+        assert code == 2, job.output
+        assert LEFT[left] in job.output
+        assert job.output.count("\n") == 1, job.output
+        assert not (tmp_path / "run").exists()
+    else:
+        assert code == 0, job.output
+        assert json.loads((tmp_path / "run/result.json").read_text())["world_size"] == 1
 
 
 def test_fp16_on_a_cpu_is_refused(tmp_path):

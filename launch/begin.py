@@ -6,6 +6,7 @@ import math
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
 
 from . import checkpoint, shorter
 from .average import Average
@@ -33,6 +34,8 @@ def begin(
     epochs, batch, stage = plan.epochs, plan.batch, plan.stage
     if epochs < 1 or batch < 1:
         raise Refused(f"--epochs and --batch must be at least 1, they are {epochs} and {batch}", 2)
+    if lazy := [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if is_lazy(tensor)]:
+        raise Refused(f"{', '.join(lazy[:4])} have no shape yet: call the net once on a batch before its optimizer is made", 2)
     given, images = images, with_validation(images, run.validation)
     samples, net = len(images.train), model.to(run.accelerator.device).to(memory_format=torch.channels_last)
     broadcast(checkpoint.weights(net).values(), run.world)  # what each process has read or drawn may differ

@@ -195,7 +195,7 @@ def _validate(
     numbers = torch.zeros(2 * rows + classes, device=run.accelerator.device)
     sums = numbers[: 2 * rows].view(rows, 2)  # (loss, correct) of each batch; the wish to stop
     correct_by_class = numbers[2 * rows :]
-    with mode_kept(net), buffers_kept(net, wanted=train_mode_batch > 0):
+    with mode_kept(net), buffers_kept(net):
         net.train(train_mode_batch > 0)
         for number in range(run.rank, len(parts), run.world):
             if train_mode_batch:

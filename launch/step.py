@@ -21,7 +21,8 @@ from .average import Average
 from .capture import Captured, replaced
 from .data import Augment, EpochDraws, Feed, Mix, PictureFeed, bounds, mixed, part, slice_seed
 from .errors import Refused
-from .modes import batch_norms, buffers_kept
+from .modes import batch_norms, buffers_kept, other_buffers
+from .processes import broadcast
 from .run import Run
 
 POLL_STEPS = 16  # how often a GPU is asked for a non-finite loss or a stop; a CPU is asked at every step
@@ -67,6 +68,9 @@ class Step:
         self.parameters = list(self.net.parameters())
         self.learning = [(name, p) for name, p in self.net.named_parameters() if p.requires_grad]
         self.statistics = batch_norms(self.net)
+        self.running = other_buffers(self.net)
+        self.before: list[Tensor] = []  # what `running` had before this step, if it has several slices
+        self.after: list[Tensor] = []  # and what slice 0 has left there, where it is
         self.generators: list[Any]
         if device.type == "cuda":  # the host's, too; torch.manual_seed would seed every GPU of the machine
             self.generators = [torch.default_generator, torch.cuda.default_generators[torch.cuda.current_device()]]
@@ -112,7 +116,11 @@ class Step:
             if asked:
                 self.check(step + 1)  # a broken update was skipped on the device
             return self.latest, asked and stop
+        self.before = [tensor.clone() for _, _, tensor in self.running] if self.shards > 1 else []
         loss = self._gradients(ids, step)
+        if self.before:
+            self._set_running(self.after)
+            broadcast((tensor for _, _, tensor in self.running), self.world)  # collective: slice 0 is the main process's
         self._check_used(step)
         if self.world > 1:
             shared = torch.stack((loss, self.yes if stop else self.no))
@@ -273,7 +281,28 @@ class Step:
 
     def _slice(self, ids: Tensor, weight: float, step: int, index: int, first: bool, last: bool) -> Tensor:
         self._seed(step, index)
-        return self._backward(ids, weight, index, first, last)
+        loss = self._backward(ids, weight, index, first, last)
+        if self.before:
+            # Every slice finds what this step found, as if each had a process of its own.
+            if index == 0:
+                self.after = [tensor.clone() for _, _, tensor in self.running]
+            self._set_running(self.before)
+        return loss
+
+    def _set_running(self, values: list[Tensor]) -> None:
+        for (_, _, tensor), value in zip(self.running, values, strict=False):  # no values on a process without slice 0
+            tensor.copy_(value)
+
+    def _put_back(self) -> None:
+        """Where a forward has put another tensor in a buffer's place, that one gets its values: others hold on to it."""
+        for module, name, tensor in self.running:
+            if (now := module._buffers[name]) is not tensor:
+                if now is None or (now.shape, now.dtype) != (tensor.shape, tensor.dtype):
+                    raise Refused(
+                        f"forward changes the shape or type of {name} of {type(module).__name__}, which no checkpoint can hold", 2
+                    )
+                tensor.copy_(now.detach())
+                module._buffers[name] = tensor
 
     def _backward(self, ids: Tensor, weight: float, index: int, first: bool, last: bool) -> Tensor:
         """Forward, loss, zero the gradients (for the first), backward: one slice, weighted by its part of the batch."""
@@ -290,4 +319,5 @@ class Step:
                     parameter.grad = None
             # DDP divides by the number of processes; with the last slice it reduces the gradients (collective).
             self.accelerator.backward(loss * (weight * self.world) if weight * self.world != 1 else loss)
+        self._put_back()
         return loss.detach() * weight if weight != 1 else loss.detach()

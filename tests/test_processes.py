@@ -224,3 +224,58 @@ def test_import_is_inert():
         "assert not torch.cuda.is_initialized()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+RUNNING = """
+import tiny, torch
+from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
+from launch import Run, cli, train
+
+class Moving(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(4))
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("passing", torch.zeros(4), persistent=False)
+
+    def forward(self, x):
+        moved = x - self.centre.view(1, 4, 1, 1) * (1 + self.passing.sum())
+        if self.training:
+            self.centre = 0.9 * self.centre + 0.1 * x.detach().mean((0, 2, 3))  # another tensor in its place
+            self.passing.copy_(self.centre)
+        self.calls += 1  # in evaluations, too
+        return moved
+
+def main(run: Run, epochs: int = 3, ema: float = 0.9):
+    images = tiny.tiny_images()
+    conv = spectral_norm(nn.Conv2d(1, 4, 3, padding=1))
+    norm = nn.InstanceNorm2d(4, affine=True, track_running_stats=True)
+    body = [conv, norm, Moving(), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()]
+    model = nn.Sequential(*body, nn.Linear(64, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    train(run, model, images, optimizer, epochs=epochs, batch=8, ema=ema)
+    assert model[2].calls == 24, model[2].calls
+
+if __name__ == "__main__":
+    cli(main)
+"""
+
+
+def test_running_state_of_every_kind_follows_slice_0_on_any_number_of_processes(tmp_path):
+    """Spectral norm, InstanceNorm's statistics, a net's own buffers; exact after a kill, begun on two and ended on one."""
+    (tmp_path / "running.py").write_text(RUNNING)
+
+    def trained(name: str, processes: int | None = None, chaos: tuple = ()) -> jobs.Job:
+        flags = ("--threads", 1, "--shards", 4, "--save-every", 3, "--log-every", 1, "--out", name)
+        job = jobs.begin(*chaos, "--", tmp_path / "running.py", *flags, cwd=tmp_path, processes=processes)
+        job.code = job.wait()
+        return job
+
+    for name, processes in (("one", None), ("two", 2)):
+        job = trained(name, processes)
+        assert job.code == 0, job.output
+    assert trained("killed", 2, ("--rank", 1, "--at", "step=13", "--do", "SIGKILL")).code != 0
+    assert trained("killed").code == 0
+    for name in ("two", "killed"):
+        same(tmp_path / name, tmp_path / "one")

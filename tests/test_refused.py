@@ -84,6 +84,28 @@ def test_parameter_without_gradient_is_refused_by_name(start, images):
     fit(start(out="locked"), images, model=model, epochs=1)
 
 
+def test_lazy_modules_are_refused_by_name(start, images):
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(8), torch.nn.LazyBatchNorm1d(), torch.nn.Linear(8, 3))
+    with pytest.raises(Refused, match=r"1\.weight, 1\.bias, 2\.weight, 2\.bias have no shape yet: call the net once") as refused:
+        fit(start(), images, model=model)
+    assert refused.value.code == 2
+
+
+def test_running_state_that_changes_its_shape_is_refused_by_name(start, images):
+    class Growing(Linear):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("seen", torch.zeros(1))
+
+        def forward(self, x):
+            self.seen = torch.cat((self.seen, self.seen))
+            return super().forward(x)
+
+    with pytest.raises(Refused, match="forward changes the shape or type of seen of Growing") as refused:
+        fit(start(), images, model=Growing())
+    assert refused.value.code == 2
+
+
 def test_full_memory_is_one_line(start, images):
     class Large(Linear):
         def forward(self, x):

@@ -3,31 +3,47 @@
     python benchmarks/torture.py --kills 50 --epochs 10
     python benchmarks/torture.py --kills 50 --epochs 4 --processes 1 2 3 4
     python benchmarks/torture.py --kills 24 --epochs 10 --picture docs/killed.png    # the README's picture
+    python benchmarks/torture.py --recipe pictures --kills 60 --epochs 4 --processes 1 2 3
 
 An uninterrupted run comes first. The other run is killed by SIGKILL, launcher and workers alike, at random moments: in start-up,
 steps, saves and evaluations. 1 and 2 processes give the same bits, so each launch of one run picks either. Any larger number adds
 gradients in its own order and has a run of its own. At the end both runs must have the same sha256 of the weights and the same
 metrics.jsonl, each line once.
+
+`--recipe pictures` is recipes/pictures.py as its users run it, in each of its modes: pictures of three classes in a folder that
+has no splits, with a broken file; CifarResNet, which has batch norm; an average, mixing, early stopping. Kills come at any
+moment from the first import to the last byte of the report; on several processes they hit all of them, the main one alone or the
+last one alone; now and then nothing is left of the cache, so that files are examined and stored again. Where one run is complete,
+another is begun, until there were as many kills as wanted. A digest is printed for each mode and group of numbers of processes.
 """
 
 import contextlib
+import hashlib
 import json
 import math
+import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Literal
 
 import matplotlib.figure
+import numpy as np
 import psutil
 import tyro
+from PIL import Image
 
 from launch.record.pictures import COLOURS
 from launch.record.runs import read_metrics, without_clock
 
 RECIPE = Path(__file__).parents[1] / "recipes/cifar2.py"
+PICTURES = RECIPE.with_name("pictures.py")
+MODES = ("scratch", "finetune", "frozen", "gradual")
+TOLD = ("another process died", "stopped by SIGTERM")  # what those that are left say
 
 
 def main(
@@ -38,6 +54,7 @@ def main(
     seed: int = 1,
     processes: tuple[int, ...] = (1, 2),
     picture: Path | None = None,
+    recipe: Literal["cifar2", "pictures"] = "cifar2",
 ) -> None:
     """Train, kill and compare; exit 1 if the runs differ.
 
@@ -49,11 +66,15 @@ def main(
         seed: random seed of the kills, not of the training.
         processes: numbers of processes.
         picture: PNG file of the last run, beside the uninterrupted one.
+        recipe: which one is trained; data, net and picture are cifar2's.
     """
     groups = [group for group in (tuple(n for n in processes if n <= 2), *((n,) for n in processes if n > 2)) if group]
     flags = ["--data", data, "--net", net, "--epochs", str(epochs), "--shards", str(math.lcm(*processes)), "--threads", "1"]
     flags += ["--save-every", "20", "--log-every", "10", "--wandb", "disabled"]
     chance, sound = random.Random(seed), True
+    if recipe == "pictures":
+        with tempfile.TemporaryDirectory(prefix="oneloop-torture-") as place:
+            sys.exit(0 if torture_pictures(groups, kills, epochs, math.lcm(*processes), chance, Path(place)) else 1)
     for number, group in enumerate(groups):
         share = kills // len(groups) + (number < kills % len(groups))
         with tempfile.TemporaryDirectory(prefix="oneloop-torture-") as place:
@@ -113,6 +134,158 @@ def torture(group: tuple[int, ...], kills: int, flags: list[str], chance: random
     print(f"weights_sha256 {digests[0]} and {digests[1]}")
     print(f"metrics.jsonl: {len(records[0])} and {len(records[1])} lines; {'the same' if same else 'NOT THE SAME'}", flush=True)
     return same and len(killed) == kills
+
+
+# ----------------------------------------------------------------------------------------------------------------- pictures
+
+
+def torture_pictures(
+    groups: list[tuple[int, ...]], kills: int, epochs: int, shards: int, chance: random.Random, place: Path
+) -> bool:
+    """Whether every mode on every group of numbers of processes ends with one digest, whatever is killed. Prints them."""
+    data = photographs(place / "photos")
+    common = ["--data", str(data), "--skip-bad", "--net", "CifarResNet", "--size", "16", "--epochs", str(epochs)]
+    common += ["--batch", str(4 * shards), "--shards", str(shards), "--threads", "1", "--save-every", "2", "--log-every", "1"]
+    common += [
+        "--ema",
+        "0.9",
+        "--patience",
+        "2",
+        "--mix",
+        "either",
+        "--validation",
+        "0.2",
+        "--test",
+        "0.2",
+        "--wandb",
+        "disabled",
+    ]
+    cells = [(mode, group) for group in groups for mode in MODES]
+    sound, killed, told = True, 0, [0, 0]
+    for number, (mode, group) in enumerate(cells):
+        folder = place / f"{mode}-{group[-1]}"
+        folder.mkdir()
+        source = ["--source", str(place / f"scratch-{group[-1]}/straight")] if mode != "scratch" else []
+        share = kills // len(cells) + (number < kills % len(cells))
+        digests, deaths = torture_mode(folder, group, ["--mode", mode, *source, *common], share, chance, told)
+        killed += deaths
+        sound &= len({*digests}) == 1 and deaths == share
+        same = "the same" if len({*digests}) == 1 else f"NOT THE SAME: {digests}"
+        names = " or ".join(map(str, group))
+        print(f"{mode} on {names}: {deaths} kills, {len(digests)} complete runs, sha256 {digests[0]}, {same}", flush=True)
+    print(f"{killed} kills; the loss of one process was told by another {told[0]} times of {told[1]}")
+    return sound
+
+
+def torture_mode(
+    folder: Path, group: tuple[int, ...], flags: list[str], kills: int, chance: random.Random, told: list[int]
+) -> tuple[list[str], int]:
+    """The digests of an uninterrupted run and of those that were killed, and how often that was. Counts in `told`."""
+    cache, log = folder / "cache", folder / "log"
+
+    def start(name: str, processes: int) -> subprocess.Popen:
+        several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
+        command = [sys.executable, *several, str(PICTURES), *flags, "--out", str(folder / name)]
+        environment = os.environ | {"ONELOOP_CACHE": str(cache), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+        with open(log, "w") as file:
+            return subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True, env=environment)
+
+    def failed(code: int) -> None:
+        sys.exit(f"exit code {code}: {log.read_text()}")
+
+    began = time.monotonic()
+    process = start("straight", chance.choice(group))
+    while not written(folder / "straight") and process.poll() is None:
+        time.sleep(0.02)
+    starting = time.monotonic() - began
+    total, last = 0, began
+    while process.poll() is None:
+        if (now := written(folder / "straight")) > total:
+            total, last = now, time.monotonic()
+        time.sleep(0.02)
+    ending = time.monotonic() - last
+    if process.returncode:
+        failed(process.returncode)
+    digests, deaths, total = [digest_of(folder / "straight")], 0, written(folder / "straight")
+    while deaths < kills:
+        processes, moment = chance.choice(group), chance.choice(("start-up", "steps", "steps", "end"))
+        if chance.random() < 0.3:
+            shutil.rmtree(cache, ignore_errors=True)
+        process = start("tortured", processes)
+        before = written(folder / "tortured")
+        if moment == "start-up":
+            time.sleep(chance.uniform(0, 1.2 * starting))
+        else:
+            least = total if moment == "end" else chance.randint(min(before, total - 1), total - 1) + 1
+            while written(folder / "tortured") < least and process.poll() is None:
+                time.sleep(0.01)
+            time.sleep(chance.uniform(0, ending if moment == "end" else 0.3))
+        if process.poll() is None:
+            who = chance.choice(("all", "main", "last")) if processes > 1 else "all"
+            if who == "all":
+                kill(process)
+            elif kill_one(process, 0 if who == "main" else processes - 1):
+                process.wait(120)
+                told[1] += 1
+                told[0] += any(words in log.read_text() for words in TOLD)
+            deaths += 1
+            print(f"  kill {deaths:>2} of {who:4} of {processes} in {moment:8}, {written(folder / 'tortured')} lines", flush=True)
+        elif process.returncode:
+            failed(process.returncode)
+        if (folder / "tortured/result.json").exists():
+            digests.append(digest_of(folder / "tortured"))
+            shutil.rmtree(folder / "tortured")
+    if code := start("tortured", group[-1]).wait():
+        failed(code)
+    return [*digests, digest_of(folder / "tortured")], deaths
+
+
+def kill_one(process: subprocess.Popen, rank: int) -> bool:
+    """SIGKILL to one worker alone; False if it is not there yet, or no more, and all were killed instead."""
+    for worker in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error, OSError):
+            if worker.environ().get("RANK") == str(rank):
+                worker.kill()
+                return True
+    kill(process)
+    return False
+
+
+def written(folder: Path) -> int:
+    """The lines of metrics.jsonl in a run's folder, those of its stages included."""
+    return sum(path.read_bytes().count(b"\n") for path in folder.rglob("metrics.jsonl")) if folder.exists() else 0
+
+
+def digest_of(folder: Path) -> str:
+    """sha256 over all that a run has computed: its weights, its record and its results, without what the clock measures."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.name in ("model.safetensors", "best.safetensors", "ema.safetensors") and "checkpoints" not in path.parts:
+            digest.update(path.read_bytes())
+        elif path.name == "metrics.jsonl":
+            digest.update(json.dumps(lines(path.parent)).encode())
+        elif path.name == "result.json":
+            result = json.loads(path.read_bytes())
+            for each in (result, *result.get("stages", ())):
+                for name in ("seconds", "images_per_second", "world_size"):
+                    each.pop(name, None)
+            digest.update(json.dumps(result, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def photographs(folder: Path) -> Path:
+    """60 small pictures of three classes, and a file that is none."""
+    for number in range(60):
+        label = folder / "abc"[number % 3]
+        label.mkdir(parents=True, exist_ok=True)
+        coarse = np.random.default_rng(number).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+        coarse[number % 3] //= 4
+        Image.fromarray(coarse).resize((40, 30), Image.Resampling.BILINEAR).save(label / f"{number}.jpg")
+    (folder / "a/none.jpg").write_bytes(b"no picture")
+    return folder
+
+
+# ------------------------------------------------------------------------------------------------------------------- cifar2
 
 
 def kill(process: subprocess.Popen) -> None:

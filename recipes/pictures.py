@@ -168,7 +168,7 @@ def loss_for(run: Run, images: Images, class_weights: str, smoothing: float):
     """Cross-entropy, for labels or shares of classes; with a weight for each class if it is to be balanced.
 
     The weights are 1 on average over the training pictures, and a batch's loss is the mean over its pictures, not over its
-    weights as torch has it: so a batch's slices add up to the batch.
+    weights as torch has it: so a batch's slices add up to the batch. Each class in a mixed picture has its own weight.
     """
     plain = partial(F.cross_entropy, label_smoothing=smoothing) if smoothing else F.cross_entropy
     if class_weights == "none":
@@ -178,7 +178,11 @@ def loss_for(run: Run, images: Images, class_weights: str, smoothing: float):
     weights = (len(images.train) / there / counts.clamp(min=1)).to(run.accelerator.device)
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        return (plain(logits, labels, reduction="none") * (labels @ weights if labels.ndim > 1 else weights[labels])).mean()
+        if labels.ndim == 1:
+            return (plain(logits, labels, reduction="none") * weights[labels]).mean()
+        shares = labels * weights  # of a mixed picture's classes, each with its own weight
+        whole = shares.sum(1, keepdim=True)  # torch smooths labels that add up to 1
+        return (plain(logits, shares / whole, reduction="none") * whole[:, 0]).mean()
 
     return loss
 

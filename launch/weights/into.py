@@ -50,7 +50,8 @@ def load_into(net: nn.Module, tensors: dict[str, Tensor], partial: bool = False)
         differences = [f"{name} ({reason})" for name, reason in dropped[:4]] + ([f"missing: {_some(missing)}"] if missing else [])
         raise Refused(f"the weights do not fit {type(net).__name__}: {'; '.join(differences)}", 4)
     if not [name for name in matched if not _is_counter(name)]:
-        raise Refused(f"none of the {len(tensors)} tensors fits {type(net).__name__}, which has {_some(list(own))}", 4)
+        theirs = f"none of the {len(tensors)} tensors ({_some(list(tensors))})"
+        raise Refused(f"{theirs} fits {type(net).__name__}, which has {_some(list(own))}", 4)
     load_weights(net, own | {name: tensors[name] for name in matched})
     return report
 

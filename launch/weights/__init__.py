@@ -2,6 +2,6 @@
 
 from .download import public_address
 from .files import Source, load, read
-from .into import Report, load_into
+from .into import Report, for_classes, kept, load_into
 
-__all__ = ["Report", "Source", "load", "load_into", "public_address", "read"]
+__all__ = ["Report", "Source", "for_classes", "kept", "load", "load_into", "public_address", "read"]

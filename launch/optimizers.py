@@ -1,7 +1,7 @@
 """What torch.optim lacks: Muon for convolutions beside SGD for the rest, and the usual parameter groups of a net."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -70,16 +70,17 @@ class Muon(torch.optim.SGD):
         return update.copy_(orthogonalised(rows, group["ns_steps"]).mul_(larger).view(weight.shape))
 
 
-def groups(net: nn.Module, lr: float, weight_decay: float, others: float = 1.0, last: str = "") -> list[dict]:
+def groups(net: nn.Module, lr: float, weight_decay: float, others: float = 1.0, last: str | Sequence[str] = "") -> list[dict]:
     """The net's parameters that learn as groups for an optimizer: norms and biases, which have one dimension, without decay.
 
-    With `last`, the name of a new layer in a trained net, everything but this layer gets `others` times the rate `lr`. Sources:
-    He et al., Bag of Tricks (arXiv:1812.01187), section 3.1; document 001 on transfer learning.
+    With `last`, the names of new layers in a trained net or the name of one, everything else gets `others` times the rate `lr`.
+    Sources: He et al., Bag of Tricks (arXiv:1812.01187), section 3.1; document 001 on transfer learning.
     """
+    new_layers = tuple(f"{layer}." for layer in ((last,) if isinstance(last, str) else last))
     found: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in net.named_parameters():
         if parameter.requires_grad:
-            found.setdefault((not last or name.startswith(f"{last}."), parameter.ndim > 1), []).append(parameter)
+            found.setdefault((not last or name.startswith(new_layers), parameter.ndim > 1), []).append(parameter)
     return [
         {"params": parameters, "lr": lr if new else lr * others, "weight_decay": weight_decay if decays else 0.0}
         for (new, decays), parameters in found.items()

@@ -33,8 +33,8 @@ from launch.errors import Refused, first_line
 from launch.optimizers import groups
 from launch.pictures.rule import rule_for
 from launch.schedules import Schedule, cosine, warm_up
-from launch.weights import load, load_into
-from nets.named import TIMM, build, head, last_block, scale
+from launch.weights import for_classes, kept, load, load_into, read
+from nets.named import TIMM, build, heads, last_block, scale
 from nets.transfer import add_trainable, lock, unlock
 from nets.zoo import names, weights_url
 
@@ -114,10 +114,10 @@ def main(
     if patience is None:
         patience = epochs // 2
     options = {"batch": batch, "augment": AUGMENTS[augment], "mix": MIXES[mix], "ema": ema, "patience": patience}
-    last = head(model, len(images.classes))
+    last = heads(model, len(images.classes))
     if mode in ("frozen", "gradual"):
         lock(model)
-        unlock(model, last)
+        unlock(model, *last)
     others = OTHERS if mode == "finetune" else 1.0
     optimizer = torch.optim.AdamW(groups(model, lr, weight_decay, others, last), lr=lr, fused=True)
 
@@ -146,29 +146,45 @@ def net_for(run: Run, name: str, images: Images, pretrained: bool, source: str, 
     try:
         state = load(weights_url(name)) if wanted and name in names() else None
         model = build(name, classes, size, state, pretrained=wanted and name.startswith(TIMM))
+        last = heads(model, classes)
     except (ValueError, ImportError) as error:
         raise Refused(f"--net: {error}" + ("; pip install timm" if isinstance(error, ImportError) else ""), 2) from error
     except Refused:
         raise
-    except Exception as error:  # timm's download raises many kinds
+    except Exception as error:  # timm's nets, and its downloads, raise many kinds
+        if not wanted:
+            raise Refused(f"--net {name} cannot be made for images of {size}×{size}: {first_line(error)}", 2) from error
         raise Refused(
             f"--net {name}: its weights cannot be had ({first_line(error)}); leave out --pretrained or use --source"
         ) from error
-    if source and not run.classes:
-        last = head(model, classes)
-        report = load_into(model, load(source, sha256), partial=True)
-        if strange := [each for each in report.new if not each.startswith(f"{last}.")]:
+    usual = scale(model)
+    if run.classes:
+        return model, replace(images, **usual)
+    said = []
+    if wanted:
+        published = len(state[f"{last[0]}.weight"]) if state else model.pretrained_cfg.get("num_classes")
+        said += [f"last layer {', '.join(last)}: {kept(classes, images.classes)}"] if published == classes else []
+    if source:
+        found = read(source, sha256)
+        tensors, what = for_classes(found, model, last, images.classes)
+        report = load_into(model, tensors, partial=True)
+        if strange := [each for each in report.new if each.rpartition(".")[0] not in last]:
             raise Refused(f"--source is not a {name}: it lacks {', '.join(strange[:4])}", 4)
-        if run.rank == 0:
-            print(report)
-    return model, replace(images, **scale(model))
+        said += [str(report), *filter(None, [what])]
+        its = {"mean": found.mean or usual["mean"], "std": found.std or usual["std"]}
+        if its != usual:
+            said += [f"pictures are normalised as the source's were: mean {its['mean']}, std {its['std']}"]
+        usual = its
+    if run.rank == 0 and said:
+        print("\n".join(said))
+    return model, replace(images, **usual)
 
 
 def loss_for(run: Run, images: Images, class_weights: str, smoothing: float):
     """Cross-entropy, for labels or shares of classes; with a weight for each class if it is to be balanced.
 
     The weights are 1 on average over the training pictures, and a batch's loss is the mean over its pictures, not over its
-    weights as torch has it: so a batch's slices add up to the batch.
+    weights as torch has it: so a batch's slices add up to the batch. Each class in a mixed picture has its own weight.
     """
     plain = partial(F.cross_entropy, label_smoothing=smoothing) if smoothing else F.cross_entropy
     if class_weights == "none":
@@ -178,7 +194,11 @@ def loss_for(run: Run, images: Images, class_weights: str, smoothing: float):
     weights = (len(images.train) / there / counts.clamp(min=1)).to(run.accelerator.device)
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        return (plain(logits, labels, reduction="none") * (labels @ weights if labels.ndim > 1 else weights[labels])).mean()
+        if labels.ndim == 1:
+            return (plain(logits, labels, reduction="none") * weights[labels]).mean()
+        shares = labels * weights  # of a mixed picture's classes, each with its own weight
+        whole = shares.sum(1, keepdim=True)  # torch smooths labels that add up to 1
+        return (plain(logits, shares / whole, reduction="none") * whole[:, 0]).mean()
 
     return loss
 

@@ -26,7 +26,7 @@ from launch import Run, cli, sources, train
 from launch.checkpoint import weights, weights_sha256
 from launch.data import Images, crop_and_flip
 from launch.errors import Refused
-from launch.weights import load, load_into
+from launch.weights import Source, for_classes, load_into, read
 from nets.residual import CifarResNet
 from nets.transfer import MyNetPretrained, add_trainable, lock, trainable, unlock
 from nets.zoo import published_scale, weights_url
@@ -72,18 +72,18 @@ def main(
         images = replace(images, size=224, **published_scale(channels=3))
     images = replace(images, size=size or images.size)
     published = source or (weights_url("resnet18") if net == "MyNetPretrained" else "")
-    state = load(published, sha256) if published and mode != "scratch" else None
+    found = read(published, sha256) if published and mode != "scratch" else None
     torch.manual_seed(run.seed)
     if net == "MyNetPretrained":
-        model = MyNetPretrained(num_classes=2, state=state)
+        model = MyNetPretrained(num_classes=2, state=found.tensors if found else None)
         unlock(model)
     else:
         model = CifarResNet(20, num_classes=2)
-        if state:
-            begin_with(run, model, state)
+        if found:
+            begin_with(run, model, found)
     run.open(images, {"mode": mode})
     if net == "ResNet20" and mode != "scratch" and not source:
-        begin_with(run, model, task_a(run, source_epochs))
+        begin_with(run, model, Source(task_a(run, source_epochs), TASK_A))
     if mode in ("frozen", "gradual"):
         lock(model, *BODY[net])
     before = locked_digest(model)
@@ -107,13 +107,14 @@ def main(
         print(summary + (f"; locked tensors unchanged, sha256 {before[:16]}" if locked else ""))
 
 
-def begin_with(run: Run, model: CifarResNet, state: dict[str, torch.Tensor]) -> None:
-    """Copy `state` into the model except the last layer, whose classes differ. Raises Refused (4) for another net's weights."""
-    report = load_into(model, state, partial=True)
+def begin_with(run: Run, model: CifarResNet, source: Source) -> None:
+    """Copy the source into the model, the last layer if it knows the classes. Raises Refused (4) for another net's weights."""
+    tensors, said = for_classes(source, model, ("linear",), TASK_B)
+    report = load_into(model, tensors, partial=True)
     if missing := [name for name in report.new if not name.startswith("linear.")]:
         raise Refused(f"--source is not a ResNet-20: it lacks {', '.join(missing[:4])}", 4)
     if run.rank == 0:
-        print(report)
+        print("\n".join(filter(None, [str(report), said])))
 
 
 def task_a(run: Run, epochs: int) -> dict[str, torch.Tensor]:

@@ -12,6 +12,7 @@ from recipe_calls import one_run as one_run
 from safetensors.torch import save_file
 
 from launch import evaluate, sources
+from launch.checkpoint import weights_sha256, write_tensors
 from launch.data import crop_and_flip
 from launch.errors import Refused
 from launch.recipe import load
@@ -50,6 +51,15 @@ def test_densenet_takes_nesterovs_momentum(given):
     (call,) = given("cifar10", net="DenseNetBC", depth=10, momentum=0.0)
     assert not call.groups[0]["nesterov"]  # torch has none without momentum
     assert same(call.before, first_weights(1, lambda: DenseNetBC(10)))
+
+
+def test_weights_for_other_classes_are_not_measured(start, tmp_path):
+    state = first_weights(5, lambda: CifarResNet(20))
+    about = {"classes": [f"class {number}" for number in range(10)], "weights_sha256": weights_sha256(state)}
+    write_tensors(tmp_path / "w.safetensors", state, {"oneloop": json.dumps(about)})
+    with pytest.raises(Refused, match="--weights tell other classes apart: class 0, class 1") as refused:
+        load(ROOT / "recipes/cifar10.py").main(start(limit=64), weights=str(tmp_path / "w.safetensors"), epochs=0)
+    assert refused.value.code == 4
 
 
 def test_published_weights_are_begun_with_or_measured(given, start, tmp_path):

@@ -16,6 +16,7 @@ from training import at_step
 
 from launch import evaluate, sources, train
 from launch.data import EpochDraws, PictureFeed, cutmix, either, mixup, random_erasing, random_resized_crop, trivial_augment
+from launch.data.mix import soft_labels
 from launch.data.pictures import Reader
 from launch.errors import Refused
 from launch.pictures.rule import Rule, centred, read
@@ -344,6 +345,22 @@ def test_a_class_weighs_as_if_all_had_as_many_pictures(start, folder, recipe):
     weights = 14 / labels.bincount()
     torchs = [F.cross_entropy(logits[part], labels[part], weight=weights) for part in torch.arange(42).split(21)]
     assert not torch.allclose(sum(torchs) / 2, balanced(logits, labels))  # control
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_mixed_picture_weighs_by_the_classes_in_it(start, folder, recipe, smoothing):
+    """A net that knows nothing is as fair to a rare class as to a common one: the loss of one answer for all is least at 1/3."""
+    images = load(folder)
+    labels, constant = images.train.labels, torch.zeros(3, requires_grad=True)
+    balanced = recipe.loss_for(start(), images, "balanced", smoothing)
+    for shares in (labels, *(soft_labels(labels, labels.roll(1), torch.full((42,), share), 3) for share in (1.0, 0.7, 0.5))):
+        (slope,) = torch.autograd.grad(balanced(constant.expand(42, 3), shares), constant)
+        assert slope.abs().max() < 1e-6
+    own, other = (F.one_hot(labels.roll(by), 3).float() for by in (0, 1))
+    logits = torch.randn(42, 3)
+    apart = 0.7 * balanced(logits, own) + 0.3 * balanced(logits, other)  # each class's share has its own weight, smoothed or not
+    torch.testing.assert_close(balanced(logits, 0.7 * own + 0.3 * other), apart)
+    torch.testing.assert_close(balanced(logits, own), balanced(logits, labels))
 
 
 @pytest.fixture(scope="module")

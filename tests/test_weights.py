@@ -1,11 +1,15 @@
 """Weights from files and run folders into nets: what is right loads, and what is wrong is refused before it can do anything."""
 
+import argparse
 import collections
+import datetime
 import io
 import json
+import os
 import pickle
 import zipfile
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -22,6 +26,15 @@ from nets.residual import CifarResNet
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 
+def archive(*names) -> bytes:
+    """A zip archive of files with these names."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as packed:
+        for name in names:
+            packed.writestr(name, b"something")
+    return file.getvalue()
+
+
 class Headed(nn.Module):
     """A net whose head has any size, for partial loading."""
 
@@ -33,8 +46,8 @@ class Headed(nn.Module):
 # -------------------------------------------------------------------------------------------------------------------- files
 
 
-@pytest.mark.parametrize("key", [None, "state_dict", "model"])
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+@pytest.mark.parametrize("key", [None, "state_dict", "model", "model_state_dict", "net"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module.module."])
 def test_state_dicts_nested_and_prefixed(tensors, tmp_path, key, prefix):
     found = {prefix + name: tensor for name, tensor in tensors.items()}
     torch.save({key: found, "epoch": 3} if key else found, tmp_path / "w.pth")
@@ -111,12 +124,89 @@ def test_what_needs_unpickling_is_refused_and_never_runs(tmp_path, how):
     (saved({"a": torch.zeros(9)})[:-300], "cannot load weights|is not loaded"),
     (safetensors.torch.save({"a": torch.zeros(9)})[:-4], "damaged"),
     ((1 << 40).to_bytes(8, "little") + b'{"a":', "damaged"),
-    (b"<html>not found</html>", "is not loaded"),
-    (b"", "cannot load weights"),
+    (saved({"a": torch.tensor([0.0, float("-inf")])}), "a contains infinity"),
+    (safetensors.torch.save({"a": torch.tensor([1.0, float("inf")])}), "a contains infinity"),
+    (saved({"a": torch.tensor([1.0, float("inf")]).to(torch.float8_e5m2)}), "a contains infinity"),
+    (saved({"a": torch.zeros(1).expand(1 << 20, 1 << 20)}), "its tensors ask for 4,398,046,511,104"),
+    (saved({"a": torch.zeros(1 << 10).as_strided((1 << 20, 1 << 9), (0, 1))}), "its tensors ask for 2,147,483,648"),
+    (saved({"a": np.zeros(3)}), "'a', of type numpy.ndarray, is not a dense tensor"),
+    (saved(nn.Linear(1, 1)), r"it holds torch\.nn\.modules\.linear\.Linear, and unpickling that would run"),
+    (b"<html>not found</html>", "is a web page"),
+    (b"version https://git-lfs.github.com/spec/v1\noid", "is a pointer of Git LFS"),
+    (b'{"metadata": {}, "weight_map": {"a": "model-00001-of-00002.safetensors"}}', "is an index of weights in several files"),
+    (b'{"a": {"b": 1}}', "is JSON, not weights"),
+    (archive("a.npy"), r"is a zip archive, but not one of torch\.save: it has a\.npy"),
+    (archive("net/constants.pkl", "net/data.pkl"), "is a TorchScript program, which is not run"),
+    (b"", "is empty"),
 ])  # fmt: skip
 def test_files_without_weights_are_refused(tmp_path, content, match):
     (tmp_path / "w.pt").write_bytes(content)
     refusal(4, match, tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("how", [{}, {"_use_new_zipfile_serialization": False}])
+def test_what_lies_beside_weights_is_left_unread(tensors, tmp_path, how):
+    """As torchvision's references, timm's train.py, Lightning and torch's tutorials save checkpoints."""
+    net = Tiny()
+    net.fc(torch.zeros(1, 64)).sum().backward()
+    optimizer = torch.optim.AdamW(net.parameters())
+    optimizer.step()
+    beside = {"args": argparse.Namespace(lr=0.1, out=tmp_path), "best": np.float64(77), "when": datetime.datetime.now()}
+    beside |= {"optimizer": optimizer.state_dict(), "epoch": 3, "best_acc1": torch.tensor(77.0), "rng": torch.get_rng_state()}
+    beside |= {"history": np.zeros(3), "criterion": {"weight": torch.ones(5)}, "config": {"model": {"name": "tiny"}}}
+    for key in ("state_dict", "model", "net", "model_ema"):
+        (tmp_path / "w.pth").write_bytes(saved({key: tensors} | beside, **how))
+        assert same(load(tmp_path / "w.pth"), tensors)
+    (tmp_path / "w.pth").write_bytes(saved(torch.optim.swa_utils.AveragedModel(net).state_dict(), **how))
+    assert same(load(tmp_path / "w.pth"), net.state_dict())
+
+
+def test_which_of_several_sets_of_weights_is_meant_is_asked(tensors, tmp_path):
+    other = {f"module.{name}": tensor + 1 for name, tensor in tensors.items()} | {"module.n_averaged": torch.tensor(3)}
+    small = {name: tensor for name, tensor in tensors.items() if "fc" in name}
+    for found, named in (
+        ({"state_dict": tensors, "state_dict_ema": other}, r"\['state_dict'\], \['state_dict_ema'\]"),
+        ({"model": tensors, "model_ema": other, "epoch": 3}, r"\['model'\], \['model_ema'\]"),
+        ({"state_dict": tensors, "ema": {"decay": 0.9, "shadow": other}}, r"\['state_dict'\], \['ema'\]\['shadow'\]"),
+        ({"state_dict": tensors, "model": other}, r"\['state_dict'\], \['model'\]"),
+        (tensors | {"ema": other}, r"the file itself, \['ema'\]"),
+        ({"generator": tensors, "other": {f"d.{name}": each for name, each in tensors.items()}}, r"\['generator'\], \['other'\]"),
+    ):
+        (tmp_path / "w.pth").write_bytes(saved(found))
+        refusal(4, f"holds several sets of weights: .*{named}; save the one you mean", tmp_path / "w.pth")
+    round_ = {"state_dict": tensors, "same": tensors, "teacher": {f"t.{name}": tensor for name, tensor in small.items()}}
+    round_["again"] = round_
+    (tmp_path / "w.pth").write_bytes(saved(round_))
+    assert same(load(tmp_path / "w.pth"), tensors)
+
+
+def test_only_regular_files_are_opened(tensors, tmp_path):
+    """A pipe would be waited for, a device read until the memory is full."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path / "link", "/dev/zero"):
+        refusal(1, "only regular files are opened", path)
+    refusal(1, "only regular files are opened", (tmp_path / "pipe").as_uri(), "0" * 64)
+    refusal(1, "File name too long", "a" * 5000)
+    write_tensors(tmp_path / "model.safetensors", tensors, {"oneloop": "{}"})
+    os.mkfifo(tmp_path / "result.json")
+    assert same(load(tmp_path), tensors)
+
+
+def test_infinity_is_refused_however_weights_come(tensors, tmp_path):
+    broken = tensors | {"fc.bias": torch.tensor([0.0, float("inf"), 0.0])}
+    about = {"oneloop": json.dumps({"weights_sha256": weights_sha256(broken)})}
+    write_tensors(tmp_path / "model.safetensors", broken, about)
+    (tmp_path / "w.pt").write_bytes(saved({"state_dict": broken}))
+    for source in (tmp_path, tmp_path / "model.safetensors", tmp_path / "w.pt"):
+        refusal(4, "fc.bias contains infinity", source)
+    refusal(4, "fc.bias contains infinity", (tmp_path / "w.pt").as_uri(), sha256((tmp_path / "w.pt").read_bytes()))
+
+
+def test_a_folder_of_shards_is_called_so(tensors, tmp_path):
+    safetensors.torch.save_file(tensors, tmp_path / "model-00001-of-00001.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    refusal(4, r"weights in several files \(model\.safetensors\.index\.json\)", tmp_path)
 
 
 def test_compressed_archives_are_not_unpacked(tensors, tmp_path):
@@ -239,7 +329,7 @@ def test_partial_says_what_it_did():
 
 
 def test_partial_that_fits_nowhere_is_refused(tensors):
-    with pytest.raises(Refused, match="none of the 9 tensors fits CifarResNet"):
+    with pytest.raises(Refused, match=r"none of the 9 tensors \(other\.conv\.weight, .* and 5 more\) fits CifarResNet"):
         load_into(CifarResNet(20), {f"other.{name}": tensor for name, tensor in tensors.items()}, partial=True)
 
 

@@ -10,14 +10,12 @@ digests in their own file and in the run's result.json.
 Source  document 001, section 2.3 (weights from an address, from a file, from another saved model)
 """
 
-import io
 import json
-import pickle
+import math
 import re
 import urllib.request
-import warnings
-import zipfile
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import safetensors.torch
@@ -25,26 +23,39 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import weights_sha256
-from ..errors import Refused, first_line
+from ..errors import Refused, first_line, printable
 from .download import check_sha256, fetch, sha256_in_name, without_secrets
+from .saved import CONVERT, refuse_others, saved_by_torch, state_dict
 
-CONVERT = (
-    'if you trust its author, convert it where its classes can be imported: torch.save(model.state_dict(), "weights.pt"), '
-    "or safetensors.torch.save_model(model, ...)"
-)
+MOST_SHARED = 8  # times the bytes of a file that its tensors may have together: some share their numbers
+
+
+class Source(NamedTuple):
+    """Weights, and what is known of the training that they are from: nothing, unless `train` wrote the file."""
+
+    tensors: dict[str, Tensor]
+    classes: tuple[str, ...] = ()  # in the order of the last layer's outputs
+    mean: tuple[float, ...] = ()  # for each channel, with which images were normalised
+    std: tuple[float, ...] = ()
 
 
 def load(source: str | Path, sha256: str = "") -> dict[str, Tensor]:
     """The tensors in `source` by name, on the CPU: a file, a run folder, or an http, https or file URL.
 
-    A dictionary under "state_dict" or "model" is unpacked, and the prefixes `module.` (DistributedDataParallel) and `_orig_mod.`
-    (torch.compile) are removed. `sha256` is checked on every load, cached or not; its first 8 digits are enough. A URL needs it,
-    unless the file name ends in those digits, as torchvision's do.
+    A dictionary of tensors in a dictionary, as under "state_dict" or "model", is unpacked, and the prefixes `module.`
+    (DistributedDataParallel) and `_orig_mod.` (torch.compile) are removed. `sha256` is checked on every load, cached or not; its
+    first 8 digits are enough. A URL needs it, unless the file name ends in those digits, as torchvision's do.
 
     Every process of a job may call this: one downloads, the others wait.
 
-    Raises Refused: not available (1), invalid URL or sha256 (2), wrong bytes, no weights, or an object that needs unpickling (4).
+    Raises Refused: not available (1), invalid URL or sha256 (2), wrong bytes, no weights, several sets of them, numbers that are
+    not finite, or an object that needs unpickling (4).
     """
+    return read(source, sha256).tensors
+
+
+def read(source: str | Path, sha256: str = "") -> Source:
+    """What `load` gives, and what the file says beside. Raises as `load` does."""
     sha256 = sha256.lower()
     if sha256 and not re.fullmatch(r"[0-9a-f]{8,64}", sha256):
         raise Refused(f"{sha256!r} is not a valid sha256: give 8 to 64 of its hexadecimal digits", 2)
@@ -55,7 +66,7 @@ def load(source: str | Path, sha256: str = "") -> dict[str, Tensor]:
         raise Refused(f"{without_secrets(str(source))} is not a valid URL", 2) from error
     if address.scheme in ("http", "https"):
         where, content = fetch(address, sha256 or sha256_in_name(address))
-        return _tensors(content, where)
+        return _parsed(content, where)
     if address.scheme == "file":
         if address.netloc not in ("", "localhost"):
             raise Refused(f"{without_secrets(str(source))} is on another machine; a file URL starts with file:///", 2)
@@ -65,29 +76,35 @@ def load(source: str | Path, sha256: str = "") -> dict[str, Tensor]:
         raise Refused(f"{without_secrets(str(source))}: weights load from a file, a run folder, or an http, https or file URL", 2)
     else:
         path = Path(source).expanduser()
-    if path.is_dir():
-        path = _of_run(path)
     try:
+        if path.is_dir():
+            path = _of_run(path)
+        if path.exists() and not path.is_file():
+            raise Refused(f"cannot read weights from {path}: only regular files are opened, and it is a pipe, socket or device")
         content = path.read_bytes()
     except (OSError, ValueError) as error:
         raise Refused(f"cannot read weights from {path}: {getattr(error, 'strerror', None) or error}") from error
     if sha256:
         check_sha256(content, sha256, str(path), "get the right file, or pass this sha256 if the file is right")
-    tensors = _tensors(content, str(path))
-    _check_with_result(path, tensors)
-    return tensors
+    found = _parsed(content, str(path))
+    _check_with_result(path, found.tensors)
+    return found
 
 
 def _of_run(folder: Path) -> Path:
     for name in ("model.safetensors", "best.safetensors"):
         if (folder / name).is_file():
             return folder / name
+    if index := next(folder.glob("*.index.json"), None):
+        raise Refused(f"{folder} has weights in several files ({index.name}), which are not read: save them as one file", 4)
     raise Refused(f"{folder} has neither model.safetensors nor best.safetensors: not a run folder, or no weights saved yet", 4)
 
 
 def _check_with_result(path: Path, tensors: dict[str, Tensor]) -> None:
     """Compare with the sha256 that a finished run recorded, of its last and of its best weights."""
     result = path.with_name("result.json")
+    if not result.is_file():
+        return
     try:
         if path.name == "model.safetensors":
             recorded = json.loads(result.read_bytes()).get("weights_sha256")
@@ -95,74 +112,76 @@ def _check_with_result(path: Path, tensors: dict[str, Tensor]) -> None:
             recorded = json.loads(result.read_bytes()).get("best", {}).get("weights_sha256")
         else:
             return
-    except FileNotFoundError:
-        return
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise Refused(f"{result} is damaged ({first_line(error)}), so {path} cannot be checked", 4) from error
     if recorded and recorded != weights_sha256(tensors):
         raise Refused(f"{path} does not match the weights_sha256 in {result}: one of them is damaged or from another run", 4)
 
 
-def _tensors(content: bytes, where: str) -> dict[str, Tensor]:
-    """The state dict in the bytes of a file. The bytes tell the format, not the file's name."""
-    head = content[8:9]  # after 8 bytes of length, safetensors has JSON
-    found = _safetensors(content, where) if head == b"{" else _saved_by_torch(content, where)
-    for key in ("state_dict", "model"):
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
+def _parsed(content: bytes, where: str) -> Source:
+    """What is in the bytes of a file. The bytes tell the format, not the file's name."""
+    about: dict = {}
+    json_ = content.startswith((b"{", b"[")) and int.from_bytes(content[:8], "little") > len(content)
+    if content[8:9] == b"{" and not json_:  # after 8 bytes of length, safetensors has JSON
+        found, about = _safetensors(content, where)
+    else:
+        refuse_others(content, where)
+        found = state_dict(saved_by_torch(content, where), where)
     if not isinstance(found, dict) or not found:
         what = "an empty dict" if isinstance(found, dict) else f"an object of type {type(found).__name__}"
         raise Refused(f"{where} holds {what}, not a state dict; {CONVERT}", 4)
     for name, tensor in found.items():
         dense = isinstance(tensor, Tensor) and tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_meta)
-        if not dense:
-            what = f"{name!r}, of type {type(tensor).__name__}, is not a dense tensor"
+        if not dense or "float4" in str(tensor.dtype):  # torch cannot convert these
+            what = f"{printable(str(name))!r}, of type {type(tensor).__name__}, is not a dense tensor"
             raise Refused(f"{where} is not a state dict: {what}; {CONVERT}", 4)
         if not isinstance(name, str):
             raise Refused(f"{where} is not a state dict: key {name!r} is not a string; {CONVERT}", 4)
-        if tensor.is_floating_point() and tensor.isnan().any():
-            raise Refused(f"{where}: {name} contains NaN; these weights cannot be used", 4)
-    return _without_prefixes(found)
+    claimed = sum(tensor.nbytes for tensor in found.values())
+    if claimed > MOST_SHARED * len(content):  # strides of 0 can ask for any amount of memory
+        few = f"{len(content):,} bytes, its tensors ask for {claimed:,}"
+        raise Refused(f"{where} has {few}: damaged, or expanded views; save copies of them: tensor.clone()", 4)
+    for name, tensor in found.items():
+        if tensor.is_floating_point() or tensor.is_complex():
+            numbers = tensor if tensor.itemsize > 1 else tensor.float()  # of 8 bits, not all kinds have isfinite
+            if not numbers.isfinite().all():
+                what = "NaN" if numbers.isnan().any() else "infinity"
+                raise Refused(f"{where}: {printable(name)} contains {what}; these weights cannot be used", 4)
+    return Source(_without_prefixes(found), **_known(about))
 
 
-def _safetensors(content: bytes, where: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, checked against the digest in its metadata if `train` wrote one there."""
+def _known(about: dict) -> dict[str, tuple]:
+    """The classes, and the mean and std of 3 channels, in a file's description, as far as they can be true."""
+
+    def listed(name: str, kinds: tuple[type, ...]) -> tuple:
+        values = about.get(name)
+        return tuple(values) if isinstance(values, list) and all(type(value) in kinds for value in values) else ()
+
+    classes, mean, std = listed("classes", (str,)), listed("mean", (int, float)), listed("std", (int, float))
+    scaled = len(mean) == len(std) == 3 and all(map(math.isfinite, mean)) and all(0 < value < math.inf for value in std)
+    return {"classes": classes if len(set(classes)) == len(classes) else ()} | ({"mean": mean, "std": std} if scaled else {})
+
+
+def _safetensors(content: bytes, where: str) -> tuple[dict[str, Tensor], dict]:
+    """The tensors of a safetensors file, checked against the digest in its metadata if `train` wrote one there, and these."""
     try:
         tensors = safetensors.torch.load(content)
         about = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {}).get("oneloop")
-        recorded = json.loads(about).get("weights_sha256") if about else None
+        about = json.loads(about) if about else {}
+        recorded = about.get("weights_sha256")
         differ = recorded and recorded != weights_sha256(tensors)
     except Exception as error:  # a broken header raises many kinds
         raise Refused(f"{where} is damaged: {first_line(error)}", 4) from error
     if differ:
         raise Refused(f"{where} is damaged: its tensors do not match the digest saved with them", 4)
-    return tensors
-
-
-def _saved_by_torch(content: bytes, where: str) -> object:
-    file = io.BytesIO(content)
-    try:
-        if zipfile.is_zipfile(file) and sum(entry.file_size for entry in zipfile.ZipFile(file).infolist()) > len(content):
-            raise Refused(f"{where} is compressed, which torch's files never are: unpacking it could exhaust memory", 4)
-        file.seek(0)
-        with warnings.catch_warnings():  # torch warns about files that it then loads, or rejects with an error
-            warnings.simplefilter("ignore")
-            # Tensors, numbers, strings and containers only: anything else in the file raises instead of being called.
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise Refused(
-            f"{where} is not loaded: it is damaged, or holds more than a state dict, such as a whole model. Unpickling that "
-            f"would run whatever code its author put in; {CONVERT}",
-            4,
-        ) from error
-    except Refused:
-        raise
-    except Exception as error:  # torch's reader raises a dozen kinds for broken files
-        raise Refused(f"cannot load weights from {where}: {first_line(error)}", 4) from error
+    return tensors, about
 
 
 def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     tensors = {re.sub(r"(^|\.)_orig_mod\.", r"\1", name): tensor for name, tensor in tensors.items()}
+    averaged = {name: tensor for name, tensor in tensors.items() if name != "n_averaged"}  # torch's AveragedModel counts there
+    if averaged and all(name.startswith("module.") for name in averaged):
+        tensors = averaged
     while all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     return tensors

@@ -1,11 +1,13 @@
 """Loaded weights into a net: all of them, or those that fit, with a report of what happened."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from ..checkpoint import load_weights, weights
-from ..errors import Refused
+from ..errors import Refused, printable
+from .files import Source
 
 
 class Report(NamedTuple):
@@ -50,9 +52,45 @@ def load_into(net: nn.Module, tensors: dict[str, Tensor], partial: bool = False)
         differences = [f"{name} ({reason})" for name, reason in dropped[:4]] + ([f"missing: {_some(missing)}"] if missing else [])
         raise Refused(f"the weights do not fit {type(net).__name__}: {'; '.join(differences)}", 4)
     if not [name for name in matched if not _is_counter(name)]:
-        raise Refused(f"none of the {len(tensors)} tensors fits {type(net).__name__}, which has {_some(list(own))}", 4)
+        theirs = f"none of the {len(tensors)} tensors ({_some(list(tensors))})"
+        raise Refused(f"{theirs} fits {type(net).__name__}, which has {_some(list(own))}", 4)
     load_weights(net, own | {name: tensors[name] for name in matched})
     return report
+
+
+def for_classes(source: Source, net: nn.Module, layers: Sequence[str], classes: Sequence[str]) -> tuple[dict[str, Tensor], str]:
+    """The tensors of `source` for a net whose last `layers` tell `classes` apart, and a line that says what these get.
+
+    Their rows are taken by the names of the classes, if the source knows all of them; else the layers are left out, and stay new
+    in the net. Those of a source that names no classes are taken if they have as many outputs. An empty line: see `load_into`'s.
+    """
+    own, last = weights(net), ", ".join(layers)
+    theirs = {name: tensor for name, tensor in source.tensors.items() if name.rpartition(".")[0] in layers}
+    as_it_is = not source.classes or source.classes == (*classes,)
+    if not as_it_is:
+        known = all(tensor.shape[:1] == (len(source.classes),) for tensor in theirs.values())
+        if not (known and {*classes} <= {*source.classes}):
+            others = {name: tensor for name, tensor in source.tensors.items() if name not in theirs}
+            return others, f"last layer {last}: new, because the source tells other classes apart ({_names(source.classes)})"
+        rows = [source.classes.index(name) for name in classes]
+        theirs = {name: tensor[rows] for name, tensor in theirs.items()}
+    if not theirs or any(name not in own or own[name].shape != tensor.shape for name, tensor in theirs.items()):
+        return source.tensors, ""
+    if not as_it_is:
+        return source.tensors | theirs, f"last layer {last}: the source's, its rows by the names of the classes"
+    if source.classes:
+        return source.tensors, f"last layer {last}: the source's, which tells the same classes apart"
+    return source.tensors, f"last layer {last}: {kept(len(classes), classes)}"
+
+
+def kept(count: int, classes: Sequence[str]) -> str:
+    """What is said of a last layer of `count` outputs whose classes nobody knows."""
+    order = f"they have to be {_names(classes)}, in this order"
+    return f"kept, but the weights do not say what its {count} classes are: {order}; weights without this layer give a new one"
+
+
+def _names(classes: Sequence[str]) -> str:
+    return printable(_some([*classes]))[:200]
 
 
 def _is_counter(name: str) -> bool:

@@ -73,7 +73,7 @@ def test_each_row_is_a_picture_of_its_own(said, tmp_path, binary):
 
 
 def test_control_other_rows_are_other_pictures(tmp_path):
-    table = write_table(tmp_path / "cats.parquet", IMAGES[::-1], ["x"] * 12)
+    table = write_table(tmp_path / "cats.parquet", IMAGES[::-1], ["x", "y"] * 6)
     assert contents(surveyed(table)) == {f"cats.parquet#{number}": content for number, content in enumerate(IMAGES[::-1])}
 
 
@@ -112,8 +112,11 @@ def test_shards_of_train_alone_are_split_by_content_as_a_folder_is(oneloop, said
     images = [jpeg(number) for number in range(60)]
     for shard in (0, 1):
         part = images[30 * shard : 30 * (shard + 1)]
-        write_table(tmp_path / f"set/data/train-0000{shard}-of-00002.parquet", part, ["x"] * 30)
+        write_table(tmp_path / f"set/data/train-0000{shard}-of-00002.parquet", part, ["x"] * 29 + ["y"])
     write_photos(tmp_path / "files", {"x": 60})
+    (tmp_path / "files/y").mkdir()
+    for number in (29, 59):
+        (tmp_path / f"files/x/{number:04}.jpg").rename(tmp_path / f"files/y/{number:04}.jpg")
     sides = []
     for place in ("set", "files"):
         assert oneloop("data", tmp_path / place, "--write-split", tmp_path / "split.csv")[0] == 0
@@ -148,7 +151,7 @@ def test_bad_rows_are_named_and_a_pipe_is_not_waited_for(oneloop, said, tmp_path
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "beside.jpg").write_bytes(IMAGES[0])
     rows = [IMAGES[1], None, b"", b"no picture", (None, "gone.jpg"), (None, "pipe.jpg"), (None, "beside.jpg")]
-    table = write_table(tmp_path / "a.parquet", rows, ["x"] * 7)
+    table = write_table(tmp_path / "a.parquet", rows, ["x"] * 6 + ["y"])
     assert {each["path"]: each["reason"] for each in said(table)["bad"]} == {
         "a.parquet#1": "no picture in this row",
         "a.parquet#2": "empty file: 0 bytes",
@@ -202,7 +205,7 @@ def test_files_that_do_not_belong_together_are_one_line(oneloop, tmp_path):
 
 
 def test_a_table_is_rewritten_once_and_again_when_it_changes(oneloop, said, cache, tmp_path):
-    table = write_table(tmp_path / "a.parquet", IMAGES[:6], ["x"] * 6)
+    table = write_table(tmp_path / "a.parquet", IMAGES[:6], ["x", "y"] * 3)
     first = said(table)
     (written,) = cache.glob("rows-*/*")
     before = written.stat()
@@ -213,7 +216,7 @@ def test_a_table_is_rewritten_once_and_again_when_it_changes(oneloop, said, cach
     assert written.stat() == before
     assert "0 rows opened, 6 known from before (checked: the size of each and the time of its table" in oneloop("data", table)[1]
     written.with_suffix(".123.tmp").touch()  # as a kill leaves it
-    write_table(table, IMAGES[6:], ["x"] * 6)  # control: another table of this name
+    write_table(table, IMAGES[6:], ["x", "y"] * 3)  # control: another table of this name
     assert said(table)["examined"]["opened"] == 6
     assert contents(surveyed(table)) == {f"a.parquet#{number}": content for number, content in enumerate(IMAGES[6:])}
     assert [*cache.glob("rows-*/*")] != [written]
@@ -232,7 +235,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(oneloop, cache,
             raise OSError(28, "No space left on device")
         write(self, batch)
 
-    table = write_table(tmp_path / "a.parquet", IMAGES, ["x"] * 12)
+    table = write_table(tmp_path / "a.parquet", IMAGES, ["x", "y"] * 6)
     with monkeypatch.context() as patch:
         patch.setattr(pyarrow.ipc.RecordBatchStreamWriter, "write_batch", full)
         code, _, error = oneloop("data", table)
@@ -244,7 +247,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(oneloop, cache,
 def test_memory_does_not_hold_the_pictures(tmp_path):
     """A table of 60 MB costs a few: what is listed and known of each picture, not its content."""
     big = [jpeg(number, width=24) + bytes(3_000_000) for number in range(20)]
-    table = write_table(tmp_path / "a.parquet", big, ["x"] * 20)
+    table = write_table(tmp_path / "a.parquet", big, ["x", "y"] * 10)
     code = (
         "import re, sys; from launch.commands import main\n"
         "def own(): return int(re.search(r'RssAnon:\\s+(\\d+)', open('/proc/self/status').read())[1]) // 1000\n"
@@ -312,7 +315,7 @@ def test_any_image_data_set_of_the_hub(tmp_path):
     """Several configurations; only train; files instead of tables; a test without labels, a split of another name; none."""
     place = tmp_path / "hub/me"
     for config in "ab":
-        write_table(place / f"two/{config}/train-00000-of-00001.parquet", IMAGES, [config] * 12)
+        write_table(place / f"two/{config}/train-00000-of-00001.parquet", IMAGES, [config, "c"] * 6)
     configs = [f"- config_name: {each}\n  data_files:\n  - split: train\n    path: {each}/train-*\n" for each in "ab"]
     (place / "two/README.md").write_text(f"---\nconfigs:\n{''.join(configs)}---\n")
     write_photos(place / "files", {"train/cat": 3, "train/dog": 2, "test/cat": 1, "test/dog": 1})
@@ -328,7 +331,7 @@ def test_any_image_data_set_of_the_hub(tmp_path):
         unnamed, wrong, two, files, odd, nothing = ask(tmp_path, address, *names)
     assert unnamed == (2, None, "me/two has several configurations: choose one of a, b, as me/two:a\n")
     assert wrong == (2, None, "me/two has no configuration 'c': choose one of a, b, as me/two:a\n")
-    assert counts(two[1]) == {"b": (12,)}
+    assert counts(two[1]) == {"b": (6,), "c": (6,)}
     assert min(two[1]["splits"].values()) > 0
     assert counts(files[1], *SPLITS) == {"cat": (3, 0, 1), "dog": (2, 0, 1)}
     assert (counts(odd[1], *SPLITS), odd[1]["ignored"]) == (
@@ -348,6 +351,6 @@ def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path, cache):
 
 
 def test_a_folder_here_is_not_looked_for_on_the_hub(said, tmp_path, monkeypatch):
-    write_photos(tmp_path / "me/fruit", {"pear": 2})
+    write_photos(tmp_path / "me/fruit", {"pear": 2, "fig": 1})
     monkeypatch.chdir(tmp_path)
     assert said("me/fruit")["source"] == str(tmp_path / "me/fruit")

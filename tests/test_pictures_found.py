@@ -35,8 +35,8 @@ def test_splits_that_exist_are_used(said, tmp_path, validation):
 
 
 def test_a_split_that_lacks_a_side_is_used_as_it_is_and_said(oneloop, said, tmp_path):
-    place = write_photos(tmp_path, {"train/cat": 3, "val/cat": 2})
-    assert counts(said(place), *SPLITS) == {"cat": (3, 2, 0)}
+    place = write_photos(tmp_path, {"train/cat": 2, "train/dog": 1, "val/cat": 2})
+    assert counts(said(place), *SPLITS) == {"cat": (2, 2, 0), "dog": (1, 0, 0)}
     assert "\nno test pictures\n" in oneloop("data", place)[1]
     write_photos(place, {"test/cat": 1}, start=50)
     assert "\nno test pictures\n" not in oneloop("data", place)[1]
@@ -83,13 +83,14 @@ def test_any_names_and_links_in_a_circle(said, tmp_path):
 
 
 def test_what_is_not_a_picture_is_counted_by_kind(said, tmp_path):
-    place = write_photos(tmp_path, {"train/cat": 1, "test/cat": 1, "train": 2, "unlabelled": 1, "train/.thumbs": 3}, start=1)
+    places = {"train/cat": 1, "test/cat": 1, "test/cow": 1, "train": 2, "unlabelled": 1, "train/.thumbs": 3}
+    place = write_photos(tmp_path, places, start=1)
     for name in ("train/cat/a.txt", "train/cat/b.TXT", "train/cat/README", "test/cat/.DS_Store", "labels.csv"):
         (place / name).write_text("no picture")
     (place / "train/dog").mkdir()
     (place / "train/__MACOSX").mkdir()
     found = said(place)
-    assert counts(found) == {"cat": (2,)}
+    assert counts(found) == {"cat": (2,), "cow": (1,)}
     assert found["ignored"] == {
         ".txt": 2, "no extension": 1, "hidden": 3, ".csv": 1, "pictures outside a class folder": 2,
         "pictures outside test/ train/": 1, "class folders without pictures": 1,
@@ -182,3 +183,78 @@ def test_a_path_without_pictures_is_one_line(oneloop, tmp_path):
         got, out, error = oneloop("data", tmp_path / name)
         assert (got, out, error.count("\n")) == (code, "", 1)
         assert message in error
+
+
+# ------------------------------------------------------------------------------------------------ folders that are no classes
+
+
+def written(place, files: str):
+    """Pictures at `files`, as in "train/cat train/dog test": one in each folder, two where it is a class."""
+    return write_photos(place, {each: 2 for each in files.split()})
+
+
+@pytest.mark.parametrize(
+    ("files", "why", "right"),
+    [
+        ("train/cat train/dog test", "test, train would be classes and are called like", "train' (classes cat, dog)"),
+        ("TRAIN/cat TRAIN/dog val", "TRAIN, val would be", "TRAIN' (classes cat, dog)"),
+        ("train/cat train/dog extra", "train would be a class and is called like", "train' (classes cat, dog)"),
+        ("train test", "test, train would be", ""),
+        ("cat dog test", "test would be a class", ""),
+        ("data/train/cat data/train/dog", "one class, data", "data' (classes cat, dog)"),
+        ("data/train/cat data/train/dog data/test", "one class, data", "data/train' (classes cat, dog)"),
+        ("a/b/train/cat a/b/train/dog a/b/val/cat", "one class, a", "a/b' (classes cat, dog; split train, val)"),
+        ("flowers/rose flowers/tulip", "one class, flowers", "flowers' (classes rose, tulip)"),
+        ("training_set/cat training_set/dog test_set/cat test_set/dog", "would be classes", "training_set' (classes cat, dog)"),
+        ("train2017/cat train2017/dog val2017/cat", "would be classes", "train2017' (classes cat, dog)"),
+        ("seg_train/seg_train/cat seg_train/seg_train/dog seg_test/seg_test/cat seg_pred/seg_pred", "classes", "seg_train/seg_train'"),  # noqa: E501
+        ("trainImages/cat trainImages/dog TestImages/cat", "would be classes", "trainImages' (classes cat, dog)"),
+        ("train/cat train/dog dev/cat dev/dog", "dev, train would be classes", "train' (classes cat, dog) or one of 1 more"),
+        ("cats-train/a cats-train/b cats-holdout/a", "cats-holdout, cats-train would be", "cats-train' (classes a, b)"),
+        ("train/train/cat train/train/dog test/test", "test, train would be", "train' (classes cat, dog)"),
+        ("photo/cat photo/dog sketch/cat sketch/dog", "same folders, cat, dog: which", "photo' (classes cat, dog)"),
+        ("amazon/images/cup amazon/images/pen dslr/images/cup dslr/images/pen", "same folders, cup, pen", "amazon/images'"),
+        ("cat/train cat/test dog/train dog/test", "cat would have a split inside, test, train", ""),
+    ],
+)  # fmt: skip
+def test_folders_that_may_be_no_classes_are_refused_with_what_is_right(oneloop, tmp_path, files, why, right):
+    place = written(tmp_path / "my set", files)
+    code, out, error = oneloop("data", place)
+    assert (code, out, error.count("\n")) == (4, "", 1)
+    assert error.startswith(f"{place}: ")
+    assert why in error
+    if not right:
+        assert "put the pictures of each class into a folder of its own" in error
+        return
+    assert f"--data '{place}/{right}" in error
+    named = error.partition("--data '")[2].partition("'")[0]
+    assert oneloop("data", named)[0] == 0  # what is advised is accepted
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        "car plane train", "car/a car/b train/c train/d", "car bullet_train train_station test_tube", "valid invalid",
+        "tester trainer", "cat/images dog/images", "cat/2023 dog/2024", "cat/front cat dog/front dog", "__none__ cat",
+        "train/car train/train test/car test/train", "train/cat train/dog val/cat val/dog test", "set1 set2", "data images",
+    ],
+)  # fmt: skip
+def test_control_classes_with_names_like_those_are_classes(said, tmp_path, files):
+    split = files.startswith("train/")
+    wanted = {each.split("/")[split] for each in files.split() if "/" in each or not split}
+    assert {*said(written(tmp_path, files))["classes"]} == wanted
+
+
+def test_a_table_beside_the_pictures_is_named(oneloop, tmp_path):
+    place = written(tmp_path, "train test")
+    for name in ("train", "test"):
+        (place / f"{name}/metadata.csv").write_text("file_name,label\n0000.jpg,x\n0001.jpg,y\n")
+    assert f"if a table says the classes, name it: --data {place}/train/metadata.csv" in oneloop("data", place)[2]
+    assert oneloop("data", place / "train/metadata.csv")[0] == 0
+
+
+def test_a_table_of_one_class_is_refused(oneloop, tmp_path):
+    write_photos(tmp_path, {"": 2})
+    (tmp_path / "table.csv").write_text("path,label\n0000.jpg,x\n0001.jpg,x\n")
+    said = f"{tmp_path}/table.csv: one class, x; a net tells at least two apart\n"
+    assert oneloop("data", tmp_path / "table.csv") == (4, "", said)

@@ -9,7 +9,7 @@ The class is the first folder; what is below it belongs to it, in folders or not
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from io import BufferedReader, BytesIO
 from pathlib import Path
@@ -98,7 +98,7 @@ def class_folders(folder: Path, found: list[tuple[Entry, list[str]]]) -> Listing
             ignored[suffix or "no extension" if entry.kind == "file" else entry.kind] += 1
     if not files:
         raise Refused(f"{folder}: no pictures in it{_listed(ignored)}; name a folder with a folder for each class, or a table")
-    splits = _splits({parts[0] for _, parts in files if len(parts) > 2}, {parts[0] for _, parts in files})
+    splits = splits_of([parts for _, parts in files])
     pictures = []
     for entry, parts in files:
         if splits and parts[0] not in splits:
@@ -118,12 +118,13 @@ def class_folders(folder: Path, found: list[tuple[Entry, list[str]]]) -> Listing
     return Listing(folder, folder, pictures, +ignored)
 
 
-def _splits(above: set[str], top: set[str]) -> dict[str, str]:
-    """What the top folders are called -> the split they are; empty if they are classes.
+def splits_of(pictures: Sequence[Sequence[str]]) -> dict[str, str]:
+    """What the top folders are called -> the split they are; empty if they are classes. `pictures` are the parts of paths.
 
-    `top` are those with pictures, `above` those with pictures in folders below. They are splits if train/ has another beside
-    it, in which there are class folders, too; train/ alone has to be split like any other folder.
+    They are splits if train/ has another beside it, in which there are class folders, too; train/ alone has to be split like any
+    other folder.
     """
+    above, top = {parts[0] for parts in pictures if len(parts) > 2}, {parts[0] for parts in pictures}
     found = {name: SPLITS[name.casefold()] for name in sorted(above) if name.casefold() in SPLITS}
     if "train" in found.values() and len({*found.values()}) > 1:
         return found

@@ -50,6 +50,15 @@ def read(table: Path, columns: Mapping[str, str]) -> Listing:
     return Listing(table, table.parent, pictures)
 
 
+def names_pictures(table: Path) -> bool:
+    """Whether it seems to be a table of pictures and their labels."""
+    try:
+        head, _ = _columns(table)
+        return all(guess(what, head) for what in ("image", "label"))
+    except Refused:
+        return False
+
+
 def rows(table: Path) -> list[dict[str, str]]:
     """The rows of a table as text. Raises Refused (1)."""
     head, values = _columns(table)

@@ -2,13 +2,13 @@
 
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import Refused, first_line
-from . import hub, parquet, path_table, split
+from . import doubt, hub, parquet, path_table, split
 from .examine import examine
 from .index import Facts
 from .listing import Listing, Picture, class_folders, entries, is_picture
@@ -52,15 +52,22 @@ def located(path: Path) -> Path:
 
 
 def survey(
-    path: Path, columns: Mapping[str, str], split_file: Path | None, validation: float, test: float, bar: "Progress"
+    path: Path,
+    columns: Mapping[str, str],
+    split_file: Path | None,
+    validation: float,
+    test: float,
+    bar: "Progress",
+    known: Collection[str] = (),
 ) -> Survey:
     """List, examine and split what is at `path`, a folder, a table or owner/name of the hub; `columns` as in path_table.read.
 
     Splits are those of `split_file`, else those that the folder or table has, else made by content with the fractions
-    `validation` and `test`. Raises Refused.
+    `validation` and `test`. `known` are classes that need not be doubted, those of a trained net. Raises Refused.
     """
     path = located(path)
     listing = _listing(path, columns, bar)
+    doubt.refuse(listing, known)
     facts, opened = examine(listing, bar)
     good = [each for each in listing.pictures if not facts[each.path].problem]
     if split_file:

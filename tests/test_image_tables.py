@@ -131,10 +131,10 @@ def test_a_split_column_and_named_columns(said, cache, tmp_path):
     table = write_table(tmp_path / "train.parquet", IMAGES, ["x", "y"] * 6, **more)
     assert counts(said(table), *SPLITS) == {"x": (2, 2, 2), "y": (2, 2, 2)}
     (written,) = cache.glob("rows-*/*")
-    assert list(said(table, "--label-column", "kind")["classes"]) == ["p", "q"]
+    assert list(said(table, "--columns", "label=kind")["classes"]) == ["p", "q"]
     assert written.exists()  # another process may be about to open it
     table.rename(tmp_path / "a.parquet")
-    assert list(said(tmp_path / "a.parquet", "--image-column", "img", "--label-column", "subset")["classes"]) == [
+    assert list(said(tmp_path / "a.parquet", "--columns", "image=img", "label=subset")["classes"]) == [
         "test", "train", "val",
     ]  # fmt: skip
 
@@ -144,7 +144,7 @@ def test_a_table_of_paths_may_have_thumbnails(said, tmp_path):
     paths = {"path": ["0050.jpg", "0051.jpg"]}
     table = write_table(tmp_path / "table.parquet", IMAGES[:2], ["x", "y"], binary=True, **paths)
     assert contents(surveyed(table)).keys() == {"table.parquet#0", "table.parquet#1"}
-    assert said(table, "--image-column", "path")["unit"] == "file"
+    assert said(table, "--columns", "image=path")["unit"] == "file"
 
 
 def test_bad_rows_are_named_and_a_pipe_is_not_waited_for(oneloop, said, tmp_path):
@@ -162,12 +162,60 @@ def test_bad_rows_are_named_and_a_pipe_is_not_waited_for(oneloop, said, tmp_path
     assert oneloop("data", table)[2] == f"{table}: 5 bad rows; repair or remove them\n"
 
 
+def test_images_may_be_views_or_dictionaries_and_a_path_may_be_a_number(said, tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    binary = pyarrow.array(IMAGES, pyarrow.binary())
+    kind = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.int64()})
+    numbered = pyarrow.array([{"bytes": each, "path": number} for number, each in enumerate(IMAGES[:-1])] + [{"path": 7}], kind)
+    columns = {"view": binary.cast(pyarrow.binary_view()), "dictionary": binary.dictionary_encode(), "number": numbered}
+    for name, images in columns.items():
+        table = tmp_path / f"{name}.parquet"
+        pyarrow.parquet.write_table(pyarrow.table({"img": images, "label": ["x", "y"] * 6}), table)
+        found = said(table)
+        assert found["unit"] == "row"
+        if name != "number":
+            assert contents(surveyed(table)) == {f"{name}.parquet#{number}": content for number, content in enumerate(IMAGES)}
+        else:
+            assert (found["pictures"], found["bad"][0]["reason"]) == (11, "no picture in this row")
+
+
+def test_columns_with_the_same_name_and_several_labels_are_one_line(oneloop, tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    (tmp_path / "a.jpg").write_bytes(IMAGES[0])
+    bytes_, paths, labels = pyarrow.array(IMAGES[:2]), pyarrow.array(["a.jpg", "b.jpg"]), pyarrow.array(["x", "y"])
+    lists = pyarrow.array([["x"], ["x", "y"]])
+    for arrays, names, message in (
+        ([bytes_, labels, labels], ["img", "label", "label"], "several columns are called 'label'; rename all but one"),
+        ([paths, labels, labels], ["path", "label", "label"], "2 columns are called 'label'; rename all but one"),
+        ([bytes_, lists], ["img", "label"], "labels are whole numbers or text, one for each picture"),
+        ([paths, lists], ["path", "label"], "several labels, it seems; a picture has one here"),
+    ):
+        pyarrow.parquet.write_table(pyarrow.table(arrays, names=names), tmp_path / "a.parquet")
+        code, out, error = oneloop("data", tmp_path / "a.parquet")
+        assert (code, out, error.count("\n")) == (4, "", 1)
+        assert message in error
+
+
+def test_labels_of_rows_that_say_the_same_are_one_class(said, tmp_path):
+    table = write_table(tmp_path / "a.parquet", IMAGES[:4], ["cat", "cat ", "dog", "dog"])
+    assert (counts(said(table)), said(table)["notes"]) == (
+        {"cat": (2,), "dog": (2,)},
+        ["blanks at the ends of labels are left out, as in a.parquet row 1: 'cat '"],
+    )
+    table = write_table(tmp_path / "b.parquet", IMAGES[:4], [0, 1, 1, 2], ("cat", "dog", "dog "))
+    assert counts(said(table)) == {"cat": (1,), "dog": (3,)}
+
+
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        ({"mask": IMAGES}, 2, "which column is the image? Name it with --image-column; it has img, mask"),
-        ({"label": None}, 2, "which column is the label? Name it with --label-column; it has no other than images"),
-        ({"label": None, "text": ["t"] * 12}, 2, "which column is the label? Name it with --label-column; it has text"),
+        ({"mask": IMAGES}, 2, "which column is the image? Name it with --columns image=NAME; it has img, mask"),
+        ({"label": None}, 2, "which column is the label? Name it with --columns label=NAME; it has no other than images"),
+        ({"label": None, "text": ["t"] * 12}, 2, "which column is the label? Name it with --columns label=NAME; it has text"),
         ({"label": [0.5] * 12}, 4, "the column 'label' is double; labels are whole numbers or text"),
         ({"label": ["x"] * 11 + [None]}, 4, "a.parquet row 11 has no label (column 'label'); remove the row"),
         ({"label": [0] * 11 + [7], "names": ("x", "y")}, 4, "a.parquet has the label 7 (column 'label'); labels are 0 to 1"),
@@ -189,8 +237,9 @@ def test_a_wrong_table_is_one_line(oneloop, tmp_path, options, code, message):
 
 def test_a_column_that_is_not_there_is_one_line(oneloop, tmp_path):
     table = write_table(tmp_path / "a.parquet", IMAGES, ["x"] * 12)
-    for flag in ("--image-column", "--label-column", "--split-column"):
-        assert oneloop("data", table, flag, "brid")[::2] == (2, f"{table}: no column 'brid'; its columns are img, label\n")
+    for what in ("image", "label", "split"):
+        said = f"{table}: no column 'brid'; its columns are img, label\n"
+        assert oneloop("data", table, "--columns", f"{what}=brid")[::2] == (2, said)
 
 
 def test_files_that_do_not_belong_together_are_one_line(oneloop, tmp_path):

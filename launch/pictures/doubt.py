@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..errors import Refused
 from . import path_table
+from .labels import shown
 from .listing import Listing, splits_of
 
 PARTS = {  # of a split: how they are called, also as train2017, seg_train, TrainImages, test_set
@@ -38,7 +39,7 @@ def refuse(listing: Listing, known: Collection[str] = ()) -> None:
             raise Refused(f"{listing.source}: {_one(classes[0])}", 4)
         return
     pictures = [picture.path.split(os.sep) for picture in listing.pictures]
-    if why := _doubt(pictures):
+    if why := _doubt(pictures) or (_one(classes[0]) if len(classes) == 1 else ""):
         raise Refused(f"{listing.source}: {why}; {_way_out(listing.source, pictures)}", 4)
 
 
@@ -60,7 +61,7 @@ def _doubt(pictures: Sequence[Sequence[str]]) -> str:
         return f"{_named(like)} would be {are} called like a part of a split"
     for name, folders in inside.items():
         if len({PARTS[each.casefold()] for each in folders if each.casefold() in PARTS}) > 1:
-            return f"the class {_cut(name)} would have a split inside, {_named(folders)}; a split has its classes inside"
+            return f"the class {shown(name)} would have a split inside, {_named(folders)}; a split has its classes inside"
     if len({frozenset(folders) for folders in inside.values()}) == 1 and len(next(iter(inside.values()))) == 1:
         inside = {name: {each[1] if each[2:] else "" for each in rest} for name, rest in below.items()}  # amazon/images/bike
     common, union = set.intersection(*inside.values()), set.union(*inside.values())
@@ -70,7 +71,7 @@ def _doubt(pictures: Sequence[Sequence[str]]) -> str:
 
 
 def _one(name: str) -> str:
-    return f"one class, {_cut(name)}; a net tells at least two apart"
+    return f"one class, {shown(name)}; a net tells at least two apart"
 
 
 def _called_like_parts(inside: Mapping[str, set[str]]) -> list[str]:
@@ -137,8 +138,4 @@ def _found(pictures: Sequence[Sequence[str]]) -> str:
 
 def _named(names: Collection[str]) -> str:
     ordered = sorted(names)
-    return ", ".join(map(_cut, ordered[:SHOWN])) + f" and {len(ordered) - SHOWN} more" * (len(ordered) > SHOWN)
-
-
-def _cut(name: str) -> str:
-    return name if len(name) <= 40 else f"{name[:39]}…"
+    return ", ".join(map(shown, ordered[:SHOWN])) + f" and {len(ordered) - SHOWN} more" * (len(ordered) > SHOWN)

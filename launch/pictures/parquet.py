@@ -116,12 +116,14 @@ def _batches(file: Path, columns: Sequence[str]) -> Iterator["pyarrow.RecordBatc
 
     try:
         with pyarrow.parquet.ParquetFile(file, buffer_size=2**20, pre_buffer=False) as table:  # not all row groups at a time
-            schema = pyarrow.schema([table.schema_arrow.field(name) for name in columns], table.schema_arrow.metadata)
+            fields = [table.schema_arrow.field(name) for name in columns]
+            schema = pyarrow.schema([(each.name, image_table.plain(each.type)) for each in fields], table.schema_arrow.metadata)
             yield pyarrow.RecordBatch.from_pylist([], schema)
             size = sum(table.metadata.row_group(number).total_byte_size for number in range(table.num_row_groups))
             rows = min(1 + MEMORY * table.metadata.num_rows // (size + 1), 4096)
             for batch in table.iter_batches(rows, columns=columns, use_threads=False):
-                yield batch.select(columns).replace_schema_metadata(schema.metadata)
+                arrays = [batch.column(name).cast(schema.field(name).type) for name in columns]
+                yield pyarrow.RecordBatch.from_arrays(arrays, schema=schema)
     except (OSError, pyarrow.ArrowException) as error:
         raise _unreadable(file, error) from error
 

@@ -11,6 +11,7 @@ from ..errors import Refused, first_line
 from . import doubt, hub, parquet, path_table, split
 from .examine import examine
 from .index import Facts
+from .labels import alike
 from .listing import Listing, Picture, class_folders, entries, is_picture
 
 if TYPE_CHECKING:
@@ -88,6 +89,8 @@ def _listing(path: Path, columns: Mapping[str, str], bar: "Progress") -> Listing
         if tables and not any(is_picture(entry) for entry, _ in found):
             return parquet.read(path, tables, columns, bar)
         return class_folders(path, found)
+    if path.exists() and not path.is_file():
+        raise Refused(f"{path} is not a file or folder")
     if path.suffix.lower() in path_table.SUFFIXES and path.exists():
         if path.suffix.lower() == ".parquet" and parquet.holds_images(path, columns.get("image", "")):
             return parquet.read(path, [path], columns, bar)
@@ -125,10 +128,16 @@ def summary(found: Survey) -> dict:
         "first_frame_only": [each.path for each in good if facts[each.path].frames],
         "duplicates": duplicates(found),
         "bad": [{"path": each.path, "class": each.label, "reason": facts[each.path].problem} for each in bad],
+        "notes": notes(found),
         "ignored": dict(listing.ignored.most_common()),
         "cost": _cost(known),
         "examined": {"opened": found.opened, "unchanged": len(facts) - found.opened},
     }
+
+
+def notes(found: Survey) -> list[str]:
+    """Lines about what was guessed, and about what is probably not meant."""
+    return [*found.listing.notes, *alike(found.listing.classes)]
 
 
 def _sizes(known: list[Facts]) -> dict[str, list[int]] | None:

@@ -274,6 +274,17 @@ def test_a_table_is_rewritten_once_and_again_when_it_changes(oneloop, said, cach
     assert [path.suffix for path in cache.iterdir()] == [".lock"] * 2
 
 
+def test_damaged_rows_are_rewritten(said, cache, tmp_path):
+    table = write_table(tmp_path / "a.parquet", IMAGES, ["x", "y"] * 6)
+    first = said(table)
+    (written,) = cache.glob("rows-*/*")
+    content = written.read_bytes()
+    for damaged in (b"", content[: len(content) // 2], b"\xff" * 200 + content[200:]):
+        written.write_bytes(damaged)
+        assert said(table)["classes"] == first["classes"]
+        assert written.read_bytes() == content
+
+
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(oneloop, cache, tmp_path, monkeypatch):
     import pyarrow.ipc
 

@@ -203,6 +203,22 @@ def test_a_damaged_line_is_examined_again(said, cache, tmp_path):
     assert len(file.read_text().splitlines()) == 5  # one of them says what the file is
 
 
+@pytest.mark.parametrize("place", [3, 0.3, 0.6, -2], ids=["head", "line", "line", "checksum"])
+@pytest.mark.parametrize("bit", [1, 128])
+def test_a_damaged_byte_of_the_index_is_examined_again_and_stops_nothing(said, cache, tmp_path, place, bit):
+    """Whatever it makes of the line: no text, no JSON, or another number."""
+    photos = write_photos(tmp_path / "set", {"a": 3, "b": 1})
+    first = said(photos)
+    (file,) = cache.glob("pictures-set-*.jsonl")
+    content = bytearray(file.read_bytes())
+    content[int(place * len(content)) if isinstance(place, float) else place] ^= bit
+    file.write_bytes(content)
+    again = said(photos)
+    assert again.pop("examined")["opened"] == (4 if place == 3 else 1)
+    assert again == {name: value for name, value in first.items() if name != "examined"}
+    assert said(photos)["examined"]["opened"] == 0
+
+
 SLOW = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it

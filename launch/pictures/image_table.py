@@ -33,6 +33,10 @@ class Part(NamedTuple):
     files: list[Path]  # Arrow streams, which have its rows one after the other
 
 
+class Damaged(Refused):
+    """An Arrow file cannot be read. Exit code 1."""
+
+
 class Columns(NamedTuple):
     """What the columns are called; `split` may be empty."""
 
@@ -182,13 +186,15 @@ def plain(kind: "pyarrow.DataType") -> "pyarrow.DataType":
 
 
 def _mapped(files: Sequence[Path]) -> "pyarrow.Table":
-    """The rows of Arrow streams, where they lie on disk. Raises Refused (1)."""
+    """The rows of Arrow streams, where they lie on disk. Raises Damaged."""
     import pyarrow.ipc
 
     try:
-        return pyarrow.concat_tables(pyarrow.ipc.open_stream(pyarrow.memory_map(str(file))).read_all() for file in files)
+        table = pyarrow.concat_tables(pyarrow.ipc.open_stream(pyarrow.memory_map(str(file))).read_all() for file in files)
+        table.validate(full=True)  # of images, it looks at the offsets only
+        return table
     except (OSError, pyarrow.ArrowException) as error:
-        raise Refused(f"cannot read {files[0]} ({error}); delete it to rebuild it") from error
+        raise Damaged(f"cannot read {files[0]} ({error}); delete it to rebuild it") from error
 
 
 def _labels(where: str, table: "pyarrow.Table", column: str) -> list[str | None]:

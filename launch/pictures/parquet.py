@@ -46,11 +46,19 @@ def read(source: Path, files: Sequence[Path], wanted: Mapping[str, str], bar: "P
     for file, (schema, _) in zip(files, schemas, strict=True):
         if missing := [name for name in used if name not in schema.names]:
             raise Refused(f"{file} has no column {missing[0]!r}, which {files[0]} has; name a folder of one data set", 4)
-    arrow = _rewritten(source, files, used, sum(count for _, count in schemas), bar)
     times = [file.stat().st_mtime_ns for file in files]
     names = [str(file.relative_to(root)) for file in files]
-    parts = [Part(*each) for each in zip(names, splits, times, ([file] for file in arrow), strict=True)]
-    return image_table.read(source, root, parts, Columns(*columns)._asdict())
+
+    def read_rows() -> Listing:
+        arrow = _rewritten(source, files, used, sum(count for _, count in schemas), bar)
+        parts = [Part(*each) for each in zip(names, splits, times, ([file] for file in arrow), strict=True)]
+        return image_table.read(source, root, parts, Columns(*columns)._asdict())
+
+    try:
+        return read_rows()
+    except image_table.Damaged:  # made anew, once
+        clear(source)
+        return read_rows()
 
 
 def clear(source: Path) -> Path | None:

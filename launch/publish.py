@@ -23,7 +23,7 @@ def publish(run: Run, net: nn.Module, images: Images, name: str, tensors: dict[s
     about: dict = {"recipe": run.recipe, "classes": images.classes, "mean": images.mean, "std": images.std}
     about |= {"shape": [*images.train.shape], "size": images.size, "net": net_name, "weights_sha256": digest}
     if isinstance(images.train, PictureSplit):
-        about["stored"] = images.train.rule.stored
+        about |= {"stored": images.train.rule.stored, "white": images.train.rule.white}
     run.on_main(lambda: checkpoint.write_tensors(run.folder / name, tensors, {"oneloop": json.dumps(about)}))
     return digest
 

@@ -68,7 +68,7 @@ def pictures(
         if found.bad and not skip_bad:
             _refuse_bad(found, main)
         if main and not classes:
-            for note in notes(found):
+            for note in notes(found, rule.white):
                 complain(f"{found.listing.source}: {note}")
         if main:
             _say_duplicates(found)

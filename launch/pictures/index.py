@@ -37,6 +37,10 @@ class Facts(NamedTuple):
     mode: str = ""  # Pillow's: RGB, L, CMYK, …
     frames: bool = False  # whether it has more than one, of which the first is taken
     problem: str = ""
+    bits: int = 8  # of each value in the file: 16 if it has so many
+    highest: int = 0  # value of the levels of grey, or of the colours, if `bits` is 16
+    flat: bool = False  # whether it is of one colour
+    bands: str = ""  # what is made of other bands than colours, as decode.bands says
 
 
 def read(name: str) -> dict[str, Facts]:

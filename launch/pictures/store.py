@@ -1,6 +1,6 @@
 """Reduced pictures, kept as they are decoded: uint8 RGB in one file of the cache folder, which all processes of a machine map.
 
-A picture is known by the sha256 of its file and by `stored` (see rule.py). An index beside the pixels has a line for each
+A picture is known by the sha256 of its file, `stored` and `white` (see rule.py). An index beside the pixels has a line for each
 picture, written after its pixels, so whatever ends the process keeps the finished part. What the disk allowance does not hold is
 decoded each time, and what a slow disk has not taken in this epoch is stored in a later one.
 """
@@ -69,7 +69,7 @@ class Store:
         self.mapped: np.ndarray | None = None
         self.decoding, self.writing = 0.0, 0.0  # seconds
         if source is not None:
-            self.name = f"{slug('stored', source)}-{size_rule.stored}"
+            self.name = f"{slug('stored', source)}-{size_rule.stored}" + f"-{size_rule.white}" * bool(size_rule.white)
             self.path = cache_folder() / f"{self.name}.rgb"
             self.index = self.path.with_suffix(".rgb.jsonl")
             self._read_index()

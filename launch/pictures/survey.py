@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import Refused, first_line
-from . import doubt, hub, parquet, path_table, split
+from . import decode, doubt, hub, parquet, path_table, split
 from .examine import examine
 from .index import Facts
-from .labels import alike
+from .labels import alike, shown
 from .listing import Listing, Picture, class_folders, entries, is_picture
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 SIZE = 224  # pixels a side, at which most nets for photographs train
+DARK = 2**14  # 16-bit pictures without a higher value are rather of 8, 10, 12 or 14 bits
+FEW = 3  # pictures that a line names
 UNEVEN = 3  # from this ratio of the largest to the smallest class on, imbalance is worth a line
 
 
@@ -135,9 +137,37 @@ def summary(found: Survey) -> dict:
     }
 
 
-def notes(found: Survey) -> list[str]:
-    """Lines about what was guessed, and about what is probably not meant."""
-    return [*found.listing.notes, *alike(found.listing.classes)]
+def notes(found: Survey, white: int = 0) -> list[str]:
+    """Lines about what was guessed, and about what is probably not meant. `white` as in rule.py."""
+    facts = [found.facts[each.path] for each in found.good]
+    lines = [*found.listing.notes, *alike(found.listing.classes)]
+    if flat := [each.path for each in found.good if found.facts[each.path].flat]:
+        lines.append(f"{_of(len(flat))} of one colour: {', '.join(map(shown, flat[:FEW]))}" + " …" * (len(flat) > FEW))
+    if grey := [each.highest for each in facts if each.bits == 16 and each.mode[0] == "I"]:
+        lines.append(f"16-bit grey: values up to {max(grey):,} of {decode.WHITE:,}" + _advice(max(grey), white))
+    if dark := [each for each in facts if each.bits == 16 and each.mode[0] != "I" and each.highest < DARK]:
+        lines.append(f"{_of(len(dark))} of 16-bit colours and dark: no value is above a quarter of {decode.WHITE:,}; scale them")
+    for kind, what in (
+        ("alpha", "TIFF with a band marked as transparency: shown over white; if it is another, as infrared, remove it"),
+        ("left out", "TIFF with more bands than colours: the others are left out"),
+    ):
+        if count := sum(each.bands == kind for each in facts):
+            lines.append(f"{_of(count)} {what}")
+    return lines
+
+
+def _of(count: int) -> str:
+    return f"{count:,} {'pictures are' if count > 1 else 'picture is'}"
+
+
+def _advice(highest: int, white: int) -> str:
+    """What to say after the highest value of 16-bit grey."""
+    if white:
+        return f", {white:,} is white"
+    if highest >= DARK:
+        return ""
+    bits = highest.bit_length()
+    return f" ({bits} bits): nearly black in training; --white {2**bits - 1} of recipes/pictures.py makes the brightest white"
 
 
 def _sizes(known: list[Facts]) -> dict[str, list[int]] | None:

@@ -27,7 +27,7 @@ def _write(run: Run, net: nn.Module, images: Images, name: str, tensors: dict[st
     about: dict = {"recipe": run.recipe, "classes": images.classes, "mean": images.mean, "std": images.std}
     about |= {"shape": [*images.train.shape], "size": images.size, "net": net_name, "weights_sha256": digest}
     if isinstance(images.train, PictureSplit):
-        about["stored"] = images.train.rule.stored
+        about |= {"stored": images.train.rule.stored, "white": images.train.rule.white}
     checkpoint.write_tensors(run.folder / name, tensors, {"oneloop": json.dumps(about)})
     return digest
 

@@ -136,7 +136,7 @@ def rebuild(
     net = net.to("cpu").eval().requires_grad_(False)
     shape_walk(net, (about["shape"][0], *([about["size"]] * 2 if about["size"] else about["shape"][1:])))
     images = replace(images, mean=tuple(about["mean"]), std=tuple(about["std"]), size=about["size"])
-    rule = Rule(about["shape"][1], about["stored"]) if about["stored"] else None
+    rule = Rule(about["shape"][1], about["stored"], about["white"]) if about["stored"] else None
     return Trained(net, images, tuple(about["shape"]), about, run, rule, given.get("measured_in", "eval"))
 
 
@@ -184,7 +184,8 @@ def _about(path: Path) -> dict:
             length = int.from_bytes(file.read(8), "little")
             about = json.loads(json.loads(file.read(min(length, MOST_METADATA)))["__metadata__"]["oneloop"])
         about = {name: about[name] for name in ("recipe", "net", "classes", "mean", "std", "shape", "size")} | {
-            "stored": about.get("stored", 0)
+            "stored": about.get("stored", 0),
+            "white": about.get("white", 0),
         }
     except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise Refused(f"{path} does not describe its net ({first_line(error)}): damaged, or not written by `train`", 4) from error
@@ -201,6 +202,7 @@ def _about(path: Path) -> dict:
         "classes": listed("classes", lambda name: isinstance(name, str)) and 1 <= len(about["classes"]) <= MOST_CLASSES,
         "shape": channels in (1, 3) and listed("shape", lambda size: whole(size, 1, MOST_PIXELS)),
         **{name: whole(about[name], 0, MOST_PIXELS) for name in ("size", "stored")},
+        "white": whole(about["white"], 0, 65535),
         "mean": listed("mean", _finite) and len(about["mean"]) == channels,
         "std": listed("std", lambda value: _finite(value) and value > 0) and len(about["std"]) == channels,
     }

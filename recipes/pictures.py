@@ -57,6 +57,7 @@ def main(
     sha256: str = "",
     size: int = 224,
     stored: int = 0,
+    white: int = 0,
     split: str = "",
     test: float = 0.1,
     columns: tuple[str, ...] = (),
@@ -83,6 +84,7 @@ def main(
         sha256: Expected sha256 of a source at a URL.
         size: Height and width that the net sees, in pixels.
         stored: Shorter side of the pictures as they are kept, in pixels; 0: twice the size.
+        white: Pixel value of 16-bit grey pictures that is white, such as 4095 for 12 bits; 0: 65535.
         split: A table with the columns path and split, such as the split.csv of another run.
         test: Fraction of the pictures to test on, where they are not split.
         columns: Columns of a table that are not to be guessed: image=NAME, label=NAME, split=NAME.
@@ -101,7 +103,9 @@ def main(
         raise Refused(f"--mode {mode} {wants}", 2)
     if epochs < (2 if mode == "gradual" else 1):
         raise Refused("--epochs must be at least 1, and at least 2 for --mode gradual, which trains twice", 2)
-    rule = rule_for(size, stored)
+    rule = rule_for(size, stored, white)
+    if not 0 <= white <= 65535:
+        raise Refused(f"--white must be from 0 to 65535, it is {white}", 2)
     if not 0 < size <= rule.stored:
         raise Refused(f"--size must be at least 1 and --stored at least --size, they are {size} and {rule.stored}", 2)
     chosen = {"split": split, "test": test, "columns": columns, "skip_bad": skip_bad}

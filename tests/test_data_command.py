@@ -106,9 +106,10 @@ def test_the_page_shows_everything_and_loads_nothing(oneloop, place, tmp_path):
 
 def test_a_page_of_bad_files_alone(oneloop, tmp_path):
     write_bad(tmp_path / "set/a")
+    write_bad(tmp_path / "set/b")
     code, out, error = oneloop("data", tmp_path / "set", "--html", tmp_path / "page.html")
     assert (code, error.count("\n")) == (4, 1)
-    assert "without a usable picture: a" in out
+    assert "without a usable picture: a, b" in out
     assert "letter.jpg" in (tmp_path / "page.html").read_text()
 
 

@@ -73,7 +73,7 @@ def test_each_row_is_a_picture_of_its_own(said, tmp_path, binary):
 
 
 def test_control_other_rows_are_other_pictures(tmp_path):
-    table = write_table(tmp_path / "cats.parquet", IMAGES[::-1], ["x"] * 12)
+    table = write_table(tmp_path / "cats.parquet", IMAGES[::-1], ["x", "y"] * 6)
     assert contents(surveyed(table)) == {f"cats.parquet#{number}": content for number, content in enumerate(IMAGES[::-1])}
 
 
@@ -112,8 +112,11 @@ def test_shards_of_train_alone_are_split_by_content_as_a_folder_is(oneloop, said
     images = [jpeg(number) for number in range(60)]
     for shard in (0, 1):
         part = images[30 * shard : 30 * (shard + 1)]
-        write_table(tmp_path / f"set/data/train-0000{shard}-of-00002.parquet", part, ["x"] * 30)
+        write_table(tmp_path / f"set/data/train-0000{shard}-of-00002.parquet", part, ["x"] * 29 + ["y"])
     write_photos(tmp_path / "files", {"x": 60})
+    (tmp_path / "files/y").mkdir()
+    for number in (29, 59):
+        (tmp_path / f"files/x/{number:04}.jpg").rename(tmp_path / f"files/y/{number:04}.jpg")
     sides = []
     for place in ("set", "files"):
         assert oneloop("data", tmp_path / place, "--write-split", tmp_path / "split.csv")[0] == 0
@@ -128,10 +131,10 @@ def test_a_split_column_and_named_columns(said, cache, tmp_path):
     table = write_table(tmp_path / "train.parquet", IMAGES, ["x", "y"] * 6, **more)
     assert counts(said(table), *SPLITS) == {"x": (2, 2, 2), "y": (2, 2, 2)}
     (written,) = cache.glob("rows-*/*")
-    assert list(said(table, "--label-column", "kind")["classes"]) == ["p", "q"]
+    assert list(said(table, "--columns", "label=kind")["classes"]) == ["p", "q"]
     assert written.exists()  # another process may be about to open it
     table.rename(tmp_path / "a.parquet")
-    assert list(said(tmp_path / "a.parquet", "--image-column", "img", "--label-column", "subset")["classes"]) == [
+    assert list(said(tmp_path / "a.parquet", "--columns", "image=img", "label=subset")["classes"]) == [
         "test", "train", "val",
     ]  # fmt: skip
 
@@ -141,14 +144,14 @@ def test_a_table_of_paths_may_have_thumbnails(said, tmp_path):
     paths = {"path": ["0050.jpg", "0051.jpg"]}
     table = write_table(tmp_path / "table.parquet", IMAGES[:2], ["x", "y"], binary=True, **paths)
     assert contents(surveyed(table)).keys() == {"table.parquet#0", "table.parquet#1"}
-    assert said(table, "--image-column", "path")["unit"] == "file"
+    assert said(table, "--columns", "image=path")["unit"] == "file"
 
 
 def test_bad_rows_are_named_and_a_pipe_is_not_waited_for(oneloop, said, tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "beside.jpg").write_bytes(IMAGES[0])
     rows = [IMAGES[1], None, b"", b"no picture", (None, "gone.jpg"), (None, "pipe.jpg"), (None, "beside.jpg")]
-    table = write_table(tmp_path / "a.parquet", rows, ["x"] * 7)
+    table = write_table(tmp_path / "a.parquet", rows, ["x"] * 6 + ["y"])
     assert {each["path"]: each["reason"] for each in said(table)["bad"]} == {
         "a.parquet#1": "no picture in this row",
         "a.parquet#2": "empty file: 0 bytes",
@@ -159,12 +162,60 @@ def test_bad_rows_are_named_and_a_pipe_is_not_waited_for(oneloop, said, tmp_path
     assert oneloop("data", table)[2] == f"{table}: 5 bad rows; repair or remove them\n"
 
 
+def test_images_may_be_views_or_dictionaries_and_a_path_may_be_a_number(said, tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    binary = pyarrow.array(IMAGES, pyarrow.binary())
+    kind = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.int64()})
+    numbered = pyarrow.array([{"bytes": each, "path": number} for number, each in enumerate(IMAGES[:-1])] + [{"path": 7}], kind)
+    columns = {"view": binary.cast(pyarrow.binary_view()), "dictionary": binary.dictionary_encode(), "number": numbered}
+    for name, images in columns.items():
+        table = tmp_path / f"{name}.parquet"
+        pyarrow.parquet.write_table(pyarrow.table({"img": images, "label": ["x", "y"] * 6}), table)
+        found = said(table)
+        assert found["unit"] == "row"
+        if name != "number":
+            assert contents(surveyed(table)) == {f"{name}.parquet#{number}": content for number, content in enumerate(IMAGES)}
+        else:
+            assert (found["pictures"], found["bad"][0]["reason"]) == (11, "no picture in this row")
+
+
+def test_columns_with_the_same_name_and_several_labels_are_one_line(oneloop, tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    (tmp_path / "a.jpg").write_bytes(IMAGES[0])
+    bytes_, paths, labels = pyarrow.array(IMAGES[:2]), pyarrow.array(["a.jpg", "b.jpg"]), pyarrow.array(["x", "y"])
+    lists = pyarrow.array([["x"], ["x", "y"]])
+    for arrays, names, message in (
+        ([bytes_, labels, labels], ["img", "label", "label"], "several columns are called 'label'; rename all but one"),
+        ([paths, labels, labels], ["path", "label", "label"], "2 columns are called 'label'; rename all but one"),
+        ([bytes_, lists], ["img", "label"], "labels are whole numbers or text, one for each picture"),
+        ([paths, lists], ["path", "label"], "several labels, it seems; a picture has one here"),
+    ):
+        pyarrow.parquet.write_table(pyarrow.table(arrays, names=names), tmp_path / "a.parquet")
+        code, out, error = oneloop("data", tmp_path / "a.parquet")
+        assert (code, out, error.count("\n")) == (4, "", 1)
+        assert message in error
+
+
+def test_labels_of_rows_that_say_the_same_are_one_class(said, tmp_path):
+    table = write_table(tmp_path / "a.parquet", IMAGES[:4], ["cat", "cat ", "dog", "dog"])
+    assert (counts(said(table)), said(table)["notes"]) == (
+        {"cat": (2,), "dog": (2,)},
+        ["blanks at the ends of labels are left out, as in a.parquet row 1: 'cat '"],
+    )
+    table = write_table(tmp_path / "b.parquet", IMAGES[:4], [0, 1, 1, 2], ("cat", "dog", "dog "))
+    assert counts(said(table)) == {"cat": (1,), "dog": (3,)}
+
+
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        ({"mask": IMAGES}, 2, "which column is the image? Name it with --image-column; it has img, mask"),
-        ({"label": None}, 2, "which column is the label? Name it with --label-column; it has no other than images"),
-        ({"label": None, "text": ["t"] * 12}, 2, "which column is the label? Name it with --label-column; it has text"),
+        ({"mask": IMAGES}, 2, "which column is the image? Name it with --columns image=NAME; it has img, mask"),
+        ({"label": None}, 2, "which column is the label? Name it with --columns label=NAME; it has no other than images"),
+        ({"label": None, "text": ["t"] * 12}, 2, "which column is the label? Name it with --columns label=NAME; it has text"),
         ({"label": [0.5] * 12}, 4, "the column 'label' is double; labels are whole numbers or text"),
         ({"label": ["x"] * 11 + [None]}, 4, "a.parquet row 11 has no label (column 'label'); remove the row"),
         ({"label": [0] * 11 + [7], "names": ("x", "y")}, 4, "a.parquet has the label 7 (column 'label'); labels are 0 to 1"),
@@ -186,8 +237,9 @@ def test_a_wrong_table_is_one_line(oneloop, tmp_path, options, code, message):
 
 def test_a_column_that_is_not_there_is_one_line(oneloop, tmp_path):
     table = write_table(tmp_path / "a.parquet", IMAGES, ["x"] * 12)
-    for flag in ("--image-column", "--label-column", "--split-column"):
-        assert oneloop("data", table, flag, "brid")[::2] == (2, f"{table}: no column 'brid'; its columns are img, label\n")
+    for what in ("image", "label", "split"):
+        said = f"{table}: no column 'brid'; its columns are img, label\n"
+        assert oneloop("data", table, "--columns", f"{what}=brid")[::2] == (2, said)
 
 
 def test_files_that_do_not_belong_together_are_one_line(oneloop, tmp_path):
@@ -202,7 +254,7 @@ def test_files_that_do_not_belong_together_are_one_line(oneloop, tmp_path):
 
 
 def test_a_table_is_rewritten_once_and_again_when_it_changes(oneloop, said, cache, tmp_path):
-    table = write_table(tmp_path / "a.parquet", IMAGES[:6], ["x"] * 6)
+    table = write_table(tmp_path / "a.parquet", IMAGES[:6], ["x", "y"] * 3)
     first = said(table)
     (written,) = cache.glob("rows-*/*")
     before = written.stat()
@@ -213,13 +265,24 @@ def test_a_table_is_rewritten_once_and_again_when_it_changes(oneloop, said, cach
     assert written.stat() == before
     assert "0 rows opened, 6 known from before (checked: the size of each and the time of its table" in oneloop("data", table)[1]
     written.with_suffix(".123.tmp").touch()  # as a kill leaves it
-    write_table(table, IMAGES[6:], ["x"] * 6)  # control: another table of this name
+    write_table(table, IMAGES[6:], ["x", "y"] * 3)  # control: another table of this name
     assert said(table)["examined"]["opened"] == 6
     assert contents(surveyed(table)) == {f"a.parquet#{number}": content for number, content in enumerate(IMAGES[6:])}
     assert [*cache.glob("rows-*/*")] != [written]
     assert len([*cache.glob("rows-*/*")]) == 1
     assert oneloop("data", table, "--clear")[1].count("deleted ") == 2
     assert [path.suffix for path in cache.iterdir()] == [".lock"] * 2
+
+
+def test_damaged_rows_are_rewritten(said, cache, tmp_path):
+    table = write_table(tmp_path / "a.parquet", IMAGES, ["x", "y"] * 6)
+    first = said(table)
+    (written,) = cache.glob("rows-*/*")
+    content = written.read_bytes()
+    for damaged in (b"", content[: len(content) // 2], b"\xff" * 200 + content[200:]):
+        written.write_bytes(damaged)
+        assert said(table)["classes"] == first["classes"]
+        assert written.read_bytes() == content
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(oneloop, cache, tmp_path, monkeypatch):
@@ -232,7 +295,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(oneloop, cache,
             raise OSError(28, "No space left on device")
         write(self, batch)
 
-    table = write_table(tmp_path / "a.parquet", IMAGES, ["x"] * 12)
+    table = write_table(tmp_path / "a.parquet", IMAGES, ["x", "y"] * 6)
     with monkeypatch.context() as patch:
         patch.setattr(pyarrow.ipc.RecordBatchStreamWriter, "write_batch", full)
         code, _, error = oneloop("data", table)
@@ -244,7 +307,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(oneloop, cache,
 def test_memory_does_not_hold_the_pictures(tmp_path):
     """A table of 60 MB costs a few: what is listed and known of each picture, not its content."""
     big = [jpeg(number, width=24) + bytes(3_000_000) for number in range(20)]
-    table = write_table(tmp_path / "a.parquet", big, ["x"] * 20)
+    table = write_table(tmp_path / "a.parquet", big, ["x", "y"] * 10)
     code = (
         "import re, sys; from launch.commands import main\n"
         "def own(): return int(re.search(r'RssAnon:\\s+(\\d+)', open('/proc/self/status').read())[1]) // 1000\n"
@@ -312,7 +375,7 @@ def test_any_image_data_set_of_the_hub(tmp_path):
     """Several configurations; only train; files instead of tables; a test without labels, a split of another name; none."""
     place = tmp_path / "hub/me"
     for config in "ab":
-        write_table(place / f"two/{config}/train-00000-of-00001.parquet", IMAGES, [config] * 12)
+        write_table(place / f"two/{config}/train-00000-of-00001.parquet", IMAGES, [config, "c"] * 6)
     configs = [f"- config_name: {each}\n  data_files:\n  - split: train\n    path: {each}/train-*\n" for each in "ab"]
     (place / "two/README.md").write_text(f"---\nconfigs:\n{''.join(configs)}---\n")
     write_photos(place / "files", {"train/cat": 3, "train/dog": 2, "test/cat": 1, "test/dog": 1})
@@ -328,7 +391,7 @@ def test_any_image_data_set_of_the_hub(tmp_path):
         unnamed, wrong, two, files, odd, nothing = ask(tmp_path, address, *names)
     assert unnamed == (2, None, "me/two has several configurations: choose one of a, b, as me/two:a\n")
     assert wrong == (2, None, "me/two has no configuration 'c': choose one of a, b, as me/two:a\n")
-    assert counts(two[1]) == {"b": (12,)}
+    assert counts(two[1]) == {"b": (6,), "c": (6,)}
     assert min(two[1]["splits"].values()) > 0
     assert counts(files[1], *SPLITS) == {"cat": (3, 0, 1), "dog": (2, 0, 1)}
     assert (counts(odd[1], *SPLITS), odd[1]["ignored"]) == (
@@ -348,6 +411,6 @@ def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path, cache):
 
 
 def test_a_folder_here_is_not_looked_for_on_the_hub(said, tmp_path, monkeypatch):
-    write_photos(tmp_path / "me/fruit", {"pear": 2})
+    write_photos(tmp_path / "me/fruit", {"pear": 2, "fig": 1})
     monkeypatch.chdir(tmp_path)
     assert said("me/fruit")["source"] == str(tmp_path / "me/fruit")

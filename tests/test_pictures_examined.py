@@ -75,6 +75,7 @@ def test_bad_is_what_training_cannot_decode(said, tmp_path):
     for kind, content in enumerate(contents):
         for end in (*range(10, len(content), len(content) // 25), len(content) - 2, len(content) - 1, len(content)):
             (tmp_path / f"cut/{kind}-{end:05}.jpg").write_bytes(content[:end])
+    write_photos(tmp_path, {"whole": 1})
     bad = {tmp_path / each["path"] for each in said(tmp_path)["bad"]}
     for path in (tmp_path / "cut").iterdir():
         try:
@@ -95,23 +96,26 @@ def test_size_and_mode_are_those_of_the_decoded_picture(said, tmp_path):
     photo(4, 20, 30).quantize(16).save(tmp_path / "set/a/palette.png")
     Image.fromarray(np.arange(600, dtype=np.uint16).reshape(30, 20)).save(tmp_path / "set/a/deep.png")
     photo(5, 20, 30).convert("RGBA").save(tmp_path / "set/a/clear.png")
+    (tmp_path / "set/b").mkdir()
+    (tmp_path / "set/a/clear.png").rename(tmp_path / "set/b/clear.png")
     found = said(tmp_path / "set")
     assert found["sizes"] == {"smallest": [20, 30], "median": [20, 30], "largest": [20, 30]}
     assert found["modes"] == {"RGB": 2, "CMYK": 1, "P": 1, "I;16": 1, "RGBA": 1}
     assert found["cost"]["decoded_224"] == 6 * 3 * 224 * 224
     assert found["cost"]["decoded_own_size"] == 6 * 3 * 20 * 30
-    assert found["cost"]["files"] == sum(path.stat().st_size for path in (tmp_path / "set/a").iterdir())
+    assert found["cost"]["files"] == sum(path.stat().st_size for path in (tmp_path / "set").glob("*/*"))
 
 
 def test_sizes_are_smallest_median_and_largest_by_area(said, tmp_path):
-    (tmp_path / "a").mkdir()
+    for number in range(3):
+        (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
     for number, (width, height) in enumerate(((100, 9), (40, 40), (20, 20))):
-        (tmp_path / f"a/{number}.jpg").write_bytes(jpeg(number, width=width, height=height))
+        (tmp_path / f"{'ab'[number % 2]}/{number}.jpg").write_bytes(jpeg(number, width=width, height=height))
     assert said(tmp_path)["sizes"] == {"smallest": [20, 20], "median": [40, 20], "largest": [40, 40]}
 
 
 def test_of_an_animated_file_the_first_frame_is_used_and_said(oneloop, said, tmp_path):
-    write_photos(tmp_path / "set", {"a": 1})
+    write_photos(tmp_path / "set", {"a": 1, "b": 1})
     frames = [photo(number).convert("P") for number in range(3)]
     frames[0].save(tmp_path / "set/a/moving.gif", save_all=True, append_images=frames[1:])
     frames[0].save(tmp_path / "set/a/still.gif")
@@ -160,7 +164,7 @@ def test_a_second_start_opens_nothing(said, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("change", ["size", "time", "name", "new"])
 def test_control_a_changed_file_is_opened_again_and_only_that(said, tmp_path, change):
-    place = write_photos(tmp_path / "set", {"a": 5})
+    place = write_photos(tmp_path / "set", {"a": 4, "b": 1})
     said(place)
     file = place / "a/0002.jpg"
     before = file.stat()
@@ -181,14 +185,14 @@ def test_control_a_changed_file_is_opened_again_and_only_that(said, tmp_path, ch
 
 
 def test_what_another_decoder_found_is_not_used(said, tmp_path, monkeypatch):
-    place = write_photos(tmp_path / "set", {"a": 3})
+    place = write_photos(tmp_path / "set", {"a": 2, "b": 1})
     said(place)
     monkeypatch.setattr("launch.pictures.decode.VERSION", 99)
     assert said(place)["examined"]["opened"] == 3
 
 
 def test_a_damaged_line_is_examined_again(said, cache, tmp_path):
-    place = write_photos(tmp_path / "set", {"a": 4})
+    place = write_photos(tmp_path / "set", {"a": 3, "b": 1})
     first = said(place)
     (file,) = cache.glob("pictures-set-*.jsonl")
     for end in (-1, -30):
@@ -197,6 +201,22 @@ def test_a_damaged_line_is_examined_again(said, cache, tmp_path):
         assert found["examined"]["opened"] == (1 if end == -30 else 0)
         assert found["sizes"] == first["sizes"]
     assert len(file.read_text().splitlines()) == 5  # one of them says what the file is
+
+
+@pytest.mark.parametrize("place", [3, 0.3, 0.6, -2], ids=["head", "line", "line", "checksum"])
+@pytest.mark.parametrize("bit", [1, 128])
+def test_a_damaged_byte_of_the_index_is_examined_again_and_stops_nothing(said, cache, tmp_path, place, bit):
+    """Whatever it makes of the line: no text, no JSON, or another number."""
+    photos = write_photos(tmp_path / "set", {"a": 3, "b": 1})
+    first = said(photos)
+    (file,) = cache.glob("pictures-set-*.jsonl")
+    content = bytearray(file.read_bytes())
+    content[int(place * len(content)) if isinstance(place, float) else place] ^= bit
+    file.write_bytes(content)
+    again = said(photos)
+    assert again.pop("examined")["opened"] == (4 if place == 3 else 1)
+    assert again == {name: value for name, value in first.items() if name != "examined"}
+    assert said(photos)["examined"]["opened"] == 0
 
 
 SLOW = """
@@ -220,7 +240,7 @@ def slow(place: Path) -> subprocess.Popen:
 
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_killed_while_examining_the_finished_part_is_kept(said, cache, tmp_path, sign):
-    place = write_photos(tmp_path / "set", {"a": 50})
+    place = write_photos(tmp_path / "set", {"a": 25, "b": 25})
     process = slow(place)
     deadline = time.monotonic() + 30
     while sum(len(file.read_bytes().splitlines()) for file in cache.glob("*.jsonl")) < 17:
@@ -237,7 +257,7 @@ def test_killed_while_examining_the_finished_part_is_kept(said, cache, tmp_path,
 
 
 def test_of_two_processes_at_once_one_examines(said, cache, tmp_path):
-    place = write_photos(tmp_path / "set", {"a": 64})
+    place = write_photos(tmp_path / "set", {"a": 32, "b": 32})
     both = [slow(place), slow(place)]
     opened = [process.communicate(timeout=60)[0].splitlines()[1].partition(" files opened")[0] for process in both]
     assert sorted(opened) == ["0", "64"]
@@ -248,13 +268,13 @@ def test_of_two_processes_at_once_one_examines(said, cache, tmp_path):
 
 def test_a_cache_that_cannot_be_written_is_one_line(oneloop, cache, tmp_path):
     cache.write_text("a file")
-    code, out, error = oneloop("data", write_photos(tmp_path / "set", {"a": 1}))
+    code, out, error = oneloop("data", write_photos(tmp_path / "set", {"a": 1, "b": 1}))
     assert (code, out, error.count("\n")) == (1, "", 1)
     assert "choose another with ONELOOP_CACHE" in error or "delete it to rebuild it" in error
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(said, cache, oneloop, tmp_path, monkeypatch):
-    place = write_photos(tmp_path / "set", {"a": 3})
+    place = write_photos(tmp_path / "set", {"a": 2, "b": 1})
     said(place)
     (index,) = cache.glob("*.jsonl")
     before = index.read_bytes()
@@ -272,7 +292,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(said, cache, on
 
 
 def test_clear_deletes_what_is_known_of_this_folder(oneloop, said, cache, tmp_path):
-    ours, other = (write_photos(tmp_path / name / "set", {"a": 2}) for name in ("ours", "other"))
+    ours, other = (write_photos(tmp_path / name / "set", {"a": 1, "b": 1}) for name in ("ours", "other"))
     said(ours), said(other)
     code, out, _ = oneloop("data", ours, "--clear")
     assert code == 0

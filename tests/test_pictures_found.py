@@ -35,8 +35,8 @@ def test_splits_that_exist_are_used(said, tmp_path, validation):
 
 
 def test_a_split_that_lacks_a_side_is_used_as_it_is_and_said(oneloop, said, tmp_path):
-    place = write_photos(tmp_path, {"train/cat": 3, "val/cat": 2})
-    assert counts(said(place), *SPLITS) == {"cat": (3, 2, 0)}
+    place = write_photos(tmp_path, {"train/cat": 2, "train/dog": 1, "val/cat": 2})
+    assert counts(said(place), *SPLITS) == {"cat": (2, 2, 0), "dog": (1, 0, 0)}
     assert "\nno test pictures\n" in oneloop("data", place)[1]
     write_photos(place, {"test/cat": 1}, start=50)
     assert "\nno test pictures\n" not in oneloop("data", place)[1]
@@ -83,13 +83,14 @@ def test_any_names_and_links_in_a_circle(said, tmp_path):
 
 
 def test_what_is_not_a_picture_is_counted_by_kind(said, tmp_path):
-    place = write_photos(tmp_path, {"train/cat": 1, "test/cat": 1, "train": 2, "unlabelled": 1, "train/.thumbs": 3}, start=1)
+    places = {"train/cat": 1, "test/cat": 1, "test/cow": 1, "train": 2, "unlabelled": 1, "train/.thumbs": 3}
+    place = write_photos(tmp_path, places, start=1)
     for name in ("train/cat/a.txt", "train/cat/b.TXT", "train/cat/README", "test/cat/.DS_Store", "labels.csv"):
         (place / name).write_text("no picture")
     (place / "train/dog").mkdir()
     (place / "train/__MACOSX").mkdir()
     found = said(place)
-    assert counts(found) == {"cat": (2,)}
+    assert counts(found) == {"cat": (2,), "cow": (1,)}
     assert found["ignored"] == {
         ".txt": 2, "no extension": 1, "hidden": 3, ".csv": 1, "pictures outside a class folder": 2,
         "pictures outside test/ train/": 1, "class folders without pictures": 1,
@@ -141,15 +142,15 @@ def test_columns_can_be_named(said, oneloop, tmp_path):
     write_photos(tmp_path, {"": 2})
     table = tmp_path / "table.csv"
     table.write_text("path,where,label,bird\nx.jpg,0000.jpg,1,owl\ny.jpg,0001.jpg,1,crow\n")
-    assert counts(said(table, "--image-column", "where", "--label-column", "bird")) == {"crow": (1,), "owl": (1,)}
-    code, _, error = oneloop("data", table, "--label-column", "brid")
+    assert counts(said(table, "--columns", "image=where", "label=bird")) == {"crow": (1,), "owl": (1,)}
+    code, _, error = oneloop("data", table, "--columns", "label=brid")
     assert (code, error) == (2, f"{table}: no column 'brid'; its columns are path, where, label, bird\n")
 
 
 @pytest.mark.parametrize(
     ("text", "code", "message"),
     [
-        ("a,b\n1,2\n", 2, "which column is the image? Name it with --image-column; it has a, b"),
+        ("a,b\n1,2\n", 2, "which column is the image? Name it with --columns image=NAME; it has a, b"),
         ("path,label\n0000.jpg,\n", 4, "row 1 has nothing in the column 'label'; fill it or remove the row"),
         ("path,label\n0000.jpg,x\n,y\n", 4, "row 2 has nothing in the column 'path'; fill it or remove the row"),
         ("path,label,split\n0000.jpg,x,later\n", 4, "row 1 has the split 'later' (column 'split'); it takes train, validation"),
@@ -182,3 +183,205 @@ def test_a_path_without_pictures_is_one_line(oneloop, tmp_path):
         got, out, error = oneloop("data", tmp_path / name)
         assert (got, out, error.count("\n")) == (code, "", 1)
         assert message in error
+
+
+# ------------------------------------------------------------------------------------------------ folders that are no classes
+
+
+def written(place, files: str):
+    """Pictures at `files`, as in "train/cat train/dog test": one in each folder, two where it is a class."""
+    return write_photos(place, {each: 2 for each in files.split()})
+
+
+@pytest.mark.parametrize(
+    ("files", "why", "right"),
+    [
+        ("train/cat train/dog test", "test, train would be classes and are called like", "train' (classes cat, dog)"),
+        ("TRAIN/cat TRAIN/dog val", "TRAIN, val would be", "TRAIN' (classes cat, dog)"),
+        ("train/cat train/dog extra", "train would be a class and is called like", "train' (classes cat, dog)"),
+        ("train test", "test, train would be", ""),
+        ("cat dog test", "test would be a class", ""),
+        ("data/train/cat data/train/dog", "one class, data", "data' (classes cat, dog)"),
+        ("data/train/cat data/train/dog data/test", "one class, data", "data/train' (classes cat, dog)"),
+        ("a/b/train/cat a/b/train/dog a/b/val/cat", "one class, a", "a/b' (classes cat, dog; split train, val)"),
+        ("flowers/rose flowers/tulip", "one class, flowers", "flowers' (classes rose, tulip)"),
+        ("training_set/cat training_set/dog test_set/cat test_set/dog", "would be classes", "training_set' (classes cat, dog)"),
+        ("train2017/cat train2017/dog val2017/cat", "would be classes", "train2017' (classes cat, dog)"),
+        ("seg_train/seg_train/a seg_train/seg_train/b seg_test/seg_test/a seg_pred/seg_pred", "called", "seg_train/seg_train'"),
+        ("trainImages/cat trainImages/dog TestImages/cat", "would be classes", "trainImages' (classes cat, dog)"),
+        ("train/cat train/dog dev/cat dev/dog", "dev, train would be classes", "train' (classes cat, dog) or one of 1 more"),
+        ("cats-train/a cats-train/b cats-holdout/a", "cats-holdout, cats-train would be", "cats-train' (classes a, b)"),
+        ("train/train/cat train/train/dog test/test", "test, train would be", "train' (classes cat, dog)"),
+        ("photo/cat photo/dog sketch/cat sketch/dog", "same folders, cat, dog: which", "photo' (classes cat, dog)"),
+        ("amazon/images/cup amazon/images/pen dslr/images/cup dslr/images/pen", "same folders, cup, pen", "amazon/images'"),
+        ("cat/train cat/test dog/train dog/test", "cat would have a split inside, test, train", ""),
+    ],
+)  # fmt: skip
+def test_folders_that_may_be_no_classes_are_refused_with_what_is_right(oneloop, tmp_path, files, why, right):
+    place = written(tmp_path / "my set", files)
+    code, out, error = oneloop("data", place)
+    assert (code, out, error.count("\n")) == (4, "", 1)
+    assert error.startswith(f"{place}: ")
+    assert why in error
+    if not right:
+        assert "put the pictures of each class into a folder of its own" in error
+        return
+    assert f"--data '{place}/{right}" in error
+    named = error.partition("--data '")[2].partition("'")[0]
+    assert oneloop("data", named)[0] == 0  # what is advised is accepted
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        "car plane train", "car/a car/b train/c train/d", "car bullet_train train_station test_tube", "valid invalid",
+        "tester trainer", "cat/images dog/images", "cat/2023 dog/2024", "cat/front cat dog/front dog", "__none__ cat",
+        "train/car train/train test/car test/train", "train/cat train/dog val/cat val/dog test", "set1 set2", "data images",
+    ],
+)  # fmt: skip
+def test_control_classes_with_names_like_those_are_classes(said, tmp_path, files):
+    split = files.startswith("train/")
+    wanted = {each.split("/")[split] for each in files.split() if "/" in each or not split}
+    assert {*said(written(tmp_path, files))["classes"]} == wanted
+
+
+def test_a_table_beside_the_pictures_is_named(oneloop, tmp_path):
+    place = written(tmp_path, "train test")
+    for name in ("train", "test"):
+        (place / f"{name}/metadata.csv").write_text("file_name,label\n0000.jpg,x\n0001.jpg,y\n")
+    assert f"if a table says the classes, name it: --data {place}/train/metadata.csv" in oneloop("data", place)[2]
+    assert oneloop("data", place / "train/metadata.csv")[0] == 0
+
+
+def test_a_table_of_one_class_is_refused(oneloop, tmp_path):
+    write_photos(tmp_path, {"": 2})
+    (tmp_path / "table.csv").write_text("path,label\n0000.jpg,x\n0001.jpg,x\n")
+    said = f"{tmp_path}/table.csv: one class, x; a net tells at least two apart\n"
+    assert oneloop("data", tmp_path / "table.csv") == (4, "", said)
+
+
+# --------------------------------------------------------------------------------------------- one class written in two ways
+
+
+def table_of(place, labels, head="path,label", **more):
+    """A table of photographs with these labels."""
+    write_photos(place, {"": len(labels)})
+    with open(place / "table.csv", "w", newline="", **more) as file:
+        file.write(f"{head}\n" + "".join(f"{number:04}.jpg,{label}\n" for number, label in enumerate(labels)))
+    return place / "table.csv"
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "note"),
+    [
+        (["cat", "cat ", "dog", "dog\u00a0"], {"cat": (2,), "dog": (2,)}, "left out, as in row 2: 'cat '"),
+        (["1", "1.0", "0", "0."], {"0": (2,), "1": (2,)}, "numbers that are the same are one class: 1 = 1.0, 0 = 0."),
+        (["2.0", "10.0", "3.0"], {"10.0": (1,), "2.0": (1,), "3.0": (1,)}, None),
+        (["1.1", "1.2", "1"], {"1": (1,), "1.1": (1,), "1.2": (1,)}, None),
+        (["caf\u00e9", "cafe\u0301", "bar"], {"bar": (1,), "caf\u00e9": (2,)}, r"one class: 'caf\xe9' = 'cafe\u0301'"),
+        (["Cat", "cat", "dog"], {"Cat": (1,), "cat": (1,), "dog": (1,)}, "classes that differ in capitals only: Cat and cat"),
+        (["ice bear", "ice_bear"], {"ice bear": (1,), "ice_bear": (1,)}, "hyphens or forms of letters only: ice bear and"),
+        (["None", "dog"], {"None": (1,), "dog": (1,)}, "None is taken as a class: remove its rows if it stands for no label"),
+        (["cat", "dog", "cattle"], {"cat": (1,), "cattle": (1,), "dog": (1,)}, None),
+    ],
+)  # fmt: skip
+def test_labels_that_say_the_same_are_one_class_and_it_is_said(oneloop, said, tmp_path, labels, classes, note):
+    table = table_of(tmp_path, labels, encoding="utf-8")
+    found = said(table)
+    assert counts(found) == classes
+    if note is None:
+        assert found["notes"] == []
+        return
+    (line,) = found["notes"]
+    assert note in line
+    assert f"\n{line}\n" in oneloop("data", table)[1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["cat", "nan", "dog"], "row 2 has the label 'nan', which stands for no label; fill it or remove the row"),
+        (["cat", "<NA>", "dog"], "row 2 has the label '<NA>', which stands for no label"),
+        (["cat", "  ", "dog"], "row 2 has nothing in the column 'label'"),
+        (["01", "1", "2"], "the labels '01' (row 1) and '1' (row 2) are the same number; write it in one way"),
+        (["1.50", "2", "1.5"], "the labels '1.5' (row 3) and '1.50' (row 1) are the same number"),
+        (["rose", "rose|red"], "row 2 has the label 'rose|red': several labels, it seems; a picture has one here"),
+        (["a", "['b' 'c']"], "several labels, it seems"),
+        (["a", "b;c"], "several labels, it seems"),
+        (["a", "caf\udce9"], "row 2 has the label 'caf\\udce9', which is not UTF-8; save the table as UTF-8"),
+    ],
+)
+def test_labels_that_are_none_or_several_are_refused_by_row(oneloop, tmp_path, labels, message):
+    table = table_of(tmp_path, labels, encoding="utf-8", errors="surrogateescape")
+    code, out, error = oneloop("data", table)
+    assert (code, out, error.count("\n")) == (4, "", 1)
+    assert message in error
+
+
+def test_folders_that_look_the_same_are_one_class(oneloop, said, tmp_path):
+    place = write_photos(tmp_path, {"caf\u00e9": 2, "cafe\u0301": 1, "bar": 1, "Bar": 1, "pub ": 1})
+    assert counts(said(place)) == {"bar": (1,), "Bar": (1,), "caf\u00e9": (3,), "pub": (1,)}
+    out = oneloop("data", place)[1]
+    assert "folders that look the same are one class: 'cafe\\u0301' = 'caf\\xe9'\n" in out
+    assert "classes that differ in capitals only: Bar and bar\n" in out
+    assert oneloop("data", write_photos(tmp_path / "one", {"caf\u00e9": 2, "cafe\u0301": 1}))[0] == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "message"),
+    [
+        ("path,label,label\n0000.jpg,x,y\n", 4, "2 columns are called 'label'; rename all but one"),
+        ("path,label, Label\n0000.jpg,x,y\n", 2, "the label? Name it with --columns label=NAME; it has path, label"),
+        ("path,split,Split,label\n0000.jpg,test,train,y\n", 2, "which column is the split?"),
+        ("path,cat,dog\n0000.jpg,1,0\n0001.jpg,0,1\n", 4, "a column of 0 and 1 for each class (cat, dog …); write one column"),
+        ("path,cat,dog\n0000.jpg,1,0\n0001.jpg,1,1\n", 4, "and row 2 has 2 ones: pictures with several labels or none are not"),
+        ("path,label\na\\0000.jpg,x\n", 4, "a\\0000.jpg; write / in its paths, not \\"),
+        ("path,label\na.jpg,x\nb.jpg,y\n", 4, "none of the files that it names is there, such as"),
+        ("path,label\nPK\0\0,x\n", 4, ""),
+        ("PK\3\4\0\0,x\n", 1, "it is no text in UTF-8; save it as CSV in UTF-8"),
+        (f"path,label\n0000.jpg,x\n{'a' * 5000}.jpg,y\n", 4, "1 bad file; repair or remove them"),
+        (f"path,label\n{'a/' * 2500}.jpg,y\n", 4, "none of the files that it names is there"),
+    ],
+)  # fmt: skip
+def test_a_table_with_columns_or_paths_that_are_not_meant_is_one_line(oneloop, tmp_path, text, code, message):
+    write_photos(tmp_path, {"": 2})
+    (tmp_path / "table.csv").write_text(text)
+    got, _, error = oneloop("data", tmp_path / "table.csv")
+    assert (got, error.count("\n")) == (code, 1)
+    assert message in error
+
+
+def test_header_cells_and_utf_16_and_long_labels(said, tmp_path):
+    table = table_of(tmp_path, [" cat", " dog"], "path, label")
+    assert (counts(said(table)), said(table)["notes"]) == ({"cat": (1,), "dog": (1,)}, [])
+    for encoding in ("utf-16", "utf-8-sig"):
+        table_of(tmp_path, ["猫", "dog", "dog"], " path ,label", encoding=encoding)
+        assert counts(said(table)) == {"dog": (2,), "猫": (1,)}
+    table_of(tmp_path, ["7" * 5000, "8" * 5000])
+    assert [*said(table)["classes"]] == ["7" * 5000, "8" * 5000]
+    table.write_text("path,label,is_valid\n0000.jpg,x,1\n0001.jpg,y,0\n")
+    assert said(table)["notes"] == ["columns that are not used: is_valid"]
+
+
+def test_only_files_are_opened(oneloop, tmp_path):
+    """Not a pipe, which never ends, nor a device, in a table, as a table, or in a folder."""
+    write_photos(tmp_path, {"a": 1, "b": 1})
+    for name in ("pipe.jpg", "a/pipe.jpg", "pipe.csv", "pipe.parquet"):
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "a/zero.jpg").symlink_to("/dev/zero")
+    (tmp_path / "table.csv").write_text("path,label\na/0000.jpg,x\npipe.jpg,y\n/dev/zero,x\n/dev/tty,y\n")
+    code, out, _ = oneloop("data", tmp_path / "table.csv")
+    assert code == 4
+    assert (
+        out.count("/dev/zero is not a file\n")
+        == out.count("/pipe.jpg is not a file\n")
+        == out.count("/dev/tty is not a file\n")
+        == 1
+    )
+    for name in ("pipe.csv", "pipe.parquet"):
+        assert oneloop("data", tmp_path / name)[::2] == (1, f"{tmp_path / name} is not a file or folder\n")
+    for name in ("pipe.csv", "/dev/zero"):
+        code, _, error = oneloop("data", tmp_path, "--split", tmp_path / name)
+        assert (code, error.count("\n")) == (1, 1)
+        assert "is not a file" in error
+    assert "5 special" in oneloop("data", tmp_path)[1]

@@ -125,6 +125,19 @@ def test_stored_pictures_are_the_decoded_ones_and_are_decoded_once(cache, wanted
     assert all(again.read(each).tobytes() == pixels(found, each) for each in wanted)
 
 
+@pytest.mark.parametrize("at", [3, 0.3, 0.6, -2], ids=["head", "line", "line", "checksum"])
+@pytest.mark.parametrize("bit", [1, 128])
+def test_a_damaged_byte_of_the_index_is_made_anew(cache, wanted, at, bit):
+    found = keep(wanted[:40])
+    content = bytearray(found.index.read_bytes())
+    content[int(at * len(content)) if isinstance(at, float) else at] ^= bit
+    found.index.write_bytes(content)
+    assert keep(wanted[:50]).places.keys() == {each.sha256 for each in wanted[:50]}
+    assert whole(keep(wanted[:50]), wanted[:50])
+    for each in wanted[:40]:  # by who still knows the old places
+        assert found.read(each).tobytes() == decoded(each, RULE).tobytes()
+
+
 def test_a_slow_disk_does_not_hold_up_training(cache, wanted, monkeypatch):
     """What it cannot take in this epoch is decoded again, and may be stored in the next."""
     monkeypatch.setattr(store, "SLACK", 0.1)
@@ -229,7 +242,7 @@ def test_two_processes_at_once_store_each_picture_once(cache, wanted):
         process.join(60)
         assert process.exitcode == 0
     (index,) = cache.glob("*.rgb.jsonl")
-    lines = [json.loads(line)[0] for line in index.read_text().splitlines()[1:]]
+    lines = [json.loads(line.partition("\t")[0])[0] for line in index.read_text().splitlines()[1:]]
     assert sorted(lines) == sorted(each.sha256 for each in wanted)
     assert whole(keep(wanted), wanted)
 

@@ -447,3 +447,18 @@ def test_a_picture_that_changes_during_training_is_named(folder, tmp_path, monke
     with pytest.raises(Refused, match=r"test/bee/\d+\.jpg cannot be decoded any more") as refused:
         feed.batch(torch.arange(11))
     assert refused.value.code == 4
+
+
+def test_the_first_line_names_the_classes_and_folders_of_a_split_are_refused(folder, tmp_path, capsys):
+    load(folder)
+    said = f"{folder}: 3 classes: ant, bee, cow; pictures: 42 train, 13 validation, 11 test\n"
+    assert capsys.readouterr().out == said
+    load(folder, classes=("ant", "bee", "cow"), main=True)  # as `oneloop predict` rebuilds a run
+    load(folder, main=False)
+    assert capsys.readouterr().out == ""
+    write_photos(tmp_path / "set", {"train/ant": 4, "train/bee": 4, "test": 4})
+    with pytest.raises(Refused, match=r"test, train would be classes .* --data .*/set/train \(classes ant, bee\)") as refused:
+        load(tmp_path / "set")
+    assert refused.value.code == 4
+    with pytest.raises(Refused, match="one class, ant"):
+        load(write_photos(tmp_path / "one", {"ant": 9}))

@@ -36,8 +36,8 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument("--write-split", type=Path, metavar="FILE", help="write such a table, to keep or to edit")
     parser.add_argument("--validation", type=float, default=0.1, metavar="X", help="fraction, if not split; default 0.1")
     parser.add_argument("--test", type=float, default=0.1, metavar="X", help="fraction, if not split; default 0.1")
-    for what in ("image", "label", "split"):
-        parser.add_argument(f"--{what}-column", metavar="NAME", default="", help=f"the table's {what} column; default: a guess")
+    which = "the table's, not to be guessed: image=NAME, label=NAME, split=NAME"
+    parser.add_argument("--columns", nargs="+", default=[], metavar="X=NAME", help=which)
     parser.add_argument("--clear", action="store_true", help="delete what the cache holds of PATH, and exit")
     chosen = parser.parse_args(args)
     if chosen.clear:
@@ -47,7 +47,7 @@ def main(args: Sequence[str]) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from ..pictures import split
+    from ..pictures import path_table, split
     from ..pictures.survey import located, summary, survey
 
     for flag, target in (("--html", chosen.html), ("--write-split", chosen.write_split)):
@@ -56,7 +56,7 @@ def main(args: Sequence[str]) -> None:
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = WIDTH
-    columns = {what: getattr(chosen, f"{what}_column") for what in ("image", "label", "split")}
+    columns = path_table.chosen(chosen.columns)
     parts = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*parts, console=console, transient=True, disable=not console.is_terminal or chosen.json) as bar:
         found = survey(chosen.path, columns, chosen.split, chosen.validation, chosen.test, bar)
@@ -157,6 +157,7 @@ def _trouble(said: dict) -> Iterator[str]:
 
     if (ratio := said["imbalance"]) and ratio >= UNEVEN:
         yield f"imbalance: the largest class has {ratio:.0f} times the pictures of the smallest"
+    yield from map(printable, said["notes"])
     if missing := [name for name, count in said["splits"].items() if not count]:
         yield f"no {' and no '.join(missing)} pictures"
     if none := [name for name, row in said["classes"].items() if not row["pictures"]]:

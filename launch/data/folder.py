@@ -15,7 +15,7 @@ from PIL import Image
 from ..cache_folder import digest, slug
 from ..errors import Refused
 from ..pictures import decode
-from ..pictures.walk import walk
+from ..pictures.walk import NO_CLASSES, walk
 from . import cache, picture, table
 from .dataset import DataSet, Shape, Split, split_name
 
@@ -59,7 +59,8 @@ def _image_folder(folder: Path, parts: dict[Path, tuple[str, ...]], shape: Shape
         paths[split] = [path for path, part in parts.items() if part[0] == name]
         if stray := [path for path in paths[split] if len(parts[path]) == 2]:
             raise Refused(f"{stray[0]} is not in a class folder; move it to {folder / name / '<class>'}", 4)
-        found |= {path.name for path in (folder / name).iterdir() if path.is_dir() and not path.name.startswith((".", "__"))}
+        inside = [path for path in (folder / name).iterdir() if path.is_dir() and not path.name.startswith(".")]
+        found |= {path.name for path in inside if path.name not in NO_CLASSES}
     classes, splits = tuple(sorted(found)), {}
     for split in paths:
         labels = torch.tensor([classes.index(parts[path][1]) for path in paths[split]])

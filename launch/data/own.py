@@ -12,13 +12,13 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from ..errors import Refused
-from ..pictures import decode
+from ..errors import Refused, printable
+from ..pictures import decode, path_table
 from ..pictures.listing import open_picture
 from ..pictures.rule import Rule, reduced_size
 from ..pictures.split import NAMES, as_csv
 from ..pictures.store import Store, Wanted
-from ..pictures.survey import Survey, duplicates, survey
+from ..pictures.survey import Survey, duplicates, notes, survey
 from ..screen import complain
 from . import synthetic
 from .images import Images
@@ -28,7 +28,7 @@ from .pictures import PictureSplit
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 FRACTION = 0.1  # of pictures that are not split: for validation, and for the test
 SHOWN = 50  # bad files that are named on the screen
-COLUMNS = ("image", "label", "split")
+NAMED, CUT = 10, 40  # classes in the first line, and characters of a name
 
 
 def pictures(
@@ -58,24 +58,34 @@ def pictures(
     `skip_bad`), or if a split lacks a class.
     """
     if data == "synthetic":
-        return _drawings(rule, classes)
+        return _said(_drawings(rule, classes), main and not classes)
     if data == "hub":
         raise Refused("--data is missing: it takes a folder, a table, a data set of the hub (owner/name), or synthetic", 2)
-    chosen = {}
-    for column in columns:
-        what, _, name = column.partition("=")
-        if what not in COLUMNS or not name:
-            raise Refused(f"--columns {column}: it takes image=NAME, label=NAME and split=NAME", 2)
-        chosen[what] = name
+    chosen = path_table.chosen(columns)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not main or not console.is_terminal) as bar:
-        found = survey(Path(data), chosen, Path(split) if split else None, validation or FRACTION, test, bar)
+        found = survey(Path(data), chosen, Path(split) if split else None, validation or FRACTION, test, bar, classes)
         if found.bad and not skip_bad:
             _refuse_bad(found, main)
+        if main and not classes:
+            for note in notes(found, rule.white):
+                complain(f"{found.listing.source}: {note}")
         if main:
             _say_duplicates(found)
         made = not split and not any(each.split for each in found.listing.pictures)
-        return _images(found, rule, limit, held=validation if made else 0.0, kept=not classes)
+        images = _images(found, rule, limit, held=validation if made else 0.0, kept=not classes)
+    return _said(images, main and not classes)
+
+
+def _said(images: Images, main: bool) -> Images:
+    """`images`, after saying on the main process which classes were found."""
+    if main:
+        names = [name if len(name) <= CUT else f"{name[: CUT - 1]}…" for name in images.classes[:NAMED]]
+        more = f" and {len(images.classes) - NAMED:,} more" if len(images.classes) > NAMED else ""
+        sides = {"train": images.train, "validation": images.validation, "test": images.test}
+        counts = ", ".join(f"{len(split):,} {name}" for name, split in sides.items() if split is not None)
+        print(printable(f"{images.source}: {len(images.classes):,} classes: {', '.join(names)}{more}; pictures: {counts}"))
+    return images
 
 
 def _refuse_bad(found: Survey, main: bool) -> None:

@@ -4,12 +4,18 @@ Of an animated file, the first frame. Training, `oneloop predict`, `explain` and
 """
 
 import contextlib
+import os
 from pathlib import Path
 from typing import BinaryIO
 
 from PIL import Image, ImageOps
 
-VERSION = 2  # raise it when a file gives other pixels than before: what was cached earlier is then decoded again
+VERSION = 3  # raise it when a file gives other pixels than before: what was cached earlier is then decoded again
+WHITE = 65535  # of 16-bit grey, if nobody says
+
+MIN_IS_WHITE, ALPHA = 0, (1, 2)  # of a TIFF's tags PhotometricInterpretation and ExtraSamples
+BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANES, EXTRA, SIGNED = 258, 259, 262, 277, 284, 338, 339  # the numbers of its tags
+LOSSLESS = (0xC3, 0xC7, 0xCB, 0xCF)  # the kinds of frames in a JPEG file that are not scaled
 
 
 def decode(file: BinaryIO | Path | str, channels: int) -> Image.Image:
@@ -18,20 +24,47 @@ def decode(file: BinaryIO | Path | str, channels: int) -> Image.Image:
         return converted(opened, channels)
 
 
-def converted(opened: Image.Image, channels: int) -> Image.Image:
-    """The same of a file that `Image.open` has opened."""
+def converted(opened: Image.Image, channels: int, white: int = 0) -> Image.Image:
+    """The same of a file that `Image.open` has opened. `white` is the pixel value of 16-bit grey that is white; 0: WHITE."""
+    refuse_misread(opened)
     opened.load()
     refuse_unknown_range(opened)
     picture: Image.Image = opened
     with contextlib.suppress(Exception):  # broken EXIF data is ignored
         ImageOps.exif_transpose(picture, in_place=True)  # else it would be copied, also where nothing is turned
     if opened.mode[0] == "I":
-        picture = _in_8_bits(picture)
+        picture = _in_8_bits(picture, white or WHITE)
+        if _tag(opened, PHOTOMETRIC) == MIN_IS_WHITE:  # PIL inverts 8 bits only
+            picture = ImageOps.invert(picture)
     if picture.has_transparency_data:  # PIL would show whatever colour is stored under the transparent parts
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture.convert("RGBA"))
+        paper = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(paper, picture.convert("RGBA"))
     mode = "RGB" if channels == 3 else "L"
     return picture if picture.mode == mode else picture.convert(mode)  # which would copy
+
+
+def refuse_misread(opened: Image.Image) -> None:
+    """Raises ValueError for a TIFF file of which PIL would read other values than it has, or not all that matter."""
+    samples, several = _tag(opened, SAMPLES) or 1, (_tag(opened, PLANES) or 1) > 1
+    if samples > 1 and several and (_tag(opened, BITS) or 1) > 8 and (_tag(opened, COMPRESSION) or 1) == 1:
+        raise ValueError("16 bits in planes, not compressed, which Pillow reads wrongly; save it interleaved or compressed")
+    if samples == 2 and _tag(opened, EXTRA) not in ALPHA:
+        raise ValueError("2 bands, of which the second would be left out; save it with one band")
+    if _tag(opened, SIGNED) == 2 and opened.mode == "L":
+        raise ValueError("signed pixel values, which Pillow reads as unsigned ones; save it with unsigned values")
+
+
+def bands(opened: Image.Image) -> str:
+    """What is made of bands beside those of grey or colours that a TIFF file has: "alpha", "left out", or nothing."""
+    if (_tag(opened, SAMPLES) or 1) <= 3 or opened.mode == "CMYK":
+        return ""
+    return "alpha" if opened.has_transparency_data else "left out"
+
+
+def draft(opened: Image.Image, size: int) -> None:
+    """Let a JPEG file be decoded at 1/2, 1/4 or 1/8, if its sides are then still at least `size`; MPO is what phones call it."""
+    if opened.format in ("JPEG", "MPO") and not _lossless(opened):  # PIL would call a lossless one broken
+        opened.draft(None, (size, size))
 
 
 def refuse_unknown_range(opened: Image.Image) -> None:
@@ -41,12 +74,29 @@ def refuse_unknown_range(opened: Image.Image) -> None:
         raise ValueError(f"pixel values have no known range (PIL mode {mode}); save it with 8 or 16 bits")
 
 
-def _in_8_bits(picture: Image.Image) -> Image.Image:
-    """16-bit grey as 8 bits, with the level that is transparent, if any."""
+def _tag(opened: Image.Image, number: int) -> int | None:
+    """The (first) value of a tag of a TIFF file, if it is one."""
+    value = getattr(opened, "tag_v2", {}).get(number) if opened.format == "TIFF" else None
+    first = value[0] if isinstance(value, tuple) and value else value
+    return first if isinstance(first, int) else None
+
+
+def _lossless(opened: Image.Image) -> bool:
+    file: BinaryIO = opened.fp  # type: ignore[attr-defined]  # of an ImageFile
+    file.seek(2)
+    while len(head := file.read(4)) == 4 and head[0] == 0xFF:
+        if 0xC0 <= head[1] <= 0xCF and head[1] not in (0xC4, 0xC8, 0xCC):  # these are no frames
+            return head[1] in LOSSLESS
+        file.seek(int.from_bytes(head[2:]) - 2, os.SEEK_CUR)
+    return False
+
+
+def _in_8_bits(picture: Image.Image, white: int) -> Image.Image:
+    """16-bit grey as 8 bits, 255 for `white` and above, with the level that is transparent, if any."""
     import numpy as np  # takes 0.1 s, and few files need it
 
     levels = np.asarray(picture).astype(np.int64)
-    grey = Image.fromarray(((levels + 128) // 257).astype(np.uint8))  # rounded: 65,535 is 257 × 255
+    grey = Image.fromarray(((levels.clip(max=white) * 255 + white // 2) // white).astype(np.uint8))
     if (clear := picture.info.get("transparency")) is not None:
         grey.putalpha(Image.fromarray(np.where(levels == clear, 0, 255).astype(np.uint8)))
     return grey

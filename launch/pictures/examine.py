@@ -110,25 +110,58 @@ def _decoded(file: BinaryIO, facts: Facts) -> Facts:
     try:
         with Image.open(file) as opened:
             mode, frames = opened.mode, False
-            width, height = _reduced(opened) if opened.format == "JPEG" else decode.converted(opened, 3).size
+            deep = mode[0] == "I" or any(";16" in str(each[3]) for each in opened.tile)  # of colours, only the file has 16
+            (width, height), shown = _reduced(opened) if opened.format in ("JPEG", "MPO") else _whole(opened)
+            flat, highest = _is_flat(shown), 0
+            if deep:
+                flat, highest = _levels(opened, shown)
             with contextlib.suppress(Exception):  # whether the second frame can be decoded does not matter
                 frames = bool(getattr(opened, "is_animated", False))
-        return facts._replace(width=width, height=height, mode=mode, frames=frames)
+            facts = facts._replace(bits=16 if deep else 8, highest=highest, bands=decode.bands(opened))
+        if flat and shown.size != (width, height):  # perhaps only at an eighth of its size
+            file.seek(0)
+            flat = _is_flat(decode.decode(file, 3))
+        return facts._replace(width=width, height=height, mode=mode, frames=frames, flat=flat)
     except MemoryError:
         return facts._replace(sha256="", problem="out of memory while decoding it")
     except Exception as error:  # PIL raises a dozen kinds for broken files
         return facts._replace(problem=_reason(error, file))
 
 
-def _reduced(opened: Image.Image) -> tuple[int, int]:
-    """Width and height of a JPEG file, upright. Decoded at an eighth of its size: all of the file is read, in half the time."""
+def _whole(opened: Image.Image) -> tuple[tuple[int, int], Image.Image]:
+    """Width and height, upright, and the picture."""
+    picture = decode.converted(opened, 3)
+    return picture.size, picture
+
+
+def _is_flat(picture: Image.Image) -> bool:
+    return picture.getcolors(1) is not None
+
+
+def _levels(opened: Image.Image, shown: Image.Image) -> tuple[bool, int]:
+    """Whether all pixels of a 16-bit picture, which is `shown` in 8 bits, are the same, and its highest value.
+
+    Of colours, Pillow keeps 8 bits.
+    """
+    import numpy as np
+
+    grey = opened.mode[0] == "I"
+    levels = np.asarray(opened if grey else shown)
+    return bool(levels.min() == levels.max()) if grey else _is_flat(shown), int(levels.max()) * (1 if grey else 257)
+
+
+def _reduced(opened: Image.Image) -> tuple[tuple[int, int], Image.Image]:
+    """Width and height of a JPEG file, upright, and the picture as it was decoded.
+
+    Decoded at an eighth of its size: all of the file is read, in half the time.
+    """
     width, height = opened.size
     turned = False
     with contextlib.suppress(Exception):  # as in decode.py
         turned = opened.getexif().get(ExifTags.Base.Orientation) in TURNED
-    opened.draft(None, (1, 1))
+    decode.draft(opened, 1)
     opened.load()
-    return (height, width) if turned else (width, height)
+    return ((height, width) if turned else (width, height)), opened
 
 
 def _reason(error: Exception, file: BinaryIO) -> str:

@@ -9,7 +9,6 @@ The Arrow files are those of parquet.py or of `datasets` (hub.py): a row is read
 
 import json
 import os
-import stat
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from io import BufferedReader, BytesIO
@@ -18,7 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import Refused
 from . import path_table
-from .listing import SPLITS, Listing, Picture
+from .labels import settled, tidy
+from .listing import SPLITS, Listing, Picture, open_file
 
 if TYPE_CHECKING:
     import pyarrow
@@ -31,6 +31,10 @@ class Part(NamedTuple):
     split: str  # train, validation, test; empty where nobody has said
     time: int  # of its last change, ns
     files: list[Path]  # Arrow streams, which have its rows one after the other
+
+
+class Damaged(Refused):
+    """An Arrow file cannot be read. Exit code 1."""
 
 
 class Columns(NamedTuple):
@@ -54,20 +58,25 @@ def choose(source: Path, schema: "pyarrow.Schema", wanted: Mapping[str, str], sp
     for column in wanted.values():
         if column and column not in schema.names:
             raise Refused(f"{source}: no column {column!r}; its columns are {', '.join(schema.names)}", 2)
+    if twice := [name for name, count in Counter(schema.names).items() if count > 1]:
+        raise Refused(f"{source}: several columns are called {twice[0]!r}; rename all but one", 4)
+    import pyarrow
+
     pictures, classes = images(schema), _class_names(schema)
     image = wanted.get("image") or (pictures[0] if len(pictures) == 1 else "")
     if not image:
         has = ", ".join(pictures or schema.names)
-        raise Refused(f"{source}: which column is the image? Name it with --image-column; it has {has}", 2)
+        raise Refused(f"{source}: which column is the image? {path_table.named('image')}; it has {has}", 2)
     if image not in pictures:
         raise Refused(f"{source}: the column {image!r} is {schema.field(image).type}; images are bytes, or structs with bytes", 4)
     others = [name for name in schema.names if name not in pictures]
     label = wanted.get("label") or path_table.guess("label", others) or (next(iter(classes)) if len(classes) == 1 else "")
     if not label:
         has = ", ".join(others) or "no other than images"
-        raise Refused(f"{source}: which column is the label? Name it with --label-column; it has {has}", 2)
-    if not _is_label(schema.field(label).type):
-        raise Refused(f"{source}: the column {label!r} is {schema.field(label).type}; labels are whole numbers or text", 4)
+        raise Refused(f"{source}: which column is the label? {path_table.named('label')}; it has {has}", 2)
+    if not _is_label(kind := schema.field(label).type):
+        takes = "labels are whole numbers or text" + ", one for each picture" * pyarrow.types.is_nested(kind)
+        raise Refused(f"{source}: the column {label!r} is {kind}; {takes}", 4)
     others = [] if split_known else [name for name in others if name != label]
     split = wanted.get("split") or path_table.guess("split", others)
     return Columns(image, label, split)
@@ -95,21 +104,31 @@ def read(source: Path, root: Path, parts: Sequence[Part], wanted: Mapping[str, s
         names |= dict.fromkeys(_class_names(table.schema).get(columns.label, ()))
         stamps = rows[part.name].stamps(part.time)
         for number, (label, split, (size, time)) in enumerate(zip(labels, splits, stamps, strict=True)):
-            if not label:
+            if not label or not tidy(label):
                 raise Refused(f"{source}: {part.name} row {number} has no label (column {columns.label!r}); remove the row", 4)
-            if columns.split and str(split).casefold() not in SPLITS:
+            split = tidy(str(split)) if columns.split else split
+            if columns.split and split.casefold() not in SPLITS:
                 takes = f"has the split {split!r} (column {columns.split!r}); it takes train, validation (val, valid) or test"
                 raise Refused(f"{source}: {part.name} row {number} {takes}", 4)
-            split = SPLITS[str(split).casefold()] if columns.split else split
+            split = SPLITS[split.casefold()] if columns.split else split
             pictures.append(Picture(f"{part.name}#{number}", label, split, size, time))
     if not pictures:
         raise Refused(f"{source}: no pictures with a label in it{f' ({next(iter(ignored))})' if ignored else ''}", 4)
+
+    classes, notes = settled(source, [each.label for each in pictures], lambda number: _row(pictures[number].path))
+    classes |= {name: classes.get(name, tidy(name)) for name in names}
+    pictures = [each._replace(label=classes[each.label]) for each in pictures]
 
     def opened(path: str) -> BufferedReader | BytesIO:
         name, _, number = path.rpartition("#")
         return rows[name].open(int(number))
 
-    return Listing(source, root, pictures, ignored, opened, tuple(names), revision)
+    ordered = tuple(dict.fromkeys(classes[name] for name in names))
+    return Listing(source, root, pictures, ignored, opened, ordered, revision, tuple(notes))
+
+
+def _row(path: str) -> str:
+    return " row ".join(path.rsplit("#", 1))
 
 
 class Rows:
@@ -123,6 +142,8 @@ class Rows:
         if pyarrow.types.is_struct(column.type):
             parts = dict(zip((field.name for field in column.type), column.flatten(), strict=True))
             self.content, self.path = parts["bytes"], parts.get("path")
+            if self.path is not None and not _is_text(self.path.type):
+                self.path = None  # a number, which names no file
 
     def stamps(self, time: int) -> list[tuple[int, int]]:
         """(bytes, time of the last change) of each image: that of its table is `time`."""
@@ -148,23 +169,32 @@ class Rows:
         path = self._file(number)
         if not path:
             raise FileNotFoundError("no picture in this row")
-        if not stat.S_ISREG(os.stat(path).st_mode):  # whoever wrote the table might name a pipe, which never ends
-            raise OSError(f"{path} is not a file")
-        return open(path, "rb")
+        return open_file(path)
 
     def _file(self, number: int) -> str:
         path = self.path[number].as_py() if self.path is not None else None
         return os.path.join(self.root, path) if path else ""
 
 
+def plain(kind: "pyarrow.DataType") -> "pyarrow.DataType":
+    """The type as which images of this type are kept: without views and dictionaries. Other types stay."""
+    import pyarrow
+
+    if pyarrow.types.is_struct(kind):
+        return pyarrow.struct([(field.name, plain(field.type)) for field in kind])
+    return pyarrow.large_binary() if _bytes_of(kind) and not pyarrow.types.is_binary(kind) else kind
+
+
 def _mapped(files: Sequence[Path]) -> "pyarrow.Table":
-    """The rows of Arrow streams, where they lie on disk. Raises Refused (1)."""
+    """The rows of Arrow streams, where they lie on disk. Raises Damaged."""
     import pyarrow.ipc
 
     try:
-        return pyarrow.concat_tables(pyarrow.ipc.open_stream(pyarrow.memory_map(str(file))).read_all() for file in files)
+        table = pyarrow.concat_tables(pyarrow.ipc.open_stream(pyarrow.memory_map(str(file))).read_all() for file in files)
+        table.validate(full=True)  # of images, it looks at the offsets only
+        return table
     except (OSError, pyarrow.ArrowException) as error:
-        raise Refused(f"cannot read {files[0]} ({error}); delete it to rebuild it") from error
+        raise Damaged(f"cannot read {files[0]} ({error}); delete it to rebuild it") from error
 
 
 def _labels(where: str, table: "pyarrow.Table", column: str) -> list[str | None]:
@@ -198,7 +228,15 @@ def _is_label(kind: "pyarrow.DataType") -> bool:
 
     if types.is_dictionary(kind):
         kind = kind.value_type
-    return any(fits(kind) for fits in (types.is_integer, types.is_boolean, types.is_string, types.is_large_string))
+    return types.is_integer(kind) or types.is_boolean(kind) or _is_text(kind)
+
+
+def _is_text(kind: "pyarrow.DataType") -> bool:
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    return any(fits(kind) for fits in (types.is_string, types.is_large_string, types.is_string_view))
 
 
 def _bytes_of(kind: "pyarrow.DataType") -> bool:
@@ -207,4 +245,6 @@ def _bytes_of(kind: "pyarrow.DataType") -> bool:
 
     if types.is_struct(kind):
         return kind.get_field_index("bytes") >= 0 and _bytes_of(kind.field("bytes").type)
-    return types.is_binary(kind) or types.is_large_binary(kind)
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    return types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)

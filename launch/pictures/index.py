@@ -1,12 +1,14 @@
 """What is known about each file of a folder: JSON in the cache folder, a line for each file after a header.
 
-Lines are added as files are examined, so whatever ends the process keeps the finished part; a line that was cut off is ignored.
-Before lines are added, those that still hold are written to a new file, which is renamed into place.
+Lines are added as files are examined, so whatever ends the process keeps the finished part. Each ends with its checksum; one that
+was cut off or damaged is ignored, and its file examined again. Before lines are added, those that still hold are written to a new
+file, which is renamed into place.
 """
 
 import contextlib
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +19,7 @@ from ..cache_folder import cache_folder, unwritable
 from ..errors import Refused
 from . import decode
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Facts(NamedTuple):
@@ -35,6 +37,10 @@ class Facts(NamedTuple):
     mode: str = ""  # Pillow's: RGB, L, CMYK, …
     frames: bool = False  # whether it has more than one, of which the first is taken
     problem: str = ""
+    bits: int = 8  # of each value in the file: 16 if it has so many
+    highest: int = 0  # value of the levels of grey, or of the colours, if `bits` is 16
+    flat: bool = False  # whether it is of one colour
+    bands: str = ""  # what is made of other bands than colours, as decode.bands says
 
 
 def read(name: str) -> dict[str, Facts]:
@@ -44,15 +50,15 @@ def read(name: str) -> dict[str, Facts]:
     """
     known = {}
     try:
-        with open(_path(name), encoding="utf-8") as file:
-            if file.readline() == _head():
+        with open(_path(name), "rb") as file:
+            if file.readline() == _head().encode():
                 for line in file:
-                    with contextlib.suppress(ValueError, TypeError):  # cut off
-                        path, *facts = json.loads(line)
+                    if text := checked(line):
+                        path, *facts = json.loads(text)
                         known[path] = Facts(*facts)
     except FileNotFoundError:
         pass
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise Refused(f"cannot read the index {_path(name)} ({error}); delete it to rebuild it") from error
     return known
 
@@ -64,7 +70,7 @@ def writer(name: str, known: Mapping[str, Facts]) -> Iterator[Callable[[Mapping[
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
 
     def lines(facts: Mapping[str, Facts]) -> str:
-        return "".join(json.dumps([path, *each]) + "\n" for path, each in facts.items())
+        return "".join(with_checksum(json.dumps([path, *each])) for path, each in facts.items())
 
     def write(facts: Mapping[str, Facts]) -> None:
         file.write(lines(facts))
@@ -80,6 +86,17 @@ def writer(name: str, known: Mapping[str, Facts]) -> Iterator[Callable[[Mapping[
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def with_checksum(text: str) -> str:
+    """A line of `text`, which is ASCII, and its checksum."""
+    return f"{text}\t{zlib.crc32(text.encode()):08x}\n"
+
+
+def checked(line: bytes) -> bytes:
+    """The text of a line `with_checksum`; empty if it is damaged or was cut off."""
+    text, _, checksum = line.partition(b"\t")
+    return text if checksum.rstrip() == b"%08x" % zlib.crc32(text) else b""
 
 
 def clear(name: str) -> Path | None:

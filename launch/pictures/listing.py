@@ -8,14 +8,16 @@ The class is the first folder; what is below it belongs to it, in folders or not
 """
 
 import os
+import stat
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import Refused
+from . import labels
 from .walk import Entry, walk
 
 SPLITS = {
@@ -28,6 +30,8 @@ SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".avif", ".jp2", ".j2k",
      ".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif")
 )  # fmt: skip
+
+DIGITS = 1000  # of a label that is a number: of more, Python makes no int
 
 
 class Picture(NamedTuple):
@@ -51,6 +55,7 @@ class Listing:
     row: Callable[[str], BufferedReader | BytesIO] | None = None  # opens what a table holds, by its path; None for files
     names: tuple[str, ...] = ()  # of classes, in their order, if a table says them
     revision: str = ""  # of the hub: the commit
+    notes: tuple[str, ...] = ()  # lines about what was guessed
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -58,7 +63,8 @@ class Listing:
         names = {picture.label for picture in self.pictures}
         if names <= {*self.names}:
             return tuple(name for name in self.names if name in names)
-        return tuple(sorted(names, key=(lambda name: (int(name), name)) if all(map(str.isdecimal, names)) else None))
+        numbers = all(name.isdecimal() and len(name) < DIGITS for name in names)
+        return tuple(sorted(names, key=(lambda name: (int(name), name)) if numbers else None))
 
 
 def open_picture(listing: Listing, picture: Picture) -> BufferedReader | BytesIO:
@@ -69,7 +75,14 @@ def open_picture(listing: Listing, picture: Picture) -> BufferedReader | BytesIO
     """
     if listing.row:
         return listing.row(picture.path)
-    return open(os.path.join(listing.root, picture.path), "rb")
+    return open_file(os.path.join(listing.root, picture.path))
+
+
+def open_file(path: str) -> BufferedReader:
+    """An open file. Raises OSError, also for a pipe or a device, which may never end."""
+    if not stat.S_ISREG(mode := os.stat(path).st_mode) and not stat.S_ISDIR(mode):
+        raise OSError(f"{path} is not a file")
+    return open(path, "rb")
 
 
 def entries(folder: Path) -> list[tuple[Entry, list[str]]]:
@@ -98,8 +111,9 @@ def class_folders(folder: Path, found: list[tuple[Entry, list[str]]]) -> Listing
             ignored[suffix or "no extension" if entry.kind == "file" else entry.kind] += 1
     if not files:
         raise Refused(f"{folder}: no pictures in it{_listed(ignored)}; name a folder with a folder for each class, or a table")
-    splits = _splits({parts[0] for _, parts in files if len(parts) > 2}, {parts[0] for _, parts in files})
+    splits = splits_of([parts for _, parts in files])
     pictures = []
+    classes, notes = labels.of_folders(parts[bool(splits)] for _, parts in files if len(parts) > 1 + bool(splits))
     for entry, parts in files:
         if splits and parts[0] not in splits:
             ignored["pictures outside " + " ".join(f"{name}/" for name in splits)] += 1
@@ -108,22 +122,23 @@ def class_folders(folder: Path, found: list[tuple[Entry, list[str]]]) -> Listing
         else:
             size, time = (entry.status.st_size, entry.status.st_mtime_ns) if entry.status else (0, 0)
             label, split = (parts[1], splits[parts[0]]) if splits else (parts[0], "")
-            pictures.append(Picture(os.sep.join(parts), label, split, size, time))
+            pictures.append(Picture(os.sep.join(parts), classes[label], split, size, time))
     if not pictures:
         raise Refused(f"{folder}: no class folders; put the pictures of each class into a folder of its own, or give a table", 4)
     level = 2 if splits else 1
     named = {(parts[0], parts[level - 1]) for _, parts in files if len(parts) > level}
     empty = [p for entry, p in found if entry.kind == "folder" and len(p) == level and (p[0], p[-1]) not in named]
     ignored["class folders without pictures"] += sum(level == 1 or parts[0] in splits for parts in empty)
-    return Listing(folder, folder, pictures, +ignored)
+    return Listing(folder, folder, pictures, +ignored, notes=tuple(notes))
 
 
-def _splits(above: set[str], top: set[str]) -> dict[str, str]:
-    """What the top folders are called -> the split they are; empty if they are classes.
+def splits_of(pictures: Sequence[Sequence[str]]) -> dict[str, str]:
+    """What the top folders are called -> the split they are; empty if they are classes. `pictures` are the parts of paths.
 
-    `top` are those with pictures, `above` those with pictures in folders below. They are splits if train/ has another beside
-    it, in which there are class folders, too; train/ alone has to be split like any other folder.
+    They are splits if train/ has another beside it, in which there are class folders, too; train/ alone has to be split like any
+    other folder.
     """
+    above, top = {parts[0] for parts in pictures if len(parts) > 2}, {parts[0] for parts in pictures}
     found = {name: SPLITS[name.casefold()] for name in sorted(above) if name.casefold() in SPLITS}
     if "train" in found.values() and len({*found.values()}) > 1:
         return found

@@ -46,11 +46,19 @@ def read(source: Path, files: Sequence[Path], wanted: Mapping[str, str], bar: "P
     for file, (schema, _) in zip(files, schemas, strict=True):
         if missing := [name for name in used if name not in schema.names]:
             raise Refused(f"{file} has no column {missing[0]!r}, which {files[0]} has; name a folder of one data set", 4)
-    arrow = _rewritten(source, files, used, sum(count for _, count in schemas), bar)
     times = [file.stat().st_mtime_ns for file in files]
     names = [str(file.relative_to(root)) for file in files]
-    parts = [Part(*each) for each in zip(names, splits, times, ([file] for file in arrow), strict=True)]
-    return image_table.read(source, root, parts, Columns(*columns)._asdict())
+
+    def read_rows() -> Listing:
+        arrow = _rewritten(source, files, used, sum(count for _, count in schemas), bar)
+        parts = [Part(*each) for each in zip(names, splits, times, ([file] for file in arrow), strict=True)]
+        return image_table.read(source, root, parts, Columns(*columns)._asdict())
+
+    try:
+        return read_rows()
+    except image_table.Damaged:  # made anew, once
+        clear(source)
+        return read_rows()
 
 
 def clear(source: Path) -> Path | None:
@@ -116,12 +124,14 @@ def _batches(file: Path, columns: Sequence[str]) -> Iterator["pyarrow.RecordBatc
 
     try:
         with pyarrow.parquet.ParquetFile(file, buffer_size=2**20, pre_buffer=False) as table:  # not all row groups at a time
-            schema = pyarrow.schema([table.schema_arrow.field(name) for name in columns], table.schema_arrow.metadata)
+            fields = [table.schema_arrow.field(name) for name in columns]
+            schema = pyarrow.schema([(each.name, image_table.plain(each.type)) for each in fields], table.schema_arrow.metadata)
             yield pyarrow.RecordBatch.from_pylist([], schema)
             size = sum(table.metadata.row_group(number).total_byte_size for number in range(table.num_row_groups))
             rows = min(1 + MEMORY * table.metadata.num_rows // (size + 1), 4096)
             for batch in table.iter_batches(rows, columns=columns, use_threads=False):
-                yield batch.select(columns).replace_schema_metadata(schema.metadata)
+                arrays = [batch.column(name).cast(schema.field(name).type) for name in columns]
+                yield pyarrow.RecordBatch.from_arrays(arrays, schema=schema)
     except (OSError, pyarrow.ArrowException) as error:
         raise _unreadable(file, error) from error
 

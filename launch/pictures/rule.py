@@ -20,15 +20,16 @@ ROOM = 2  # `stored` for 1 of `size`, if nobody says: small parts of a picture a
 
 
 class Rule(NamedTuple):
-    """In pixels, both at least 1 and `stored` at least `size`."""
+    """`size` and `stored` in pixels, both at least 1 and `stored` at least `size`; `white` from 0 to 65,535."""
 
     size: int  # height and width that the net sees
     stored: int  # the shorter side of what is kept
+    white: int = 0  # the pixel value of 16-bit grey that is white; 0: 65,535
 
 
-def rule_for(size: int, stored: int = 0) -> Rule:
+def rule_for(size: int, stored: int = 0, white: int = 0) -> Rule:
     """The rule for nets that see `size` × `size` pixels; `stored` 0: with room for crops."""
-    return Rule(size, stored or ROOM * size)
+    return Rule(size, stored or ROOM * size, white)
 
 
 def reduced_size(width: int, height: int, rule: Rule) -> tuple[int, int]:
@@ -49,10 +50,9 @@ def read(file: IO[bytes] | Path | str, rule: Rule) -> "np.ndarray":
 
     with Image.open(file) as opened:
         width, height = opened.size
-        if opened.format == "JPEG":
-            opened.draft(None, (rule.stored, rule.stored))  # decodes at 1/2, 1/4 or 1/8, if that is still large enough
+        decode.draft(opened, rule.stored)
         drafted = opened.size
-        picture = decode.converted(opened, 3)
+        picture = decode.converted(opened, 3, rule.white)
     if picture.size != drafted:  # turned, as its EXIF data say
         width, height = height, width
     reduced = reduced_size(width, height, rule)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..errors import Refused
 from . import path_table
+from .labels import tidy
 from .listing import SPLITS, Listing
 
 NAMES = ("train", "validation", "test")
@@ -65,15 +66,14 @@ def read(path: Path, listing: Listing, good: Collection[str]) -> dict[str, str]:
     no split or two for one.
     """
     found: dict[str, str] = {}
-    for number, row in enumerate(path_table.rows(path), 1):
-        if not {"path", "split"} <= row.keys():
-            raise Refused(f"{path}: it needs the columns path and split; it has {', '.join(row)}", 4)
-        split = SPLITS.get(row["split"].casefold())
-        if not split:
-            raise Refused(f"{path}: row {number} has the split {row['split']!r}; it takes train, validation or test", 4)
-        if found.setdefault(row["path"], split) != split:
-            raise Refused(f"{path}: {row['path']} is in {found[row['path']]} and, in row {number}, in {split}", 4)
     paths = {picture.path for picture in listing.pictures}
+    for number, (name, side) in enumerate(path_table.rows(path, ("path", "split")), 1):
+        split = SPLITS.get(tidy(side).casefold())
+        if not split:
+            raise Refused(f"{path}: row {number} has the split {side!r}; it takes train, validation or test", 4)
+        name = name if name in paths else name.strip()
+        if found.setdefault(name, split) != split:
+            raise Refused(f"{path}: {name} is in {found[name]} and, in row {number}, in {split}", 4)
     for lost, where in (
         ({*good} - found.keys(), f"not in {path}"),
         (found.keys() - paths, f"in {path}, not in {listing.source}"),

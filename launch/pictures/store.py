@@ -1,6 +1,6 @@
 """Reduced pictures, kept as they are decoded: uint8 RGB in one file of the cache folder, which all processes of a machine map.
 
-A picture is known by the sha256 of its file and by `stored` (see rule.py). An index beside the pixels has a line for each
+A picture is known by the sha256 of its file, `stored` and `white` (see rule.py). An index beside the pixels has a line for each
 picture, written after its pixels, so whatever ends the process keeps the finished part. What the disk allowance does not hold is
 decoded each time, and what a slow disk has not taken in this epoch is stored in a later one.
 """
@@ -20,11 +20,13 @@ import PIL
 from ..cache_folder import cache_folder, locked, slug, unwritable
 from ..errors import Refused, first_line
 from . import decode, rule
+from .index import checked, with_checksum
 
 if TYPE_CHECKING:
     import numpy as np
 
 LIMIT = "ONELOOP_STORED_GIB"  # the disk allowance of all stores; without it, half of what the disk has left
+FORMAT = 2
 CHUNK = 64  # pictures that are written at a time
 SHARE, SLACK = 0.1, 0.1  # writing may take this part of the time that decoding takes, and so many seconds more
 
@@ -62,12 +64,12 @@ class Store:
         self.rule, self.places, self.allowed = size_rule, dict[str, Place](), set[str]()
         self.lock, self.new = threading.Lock(), list[tuple[str, "np.ndarray"]]()
         self.busy = threading.Lock()  # held by the thread that writes
-        self.head, self.position = "", 0  # the first line of the index, and the bytes of it that were read
+        self.head, self.position = b"", 0  # the first line of the index, and the bytes of it that were read
         self.end = 0  # of the last picture that the index names
         self.mapped: np.ndarray | None = None
         self.decoding, self.writing = 0.0, 0.0  # seconds
         if source is not None:
-            self.name = f"{slug('stored', source)}-{size_rule.stored}"
+            self.name = f"{slug('stored', source)}-{size_rule.stored}" + f"-{size_rule.white}" * bool(size_rule.white)
             self.path = cache_folder() / f"{self.name}.rgb"
             self.index = self.path.with_suffix(".rgb.jsonl")
             self._read_index()
@@ -112,7 +114,7 @@ class Store:
         import numpy as np
 
         if self.mapped is None or place.end > len(self.mapped):
-            with open(self.index, encoding="utf-8") as file:
+            with open(self.index, "rb") as file:
                 if file.readline() != self.head:
                     raise FileNotFoundError
             self.mapped = np.memmap(self.path, np.uint8, "c")  # private: nothing that is written there gets into the file
@@ -124,7 +126,7 @@ class Store:
         if not self.position:
             self.path.unlink(missing_ok=True)
             self.head = _head()
-            self.index.write_text(self.head, encoding="utf-8")
+            self.index.write_bytes(self.head)
             self.position = len(self.head)
         began, end, text, added = perf_counter(), self.end, "", {}
         with open(self.path, "ab") as pixels, open(self.index, "r+b") as lines:
@@ -134,7 +136,7 @@ class Store:
             for sha256, picture in new:
                 pixels.write(np.ascontiguousarray(picture).data)
                 added[sha256] = place = Place(end, *picture.shape[:2])
-                text += json.dumps([sha256, *place]) + "\n"
+                text += with_checksum(json.dumps([sha256, *place]))
                 end = place.end
             pixels.flush()
             lines.write(text.encode())
@@ -147,29 +149,33 @@ class Store:
         """Add to `places` what the index has from `position` on: nothing, if another Pillow or other code decoded it."""
         try:
             size = self.path.stat().st_size
-            with open(self.index, encoding="utf-8") as file:
+            with open(self.index, "rb") as file:
                 head = file.readline()
                 if head != self.head:  # the first time, or it was deleted meanwhile and begun anew
-                    self.head, self.position, self.end, self.mapped = head, 0, 0, None
-                    self.places.clear()
+                    self._forget(head)
                 if not _readable(head):
                     return
                 self.position = self.position or len(head)
                 file.seek(self.position)
                 for line in file:
-                    if not line.endswith("\n"):  # cut off
+                    if not line.endswith(b"\n"):  # cut off
                         break
-                    with contextlib.suppress(ValueError, TypeError):
-                        sha256, *numbers = json.loads(line)
-                        if (place := Place(*numbers)).end > size:
-                            break
-                        self.places[sha256], self.end = place, max(self.end, place.end)
+                    if not (text := checked(line)):  # damaged: all is decoded again, as others may count on that picture's place
+                        return self._forget(b"")
+                    sha256, *numbers = json.loads(text)
+                    if (place := Place(*numbers)).end > size:
+                        break
+                    self.places[sha256], self.end = place, max(self.end, place.end)
                     self.position += len(line)
         except FileNotFoundError:
-            self.position, self.end, self.mapped = 0, 0, None
-            self.places.clear()
-        except (OSError, UnicodeDecodeError) as error:
+            self._forget(self.head)
+        except OSError as error:
             raise Refused(f"cannot read {self.index} ({error}); delete it to decode the pictures again") from error
+
+    def _forget(self, head: bytes) -> None:
+        """Begin anew with an index whose first line is `head`; none is there if it is empty."""
+        self.head, self.position, self.end, self.mapped = head, 0, 0, None
+        self.places.clear()
 
     def _allowed(self, pictures: Sequence[Wanted]) -> set[str]:
         """The contents to be kept that are not, as far as the allowance goes."""
@@ -209,17 +215,16 @@ def clear(source: Path) -> list[Path]:
     return gone
 
 
-def _head() -> str:
+def _head() -> bytes:
     """The first line of a new index: what decodes, and a number that no other index has."""
-    return (
-        json.dumps({"oneloop": "stored", "decode": decode.VERSION, "pillow": PIL.__version__, "id": os.urandom(8).hex()}) + "\n"
-    )
+    known = {"oneloop": "stored", "format": FORMAT, "decode": decode.VERSION, "pillow": PIL.__version__}
+    return json.dumps(known | {"id": os.urandom(8).hex()}).encode() + b"\n"
 
 
-def _readable(head: str) -> bool:
+def _readable(head: bytes) -> bool:
     try:
         known = json.loads(head)
-        return bool(known["decode"] == decode.VERSION and known["pillow"] == PIL.__version__)
+        return bool((known["format"], known["decode"], known["pillow"]) == (FORMAT, decode.VERSION, PIL.__version__))
     except (ValueError, KeyError, TypeError):
         return False
 

@@ -2,21 +2,24 @@
 
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import Refused, first_line
-from . import hub, parquet, path_table, split
+from . import decode, doubt, hub, parquet, path_table, split
 from .examine import examine
 from .index import Facts
+from .labels import alike, shown
 from .listing import Listing, Picture, class_folders, entries, is_picture
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 SIZE = 224  # pixels a side, at which most nets for photographs train
+DARK = 2**14  # 16-bit pictures without a higher value are rather of 8, 10, 12 or 14 bits
+FEW = 3  # pictures that a line names
 UNEVEN = 3  # from this ratio of the largest to the smallest class on, imbalance is worth a line
 
 
@@ -52,15 +55,22 @@ def located(path: Path) -> Path:
 
 
 def survey(
-    path: Path, columns: Mapping[str, str], split_file: Path | None, validation: float, test: float, bar: "Progress"
+    path: Path,
+    columns: Mapping[str, str],
+    split_file: Path | None,
+    validation: float,
+    test: float,
+    bar: "Progress",
+    known: Collection[str] = (),
 ) -> Survey:
     """List, examine and split what is at `path`, a folder, a table or owner/name of the hub; `columns` as in path_table.read.
 
     Splits are those of `split_file`, else those that the folder or table has, else made by content with the fractions
-    `validation` and `test`. Raises Refused.
+    `validation` and `test`. `known` are classes that need not be doubted, those of a trained net. Raises Refused.
     """
     path = located(path)
     listing = _listing(path, columns, bar)
+    doubt.refuse(listing, known)
     facts, opened = examine(listing, bar)
     good = [each for each in listing.pictures if not facts[each.path].problem]
     if split_file:
@@ -81,6 +91,8 @@ def _listing(path: Path, columns: Mapping[str, str], bar: "Progress") -> Listing
         if tables and not any(is_picture(entry) for entry, _ in found):
             return parquet.read(path, tables, columns, bar)
         return class_folders(path, found)
+    if path.exists() and not path.is_file():
+        raise Refused(f"{path} is not a file or folder")
     if path.suffix.lower() in path_table.SUFFIXES and path.exists():
         if path.suffix.lower() == ".parquet" and parquet.holds_images(path, columns.get("image", "")):
             return parquet.read(path, [path], columns, bar)
@@ -118,10 +130,44 @@ def summary(found: Survey) -> dict:
         "first_frame_only": [each.path for each in good if facts[each.path].frames],
         "duplicates": duplicates(found),
         "bad": [{"path": each.path, "class": each.label, "reason": facts[each.path].problem} for each in bad],
+        "notes": notes(found),
         "ignored": dict(listing.ignored.most_common()),
         "cost": _cost(known),
         "examined": {"opened": found.opened, "unchanged": len(facts) - found.opened},
     }
+
+
+def notes(found: Survey, white: int = 0) -> list[str]:
+    """Lines about what was guessed, and about what is probably not meant. `white` as in rule.py."""
+    facts = [found.facts[each.path] for each in found.good]
+    lines = [*found.listing.notes, *alike(found.listing.classes)]
+    if flat := [each.path for each in found.good if found.facts[each.path].flat]:
+        lines.append(f"{_of(len(flat))} of one colour: {', '.join(map(shown, flat[:FEW]))}" + " …" * (len(flat) > FEW))
+    if grey := [each.highest for each in facts if each.bits == 16 and each.mode[0] == "I"]:
+        lines.append(f"16-bit grey: values up to {max(grey):,} of {decode.WHITE:,}" + _advice(max(grey), white))
+    if dark := [each for each in facts if each.bits == 16 and each.mode[0] != "I" and each.highest < DARK]:
+        lines.append(f"{_of(len(dark))} of 16-bit colours and dark: no value is above a quarter of {decode.WHITE:,}; scale them")
+    for kind, what in (
+        ("alpha", "TIFF with a band marked as transparency: shown over white; if it is another, as infrared, remove it"),
+        ("left out", "TIFF with more bands than colours: the others are left out"),
+    ):
+        if count := sum(each.bands == kind for each in facts):
+            lines.append(f"{_of(count)} {what}")
+    return lines
+
+
+def _of(count: int) -> str:
+    return f"{count:,} {'pictures are' if count > 1 else 'picture is'}"
+
+
+def _advice(highest: int, white: int) -> str:
+    """What to say after the highest value of 16-bit grey."""
+    if white:
+        return f", {white:,} is white"
+    if highest >= DARK:
+        return ""
+    bits = highest.bit_length()
+    return f" ({bits} bits): nearly black in training; --white {2**bits - 1} of recipes/pictures.py makes the brightest white"
 
 
 def _sizes(known: list[Facts]) -> dict[str, list[int]] | None:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+NO_CLASSES = ("__MACOSX", "__pycache__")  # folders that a program has left there
+
 
 class Entry(NamedTuple):
     """`kind` is file, folder, hidden, broken link, link in a circle, or special (a device, a pipe)."""
@@ -38,7 +40,7 @@ def walk(folder: Path | str, above: tuple[tuple[int, int], ...] = ()) -> Iterato
             continue
         if not stat.S_ISDIR(status.st_mode):
             yield Entry(entry.path, "file" if stat.S_ISREG(status.st_mode) else "special", status)
-        elif entry.name.startswith("__"):
+        elif entry.name in NO_CLASSES:
             yield Entry(entry.path, "hidden")
         elif (status.st_dev, status.st_ino) in above:
             yield Entry(entry.path, "link in a circle")

@@ -112,6 +112,11 @@ class Job:
         """Within it the net has the weights that `split` of `splits_due` is measured with."""
         return self.average.applied() if split == "ema" and self.average else contextlib.nullcontext()
 
+    @property
+    def best_is_last(self) -> bool:
+        """Whether the best weights so far are those that the net has after the last epoch."""
+        return self.state.best["epoch"] == self.state.epochs and not self.average
+
     # ----------------------------------------------------------------------------------------------------------------- steps
 
     def batches_left(self) -> Iterator[Tensor]:

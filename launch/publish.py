@@ -37,6 +37,7 @@ def best_weights(run: Run, net: nn.Module, best: dict) -> Iterator[None]:
     path = run.folder / "best.safetensors"
     tensors = run.on_main(lambda: load(path))
     if checkpoint.weights_sha256(tensors) != best["weights_sha256"]:
-        raise Refused(f"{path} has other weights than those of epoch {best['epoch']}; --fresh starts over", 4)
+        way = "delete it, and the same command ends with the last weights, or start over with --fresh"
+        raise Refused(f"{path} has other weights than those of epoch {best['epoch']}; {way}", 4)
     with checkpoint.other_weights(net, tensors):
         yield

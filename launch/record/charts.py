@@ -37,11 +37,11 @@ def _overlay(path: Path, groups: Mapping[str, Group]) -> Path | None:
 
 
 def _bars(path: Path, groups: Mapping[str, Group]) -> Path | None:
-    """Training and test accuracy side by side, with the deviation over seeds, as in document 000's chart of the designs."""
+    """Training and test accuracy of the last weights, with the deviation over seeds, as in document 000's chart."""
     known = {name: group for name, group in groups.items() if group.measure("gap") is not None}
     if not known:
         return None
-    shown = {"train": "train", "test": "last"}
+    shown = {"train": "train", "test": "tested"}
     values = {  # where the gap is known, so are its two sides
         name: [found for group in known.values() if (found := group.measure(measure))] for name, measure in shown.items()
     }
@@ -56,7 +56,8 @@ def _bars(path: Path, groups: Mapping[str, Group]) -> Path | None:
         axes.errorbar(places, heights, spread, fmt="none", ecolor="black", elinewidth=0.8, capsize=2)
         for place, height in zip(places, heights, strict=True):
             axes.text(place, 1 - span * 0.98, f"{height:.3f}", color="white", fontsize=7, ha="center", va="bottom")
-    axes.set(ylabel="accuracy", ylim=(1 - span, 1))
+    others = any(group.measure("tested") != group.measure("last") for group in known.values())
+    axes.set(ylabel="accuracy of the last weights" if others else "accuracy", ylim=(1 - span, 1))
     names = [name.replace(", ", "\n") for name in known]
     turned: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if max(map(len, known)) > 12 else {}
     axes.set_xticks(range(len(known)), names, **turned)

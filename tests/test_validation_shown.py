@@ -91,6 +91,28 @@ def test_curves_are_those_of_the_images_that_chose(chosen, tmp_path, monkeypatch
     assert accuracies.lines[1].get_xdata()[0] == result(chosen)["best"]["epoch"]
 
 
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_curves_have_the_average_and_the_ring_lies_on_its_best(averaged, averaged_and_chosen, tmp_path, monkeypatch, split):
+    """The plain weights are best after another epoch: here, always after the last."""
+    from launch.record import pictures
+
+    figures, folder = [], averaged_and_chosen if split == "validation" else averaged
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda figure, _: figures.append(figure))
+    events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for event in events:
+        if event.get("split") in (split, "ema"):
+            event["accuracy"] = (0.1 if event["split"] == "ema" else -0.1) * (9 - event["epoch"])
+    pictures.history(tmp_path / "curves.png", events)
+    losses, accuracies = figures[0].axes
+    assert [text.get_text() for text in losses.get_legend().get_texts()] == ["train", split, f"average, {split}"]
+    plain, average, ring = accuracies.lines
+    assert [*average.get_ydata()] == [event["accuracy"] for event in events if event.get("split") == "ema"]
+    assert [*plain.get_ydata()] == [event["accuracy"] for event in events if event.get("split") == split]
+    assert (ring.get_xdata()[0], ring.get_ydata()[0]) == (1, pytest.approx(0.8))
+    assert accuracies.get_title().startswith("average: ")
+    assert accuracies.get_title().endswith("best 0.8000 after epoch 1")
+
+
 @pytest.mark.parametrize("split", ["validation", "test", "train"])
 def test_evaluate_gives_the_numbers_of_the_training(chosen, oneloop, split):
     said = json.loads(oneloop("evaluate", chosen, "--split", split, "--weights", "last", "--json")[1])
@@ -198,6 +220,8 @@ def test_an_average_s_validation_accuracy_is_not_its_test_accuracy(averaged_and_
     found = result(averaged_and_chosen)
     assert best["test"]["loss"] not in (found["ema"]["loss"], found["test"]["loss"])  # control
     assert group.measure("gap")[0] == found["train"]["accuracy"] - found["test"]["accuracy"]
+    averages = {epoch: line_of(averaged_and_chosen, "ema", epoch)["accuracy"] for epoch in (1, 2, 3)}
+    assert group.trainings[0].curves["validation accuracy"] == averages
     unfinished = shutil.copytree(averaged_and_chosen, tmp_path / "run")
     (unfinished / "result.json").unlink()
     (group,) = compared(unfinished).groups

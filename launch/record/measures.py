@@ -51,19 +51,13 @@ def _best(known: Known) -> float | None:
     best = known.result.get("best", {})
     if chooser(known.events) == "validation":
         return best.get("test", {}).get("accuracy")
-    return best.get("accuracy", max(_choosing(known, "test").values(), default=None))
+    return best.get("accuracy", max(choosing(known.events, "test").values(), default=None))
 
 
 def _validation_accuracy(known: Known) -> float | None:
     """Validation accuracy of the best weights, which it chose."""
-    so_far = _choosing(known, "validation").values()
+    so_far = choosing(known.events, "validation").values()
     return known.result.get("best", {}).get("accuracy", max(so_far)) if so_far else None
-
-
-def _choosing(known: Known, split: str) -> dict[int, float]:
-    """By epoch, the accuracy on the images of `split` that chooses, if these do: of the average, if one is kept."""
-    plain = accuracy_by_epoch(known.events, split)
-    return (plain and accuracy_by_epoch(known.events, "ema")) or plain
 
 
 def _gap(known: Known) -> float | None:
@@ -105,6 +99,12 @@ COLUMNS = {name: measure for name, measure in MEASURES.items() if measure.headin
 def accuracy_by_epoch(events: Sequence[dict], split: str = "test") -> dict[int, float]:
     """Accuracy on the images of `split`."""
     return {event["epoch"]: event["accuracy"] for event in events if event["event"] == "eval" and event["split"] == split}
+
+
+def choosing(events: Sequence[dict], split: str) -> dict[int, float]:
+    """Accuracy on the images of `split`, if these choose the best epoch: of the average of the weights, if one is kept."""
+    plain = accuracy_by_epoch(events, split) if split == chooser(events) else {}
+    return (plain and accuracy_by_epoch(events, "ema")) or plain
 
 
 def train_loss(events: Sequence[dict]) -> dict[int, float]:

@@ -19,7 +19,7 @@ from .errors import Refused, first_line, printable
 from .recipe import find as find_recipe
 from .recipe import load as load_recipe
 from .recipe import run_until_train
-from .record.runs import Record, chooser, read, read_json, read_metrics, read_result, used
+from .record.runs import Record, chooser, command, read, read_json, read_metrics, read_result, used
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -189,7 +189,7 @@ def _without_weights(record: Record, stage: str, weights: str) -> Refused:
     if record.state == "failed":
         return Refused(f"{folder} has not finished: {record.why}", 4)
     if record.state == "interrupted":
-        return Refused(f"{folder} was interrupted: run python {record.config['command']} to resume it{so_far}", 4)
+        return Refused(f"{folder} was interrupted: run {command(record.config)} to resume it{so_far}", 4)
     return Refused(f"{folder} is finished but has no {WEIGHTS['last']}: it was deleted, or the recipe saves no weights", 4)
 
 

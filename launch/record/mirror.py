@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import first_line
-from .runs import home, last_launch, read_json, tested, used
+from .runs import command, home, last_launch, read_json, tested, used
 
 PROJECT = "oneloop"
 PROBE_SECONDS, INIT_SECONDS, FINISH_SECONDS = 2, 15, 60  # to wait for W&B, at most
@@ -63,7 +63,7 @@ def options(folder: Path, mode: str, facts: dict, job: str = "train", artifacts:
             "data": {"name": config["data"], **{key: data[key] for key in kept if key in data}},
             "machine": {key: latest[key] for key in ("device", "world_size", "threads", "precision", "versions", "git")},
             "shards": recorded["shards"],
-            "command": latest["command"],
+            "command": command(latest),
         },
         "name": "-".join(filter(None, (config["recipe"], net, stage, f"s{config['seed']}"))),
         "group": config["recipe"],

@@ -11,7 +11,7 @@ from typing import Any
 from ..files import write_atomically
 from ..template import render
 from .compare import compare
-from .runs import describe, home, recorded_json, stages, tested, used
+from .runs import command, describe, home, recorded_json, stages, tested, used
 
 PICTURES = {  # file -> caption, in the order of the page
     "curves": "Loss and accuracy by epoch. The ring marks the best epoch, which the {chooser} images chose",
@@ -54,7 +54,7 @@ def _content(folder: Path, result: dict) -> dict[str, Any]:
             },
             "Result": {key: _text(value) for key, value in result.items() if key != "stages"},
         },
-        "command": recorded["command"],
+        "command": command(recorded),
         "resumed": [launch["started"] for launch in recorded["resumed"]],
     }
 

@@ -151,6 +151,11 @@ def last_launch(config: dict) -> dict:
     return (config["resumed"] or [config])[-1]
 
 
+def command(config: dict) -> str:
+    """The command of the run's first launch, with what started it, as far as it was recorded."""
+    return f"{config.get('launcher') or 'python'} {config['command']}"
+
+
 def stages(folder: Path) -> list[Path]:
     """The folders of a run's stages, sorted; empty if the run trains once. A run inside this one is not a stage of it."""
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
 import torch
 from accelerate import Accelerator
 
@@ -22,6 +23,7 @@ def environment(accelerator: Accelerator, world: int) -> dict:
     device = accelerator.device
     return {
         "command": shlex.join(_without_secrets(sys.argv)),
+        "launcher": shlex.join(_without_secrets(_launcher(sys.argv))),
         "git": _git_revision(),
         "versions": {name: _version(name) for name in LIBRARIES} | {"python": platform.python_version()},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -31,6 +33,24 @@ def environment(accelerator: Accelerator, world: int) -> dict:
         "tf32": torch.backends.cudnn.allow_tf32,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+
+
+def _launcher(command: Sequence[str]) -> list[str]:
+    """What started `command`, the process's own words, as in `accelerate launch --config_file launch/cpus.yaml`; else python.
+
+    That is what precedes these words on the parent's command line.
+    """
+    try:
+        words = psutil.Process().parent().cmdline()
+    except (psutil.Error, AttributeError):  # no parent, or not to be asked
+        words = []
+    before, own = words[: len(words) - len(command)], words[len(words) - len(command) :]
+    if own != [*command] or not before:
+        return ["python"]
+    interpreter, *rest = before
+    if rest and Path(interpreter).name.startswith("python"):  # python /…/bin/accelerate launch …
+        before = [Path(interpreter).name, *rest] if rest[0].startswith("-") else [Path(rest[0]).name, *rest[1:]]
+    return before
 
 
 def _without_secrets(words: Sequence[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """The end of a training: its weights, its pictures and its result, in the run folder."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,8 @@ import torch
 
 from . import processes
 from .job import Job
-from .publish import publish
+from .publish import best_weights, publish
+from .record.runs import used
 
 WORTH_SAYING = 0.05  # of the time of the training
 
@@ -44,9 +46,18 @@ def finish(job: Job, draw: Callable[[Path], None] | None) -> dict:
         job.record.say(f"{waited:.0%} of the training's time was waiting for pictures: {cure}")
     if state.epochs < job.plan.epochs:
         job.record.say(f"ended early: no better accuracy since epoch {state.best['epoch']}")
-    job.record.finish(result, lambda: _show(job, result, draw))
+    result["weights"] = used(result)
+    with _weights(job, result["weights"]):  # collective
+        job.record.finish(result, lambda: _show(job, result, draw))
     run.finish(result)  # last, as the mark of a finished run: what is killed before shows itself when it resumes
     return result
+
+
+def _weights(job: Job, name: str) -> contextlib.AbstractContextManager[None]:
+    """Within it the net has the weights called `name`: "last", "ema" or "best". Collective."""
+    if name == "best" and not job.best_is_last:
+        return best_weights(job.run, job.net, job.state.best)
+    return job.weights_of("ema" if name == "ema" else "test")
 
 
 def reset_for_next_stage(job: Job) -> None:

@@ -115,6 +115,11 @@ class Job:
         self.average.of_main(self.run.world)
         return self.average.applied()
 
+    @property
+    def best_is_last(self) -> bool:
+        """Whether the best weights so far are those that the net has after the last epoch."""
+        return self.state.best["epoch"] == self.state.epochs and not self.average
+
     # ----------------------------------------------------------------------------------------------------------------- steps
 
     def batches_left(self) -> Iterator[Tensor]:

@@ -125,7 +125,7 @@ def train(
             tested = _test_best(job, stop, train_mode_batch)
             if tested is None:  # the last checkpoint has everything else
                 raise stop.refusal(run.folder, state.step)
-            state.best = state.best | {"test": tested}
+            state.best = state.best | ({"test": tested} if tested else {})
         result = finish(job, draw)
         if stage and any_process(stop.requested(state.step), run.world, run.accelerator.device):
             raise stop.refusal(run.folder, state.step)
@@ -165,9 +165,13 @@ def _evaluate(run: Run, model: nn.Module, images: Images, split: str, outputs: l
 
 
 def _test_best(job: Job, stop: Stop, train_mode_batch: int) -> dict | None:
-    """The best weights on the test images: as `_validate`. Collective."""
-    if job.state.best["epoch"] == job.state.epochs and not job.average:
+    """The best weights on the test images: as `_validate`; empty, with a line, if somebody deleted their file. Collective."""
+    if job.best_is_last:
         return job.state.results["test"]
+    if job.run.on_main(lambda: not (job.run.folder / "best.safetensors").exists()):  # collective
+        gone = f"{job.run.folder / 'best.safetensors'} is gone: the best weights, of epoch {job.state.best['epoch']}, are lost"
+        job.record.say(f"{gone}. The last ones are measured and used in their place")
+        return {}
     with best_weights(job.run, job.net, job.state.best):
         return _validate(job.run, job.net, job.feeds["test"], job.state.step, stop, train_mode_batch)
 

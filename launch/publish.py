@@ -45,5 +45,6 @@ def best_weights(run: Run, net: nn.Module, best: dict) -> Iterator[None]:
 def _read(path: Path, best: dict) -> dict[str, Tensor]:
     tensors = load(path)
     if checkpoint.weights_sha256(tensors) != best["weights_sha256"]:
-        raise Refused(f"{path} has other weights than those of epoch {best['epoch']}; --fresh starts over", 4)
+        way = "delete it, and the same command ends with the last weights, or start over with --fresh"
+        raise Refused(f"{path} has other weights than those of epoch {best['epoch']}; {way}", 4)
     return tensors

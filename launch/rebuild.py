@@ -19,7 +19,7 @@ from .errors import Refused, first_line, printable
 from .recipe import find as find_recipe
 from .recipe import load as load_recipe
 from .recipe import run_until_train
-from .record.runs import Record, read, read_json
+from .record.runs import Record, chooser, command, read, read_json, read_metrics, read_result, used
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 # torch is imported where it is needed: a command's help must not wait for it.
 
 WEIGHTS = {"last": "model.safetensors", "best": "best.safetensors", "ema": "ema.safetensors"}
+CHOSEN = "chosen"  # those of them that are used unless the user names others
 MOST_PIXELS = 4096  # of an image's height and width: a file that says more is damaged
 MOST_CLASSES = 100_000
 MOST_METADATA = 100_000_000  # bytes, safetensors' own limit
@@ -46,6 +47,7 @@ class Trained(NamedTuple):
     run: "Run"  # not started; its accelerator has the device
     rule: "Rule | None"  # of nets for pictures of any size
     measured_in: str  # the mode, "eval" or "train", of the evaluations that the training logged
+    weights: str  # which: "last", "best" or "ema"
 
 
 def find_run(path: Path) -> tuple[Record, str]:
@@ -77,12 +79,12 @@ def rebuild(
     record: Record,
     stage: str = "",
     *,
-    weights: str = "last",
+    weights: str = CHOSEN,
     recipe: Path | None = None,
     data: str = "",
     precision: str = "no",
 ) -> Trained:
-    """The net of a run, or of one of its `stage`s, with its `weights` "last", "best" or "ema".
+    """The net of a run, or of one of its `stage`s, with its `weights` "last", "best", "ema", or those `chosen` by its training.
 
     `recipe` is the recipe's file if `recipe.find` would not find it. `data` replaces the recorded --data; without it nothing is
     downloaded: synthetic images stand in for the hub's. `precision` is for the run's accelerator.
@@ -98,6 +100,7 @@ def rebuild(
     from .weights import load
 
     folder = record.folder / stage
+    weights = _chosen(folder) if weights == CHOSEN else weights
     path = folder / WEIGHTS[weights]
     if not path.is_file():
         raise _without_weights(record, stage, weights)
@@ -137,7 +140,20 @@ def rebuild(
     shape_walk(net, (about["shape"][0], *([about["size"]] * 2 if about["size"] else about["shape"][1:])))
     images = replace(images, mean=tuple(about["mean"]), std=tuple(about["std"]), size=about["size"])
     rule = Rule(about["shape"][1], about["stored"], about["white"]) if about["stored"] else None
-    return Trained(net, images, tuple(about["shape"]), about, run, rule, given.get("measured_in", "eval"))
+    return Trained(net, images, tuple(about["shape"]), about, run, rule, given.get("measured_in", "eval"), weights)
+
+
+def _chosen(folder: Path) -> str:
+    """The weights of the training in `folder` that are used unless told otherwise: see `used` in record/runs.py."""
+    result = read_result(folder)
+    if result is None:  # killed a moment before its end, if it has its last weights
+        ended = (folder / WEIGHTS["last"]).is_file() and chooser(read_metrics(folder / "metrics.jsonl")) == "validation"
+        return "best" if ended else "last"
+    weights = used(result)
+    if not (folder / WEIGHTS[weights]).is_file() and (folder / WEIGHTS["last"]).is_file():
+        print(printable(f"{folder} has no {WEIGHTS[weights]} any more: the last weights are used"), file=sys.stderr)
+        return "last"
+    return weights
 
 
 def _recorded_run(record: Record, data: str) -> tuple["Run", dict[str, Any]]:
@@ -173,7 +189,7 @@ def _without_weights(record: Record, stage: str, weights: str) -> Refused:
     if record.state == "failed":
         return Refused(f"{folder} has not finished: {record.why}", 4)
     if record.state == "interrupted":
-        return Refused(f"{folder} was interrupted: run python {record.config['command']} to resume it{so_far}", 4)
+        return Refused(f"{folder} was interrupted: run {command(record.config)} to resume it{so_far}", 4)
     return Refused(f"{folder} is finished but has no {WEIGHTS['last']}: it was deleted, or the recipe saves no weights", 4)
 
 

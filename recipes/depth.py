@@ -16,7 +16,7 @@ from launch import Run, cli, sources, train
 from launch.data import crop_and_flip
 from launch.record.compare import train_loss
 from launch.record.pictures import curves
-from launch.record.runs import read_metrics
+from launch.record.runs import read_metrics, tested
 from nets.residual import CifarResNet
 
 
@@ -43,7 +43,7 @@ def main(run: Run, epochs: int = 30, batch: int = 128, lr: float = 0.1, momentum
             losses[name] = [[*train_loss(read_metrics(run.folder / name / "metrics.jsonl")).values()]]
     if run.rank == 0:
         curves(run.folder / "depth.png", losses, "training loss")
-    accuracies = ", ".join(f"{name} {result['test']['accuracy']:.4f}" for name, result in results.items())
+    accuracies = ", ".join(f"{name} {tested(result)['accuracy']:.4f}" for name, result in results.items())
     run.finish({"recipe": run.recipe, "summary": f"test accuracy: {accuracies}", "stages": results})
 
 

@@ -32,6 +32,7 @@ from launch.data import Images, cutmix, either, mixup, rand_augment, random_resi
 from launch.errors import Refused, first_line
 from launch.optimizers import groups
 from launch.pictures.rule import rule_for
+from launch.record.runs import tested
 from launch.schedules import Schedule, cosine, warm_up
 from launch.weights import for_classes, kept, load, load_into, read
 from nets.named import TIMM, build, heads, last_block, scale
@@ -136,9 +137,9 @@ def main(
     unlock(model, last_block(model, last))
     add_trainable(optimizer, model, OTHERS * lr)
     second = train(run, model, images, optimizer, loss, epochs=left, schedule=schedule(left), stage="unlocked", **options)
-    before, after = (result["test"]["accuracy"] for result in (first, second))
+    before, after = (tested(result)["accuracy"] for result in (first, second))
     summary = f"gradual: test accuracy {after:.4f}, {before:.4f} before the last block was unlocked"
-    run.finish({"recipe": run.recipe, "summary": summary, "test": second["test"], "stages": [first, second]})
+    run.finish({"recipe": run.recipe, "summary": summary, "test": tested(second), "stages": [first, second]})
     if run.rank == 0:
         print(summary)
 

@@ -26,6 +26,7 @@ from launch import Run, cli, sources, train
 from launch.checkpoint import weights, weights_sha256
 from launch.data import Images, crop_and_flip
 from launch.errors import Refused
+from launch.record.runs import tested
 from launch.weights import Source, for_classes, load_into, read
 from nets.residual import CifarResNet
 from nets.transfer import MyNetPretrained, add_trainable, lock, trainable, unlock
@@ -98,9 +99,9 @@ def main(
     else:
         results = [train(run, model, images, optimizer, epochs=epochs, stage=mode, **options)]
     assert locked_digest(model) == before, "a locked tensor changed"
-    accuracy, learning = results[-1]["test"]["accuracy"], results[-1]["trainable"]
-    summary = f"{mode}: test accuracy {accuracy:.4f} from {len(images.train)} images, {learning:,} trainable parameters"
-    facts = {"mode": mode, "locked_sha256": before, "test": results[-1]["test"], "stages": results}
+    test, learning = tested(results[-1]), results[-1]["trainable"]
+    summary = f"{mode}: test accuracy {test['accuracy']:.4f} from {len(images.train)} images, {learning:,} trainable parameters"
+    facts = {"mode": mode, "locked_sha256": before, "test": test, "stages": results}
     run.finish({"recipe": run.recipe, "summary": summary} | facts)
     if run.rank == 0:
         locked = mode in ("frozen", "gradual")

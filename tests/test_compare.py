@@ -6,6 +6,7 @@ import json
 import statistics
 from pathlib import Path
 
+import matplotlib.figure
 import pytest
 import torch
 from conftest import Tiny, optimizer_for, result
@@ -128,7 +129,7 @@ def test_only_what_differs_is_a_column(tmp_path):
     assert [row[:2] for row in comparison.table()[1]] == [["0.1", "True"], ["0.2", "–"]]
     assert comparison.same["nets"] == ["A", "B"]
     assert comparison.same["optimizer.kind"] == "sgd"
-    assert not {"seed", "pixels"} & comparison.same.keys()
+    assert not {"seed", "data sha256"} & comparison.same.keys()
     assert [comparison.label(group) for group in comparison.groups] == ["optimizer.lr 0.1, book True", "optimizer.lr 0.2"]
 
 
@@ -143,14 +144,54 @@ def test_an_option_that_is_none_equals_one_that_is_missing(tmp_path):
     assert [group.seeds for group in comparison.groups] == [[1, 2], [1]]
 
 
-def test_other_pixels_under_the_same_name_are_other_data(tmp_path):
+def test_other_content_under_the_same_name_is_other_data(tmp_path):
     write_run(tmp_path / "a", seed=1)
     write_run(tmp_path / "b", seed=2)
     assert len(compared(tmp_path).groups) == 1
     about = json.loads((tmp_path / "b/config.json").read_text())
     about["data"]["fingerprint"] = "62" * 32
     (tmp_path / "b/config.json").write_text(json.dumps(about))
-    assert compared(tmp_path).differ == ["pixels"]
+    comparison = compared(tmp_path)
+    assert comparison.differ == ["data sha256"]
+    assert {comparison.label(group) for group in comparison.groups} == {"data sha256 61616161", "data sha256 62626262"}
+
+
+def test_sizes_of_the_same_pictures_are_not_other_data(tmp_path):
+    """The sha256 of pictures of one's own depends on the size that they are reduced to."""
+    write_run(tmp_path / "a", size=64)
+    changed = write_run(tmp_path / "b", size=128) / "config.json"
+    about = json.loads(changed.read_text())
+    about["data"]["fingerprint"] = "62" * 32
+    changed.write_text(json.dumps(about))
+    assert compared(tmp_path).differ == ["size"]
+
+
+def test_labels_name_what_differs_between_finished_runs_and_end_in_full(tmp_path):
+    """An unfinished run of another batch size adds nothing to the names of the others; common folders are left out."""
+    above = "/data/of/the/laboratory/on/a/disk/whose/path/is/longer/than/any/legend/photos"
+    write_run(tmp_path / "a", lr=0.1, data=f"{above}/summer/birds")
+    write_run(tmp_path / "b", lr=0.1, data=f"{above}/winter/birds", started=11)
+    write_run(tmp_path / "c", (0.5,), lr=0.1, batch=7, data=f"{above}/winter/birds", finished=False)
+    comparison = compared(tmp_path)
+    assert comparison.differ == ["batch", "data"]
+    assert [comparison.label(group) for group in comparison.groups] == [
+        "data summer/birds", "data winter/birds", "batch 7, data winter/birds (1/2 interrupted)",
+    ]  # fmt: skip
+
+
+def test_long_labels_are_wrapped_in_pictures_and_not_cut(tmp_path, monkeypatch):
+    from launch.record import charts
+
+    figures = []
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda figure, _: figures.append(figure))
+    nets = [f"Net{number}" for number in range(20)]
+    for name in ("a", "b"):
+        write_run(tmp_path / "runs" / name, nets=[*nets, name])
+    charts.draw(tmp_path, comparison := compared(tmp_path / "runs"), [])
+    texts = [text for figure in figures for legend in figure.legends for text in legend.get_texts()]
+    shown = {text.get_text().replace("\n", " ") for text in texts}
+    assert {comparison.label(group) for group in comparison.groups} <= shown
+    assert all(len(line) <= 60 for text in texts for line in text.get_text().split("\n"))
 
 
 def test_a_repeated_seed_is_shown(tmp_path):

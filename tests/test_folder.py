@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -220,3 +221,28 @@ def test_secrets_of_an_address_are_not_recorded(start, images, tmp_path, monkeyp
     for path in (path for path in (tmp_path / "run").rglob("*") if path.is_file()):
         assert b"secret" not in path.read_bytes(), path
         assert b"5ecre7" not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize(
+    ("words", "launcher"),
+    [
+        (
+            "/venv/python /venv/accelerate launch --config_file launch/cpus.yaml",
+            "accelerate launch --config_file launch/cpus.yaml",
+        ),
+        (
+            "/venv/python3 -m accelerate.commands.launch --num_processes 2",
+            "python3 -m accelerate.commands.launch --num_processes 2",
+        ),
+        ("timeout 300 python", "timeout 300 python"),
+        (None, "python"),  # a shell, which says nothing of its commands
+    ],
+)
+def test_what_started_the_command_is_recorded(words, launcher, start, images, tmp_path, monkeypatch):
+    """As its parent's command line says; the page's command can be copied, flags of the launcher included."""
+    own = ["recipe.py", "--data", "my photos"]
+    parent = SimpleNamespace(cmdline=lambda: [*words.split(), *own] if words else ["-bash"])
+    monkeypatch.setattr(sys, "argv", own)
+    monkeypatch.setattr("psutil.Process.parent", lambda _: parent)
+    train(start(pictures=True), net := Tiny(), images, optimizer_for(net), epochs=1, batch=16)
+    assert f"<pre>{launcher} recipe.py --data &#39;my photos&#39;</pre>" in (tmp_path / "run/report.html").read_text()

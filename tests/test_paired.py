@@ -1,14 +1,18 @@
 """Two designs are compared seed by seed, and two trainings image by image; the numbers are scipy's."""
 
 import json
+from dataclasses import replace
 
 import pyarrow
 import pyarrow.parquet
 import pytest
+import torch
 from made_runs import compared, write_run
 from PIL import Image
 
 from launch import commands
+from launch.data import Split
+from launch.record import predictions
 from launch.record.paired import T, mcnemar, pairs, t_interval
 
 stats = pytest.importorskip("scipy.stats")
@@ -100,6 +104,37 @@ def test_one_seed_is_compared_image_by_image(tmp_path, capsys):
     assert pair.sentence() == "Net and Other are not compared: their test images differ"
     (tmp_path / "b0/predictions.parquet").write_bytes(b"no parquet")
     assert pairs(compared(tmp_path))[0].p is None
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_accuracies_of_different_images_get_no_verdict(images, tmp_path, split):
+    """Of other images or other labels, by what both recorded; what ranks here is the accuracy on `split`."""
+    chosen = {"validation": (0.5, 0.6)} if split == "validation" else {}
+    given = replace(images, validation=images.train.select(torch.arange(9)))
+    for name, net in (("a", "Net"), ("b", "Other")):
+        write_run(tmp_path / name, (0.7, 0.8), net=net, **chosen)
+        predictions.write(tmp_path / name, torch.eye(3)[images.test.labels], given)
+    assert pairs(compared(tmp_path))[0].difference == 0  # control
+    own = getattr(given, split)
+    for other in (Split(own.pixels, own.labels.flip(0)), Split(own.pixels.flip(0), own.labels)):
+        predictions.write(tmp_path / "b", torch.eye(3)[images.test.labels], replace(given, **{split: other}))
+        (pair,) = pairs(compared(tmp_path))
+        assert (pair.difference, pair.why) == (None, f"their {split} images differ")
+        assert pair.sentence() == f"Net and Other are not compared: their {split} images differ"
+
+
+def test_validation_images_of_runs_that_did_not_record_them_are_known_by_their_options(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "runs/a", (0.7, 0.8), validation=(0.5, 0.6), data="photos")
+    write_run(tmp_path / "runs/b", (0.7, 0.8), validation=(0.5, 0.9), data="photos", net="Other")
+    assert pairs(compared(tmp_path / "runs"))[0].difference == pytest.approx(0.3)
+    recorded = json.loads((tmp_path / "runs/b/config.json").read_text())
+    recorded["config"]["validation"] = 0.3
+    (tmp_path / "runs/b/config.json").write_text(json.dumps(recorded))
+    assert commands.main(["compare", "runs"]) == 0
+    said = capsys.readouterr().out
+    assert "Other, validation 0.3 and Net are not compared: their validation images differ." in said
+    assert "is better" not in said
 
 
 def test_a_row_may_be_the_one_that_others_are_compared_with(tmp_path, capsys, monkeypatch):

@@ -16,6 +16,8 @@ from PIL import Image
 from trained import claimed, train_here
 
 from launch.commands.predict import predictions
+from launch.data.picture import read_image
+from launch.pictures.listing import class_folders, entries
 from launch.rebuild import rebuild
 from launch.record import runs
 
@@ -82,15 +84,65 @@ def test_predict_names_and_skips_files_that_are_not_images(trained_runs, oneloop
     assert code == 1
     assert [(row["image"], row["rank"]) for row in rows] == [(str(tmp_path / "a.png"), "1")]
     assert [line.split()[0].rstrip(":") for line in error.splitlines()[:-1]] == [
-        str(tmp_path / name) for name in ("b.png", "c.txt", "d.tiff", "nowhere.jpg")
+        str(tmp_path) if name == "c.txt" else str(tmp_path / name) for name in ("c.txt", "b.png", "d.tiff", "nowhere.jpg")
     ]
+    assert error.splitlines()[0] == f"{tmp_path}: left out what is no picture by its name: 1 .txt"
     assert "no known range" in error
-    assert error.splitlines()[-1] == "4 of 5 files could not be read as an image"
+    assert error.splitlines()[-1] == "3 of 4 files could not be read as an image"
+    code, _, error = oneloop("predict", trained_runs / "birds", tmp_path / "c.txt")  # a file that is named is tried
+    assert (code, error.splitlines()[-1]) == (1, "1 of 1 files could not be read as an image")
     assert oneloop("predict", trained_runs / "birds", tmp_path / "a.png")[0] == 0  # control
     monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
     _, table, _ = oneloop("predict", trained_runs / "birds", tmp_path / "a.png")
     assert f"{float(rows[0]['probability']):.1%}" in table
     assert "┃" in table
+
+
+def test_predict_finds_the_pictures_that_training_finds(trained_runs, oneloop, tmp_path):
+    """Behind links, too, but not in circles; neither Thumbs.db nor hidden files are tried, and what is left out is said."""
+    picture = next((trained_runs / "pictures/test").rglob("*.png"))
+    for place in ("elsewhere", "new/a", "new/.hidden", "new/__MACOSX"):
+        (tmp_path / place).mkdir(parents=True)
+        for number in range(2):
+            shutil.copy(picture, tmp_path / place / f"{number}.PNG")
+    new = tmp_path / "new"
+    (new / "b").symlink_to(tmp_path / "elsewhere")
+    (new / "a/up").symlink_to(new)
+    for name in ("Thumbs.db", "a/desktop.ini", "a/notes"):
+        (new / name).write_text("no picture")
+    os.mkfifo(new / "pipe.png")
+    listing = class_folders(new, entries(new))
+    code, out, error = oneloop("predict", trained_runs / "birds", new, "--top", 1, "--csv")
+    found = [row["image"] for row in csv.DictReader(io.StringIO(out))]
+    assert (code, found) == (0, [str(new / each.path) for each in listing.pictures])
+    assert found == [str(new / name) for name in ("a/0.PNG", "a/1.PNG", "b/0.PNG", "b/1.PNG")]
+    kinds = "1 .db, 1 .ini, 1 link in a circle, 1 no extension, 1 special"
+    assert error == f"{new}: left out what is no picture by its name: {kinds}\n"
+    code, _, error = oneloop("predict", trained_runs / "birds", new / "pipe.png")  # named: it is not waited for
+    assert (code, error.splitlines()[0]) == (1, f"{new / 'pipe.png'} cannot be read as an image: it is not a file")
+    for place in (new / "a", new / "b"):
+        for file in place.glob("*.PNG"):
+            file.unlink()
+    code, _, error = oneloop("predict", trained_runs / "birds", new)
+    assert (code, error) == (
+        1,
+        f"{new}: no pictures in it (1 .db, 1 .ini, 2 hidden, 1 link in a circle, 1 no extension, 1 special)\n",
+    )
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("size", [(9, 40), (40, 9), (5, 3)])
+def test_a_picture_is_resized_by_torch(mode, size, tmp_path):
+    """As training resizes; Pillow's own resize gives other pixels in other versions."""
+    pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels).convert(mode)
+    picture.save(tmp_path / "a.png")
+    whole = torch.from_numpy(np.array(picture).reshape(size[1], size[0], -1)).permute(2, 0, 1)[None].contiguous()
+    expected = torch.nn.functional.interpolate(whole, (8, 6), mode="bilinear", antialias=True)[0]
+    found = read_image(tmp_path / "a.png", (len(whole[0]), 8, 6))
+    assert torch.equal(found, expected)
+    exact = torch.nn.functional.interpolate(whole.double(), (8, 6), mode="bilinear", antialias=True)[0]
+    assert (found - exact).abs().max() <= 1.5  # rounded twice
 
 
 def test_predict_takes_every_file(trained_runs, oneloop, tmp_path):
@@ -168,7 +220,7 @@ def test_names_are_escaped_before_they_reach_the_terminal(birds, trained_runs, o
     photos.mkdir()
     for name in ("a", BELL, NO_TEXT):
         shutil.copy(trained_runs / "pictures/test/bird/01.png", photos / f"{name}.png")
-    (photos / f"z {BELL} {NO_TEXT}").write_text("no image")
+    (photos / f"z {BELL} {NO_TEXT}.png").write_text("no image")
     named(birds, BELL)
     mine = tmp_path / "cifar2.py"
     text = (ROOT / "recipes/cifar2.py").read_text()
@@ -182,7 +234,7 @@ def test_names_are_escaped_before_they_reach_the_terminal(birds, trained_runs, o
     assert code == 1
     assert error.count("\n") == 3
     assert error.startswith("cifar2.py changed since")
-    assert f"z {SHOWN} not \\udcff UTF-8 cannot be read" in error
+    assert f"z {SHOWN} not \\udcff UTF-8.png cannot be read" in error
     for text in (out, error):
         assert not {"\a", "\u202e"} & {*text}
         assert "\x1b]" not in text

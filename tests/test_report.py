@@ -139,7 +139,8 @@ def test_page_loads_nothing_and_agrees_with_the_result(shown):
     for name in ("accuracy", "loss"):
         assert words[words.index(f"test {name}") + 1] == f"{end['test'][name]:.4f}"
     assert words[words.index("weights_sha256") + 1] == end["weights_sha256"]
-    assert words[words.index("Command") + 1] == json.loads((shown / "config.json").read_text())["command"]
+    config = json.loads((shown / "config.json").read_text())
+    assert words[words.index("Command") + 1] == f"{config['launcher']} {config['command']}"
 
 
 def test_page_of_several_stages_compares_them(start, images, tmp_path, capsys, monkeypatch):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import jobs
 import pytest
 from conftest import ROOT, Tiny, metrics, result
+from made_runs import compared
 from tiny import tiny_images
 from training import fit
 
@@ -173,6 +174,22 @@ def test_lost_best_weights_are_refused_and_not_measured(start, images, tmp_path)
     with pytest.raises(Refused, match="has other weights than those of epoch") as refused:
         fit(start(validation=FRACTION), images, epochs=6)
     assert refused.value.code == 4
+
+
+def test_deleted_best_weights_end_with_the_last_ones_and_a_word(start, images, tmp_path, capsys):
+    """Deleted while the run was stopped: nothing could bring them back."""
+    with pytest.raises(Refused, match="stopped"):
+        fit(start(validation=FRACTION, stop_when=evaluation(5)), images, epochs=6)
+    (tmp_path / "run/best.safetensors").unlink()
+    fit(start(validation=FRACTION), images, epochs=6)
+    said, found = capsys.readouterr().out, result(tmp_path / "run")
+    gone = f"best.safetensors is gone: the best weights, of epoch {found['best']['epoch']}, are lost. The last ones are measured"
+    assert gone in said
+    assert f"test accuracy {found['test']['accuracy']:.4f} (" in said
+    assert "with the last weights, as the best ones are lost" in said
+    assert (found["weights"], found["best"].get("test")) == ("last", None)
+    (group,) = compared(tmp_path / "run").groups
+    assert group.measure("last")[0] == found["test"]["accuracy"]
 
 
 # ---------------------------------------------------------------------------------------------------------------- exact

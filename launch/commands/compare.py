@@ -32,10 +32,10 @@ def main(args: Sequence[str]) -> None:
         "Unfinished runs have their own rows. Also draw four pictures: curves, bars of training and test accuracy,\n"
         "accuracy against time and parameters, and differences with their intervals.",
         epilog="example: oneloop compare runs/cifar2\n\n"
-        "accuracy, loss  on the test images at the end\n"
+        "accuracy, loss  on the test images, of the weights that are used: the best ones where validation images chose them\n"
         "best            test accuracy after the best epoch; optimistic, unless validation images chose that epoch\n"
         "validation accuracy   after the best epoch\n"
-        "gap             training accuracy minus test accuracy",
+        "gap             training accuracy minus test accuracy, both of the last weights",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -10,11 +10,13 @@ from ..rebuild import find_run, rebuild
 from ..record.runs import chooser, read_metrics, read_result
 from .arguments import add_trained_net, command_parser
 
+WORDS = {"last": "last weights", "best": "best weights", "ema": "average of the weights"}
+
 
 def main(args: Sequence[str]) -> None:
     parser = command_parser(
         "evaluate",
-        usage="RUN [--data …] [--split test | validation | train] [--weights last | best | ema] [--json]",
+        usage="RUN [--data …] [--split test | validation | train] [--weights chosen | last | best | ema] [--json]",
         description="Measure the loss and accuracy of a trained net: every image once, dropout off, in the run's precision.\n"
         "Without --data it uses the run's own images and reproduces the numbers that training logged.",
         example="runs/cifar2/Net-0a1b2c3d --data other-birds/",
@@ -53,15 +55,15 @@ def main(args: Sequence[str]) -> None:
         raise Refused(f"{record.folder} has no validation images: it was trained without --validation", 2)
     measured, logits = evaluate_with_logits(trained.run, trained.net, images, chosen.split)
     further = scores(logits, getattr(images, chosen.split).labels)
-    logged = _logged(record.folder / stage, chosen.split, chosen.weights) if same else None
-    source = {"run": str(chosen.run), "weights": chosen.weights, "data": trained.images.source, "split": chosen.split}
+    logged = _logged(record.folder / stage, chosen.split, trained.weights) if same else None
+    source = {"run": str(chosen.run), "weights": trained.weights, "data": trained.images.source, "split": chosen.split}
     if chosen.json:
         print(json.dumps(source | further | measured | {"logged": logged}, indent=1))
         return
     count, correct = measured["count"], round(measured["accuracy"] * measured["count"])
     print(
         f"{chosen.split} images of {printable(trained.images.source)}: accuracy {measured['accuracy']:.4f} ({correct}/{count}), "
-        f"loss {measured['loss']:.4f}"
+        f"loss {measured['loss']:.4f}, with the {WORDS[trained.weights]}"
     )
     print(", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in further.items() if isinstance(value, float)))
     if logged:

@@ -48,7 +48,8 @@ def main(args: Sequence[str]) -> None:
         write_atomically(out, content)
     except OSError as error:
         raise Refused(f"cannot write {out}: {error.strerror or error}") from error
-    print(f"{printable(str(out))}: {len(content):,} bytes; logits of {images} images match the net's within {greatest:.1e}")
+    what = f"{len(content):,} bytes, {trained.weights} weights"
+    print(f"{printable(str(out))}: {what}; logits of {images} images match the net's within {greatest:.1e}")
 
 
 # Pixels float32 (N, C, H, W), from 0 to 1 -> logits float32 (N, classes), as the exported bytes compute them.

@@ -6,12 +6,11 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ..errors import Refused, first_line
 from ..pictures.decode import decode
-from ..pictures.rule import Rule, centred, read
+from ..pictures.rule import Rule, centred, read, resized
 from .dataset import Shape
 
 
@@ -22,17 +21,19 @@ def read_image(path: Path, shape: Shape, rule: Rule | None = None) -> Tensor:
     """
     channels, height, width = shape
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ValueError("it is not a file")
         if rule:
             return torch.from_numpy(centred(read(path, rule), rule).copy()).permute(2, 0, 1)
         picture = decode(path, channels)
+        array = np.array(picture).reshape(picture.height, picture.width, channels)
         if picture.size != (width, height):
-            picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-        array = np.array(picture)
+            array = resized(array, width, height)  # not Pillow's, which gives other pixels in other versions
     except FileNotFoundError as error:
         raise Refused(f"{path}: no such file") from error
     except Exception as error:  # PIL raises a dozen kinds for broken files
         raise Refused(f"{path} cannot be read as an image: {first_line(error)}") from error
-    return torch.from_numpy(array.reshape(height, width, channels)).permute(2, 0, 1)
+    return torch.from_numpy(array).permute(2, 0, 1)
 
 
 def stack(files: Iterable[tuple[str, BinaryIO | Path | str]], count: int, shape: Shape) -> Tensor:

@@ -99,6 +99,12 @@ def is_picture(entry: Entry) -> bool:
     return entry.kind in ("file", "broken link") and os.path.splitext(entry.path)[1].lower() in SUFFIXES
 
 
+def kind_of(entry: Entry, parts: list[str]) -> str:
+    """What to call an entry that is neither a picture nor a folder: by its extension, if it is a file."""
+    suffix = os.path.splitext(parts[-1])[1].lower()
+    return suffix or "no extension" if entry.kind == "file" else entry.kind
+
+
 def class_folders(folder: Path, found: list[tuple[Entry, list[str]]]) -> Listing:
     """The pictures in `folder`, whose `entries` are `found`. Raises Refused: 1 if it has none, 4 without class folders."""
     files: list[tuple[Entry, list[str]]] = []
@@ -107,8 +113,7 @@ def class_folders(folder: Path, found: list[tuple[Entry, list[str]]]) -> Listing
         if is_picture(entry):
             files.append((entry, parts))
         elif entry.kind != "folder":
-            suffix = os.path.splitext(parts[-1])[1].lower()
-            ignored[suffix or "no extension" if entry.kind == "file" else entry.kind] += 1
+            ignored[kind_of(entry, parts)] += 1
     if not files:
         raise Refused(f"{folder}: no pictures in it{_listed(ignored)}; name a folder with a folder for each class, or a table")
     splits = splits_of([parts for _, parts in files])

@@ -1,6 +1,7 @@
 """Pictures of a comparison, such as curves.png and differences.png. A new one is a function here and a line in CHARTS."""
 
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,7 @@ import numpy as np
 
 from .compare import Comparison, Group, ranked_by
 from .paired import Pair
-from .pictures import COLOURS, new_figure, plain_names, short
+from .pictures import COLOURS, new_figure, plain_names
 
 MOST_GROUPS = 21  # as many as colours and line styles can tell apart
 
@@ -37,11 +38,11 @@ def _overlay(path: Path, groups: Mapping[str, Group]) -> Path | None:
 
 
 def _bars(path: Path, groups: Mapping[str, Group]) -> Path | None:
-    """Training and test accuracy side by side, with the deviation over seeds, as in document 000's chart of the designs."""
+    """Training and test accuracy of the last weights, with the deviation over seeds, as in document 000's chart."""
     known = {name: group for name, group in groups.items() if group.measure("gap") is not None}
     if not known:
         return None
-    shown = {"train": "train", "test": "last"}
+    shown = {"train": "train", "test": "tested"}
     values = {  # where the gap is known, so are its two sides
         name: [found for group in known.values() if (found := group.measure(measure))] for name, measure in shown.items()
     }
@@ -56,9 +57,13 @@ def _bars(path: Path, groups: Mapping[str, Group]) -> Path | None:
         axes.errorbar(places, heights, spread, fmt="none", ecolor="black", elinewidth=0.8, capsize=2)
         for place, height in zip(places, heights, strict=True):
             axes.text(place, 1 - span * 0.98, f"{height:.3f}", color="white", fontsize=7, ha="center", va="bottom")
-    axes.set(ylabel="accuracy", ylim=(1 - span, 1))
-    names = [name.replace(", ", "\n") for name in known]
-    turned: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if max(map(len, known)) > 12 else {}
+    others = any(group.measure("tested") != group.measure("last") for group in known.values())
+    axes.set(ylabel="accuracy of the last weights" if others else "accuracy", ylim=(1 - span, 1))
+    names, longest = [name.replace(", ", "\n") for name in known], max(map(len, known))
+    turned: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if longest > 12 else {}
+    if longest > 30:  # they would lie across each other
+        names, turned = ["\n".join(textwrap.wrap(name, 36)) for name in known], {"rotation": 90}
+        figure.set_figheight(5.4)
     axes.set_xticks(range(len(known)), names, **turned)
     axes.tick_params(axis="x", length=0)
     return _finish(figure, path, "outside upper right", 2)
@@ -97,13 +102,19 @@ def _finish(
         return None
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
-    names = [short(label, 60) for label in drawn]
+    names = [_wrapped(label) for label in drawn]
+    lines = [line for name in names for line in name.split("\n")]
     if place == "outside right upper":  # a bigger legend gets a bigger figure
-        figure.set_figheight(max(figure.get_figheight(), 0.3 + 0.19 * len(names)))
-        figure.set_figwidth(figure.get_figwidth() + 0.07 * max(0, max(map(len, names)) - 16))
+        figure.set_figheight(max(figure.get_figheight(), 0.3 + 0.19 * len(lines)))
+        figure.set_figwidth(figure.get_figwidth() + 0.07 * max(0, max(map(len, lines)) - 16))
     figure.legend(drawn.values(), names, loc=place, ncols=columns, frameon=False, fontsize=9)
     figure.savefig(path)
     return path
+
+
+def _wrapped(label: str) -> str:
+    """A label on as many lines as it needs: what is cut off may be what tells two of them apart."""
+    return "\n".join(textwrap.wrap(label, 60))
 
 
 CHARTS = {"curves.png": _overlay, "bars.png": _bars, "cost.png": _cost}
@@ -122,11 +133,12 @@ def _differences(path: Path, paired: Sequence[Pair]) -> Path | None:
         filled = "full" if pair.more_than_chance else "none"
         axes.errorbar(points, place, xerr=spread, fmt="o", color=COLOURS[0], elinewidth=1.2, capsize=3, fillstyle=filled)
     axes.axvline(0, color="black", linewidth=0.8)
-    names = [short(pair.one if baseline else f"{pair.one} – {pair.other}", 60) for pair in known]
+    names = [_wrapped(pair.one if baseline else f"{pair.one} – {pair.other}") for pair in known]
+    figure.set_figheight(0.6 + 0.3 * len(known) + 0.15 * sum(name.count("\n") + 1 for name in names))
     axes.set_yticks(range(len(known)), names)
     axes.tick_params(axis="y", length=0)
     over = f" than {known[0].other}" if baseline else ""
-    axes.set(xlabel=f"points of accuracy better{over}", ylim=(-0.6, len(known) - 0.4))
+    axes.set(xlabel=_wrapped(f"points of accuracy better{over}"), ylim=(-0.6, len(known) - 0.4))
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)
     return path

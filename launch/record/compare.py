@@ -6,6 +6,8 @@ seed form a group. Unfinished ones form groups of their own, so that no mean mix
 What is measured is in measures.py, the pictures are in charts.py.
 """
 
+import itertools
+import json
 import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,8 +15,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import Refused, printable
-from .measures import COLUMNS, Measure, accuracy_by_epoch, measures_of, train_loss
+from .measures import COLUMNS, Measure, accuracy_by_epoch, choosing, measures_of, train_loss
 from .runs import Record, read, read_metrics, read_result, stages
+
+CONTENT = "data sha256"  # an option beside the others: other content under the same name
+# What else the sha256 of the data depends on, besides their content: see the recipes' options, and launch/data/own.py.
+DECIDE_CONTENT = ("recipe", "data", "size", "stored", "split", "test", "validation", "columns", "skip_bad")
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,7 @@ class Training:
 
     `epochs` are those done, `of` the epochs requested (None if not recorded), `measures` those of MEASURES that are known.
     `curves` maps "validation accuracy", "test accuracy" and "train loss" to values by epoch. `place` is what the speed depends
-    on.
+    on. `images` is what the images of a split, "validation" or "test", are a function of, as far as the configuration tells.
     """
 
     folder: Path
@@ -35,6 +41,7 @@ class Training:
     measures: dict[str, float]
     curves: dict[str, dict[int, float]]
     place: str
+    images: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -84,9 +91,12 @@ class Comparison:
     differ: list[str]
 
     def label(self, group: Group) -> str:
-        """The group's name in a picture."""
+        """The group's name in a picture and in a sentence: what differs among the finished groups, if it is one of several."""
         plain = ("recipe", "net", "stage")  # their values speak for themselves
-        parts = [(key, text_of(group.options[key])) for key in self.differ if key in group.options]
+        finished = [each for each in self.groups if each.finished]
+        others = finished if group.finished and len(finished) > 1 else self.groups
+        named = [key for key in self.differ if len({text_of(each.options.get(key)) for each in others}) > 1]
+        parts = [(key, _told_apart(key, group, others)) for key in named if key in group.options]
         text = ", ".join(value if key in plain else f"{key} {value}" for key, value in parts)
         text = text or text_of(self.same.get("net") or self.same["recipe"])
         return text if group.finished else f"{text} ({group.progress()})"
@@ -134,10 +144,10 @@ def compare(folders: Iterable[Path]) -> tuple[Comparison, list[str]]:
             complaints.append(str(error))
     if not trainings:
         raise Refused("; ".join(complaints) or "no run to compare", 4)
-    sources = {(training.options["recipe"], training.options["data"], training.options["pixels"]) for training in trainings}
-    if len(sources) == len({(recipe, data) for recipe, data, _ in sources}):  # the pixels add nothing to the name
+    sources = {tuple(text_of(training.options.get(name)) for name in (CONTENT, *DECIDE_CONTENT)) for training in trainings}
+    if len(sources) == len({source[1:] for source in sources}):  # the content adds nothing to the name
         for training in trainings:
-            del training.options["pixels"]
+            del training.options[CONTENT]
     grouped: dict[tuple, list[Training]] = {}
     for training in trainings:
         key = sorted((name, text_of(value)) for name, value in training.options.items() if value is not None)
@@ -161,7 +171,7 @@ def trainings_of(record: Record) -> Iterator[Training]:
     inside = stages(record.folder)
     # Recipe and net come first, however the recipe orders its options.
     known = {"recipe": record.options["recipe"], "net": record.config.get("model")}
-    further = {"shards": record.config["shards"], "pixels": record.config["data"]["fingerprint"][:8]}
+    further = {"shards": record.config["shards"], CONTENT: record.config["data"]["fingerprint"][:8]}
     options = _flat({name: value for name, value in known.items() if value} | record.options | further)
     seed = options.pop("seed")
     where = record.config
@@ -169,7 +179,9 @@ def trainings_of(record: Record) -> Iterator[Training]:
     for folder in inside or [record.folder]:
         result = read_result(folder)
         events = read_metrics(folder / "metrics.jsonl")
-        accuracies = {f"{split} accuracy": accuracy_by_epoch(events, split) for split in ("validation", "test")}
+        accuracies = {
+            f"{split} accuracy": choosing(events, split) or accuracy_by_epoch(events, split) for split in ("validation", "test")
+        }
         inner = {"stage": folder.relative_to(record.folder).as_posix()} if inside else {}
         yield Training(
             folder=folder,
@@ -181,7 +193,14 @@ def trainings_of(record: Record) -> Iterator[Training]:
             measures=measures_of(result or {}, events, {} if inside else record.config),
             curves=accuracies | {"train loss": train_loss(events)},
             place=printable(place),
+            images={split: _images(record, split) for split in ("validation", "test")},
         )
+
+
+def _images(record: Record, split: str) -> str:
+    kept = {"validation": ("validation", "limit"), "test": ()}[split]
+    data, options = record.config["data"], record.options
+    return json.dumps([data["fingerprint"], data.get(split), *(options.get(name) for name in kept)])
 
 
 def _flat(options: dict, prefix: str = "") -> dict[str, Any]:
@@ -196,6 +215,13 @@ def _flat(options: dict, prefix: str = "") -> dict[str, Any]:
 def text_of(value: Any) -> str:
     """An option as text for a table: a list as words, None as –."""
     return "–" if value is None else printable(" ".join(map(str, value)) if isinstance(value, list) else str(value))
+
+
+def _told_apart(key: str, group: Group, others: Iterable[Group]) -> str:
+    """The group's value of an option as text, without the folders that all values have in common."""
+    values = [text_of(each.options[key]).split("/") for each in others if key in each.options]
+    above = len([*itertools.takewhile(lambda names: len({*names}) == 1, zip(*(value[:-1] for value in values), strict=False))])
+    return "/".join(text_of(group.options[key]).split("/")[above:])
 
 
 def _count(group: Group) -> str:

@@ -58,7 +58,8 @@ FACTS: Fields = {"model": _text, "parameters": _whole, "config.validation": _fra
 STOPPED: Fields = {"code": _whole, "why": _text}
 RESULT: Fields = {
     "test.accuracy": _number, "test.loss": _number, "train.accuracy": _number, "train.loss": _number, "best.accuracy": _number,
-    "validation.accuracy": _number, "validation.loss": _number, "best.test.accuracy": _number, "best.test.loss": _number,
+    "ema.accuracy": _number, "ema.loss": _number, "validation.accuracy": _number, "validation.loss": _number,
+    "best.test.accuracy": _number, "best.test.loss": _number,
     "test.balanced_accuracy": _number, "images_per_second": _positive, "seconds": _number, "parameters": _whole, "summary": _text,
 }  # fmt: skip
 HEAD: Fields = {"step": _whole, "epoch": _whole, "images": _whole}

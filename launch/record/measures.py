@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .runs import chooser
+from .runs import chooser, used
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,12 @@ def measures_of(result: dict, events: Sequence[dict], facts: dict) -> dict[str, 
 
 
 def _at_the_end(known: Known, name: str) -> float | None:
-    """On the test images: of the average of the weights, if one is kept and measured on them, else of the last weights."""
-    averaged = known.last("ema", name) if chooser(known.events) == "test" else None
+    """On the test images: of the weights that are used unless told otherwise, see `runs.used`; so far, if it is not finished."""
+    if used(known.result) == "best":
+        return known.result["best"]["test"].get(name)
+    if chooser(known.events) == "validation":  # the last weights, in place of lost best ones
+        return known.last("test", name) if known.result else None
+    averaged = known.last("ema", name)
     return known.last("test", name) if averaged is None else averaged
 
 
@@ -47,12 +51,12 @@ def _best(known: Known) -> float | None:
     best = known.result.get("best", {})
     if chooser(known.events) == "validation":
         return best.get("test", {}).get("accuracy")
-    return best.get("accuracy", max(accuracy_by_epoch(known.events).values(), default=None))
+    return best.get("accuracy", max(choosing(known.events, "test").values(), default=None))
 
 
 def _validation_accuracy(known: Known) -> float | None:
     """Validation accuracy of the best weights, which it chose."""
-    so_far = accuracy_by_epoch(known.events, "validation").values()
+    so_far = choosing(known.events, "validation").values()
     return known.result.get("best", {}).get("accuracy", max(so_far)) if so_far else None
 
 
@@ -78,11 +82,13 @@ MEASURES = {
     "last": Measure(lambda known: _at_the_end(known, "accuracy"), "accuracy", "{:.4f}", spread=True),
     "best": Measure(_best, "best", "{:.4f}", spread=True),  # without validation images, the test images chose its epoch
     "loss": Measure(lambda known: _at_the_end(known, "loss"), "loss", "{:.4f}", spread=True),
-    "gap": Measure(_gap, "gap", "{:+.4f}", spread=True),  # training accuracy minus test accuracy
+    "gap": Measure(_gap, "gap", "{:+.4f}", spread=True),  # training accuracy minus test accuracy, both of the last weights
     "images_per_second": Measure(_speed, "images/s", "{:,.0f}"),
     "seconds": Measure(_seconds, "seconds", "{:,.1f}"),
     "parameters": Measure(lambda known: known.result.get("parameters", known.facts.get("parameters")), "parameters", "{:,.0f}"),
-    "train": Measure(lambda known: known.last("train", "accuracy")),  # drawn in bars.png
+    # Both of the last weights; drawn in bars.png.
+    "train": Measure(lambda known: known.last("train", "accuracy")),
+    "tested": Measure(lambda known: known.last("test", "accuracy")),
 }
 COLUMNS = {name: measure for name, measure in MEASURES.items() if measure.heading}
 
@@ -93,6 +99,12 @@ COLUMNS = {name: measure for name, measure in MEASURES.items() if measure.headin
 def accuracy_by_epoch(events: Sequence[dict], split: str = "test") -> dict[int, float]:
     """Accuracy on the images of `split`."""
     return {event["epoch"]: event["accuracy"] for event in events if event["event"] == "eval" and event["split"] == split}
+
+
+def choosing(events: Sequence[dict], split: str) -> dict[int, float]:
+    """Accuracy on the images of `split`, if these choose the best epoch: of the average of the weights, if one is kept."""
+    plain = accuracy_by_epoch(events, split) if split == chooser(events) else {}
+    return (plain and accuracy_by_epoch(events, "ema")) or plain
 
 
 def train_loss(events: Sequence[dict]) -> dict[int, float]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import first_line
-from .runs import home, last_launch, read_json
+from .runs import command, home, last_launch, read_json, tested, used
 
 PROJECT = "oneloop"
 PROBE_SECONDS, INIT_SECONDS, FINISH_SECONDS = 2, 15, 60  # to wait for W&B, at most
@@ -63,7 +63,7 @@ def options(folder: Path, mode: str, facts: dict, job: str = "train", artifacts:
             "data": {"name": config["data"], **{key: data[key] for key in kept if key in data}},
             "machine": {key: latest[key] for key in ("device", "world_size", "threads", "precision", "versions", "git")},
             "shards": recorded["shards"],
-            "command": latest["command"],
+            "command": command(latest),
         },
         "name": "-".join(filter(None, (config["recipe"], net, stage, f"s{config['seed']}"))),
         "group": config["recipe"],
@@ -110,14 +110,18 @@ def axes(run: Any) -> None:
 
 
 def end(run: Any, folder: Path, result: dict) -> dict:
-    """The last row, from the pictures and predictions.json in `folder`. Also writes the result into the run's summary."""
+    """The last row, from the pictures and predictions.json in `folder`. Also writes the result into the run's summary.
+
+    There accuracy and loss are those of the weights that are `used`, as on the last line of the training.
+    """
     import wandb
     from PIL import Image
 
     keys = ("parameters", "images_per_second", "seconds", "weights_sha256", "summary")
     best = {f"best/{key}": value for key, value in result.get("best", {}).items() if key != "test"}
     best |= {f"best/test_{key}": value for key, value in result.get("best", {}).get("test", {}).items()}
-    run.summary.update({key: result[key] for key in keys if key in result} | best)
+    final = {"weights": used(result), **{key: tested(result)[key] for key in ("accuracy", "loss")}} if "best" in result else {}
+    run.summary.update({key: result[key] for key in keys if key in result} | best | final)
     row: dict[str, Any] = {f"final/{path.stem}": wandb.Image(str(path)) for path in sorted(folder.glob("*.png"))}
     if ranking := result.get("ranking"):
         row["final/ranking"] = wandb.Table([*ranking[0]], data=[[*place.values()] for place in ranking])
@@ -151,6 +155,8 @@ def artifacts(run: Any, folder: Path, result: dict) -> None:
         ("best", "best.safetensors", result["best"]),
         ("latest", "model.safetensors", {"accuracy": result["test"]["accuracy"], "epoch": result["epochs"]}),
     ):
+        if not (folder / file).exists():  # somebody deleted it
+            continue
         artifact = wandb.Artifact(f"{result['recipe']}-{run.id}", "model", metadata={"net": result["net"], **about})
         artifact.add_file(str(folder / file), name="model.safetensors", policy="immutable")  # never changes: needs no copy
         run.log_artifact(artifact, aliases=[alias])

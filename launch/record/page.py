@@ -11,13 +11,14 @@ from typing import Any
 from ..files import write_atomically
 from ..template import render
 from .compare import compare
-from .runs import describe, home, recorded_json, stages
+from .runs import command, describe, home, recorded_json, stages, tested, used
 
 PICTURES = {  # file -> caption, in the order of the page
     "curves": "Loss and accuracy by epoch. The ring marks the best epoch, which the {chooser} images chose",
-    "confusion": "Test images by true class (rows) and predicted class (columns), in eval mode",
+    "confusion": "Test images by true class (rows) and predicted class (columns), in eval mode, {weights}",
     "kernels": "The first layer's kernels, on a common scale",
 }
+USED = {"best": "with the best weights", "ema": "with the average of the weights", "last": "with the last weights"}
 SCORES = {"f1": "mean F1", "top_5": "top-5 accuracy", "calibration_error": "calibration error"}
 
 
@@ -34,7 +35,8 @@ def _content(folder: Path, result: dict) -> dict[str, Any]:
     pictures = [*filter(Path.exists, ours), *sorted({*folder.glob("*.png")} - {*ours, folder / "mistakes.png"})]
     stage = folder.resolve().relative_to(place).parts
     chooser = "validation" if "validation" in result else "test"
-    captions = {name: caption.format(chooser=chooser) for name, caption in PICTURES.items()}
+    weights = USED[used(result)] if "test" in result and "best" in result else ""
+    captions = {name: caption.format(chooser=chooser, weights=weights) for name, caption in PICTURES.items()}
     return {
         "title": " · ".join((result["recipe"], *([result["net"]] if "net" in result else []), *stage)),
         "summary": describe(result),
@@ -52,7 +54,7 @@ def _content(folder: Path, result: dict) -> dict[str, Any]:
             },
             "Result": {key: _text(value) for key, value in result.items() if key != "stages"},
         },
-        "command": recorded["command"],
+        "command": command(recorded),
         "resumed": [launch["started"] for launch in recorded["resumed"]],
     }
 
@@ -60,20 +62,15 @@ def _content(folder: Path, result: dict) -> dict[str, Any]:
 def _one(folder: Path, result: dict) -> dict[str, Any]:
     """What only the page of one training has."""
     shown = recorded_json(folder / "predictions.json")
-    test, best, classes = result["test"], result["best"], shown["classes"]
-    chosen = {f"best, epoch {best['epoch']}": f"{best['accuracy']:.4f}"}
-    if "validation" in result:
-        chosen = {
-            f"best on validation, epoch {best['epoch']}": f"{best['accuracy']:.4f}",
-            "test accuracy of the best": f"{best['test']['accuracy']:.4f}",
-        }
+    test, best, classes = tested(result), result["best"], shown["classes"]
+    on = " on validation" if "validation" in result else ""
     return {
         "figures": {
             "test accuracy": f"{test['accuracy']:.4f}",
             **({"balanced": f"{test['balanced_accuracy']:.4f}"} if "balanced_accuracy" in test else {}),
             "test loss": f"{test['loss']:.4f}",
             **{name: f"{shown['scores'][key]:.4f}" for key, name in SCORES.items() if key in shown["scores"]},
-            **chosen,
+            f"best{on}, epoch {best['epoch']}": f"{best['accuracy']:.4f}",
             "epochs": f"{result['epochs']:,}",
             "parameters": f"{result['parameters']:,}",
             "images/s": f"{result['images_per_second']:,.0f}",

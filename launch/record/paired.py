@@ -92,14 +92,24 @@ def _pair(comparison: Comparison, one: Group, other: Group, read: Callable[[Path
     if not both:
         return Pair(*names, 0, None, why="no seed in common")
     answers = [(read(mine.folder), read(its.folder)) for mine, its in both]
-    if any(a and b and a.images != b.images for a, b in answers):
-        return Pair(*names, len(both), None, why="their test images differ")
+    split = "test" if measure == "last" else "validation"
+    if not all(_same_images(split, *trainings, *of) for trainings, of in zip(both, answers, strict=True)):
+        return Pair(*names, len(both), None, why=f"their {split} images differ")
     differences = [mine.measures[measure] - its.measures[measure] for mine, its in both]
     mean = statistics.fmean(differences)
     if len(both) == 1:
         mine, its = answers[0]
         return Pair(*names, 1, mean, p=_mcnemar_of(mine, its) if mine and its and measure == "last" else None)
     return Pair(*names, len(both), mean, t_interval(differences))
+
+
+def _same_images(
+    split: str, mine: Training, its: Training, one: predictions.Answers | None, other: predictions.Answers | None
+) -> bool:
+    """Whether two trainings were measured on the same images of `split`: by what they recorded, else by their configurations."""
+    field = "images" if split == "test" else "validation"
+    recorded = [getattr(each, field, "") for each in (one, other)]
+    return recorded[0] == recorded[1] if all(recorded) else mine.images[split] == its.images[split]
 
 
 def _once(group: Group) -> list[Training]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from ..data import Split
 
+AVERAGE = "average, {}"  # the name of its line, by the split that it is measured on
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 CHINESE = ("Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Zen Hei", "PingFang SC", "Microsoft YaHei", "SimHei")
 
@@ -99,11 +100,15 @@ def picture(pixels: Tensor) -> Image.Image:
 
 def history(path: Path, events: Sequence[dict]) -> Path:
     """Draw the events of metrics.jsonl by epoch: the loss on the training images and on those that chose the best epoch, and
-    beside them the accuracy on the latter."""
+    beside them the accuracy on the latter; also of the average of the weights, if one is kept: then this chose."""
     split = chooser(events)
-    chosen = [event for event in events if event["event"] == "eval" and event["split"] == split]
+    lines = {"train": [event for event in events if event["event"] == "train"]}
+    for name, of in ((split, split), (AVERAGE.format(split), "ema")):
+        lines[name] = [event for event in events if event["event"] == "eval" and event["split"] == of]
+    lines = {name: those for name, those in lines.items() if those}
+    chose = [*lines][-1]
+    chosen = lines[chose]
     samples = chosen[-1]["images"] / chosen[-1]["epoch"]  # per epoch
-    lines = {"train": [event for event in events if event["event"] == "train"], split: chosen}
     with plain_names():
         figure = new_figure(8, 3.2)
         losses, accuracies = figure.subplots(1, 2)
@@ -111,12 +116,13 @@ def history(path: Path, events: Sequence[dict]) -> Path:
             few = {"marker": "o", "markersize": 3.5} if len(those) < 15 else {}
             epochs = [event["images"] / samples for event in those]
             losses.plot(epochs, [event["loss"] for event in those], color=colour, label=name, linewidth=1.4, **few)
-            if name == split:
+            if name != "train":
                 accuracies.plot(epochs, [event["accuracy"] for event in those], color=colour, linewidth=1.4, **few)
         best = max(chosen, key=lambda event: event["accuracy"])
         accuracies.plot(best["epoch"], best["accuracy"], "o", color=COLOURS[-1], markersize=6, fillstyle="none")
-        title = f"{split}: {chosen[-1]['accuracy']:.4f} at the end, best {best['accuracy']:.4f} after epoch {best['epoch']}"
-        accuracies.set_title(title, fontsize=9 if split == "test" else 8)  # the longer word, too, has room for 3-digit epochs
+        end, what = chosen[-1]["accuracy"], chose.partition(",")[0]
+        title = f"{what}: {end:.4f} at the end, best {best['accuracy']:.4f} after epoch {best['epoch']}"
+        accuracies.set_title(title, fontsize=9 if what == "test" else 8)  # the longer words, too, have room for 3-digit epochs
         losses.set(xlabel="epoch", ylabel="loss")
         losses.legend(frameon=False)
         accuracies.set(xlabel="epoch", ylabel="accuracy")

@@ -22,16 +22,20 @@ if TYPE_CHECKING:
     import pyarrow
     from torch import Tensor
 
-    from ..data import Images
+    from ..data import Images, PictureSplit, Split
 
 NAME = "predictions.parquet"
 
 
 class Answers(NamedTuple):
-    """Which test images a net had right, bool (N,); `images` is the sha256 of these images."""
+    """Which test images a net had right, bool (N,), and the sha256 of these images and of those that validated.
+
+    `validation` is "" without them, or where it was not recorded yet.
+    """
 
     right: "np.ndarray"
     images: str
+    validation: str = ""
 
 
 def write(folder: Path, logits: "Tensor", images: "Images") -> None:
@@ -50,7 +54,10 @@ def write(folder: Path, logits: "Tensor", images: "Images") -> None:
     columns["probabilities"] = pyarrow.FixedSizeListArray.from_arrays(_numbers(logits.softmax(1)), logits.shape[1])
     if isinstance(images.test, PictureSplit):
         columns["path"] = _texts([picture.name for picture in images.test.pictures])
-    table = pyarrow.table(columns).replace_schema_metadata({"images": _sha256(images)})
+    table = pyarrow.table(columns).replace_schema_metadata(
+        {"images": _sha256(images.test, images.classes)}
+        | ({"validation": _sha256(images.validation, images.classes)} if images.validation is not None else {})
+    )
     pyarrow.parquet.write_table(table, folder / NAME)
 
 
@@ -64,7 +71,8 @@ def read(folder: Path) -> Answers | None:
         with pyarrow.parquet.ParquetFile(folder / NAME) as file:
             table = file.read(columns=["label", "predicted"])
         label, predicted = (np.from_dlpack(table[name].combine_chunks()) for name in ("label", "predicted"))
-        return Answers(label == predicted, table.schema.metadata[b"images"].decode())
+        of = {name: table.schema.metadata.get(name.encode(), b"").decode() for name in ("images", "validation")}
+        return Answers(label == predicted, of["images"], of["validation"])
     except (OSError, pyarrow.ArrowException, BufferError, KeyError, TypeError, ValueError):
         return None
 
@@ -87,14 +95,14 @@ def _texts(values: Sequence[str]) -> "pyarrow.Array":
     return pyarrow.Array.from_buffers(pyarrow.large_string(), len(encoded), buffers)
 
 
-def _sha256(images: "Images") -> str:
-    """Of the test images and their labels: runs are compared on the same ones only."""
+def _sha256(split: "Split | PictureSplit", classes: Sequence[str]) -> str:
+    """Of a split's images and their labels: runs are compared on the same ones only."""
     from ..data import Split
 
-    test, digest = images.test, hashlib.sha256(json.dumps(images.classes).encode())
-    digest.update(test.labels.numpy().data)
-    if isinstance(test, Split):
-        digest.update(test.pixels.contiguous().numpy().data)
+    digest = hashlib.sha256(json.dumps(classes).encode())
+    digest.update(split.labels.numpy().data)
+    if isinstance(split, Split):
+        digest.update(split.pixels.contiguous().numpy().data)
     else:
-        digest.update("".join(picture.sha256 for picture in test.pictures).encode())
+        digest.update("".join(picture.sha256 for picture in split.pictures).encode())
     return digest.hexdigest()

@@ -12,11 +12,11 @@ import glob
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import filelock
 
@@ -151,6 +151,11 @@ def last_launch(config: dict) -> dict:
     return (config["resumed"] or [config])[-1]
 
 
+def command(config: dict) -> str:
+    """The command of the run's first launch, with what started it, as far as it was recorded."""
+    return f"{config.get('launcher') or 'python'} {config['command']}"
+
+
 def stages(folder: Path) -> list[Path]:
     """The folders of a run's stages, sorted; empty if the run trains once. A run inside this one is not a stage of it."""
 
@@ -251,6 +256,22 @@ def chooser(events: Iterable[dict]) -> Literal["validation", "test"]:
     return "validation" if any(event.get("split") == "validation" for event in events) else "test"
 
 
+def used(known: Mapping[str, Any]) -> Literal["best", "ema", "last"]:
+    """The weights of a training that everything uses unless told otherwise, by its result, which is `known`.
+
+    The best ones where validation images chose them, else the last average, of a training that keeps one, else the last ones.
+    """
+    if "test" in known.get("best", {}):  # the best weights are measured on the test images only where others chose them
+        return "best"
+    return "ema" if "ema" in known and "validation" not in known else "last"
+
+
+def tested(result: Mapping[str, Any]) -> dict:
+    """What a training's result says of the weights that are `used`, on the test images. Raises KeyError in a damaged one."""
+    weights = used(result)
+    return result["best"]["test"] if weights == "best" else result["ema" if weights == "ema" else "test"]
+
+
 def without_clock(events: Iterable[dict]) -> list[dict]:
     """The events without what the clock measures: what is left is equal for two runs with the same bits."""
     return [{name: value for name, value in event.items() if name not in CLOCK} for event in events]
@@ -269,19 +290,25 @@ def _content(path: Path) -> bytes | None:
 
 
 def describe(result: dict) -> str:
-    """A result.json in one line; a recipe of several stages brings its own as "summary". Raises Refused (4)."""
+    """A result.json in one line; a recipe of several stages brings its own as "summary". Raises Refused (4).
+
+    Its test accuracy is that of the weights that are `used`.
+    """
     if "summary" in result:
         return str(result["summary"])
     try:
-        test, best = result["test"], result["best"]
-        chosen = f"best {best['accuracy']:.4f} after epoch {best['epoch']}"
-        if "validation" in result:
-            chosen = f"{chosen} on the validation images, with test accuracy {best['test']['accuracy']:.4f}"
+        test, best = tested(result), result["best"]
+        so_far = f"; best {best['accuracy']:.4f} after epoch {best['epoch']}"
+        of = {
+            "best": f", with the best weights, which the validation images chose after epoch {best['epoch']}",
+            "ema": f", with the average of the weights{so_far}",
+            "last": so_far if "validation" not in result else ", with the last weights, as the best ones are lost",
+        }[used(result)]
         balanced = f", balanced {test['balanced_accuracy']:.4f}" if "balanced_accuracy" in test else ""
         return (
             f"{result['net']}, {result['epochs']} epochs: test accuracy {test['accuracy']:.4f} "
-            f"({round(test['accuracy'] * test['count'])}/{test['count']}){balanced}, loss {test['loss']:.4f}; "
-            f"{chosen}; {result['images_per_second']:,.0f} images/s, "
+            f"({round(test['accuracy'] * test['count'])}/{test['count']}){balanced}, loss {test['loss']:.4f}{of}; "
+            f"{result['images_per_second']:,.0f} images/s, "
             f"{result['seconds']:,.0f} s"
         )
     except (KeyError, TypeError, ValueError) as error:

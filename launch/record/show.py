@@ -1,6 +1,7 @@
 """What a finished run shows: predictions.json, four pictures and report.html in its folder.
 
-One pass over the test images in eval mode makes both; pictures, page and W&B's last row come from it. A new picture
+One pass over the test images in eval mode makes both, with the weights that are used unless told otherwise (`runs.used`);
+pictures, page and W&B's last row come from it. A new picture
 is a function in pictures.py and its call in `show`.
 
     predictions.parquet  a row for each test image: what it is, what was predicted, the probability of each class
@@ -31,7 +32,7 @@ THUMBNAIL = 96  # pixels, the longer side at most
 
 
 def show(run: Running, net: nn.Module, feed: Feed | PictureFeed, images: Images, result: dict) -> None:
-    """Write the files listed above into the run folder; `feed` is that of the test images.
+    """Write the files listed above into the run folder, of `net` as it is; `feed` is that of the test images.
 
     Called on the main process only: nothing here is collective. Raises OSError, and whatever the net or a font raises.
     """

@@ -2,7 +2,8 @@
 
     load("weights/resnet18.safetensors")                    safetensors, or a state dict saved by torch (.pt, .pth, .th)
     load("https://…/resnet18-f37072fd.pth")                 a URL; its sha256 is given, or in the digits that end the name
-    load("runs/cifar10/CifarResNet-0a1b2c3d")               a run folder: the last weights, or the best ones of an unfinished run
+    load("runs/cifar10/CifarResNet-0a1b2c3d")               a run folder: the weights that `oneloop predict` uses, see
+                                                            launch/record/runs.py, or the best ones of an unfinished run
 
 The bytes whose sha256 is checked are the bytes that are parsed. Weights written by `train`, last and best alike, must match the
 digests in their own file and in the run's result.json.
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from ..checkpoint import weights_sha256
 from ..errors import Refused, first_line, printable
+from ..record.runs import read_json, used
 from .download import check_sha256, fetch, sha256_in_name, without_secrets
 from .saved import CONVERT, refuse_others, saved_by_torch, state_dict
 
@@ -92,7 +94,8 @@ def read(source: str | Path, sha256: str = "") -> Source:
 
 
 def _of_run(folder: Path) -> Path:
-    for name in ("model.safetensors", "best.safetensors"):
+    first = {"best": "best.safetensors", "ema": "ema.safetensors"}.get(used(read_json(folder / "result.json") or {}), "")
+    for name in (first or "model.safetensors", "model.safetensors", "best.safetensors"):
         if (folder / name).is_file():
             return folder / name
     if index := next(folder.glob("*.index.json"), None):

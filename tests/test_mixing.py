@@ -4,8 +4,19 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from launch.data import EpochDraws, cutmix, either, mirror, mixed, mixup, operations, rand_augment, random_erasing
-from launch.data import random_resized_crop, trivial_augment
+from launch.data import (
+    EpochDraws,
+    cutmix,
+    either,
+    mirror,
+    mixed,
+    mixup,
+    operations,
+    rand_augment,
+    random_erasing,
+    random_resized_crop,
+    trivial_augment,
+)
 
 N = 4000
 CPU = torch.device("cpu")
@@ -137,8 +148,12 @@ def test_operation_strength_and_sign_of_trivial_augment_are_drawn_apart(draw, mo
     assert (counts / N - 1 / 14).abs().max() < 0.02
 
 
-@pytest.mark.parametrize("augment", [trivial_augment, rand_augment(), random_erasing, mirror], ids=["trivial", "rand", "erasing", "mirror"])
-def test_what_is_given_is_left_as_it_was(augment, draw):
+AUGMENTS = {"trivial": trivial_augment, "rand": rand_augment(), "erasing": random_erasing, "mirror": mirror}
+
+
+@pytest.mark.parametrize("name", AUGMENTS)
+def test_what_is_given_is_left_as_it_was(name, draw):
+    augment = AUGMENTS[name]
     pixels = torch.randint(0, 256, (200, 12, 12, 3), dtype=torch.uint8)
     before = pixels.clone()
     assert not torch.equal(augment(pixels, lambda *asked: draw(*asked)[:200]), before)
@@ -158,7 +173,7 @@ def test_pictures_move_by_whole_pixels_over_black(name, by, moved):
 
 
 def related(one, other) -> float:
-    """The largest share of a fifth of `one` that has the same fifth of `other`: 0.2 if they have nothing to do with each other."""
+    """The largest share of a fifth of `one` that has the same fifth of `other`: 0.2 if the two are independent."""
     fifths = [(each.argsort().argsort() * 5 // len(each)) for each in (one, other)]
     table = torch.bincount(fifths[0] * 5 + fifths[1], minlength=25).view(5, 5).float()
     return (table / table.sum(1, keepdim=True)).max().item()

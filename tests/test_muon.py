@@ -30,7 +30,8 @@ def gradient(shape, number):
 @pytest.mark.parametrize("shape", [(6, 20), (20, 6), (8, 3, 3, 3), (40, 2, 3, 3)])
 @pytest.mark.parametrize("options", [{}, {"normalised": True}, {"weight_decay": 0.1}, {"ns_steps": 3}, {"muon_momentum": 0.6}])
 def test_steps_are_those_of_plain_code(shape, options):
-    weight = nn.Parameter(gradient(shape, 9).contiguous(memory_format=torch.channels_last if len(shape) == 4 else torch.contiguous_format))
+    layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
+    weight = nn.Parameter(gradient(shape, 9).contiguous(memory_format=layout))
     expected, average = weight.detach().clone().contiguous(), torch.zeros(shape)
     optimizer = Muon([{"params": weight, "muon": True} | options], lr=0.1, momentum=0.9, nesterov=True)
     how = {"momentum": options.get("muon_momentum", 0.95), "steps": options.get("ns_steps", 5)}

@@ -1,4 +1,4 @@
-"""Pictures of one's own on their way into a training: split, limited, kept, seen by the net. Each test is a promise of the docs."""
+"""Pictures of one's own on their way into a training: split, limited, kept, seen by the net."""
 
 import csv
 import io
@@ -128,7 +128,8 @@ def test_the_fingerprint_knows_what_changes_results_and_nothing_else(tmp_path):
 
 def test_a_label_that_is_corrected_in_a_table_is_other_data(tmp_path):
     write_photos(tmp_path / "photos", {"all": 12})
-    rows, found = [f"photos/all/{number:04}.jpg,{'ab'[number % 2]},{'test' if number > 7 else 'train'}" for number in range(12)], []
+    sides, found = ["train"] * 8 + ["test"] * 4, []
+    rows = [f"photos/all/{number:04}.jpg,{'ab'[number % 2]},{side}" for number, side in enumerate(sides)]
     for label in "ba":
         (tmp_path / "table.csv").write_text("\n".join(["path,label,split", *rows[:-1], rows[-1].replace(",b,", f",{label},")]))
         found.append(load(tmp_path / "table.csv").fingerprint)
@@ -268,13 +269,14 @@ def test_a_stored_jpeg_has_the_detail_of_its_stored_size(stored):
     """Whatever size the net sees: training crops parts of what is stored."""
     file = io.BytesIO()
     detailed(600, 450).save(file, "JPEG", quality=97, subsampling=0)
-    expected = np.asarray(Image.open(io.BytesIO(file.getvalue())).resize((round(stored * 4 / 3), stored), Image.Resampling.BILINEAR))
+    whole = Image.open(io.BytesIO(file.getvalue()))
+    expected = np.asarray(whole.resize((round(stored * 4 / 3), stored), Image.Resampling.BILINEAR))
     for size in (8, stored // 2, stored):
         found = read(io.BytesIO(file.getvalue()), Rule(size, stored))
         assert found.shape == expected.shape
         assert found.astype(float).std() > 0.85 * expected.astype(float).std()  # not enlarged from less
         assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.88
-    small = Image.open(io.BytesIO(file.getvalue())).resize((stored // 3, stored // 4), Image.Resampling.BILINEAR)  # control
+    small = whole.resize((stored // 3, stored // 4), Image.Resampling.BILINEAR)  # control
     enlarged = np.asarray(small.resize(expected.shape[1::-1], Image.Resampling.BILINEAR))
     assert enlarged.astype(float).std() < 0.85 * expected.astype(float).std()
 
@@ -446,7 +448,8 @@ def test_a_training_that_waits_for_its_pictures_says_how_much_of_the_time(tmp_pa
             if not pause:
                 patched.setattr("launch.finish.WORTH_SAYING", 2.0)  # control: never; a busy machine waits for any pictures
             net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 144, 2))
-            train(start(out=f"run{pause}"), net, images, torch.optim.SGD(net.parameters(), lr=0.1), epochs=1, batch=4, augment=[random_resized_crop])
+            options = {"epochs": 1, "batch": 4, "augment": [random_resized_crop]}
+            train(start(out=f"run{pause}"), net, images, torch.optim.SGD(net.parameters(), lr=0.1), **options)
         said = [line for line in capsys.readouterr().out.splitlines() if "waiting for pictures" in line]
         assert len(said) == bool(pause)
         assert not pause or int(said[0].partition("%")[0]) > 50

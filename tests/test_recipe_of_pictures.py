@@ -1,4 +1,4 @@
-"""recipes/pictures.py, cifar10_fast.py and remedies.py give `train` what their flags say; nets by name are what they are called."""
+"""recipes/pictures.py, cifar10_fast.py and remedies.py give `train` what their flags say; nets have their names."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -417,7 +417,8 @@ def test_rates_of_the_remedies(remedied):
     assert (plain["lr"], plain["momentum"], plain["weight_decay"]) == (0.25, 0, 0)
     call = remedied("cosine", epochs=3, batch=8)
     assert (call.epochs, call.batch, call.schedule(3), call.schedule(1.5)) == (3, 8, 0, pytest.approx(0.5))
-    decays = {group["params"][0].ndim > 1: (group["lr"], group["weight_decay"]) for group in remedied("adamw").optimizer.param_groups}
+    groups = remedied("adamw").optimizer.param_groups
+    decays = {group["params"][0].ndim > 1: (group["lr"], group["weight_decay"]) for group in groups}
     assert decays == {True: (1e-3, 0.01), False: (1e-3, 0.0)}
     call = remedied("muon", lr=0.25)
     muon, others = call.optimizer.param_groups

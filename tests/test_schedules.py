@@ -1,5 +1,7 @@
 """What a user of a schedule relies on: where it begins and ends, that it has no jumps, and that it stays where it ended."""
 
+import itertools
+
 import pytest
 
 from launch.schedules import cosine, linear, one_cycle, step, warm_up
@@ -17,7 +19,7 @@ def test_falls_from_1_to_its_end_and_stays_there(name, end, epochs):
     values = [factor(epochs * point) for point in POINTS]
     assert (values[0], values[50]) == (pytest.approx(1), pytest.approx((1 + end) / 2))
     assert values[100:] == pytest.approx([end] * 301)
-    assert all(later <= earlier + 1e-12 for earlier, later in zip(values, values[1:], strict=False))
+    assert all(later <= earlier + 1e-12 for earlier, later in itertools.pairwise(values))
     assert FALLING[name](epochs)(epochs) == pytest.approx(0)
 
 
@@ -42,8 +44,8 @@ def test_one_cycle_rises_for_its_part_then_falls_and_stays():
     assert values[0] == pytest.approx(0.1)
     assert max(values) == pytest.approx(1)
     assert values.index(max(values)) == 30
-    assert all(later >= earlier for earlier, later in zip(values[:30], values[1:31], strict=True))
-    assert all(later <= earlier for earlier, later in zip(values[30:], values[31:], strict=False))
+    assert all(later >= earlier for earlier, later in itertools.pairwise(values))
+    assert all(later <= earlier for earlier, later in itertools.pairwise(values))
     assert values[100:] == pytest.approx([0.001] * 301)
     assert one_cycle(10)(0) == pytest.approx(1 / 25)
     assert one_cycle(10)(10) == pytest.approx(1e-4 / 25)
@@ -67,4 +69,4 @@ def test_no_warm_up_is_the_other_schedule():
 def test_a_rate_never_jumps_nor_is_negative(made):
     values = [made(point / 100) for point in range(500)]
     assert min(values) >= 0
-    assert max(abs(later - earlier) for earlier, later in zip(values, values[1:], strict=False)) < 0.03
+    assert max(abs(later - earlier) for earlier, later in itertools.pairwise(values)) < 0.03

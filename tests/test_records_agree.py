@@ -1,5 +1,7 @@
 """Whatever speaks of a run says the numbers that were recorded: commands, comparison, pairs, pictures, W&B."""
 
+import csv
+import io
 import json
 import statistics
 from dataclasses import replace
@@ -90,6 +92,10 @@ def test_every_command_uses_the_weights_that_it_is_told(averaged, oneloop, tmp_p
     (probabilities,) = expected(averaged, weights, (pixels - mean) / std)
     by_class = dict(zip(images.classes, probabilities.tolist(), strict=True))
     assert {each["class"]: each["probability"] for each in said["predictions"]} == pytest.approx(by_class, abs=1e-5)
+    rows = [*csv.DictReader(io.StringIO(oneloop("predict", averaged, file, "--weights", weights, "--csv")[1]))]
+    assert [row["rank"] for row in rows] == ["1", "2"]
+    assert [row["class"] for row in rows] == sorted(by_class, key=by_class.get, reverse=True)
+    assert len(json.loads(oneloop("predict", averaged, file, "--top", 1, "--json")[1])[0]["predictions"]) == 1
     code, _, error = oneloop("export", averaged, "--weights", weights, "--format", "safetensors", "--out", tmp_path / "net.st")
     assert code == 0, error
     exported, own = load_file(tmp_path / "net.st"), load_file(averaged / f"{FILES[weights]}.safetensors")

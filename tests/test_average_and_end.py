@@ -1,0 +1,94 @@
+"""What a finished training leaves: an average that a plain loop gives too, and numbers of what was really trained."""
+
+import json
+
+import pytest
+import torch
+from conftest import Tiny, result
+from safetensors.torch import load_file
+from training import fit
+
+from launch.average import Average
+
+EPOCHS, STEPS = 3, 8
+
+
+def test_an_average_is_that_of_a_plain_loop():
+    """Of parameters, with the ramp of TensorFlow's; what is no float, as batch norm's counter, is the net's own."""
+    torch.manual_seed(0)
+    net = Tiny()
+    average, decay = Average(net, 0.9), 0.9
+    expected = net.fc.weight.detach().double().clone()
+    for step in range(150):
+        with torch.no_grad():
+            net.fc.weight.add_(0.1 * torch.randn_like(net.fc.weight))
+            net.norm.num_batches_tracked += 1
+        average.update(step)
+        part = min(decay, (1 + step) / (10 + step))  # that is kept
+        expected = part * expected + (1 - part) * net.fc.weight.detach().double()
+        if step in (0, 1, 20):
+            torch.testing.assert_close(average.tensors["fc.weight"].double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(average.tensors["fc.weight"].double(), expected, rtol=1e-5, atol=1e-5)
+    assert average.tensors["norm.num_batches_tracked"] == 150
+    plain = net.fc.weight.detach().clone()
+    with average.applied():
+        assert torch.equal(net.fc.weight, average.tensors["fc.weight"])
+        assert not torch.equal(net.fc.weight, plain)
+    assert torch.equal(net.fc.weight, plain)
+
+
+def test_the_files_of_a_run_with_an_average_hold_what_they_say(start, images, tmp_path):
+    """model.safetensors the last weights, ema.safetensors their average: another file, and the one that was measured."""
+    torch.manual_seed(0)
+    model = fit(start(), images, ema=0.9)
+    last, averaged = (load_file(tmp_path / f"run/{name}.safetensors") for name in ("model", "ema"))
+    assert torch.equal(last["fc.weight"], model.state_dict()["fc.weight"])
+    assert not torch.equal(last["fc.weight"], averaged["fc.weight"])
+    assert torch.equal(last["norm.num_batches_tracked"], averaged["norm.num_batches_tracked"])
+    measured = Tiny().eval()
+    measured.load_state_dict(averaged)
+    with torch.no_grad():
+        right = measured((images.test.pixels / 255 - 0.25) / 0.2).argmax(1) == images.test.labels
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    said = [line["accuracy"] for line in lines if line.get("split") == "ema"]
+    assert said[-1] == pytest.approx(right.float().mean().item())
+
+
+class Still(torch.nn.Module):
+    """Never gets better: its weights have no influence on what it says."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = torch.nn.Linear(64, 3)
+
+    def forward(self, x):
+        return 0 * self.fc(x.flatten(1)) + torch.tensor([0.0, 1.0, 0.0])
+
+
+def test_a_training_that_ended_early_counts_what_it_trained(start, images, tmp_path, capsys):
+    fit(start(), images, model=Still(), epochs=9, patience=2)
+    said, found = capsys.readouterr().out, result(tmp_path / "run")
+    assert "ended early: no better accuracy since epoch 1\n" in said
+    assert (found["epochs"], found["steps"], found["best"]["epoch"]) == (3, 3 * STEPS, 1)
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    trained = [line for line in lines if line["event"] == "train"]
+    assert trained[-1]["images"] == 3 * 61
+    seconds = sum(61 / line["images_per_second"] for line in trained)
+    assert found["images_per_second"] == pytest.approx(3 * 61 / seconds, rel=0.05)
+
+
+def test_a_training_to_its_end_does_not_say_that_it_ended_early(start, images, tmp_path, capsys):
+    """Nor that it waited for pictures, of which it has none. And the numbers of its result are those of its net."""
+    model = Tiny()
+    model.fc.bias.requires_grad_(False)
+    torch.manual_seed(0)
+    model = fit(start(), images, model=model, patience=EPOCHS)
+    said, found = capsys.readouterr().out, result(tmp_path / "run")
+    assert "ended early" not in said
+    assert "waiting for pictures" not in said
+    assert (found["epochs"], found["steps"], found["parameters"], found["trainable"]) == (EPOCHS, EPOCHS * STEPS, 243, 240)
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    tests = {line["epoch"]: line["accuracy"] for line in lines if line.get("split") == "test"}
+    best = max(tests.values())
+    assert (found["best"]["accuracy"], found["best"]["epoch"]) == (best, min(epoch for epoch in tests if tests[epoch] == best))
+    assert found["test"]["accuracy"] == tests[EPOCHS]

@@ -25,7 +25,8 @@ def profiled(run: Run, step: Step, say: Callable[[str], None]) -> Iterator[Calla
     if not run.profile or run.rank:
         yield lambda: None
         return
-    made, step.captured, path = 0, None, run.folder / "profile.json"
+    made, path = 0, run.folder / "profile.json"
+    step.captured, step.named = None, record_function  # not always: it takes some µs for each part, also outside a profile
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else it reports that there is no GPU
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
     tracer = profile(activities=activities)
@@ -42,37 +43,11 @@ def profiled(run: Run, step: Step, say: Callable[[str], None]) -> Iterator[Calla
                 say(line)
             say(f"{path}: open it at https://ui.perfetto.dev")
 
-    with _parts_named(step):
-        yield after_step
+    yield after_step
     if made < SKIPPED + TRACED:
         say(f"no profile: it takes {SKIPPED + TRACED} steps in one launch, and there were {made}")
         if made >= SKIPPED:
             tracer.stop()
-
-
-@contextlib.contextmanager
-def _parts_named(step: Step) -> Iterator[None]:
-    """Within it the parts of a step appear in a trace under the names of PARTS."""
-
-    def named(name: str, function: Callable) -> Callable:
-        def call(*args: Any, **options: Any) -> Any:
-            with record_function(name):
-                return function(*args, **options)
-
-        return call
-
-    places: list[tuple[Any, str, str]] = [
-        (step.feed, "batch", "data"), (step.wrapped, "forward", "forward"), (step, "loss", "loss"),
-        (step.accelerator, "backward", "backward"), (step, "_update", "optimizer"),
-    ]  # fmt: skip
-    kept = [(place, name, name in vars(place), getattr(place, name)) for place, name, _ in places]
-    for place, name, part in places:
-        setattr(place, name, named(part, getattr(place, name)))
-    try:
-        yield
-    finally:
-        for place, name, own, before in kept:
-            setattr(place, name, before) if own else delattr(place, name)
 
 
 def _report(tracer: profile) -> Iterator[str]:

@@ -95,6 +95,7 @@ class Step:
         self.held = [math.nan for _ in self.rates]  # what they hold
         capturable = run.captured and feed.resident and device.type == "cuda" and self.poll > 1 and self.shards == 1
         self.captured = Captured(self._whole, self.parameters) if capturable else None
+        self.named: Callable[[str], contextlib.AbstractContextManager] = contextlib.nullcontext  # see profile.py
         self.number = 0  # of the step, from 0
 
     def __call__(self, ids: Tensor, epoch: int, step: int, stop: bool) -> tuple[Tensor, bool]:
@@ -130,7 +131,8 @@ class Step:
         self.latest = loss
         if asked:
             self.check(step + 1)
-        self._update()
+        with self.named("optimizer"):
+            self._update()
         if self.average:
             self.average.update(step)
         return loss, asked and (stop if wish is None else bool(wish.item()))  # host-device sync, as above
@@ -309,15 +311,20 @@ class Step:
         for module in self.statistics:  # running statistics follow slice 0: one update a step, wherever the slices lie
             if module.track_running_stats != (index == 0):
                 module.track_running_stats = index == 0
-        pixels, labels = self.feed.batch(ids, self._augmented())
-        if self.mix:
-            pixels, labels = mixed(self.mix, pixels, labels, self.draws.of(ids[1:]), self.classes)
+        with self.named("data"):
+            pixels, labels = self.feed.batch(ids, self._augmented())
+            if self.mix:
+                pixels, labels = mixed(self.mix, pixels, labels, self.draws.of(ids[1:]), self.classes)
         with contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped):
-            loss = self.loss(self.wrapped(pixels), labels)
+            with self.named("forward"):
+                logits = self.wrapped(pixels)
+            with self.named("loss"):
+                loss = self.loss(logits, labels)
             if first:
                 for parameter in self.parameters:  # also those that the optimizer lacks, or that were locked meanwhile
                     parameter.grad = None
             # DDP divides by the number of processes; with the last slice it reduces the gradients (collective).
-            self.accelerator.backward(loss * (weight * self.world) if weight * self.world != 1 else loss)
+            with self.named("backward"):
+                self.accelerator.backward(loss * (weight * self.world) if weight * self.world != 1 else loss)
         self._put_back()
         return loss.detach() * weight if weight != 1 else loss.detach()

@@ -69,6 +69,51 @@ def test_frozen_parameters_stand_in_parentheses():
         assert line in text.splitlines()
 
 
+class Shared(nn.Module):
+    """One layer used twice, a list, a parameter of its own, a frozen one, and a layer that forward leaves out."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.unused = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(4, 4)
+        self.layers = nn.ModuleList([nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)])
+        self.head, self.frozen = nn.Parameter(torch.zeros(4, 3)), nn.Parameter(torch.zeros(7), requires_grad=False)
+
+    def forward(self, x):
+        x = self.conv(self.conv(x))
+        for layer in self.layers:
+            x = layer(x)
+        return F.linear(x.mean((2, 3)), self.head)
+
+
+def test_each_parameter_is_counted_once():
+    lines = [
+        " ".join(line.split()) for line in summary(nn.Sequential(Shared(), nn.Flatten()), (2, 3, 8, 8), depth=2).splitlines()
+    ]
+    assert lines[3:11] == [
+        "Sequential [2, 4] --",
+        "├─Shared: 1-1 [2, 4] 39",  # head, frozen, unused
+        "│ └─Conv2d: 2-1 [2, 3, 8, 8] 84",
+        "│ └─Conv2d: 2-2 [2, 3, 8, 8] (recursive)",
+        "│ └─ModuleList: 2-3 -- 24",
+        "├─Flatten: 1-2 [2, 4] --",
+        lines[0],
+        "Total params: 147",
+    ]
+    assert "Non-trainable params: 7" in lines
+    assert "│ │ └─Conv2d: 3-2 [1, 3, 8, 8] 12" in [
+        " ".join(line.split()) for line in summary(nn.Sequential(Shared()), (3, 8, 8)).splitlines()
+    ]
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_attention_costs_its_products_also_where_it_is_one_operator(device):
+    """Of 40 tokens of 500 values: four projections, the tokens against one another twice, two linear layers with 100 between."""
+    layer = nn.TransformerEncoderLayer(500, 5, dim_feedforward=100, batch_first=True)
+    text = summary(nn.Sequential(nn.Flatten(2), layer).to(device), (40, 20, 25))
+    products, biases, norms = 4 * 40 * 500**2 + 2 * 40**2 * 500 + 2 * 40 * 500 * 100, 40 * (100 + 500), 2 * (500 + 500)
+    assert f"Total mult-adds (M): {(products + biases + norms) / 1e6:.2f}" in text.splitlines()
+
+
 class Restless(nn.Module):
     """Has all that a forward pass could change: statistics, a frozen part in eval mode, dropout that ignores the mode."""
 

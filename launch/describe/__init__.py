@@ -5,7 +5,7 @@ buffers and the random state as they were. `shape` is that of one image, (C, H, 
 """
 
 from .field import Layer, receptive_field
-from .forward import Step
-from .shapes import conv_macs, shape_walk, summary
+from .shapes import Step, conv_macs, shape_walk
+from .table import summary
 
 __all__ = ["Layer", "Step", "conv_macs", "receptive_field", "shape_walk", "summary"]

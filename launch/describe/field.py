@@ -119,8 +119,8 @@ class _Trace(TorchDispatchMode):
         return output
 
     def _layer(self, function: str, output: Tensor, sight: _Sight) -> Layer:
-        name, module, _ = self.running[-1]
-        if any(module.children()):
+        name = self.running[-1].name
+        if not self.running[-1].is_layer:
             self.counts[name, function] += 1
             name = f"{name}." * (len(self.running) > 1) + f"{function}_{self.counts[name, function]}"
         fields = self.image if sight.whole else [math.ceil(axis.last - axis.first + 1) for axis in sight.axes]

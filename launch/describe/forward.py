@@ -2,7 +2,8 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,40 +34,47 @@ def untouched(net: nn.Module) -> Iterator[None]:
                 module.training = training
 
 
-class Step(NamedTuple):
-    """A layer, the shape of its input and of its output."""
+@dataclass
+class Call:
+    """A module that ran, or runs: its name, the shapes of its input and its output (none yet: ()), the output's bytes."""
 
     name: str
+    module: nn.Module
     takes: tuple[int, ...]
-    gives: tuple[int, ...]
+    gives: tuple[int, ...] = ()
+    size: int = 0
+
+    @property
+    def is_layer(self) -> bool:
+        return not any(self.module.children())
 
 
 @contextlib.contextmanager
-def watched(net: nn.Module) -> Iterator[tuple[list[tuple[str, nn.Module, tuple[int, ...]]], list[Step]]]:
-    """Watches a forward pass: the running modules, outermost first, as (name, module, input shape), and the steps done.
+def watched(net: nn.Module) -> Iterator[tuple[list[Call], list[Call]]]:
+    """Watches a forward pass: the running modules, outermost first, and all that began, in turn.
 
     A module that fails stays among the running ones: the hook that would remove it is not called.
     """
-    running, done = [], []
+    running, calls = list[Call](), list[Call]()
 
     def enter(module: nn.Module, args: tuple) -> None:
-        running.append((names[module], module, _shape(args)))
+        running.append(Call(names[module], module, _shape_and_size(args)[0]))
+        calls.append(running[-1])
 
-    def leave(module: nn.Module, _args: tuple, output: Any) -> None:
-        name, _, takes = running.pop()
-        if not any(module.children()):
-            done.append(Step(name, takes, _shape(output)))
+    def leave(_module: nn.Module, _args: tuple, output: Any) -> None:
+        call = running.pop()
+        call.gives, call.size = _shape_and_size(output)
 
     names = {module: name or type(net).__name__ for name, module in net.named_modules()}
     hooks = [module.register_forward_pre_hook(enter) for module in names]
     hooks += [module.register_forward_hook(leave) for module in names]
     try:
-        yield running, done
+        yield running, calls
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def _shape(value: Any) -> tuple[int, ...]:
-    """The shape of the first tensor in a module's input or output."""
-    return next((tuple(x.shape) for x in tree_leaves(value) if isinstance(x, Tensor)), ())
+def _shape_and_size(value: Any) -> tuple[tuple[int, ...], int]:
+    """Shape and bytes of the first tensor in a module's input or output."""
+    return next(((tuple(x.shape), x.nbytes) for x in tree_leaves(value) if isinstance(x, Tensor)), ((), 0))

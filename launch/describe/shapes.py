@@ -1,36 +1,15 @@
-"""A net's table, the shapes of its layers, and the cost of a convolution.
+"""The shapes of a net's layers, and the cost of a convolution.
 
-Source  document 001, sections 2.2 and 2.3 (the table); document 004 (sizes, 1×1 convolutions)
+Source  document 004 (sizes, 1×1 convolutions)
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from torch import nn
 
 from ..errors import Refused, first_line
-from .forward import Step, untouched, watched, zeros
-
-
-def summary(net: nn.Module, shape: Sequence[int], depth: int = 3) -> str:
-    """The document's table: layers down to `depth`, output shapes, parameters (frozen ones in parentheses), mult-adds, sizes.
-
-    Mult-adds and sizes are for the whole batch (for one image if `shape` is (C, H, W)) and count layers with parameters only. The
-    size of a pass is that of their outputs, twice for the gradients; 1 MB is 10⁶ bytes. Raises Refused (4) as `shape_walk`.
-    """
-    import torchinfo  # only this function needs it
-
-    images = zeros(net, shape)
-    with untouched(net):
-        try:
-            text = str(torchinfo.summary(net, input_data=images, depth=depth, mode="eval", verbose=0))
-        except RuntimeError:  # torchinfo turns every error into this
-            shape_walk(net, shape)  # names the layer and the reason
-            raise
-        finally:
-            torchinfo.torchinfo._cached_forward_pass.clear()  # it would keep the net alive
-    for name, sign in {"MEGABYTES": "M", "GIGABYTES": "G", "TERABYTES": "T"}.items():
-        text = text.replace(f"(Units.{name})", f"({sign})")  # torchinfo 1.8 prints the enum's name on Python 3.11 and later
-    return text
+from .forward import Call, untouched, watched, zeros
 
 
 def conv_macs(in_channels: int, out_channels: int, kernel: int, height: int, width: int) -> int:
@@ -42,28 +21,42 @@ def conv_macs(in_channels: int, out_channels: int, kernel: int, height: int, wid
     return in_channels * out_channels * kernel**2 * height * width
 
 
+class Step(NamedTuple):
+    """A layer, the shape of its input and of its output."""
+
+    name: str
+    takes: tuple[int, ...]
+    gives: tuple[int, ...]
+
+
 def shape_walk(net: nn.Module, shape: Sequence[int]) -> list[Step]:
     """Each layer that is a module, in the order of the forward pass, with the shapes of its input and output.
 
     Raises Refused (4) if the net cannot take images of this shape, naming the layer that fails, the size that it expects and the
     size that it got.
     """
+    return [Step(call.name, call.takes, call.gives) for call in calls(net, shape) if call.is_layer]
+
+
+def calls(net: nn.Module, shape: Sequence[int]) -> list[Call]:
+    """The modules that a forward pass runs, in the order in which they begin. Raises Refused (4) as `shape_walk`."""
     images = zeros(net, shape)
-    with untouched(net), watched(net) as (running, done):
+    with untouched(net), watched(net) as (running, began):
         try:
             net(images)
         except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+            done = [call for call in began if call.is_layer and call not in running]
             before = f"; before it, {done[-1].name} gives {done[-1].gives}" if done else ""
-            where = f"{type(net).__name__} cannot take {tuple(images.shape)}: {_reason(*running[-1], error)}"
+            where = f"{type(net).__name__} cannot take {tuple(images.shape)}: {_reason(running[-1], error)}"
             raise Refused(where + before, 4) from error
-    return done
+    return began
 
 
-def _reason(name: str, module: nn.Module, takes: tuple[int, ...], error: Exception) -> str:
-    """What `module` expects and what it got, in our words if the module has the number, else in torch's."""
+def _reason(call: Call, error: Exception) -> str:
+    """What a module expects and what it got, in our words if the module has the number, else in torch's."""
     sizes = {"in_features": -1, "in_channels": 1, "num_features": 1, "num_channels": 1}  # what layers call it -> its axis
     for attribute, axis in sizes.items():
-        expected = getattr(module, attribute, None)
-        if expected and not any(module.children()) and len(takes) > 1 and takes[axis] != expected:
-            return f"{name} expects {expected} {'features' if axis < 0 else 'channels'}, got {takes[axis]}"
-    return f"{name} fails on an input of {takes}: {first_line(error)}"
+        expected = getattr(call.module, attribute, None)
+        if expected and call.is_layer and len(call.takes) > 1 and call.takes[axis] != expected:
+            return f"{call.name} expects {expected} {'features' if axis < 0 else 'channels'}, got {call.takes[axis]}"
+    return f"{call.name} fails on an input of {call.takes}: {first_line(error)}"

@@ -85,11 +85,12 @@ class Step:
             for group in optimizer.param_groups:
                 for parameter in group["params"] if group["momentum"] else []:
                     optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
-        self.found_inf = torch.zeros((), device=device)  # 1 from the first loss or gradient on that is not finite
+        # 1 from the first loss or gradient on that is not finite; the kernel that looks wants float32, whatever the net's dtype.
+        self.found_inf = torch.zeros((), dtype=torch.float32, device=device)
         self.broken = torch.zeros((), device=device)  # steps since then
         self.latest = self.broken  # the loss of the last step
         self.recent: deque[Tensor] = deque(maxlen=self.poll)  # the samples of the steps that the host has not looked at
-        self.no, self.yes = torch.zeros((), device=device), torch.ones((), device=device)
+        self.no, self.yes = torch.zeros_like(self.found_inf), torch.ones_like(self.found_inf)
         # On a GPU the learning rates are there, too: numbers of the host would be fixed in a captured step.
         self.rates = [torch.zeros((), device=device) for _ in optimizer.param_groups] if self.poll > 1 else []
         self.held = [math.nan for _ in self.rates]  # what they hold

@@ -217,7 +217,7 @@ def test_control_a_launcher_that_nobody_follows_leaves_orphans(tmp_path):
 
 def orphans_go_to_process_1() -> bool:
     """Ask a grandchild who its parent is once its own is gone."""
-    script = "import os, time; (os.fork() and os._exit(0)); time.sleep(0.2); print(os.getppid())"
+    script = "import os; me = os.getpid(); (os.fork() and os._exit(0))\nwhile os.getppid() == me: pass\nprint(os.getppid())"
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip() == "1"
 
 

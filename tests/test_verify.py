@@ -176,7 +176,7 @@ def test_run_that_hangs_is_ended_by_what_the_first_one_took(scripted):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signal_leaves_no_process_behind(number, code, scripted, tmp_path, monkeypatch, capsys):
     """Not even one in a session of its own, as torch's launcher starts them; and no folder."""
-    made = scripted("setsid sleep 60 & echo $! > ../began; sleep 20", "--limit", "1")
+    made = scripted("setsid sleep 60 & echo $! > ../pid; mv ../pid ../began; sleep 20", "--limit", "1")
     monkeypatch.setattr(Trial, "script", made.script, raising=False)
     (tmp_path / "place").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "place"))

@@ -213,6 +213,8 @@ def torture_mode(
             shutil.rmtree(cache, ignore_errors=True)
         process = start("tortured", processes)
         before = written(folder / "tortured")
+        if moment == "steps" and before >= total:
+            moment = "end"
         if moment == "start-up":
             time.sleep(chance.uniform(0, 1.2 * starting))
         else:

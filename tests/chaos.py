@@ -6,8 +6,8 @@ Steps and evaluations are those that `Run.stop_when` is asked at; for the others
 torch's elastic agent, in the same job, is left in peace.
 
 --at   step=N: before step N of the run; import=N (of the recipe), start=N (finding the other processes), open=N (taking the run
-       folder), save=N: at the N-th call in this process, from 1; save=N.M: at the M-th fsync of the N-th save; evaluate=N: in the
-       evaluation after step N
+       folder), examine=N, store=N (pictures), best=N (measuring the best weights), draw=N (the report), save=N: at the N-th call
+       in this process, from 1; save=N.M: at the M-th fsync of the N-th save; evaluate=N: in the evaluation after step N
 --do   signals to this process (SIGKILL, SIGSTOP, or several: SIGTERM,SIGTERM), LAUNCHER (SIGKILL to its parent), raise, ENOSPC,
        NAN (the first image of this process's next batch), or a command in one string
 """
@@ -29,6 +29,10 @@ from pathlib import Path
 import torch
 
 import launch.checkpoint
+import launch.finish
+import launch.loop
+import launch.pictures.store
+import launch.pictures.survey
 import launch.processes
 from launch import Run
 from launch.data import Feed
@@ -38,6 +42,10 @@ SEAMS = {
     "start": (Run, "start"),
     "open": (Run, "open"),
     "save": (launch.checkpoint, "save"),
+    "examine": (launch.pictures.survey, "examine"),
+    "store": (launch.pictures.store.Store, "_write"),
+    "best": (launch.loop, "best_weights"),
+    "draw": (launch.finish, "_show"),
 }
 
 

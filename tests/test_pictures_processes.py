@@ -18,9 +18,9 @@ def photos(tmp_path_factory) -> Path:
     return write_photos(tmp_path_factory.mktemp("data") / "photos", {"a": 20, "b": 20})
 
 
-def start(photos: Path, place: Path, *flags, chaos: tuple = (), processes: int | None = None) -> Job:
+def start(photos: Path, place: Path, *flags, chaos: tuple = (), processes: int | None = None, **more) -> Job:
     options = (*FLAGS, "--data", photos, "--validation", 0.2, "--test", 0.2, "--ema", 0.9, "--out", "run", *flags)
-    return begin(*chaos, "--", ROOT / "recipes/pictures.py", *options, cwd=place, processes=processes)
+    return begin(*chaos, "--", ROOT / "recipes/pictures.py", *options, cwd=place, processes=processes, **more)
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,36 @@ def same(folder: Path, reference: Path) -> None:
 
 def test_two_processes_end_with_the_bits_of_one(photos, reference, tmp_path):
     """The running statistics that the average follows, and the best weights with them, are the main process's."""
-    job = start(photos, tmp_path, "--epochs", 2, processes=2)
+    job = start(photos, tmp_path, processes=2)
     assert job.wait(60) == 0, job.output
     same(tmp_path / "run", reference)
     best = json.loads((tmp_path / "run/result.json").read_text())["best"]
     assert best["test"]["count"] == 8
+
+
+def test_killed_at_every_kind_of_moment_the_same_command_gives_the_same_bits(photos, reference, tmp_path):
+    """While files are examined and stored, the folder is made, a step, an evaluation, the best weights' test, the report."""
+    moments = [("examine=1", 0), ("store=1", 1), ("open=1", 0), ("step=2", 0), ("evaluate=4", 0), ("best=1", 1), ("draw=1", 0)]
+    cache = {"ONELOOP_CACHE": str(tmp_path / "cache")}
+    for number, (at, rank) in enumerate(moments):
+        chaos, processes = ("--rank", rank, "--at", at, "--do", "SIGKILL"), 2 if rank or number % 2 else None
+        job = start(photos, tmp_path, chaos=chaos, processes=processes, env=cache)
+        assert job.wait(60) != 0, at
+        assert job.process.exitcode == -9 if processes is None else "SIGKILL" in job.output, job.output
+    job = start(photos, tmp_path, processes=2, env=cache)
+    assert job.wait(60) == 0, job.output
+    same(tmp_path / "run", reference)
+
+
+def test_gradual_in_two_stages_on_two_processes_and_one(photos, reference, tmp_path):
+    """The main process is killed between the stages' ends; the run that was killed ends on one process."""
+    flags = ("--mode", "gradual", "--source", reference)
+    job = start(photos, tmp_path, *flags, "--out", "whole", processes=2)
+    assert job.wait(60) == 0, job.output
+    for at in ("best=1", "save=1"):  # of the first stage, and, as that one is done, of the second
+        job = start(photos, tmp_path, *flags, chaos=("--rank", 0, "--at", at, "--do", "SIGKILL"), processes=2)
+        assert job.wait(60) != 0
+        assert job.output.count("another process died") == 1, job.output
+    assert start(photos, tmp_path, *flags).wait(60) == 0
+    for stage in ("frozen", "unlocked"):
+        same(tmp_path / "run" / stage, tmp_path / "whole" / stage)

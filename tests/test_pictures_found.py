@@ -366,6 +366,13 @@ def test_header_cells_and_utf_16_and_long_labels(said, tmp_path):
     assert said(table)["notes"] == ["columns that are not used: is_valid"]
 
 
+@pytest.mark.parametrize("path", ["a" * 5000, "a/" * 3000, "a\0b"], ids=["name", "path", "zero"])
+def test_a_path_that_cannot_be_one_is_one_line(oneloop, path):
+    code, out, error = oneloop("data", path)
+    assert (code, out, error.count("\n")) == (2, "", 1)
+    assert len(error) < 200
+
+
 def test_only_files_are_opened(oneloop, tmp_path):
     """Not a pipe, which never ends, nor a device, in a table, as a table, or in a folder."""
     write_photos(tmp_path, {"a": 1, "b": 1})

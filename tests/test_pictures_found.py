@@ -209,11 +209,12 @@ def written(place, files: str):
         ("train2017/cat train2017/dog val2017/cat", "would be classes", "train2017' (classes cat, dog)"),
         ("seg_train/seg_train/a seg_train/seg_train/b seg_test/seg_test/a seg_pred/seg_pred", "called", "seg_train/seg_train'"),
         ("trainImages/cat trainImages/dog TestImages/cat", "would be classes", "trainImages' (classes cat, dog)"),
-        ("train/cat train/dog dev/cat dev/dog", "dev, train would be classes", "train' (classes cat, dog) or one of 1 more"),
+        ("train/cat train/dog dev/cat dev/dog", "dev, train would be classes", "train' (classes cat, dog), or another of 2 such"),
         ("cats-train/a cats-train/b cats-holdout/a", "cats-holdout, cats-train would be", "cats-train' (classes a, b)"),
         ("train/train/cat train/train/dog test/test", "test, train would be", "train' (classes cat, dog)"),
         ("photo/cat photo/dog sketch/cat sketch/dog", "same folders, cat, dog: which", "photo' (classes cat, dog)"),
         ("amazon/images/cup amazon/images/pen dslr/images/cup dslr/images/pen", "same folders, cup, pen", "amazon/images'"),
+        ("train/cat train/dog test/unknown", "unknown in test would be a class without a training", "train' (classes cat, dog)"),
         ("cat/train cat/test dog/train dog/test", "cat would have a split inside, test, train", ""),
     ],
 )  # fmt: skip
@@ -236,7 +237,8 @@ def test_folders_that_may_be_no_classes_are_refused_with_what_is_right(oneloop, 
     [
         "car plane train", "car/a car/b train/c train/d", "car bullet_train train_station test_tube", "valid invalid",
         "tester trainer", "cat/images dog/images", "cat/2023 dog/2024", "cat/front cat dog/front dog", "__none__ cat",
-        "train/car train/train test/car test/train", "train/cat train/dog val/cat val/dog test", "set1 set2", "data images",
+        "train/car train/train test/car test/train", "train/cat train/dog val/cat val/dog test",
+        "train/cat train/dog test/cat test/cow", "set1 set2", "data images",
     ],
 )  # fmt: skip
 def test_control_classes_with_names_like_those_are_classes(said, tmp_path, files):
@@ -308,6 +310,7 @@ def test_labels_that_say_the_same_are_one_class_and_it_is_said(oneloop, said, tm
         (["rose", "rose|red"], "row 2 has the label 'rose|red': several labels, it seems; a picture has one here"),
         (["a", "['b' 'c']"], "several labels, it seems"),
         (["a", "b;c"], "several labels, it seems"),
+        (["red", "rose + red", "rose"], "row 2 has the label 'rose + red', others 'rose' and 'red': several labels, it seems"),
         (["a", "caf\udce9"], "row 2 has the label 'caf\\udce9', which is not UTF-8; save the table as UTF-8"),
     ],
 )
@@ -361,6 +364,13 @@ def test_header_cells_and_utf_16_and_long_labels(said, tmp_path):
     assert [*said(table)["classes"]] == ["7" * 5000, "8" * 5000]
     table.write_text("path,label,is_valid\n0000.jpg,x,1\n0001.jpg,y,0\n")
     assert said(table)["notes"] == ["columns that are not used: is_valid"]
+
+
+@pytest.mark.parametrize("path", ["a" * 5000, "a/" * 3000, "a\0b"], ids=["name", "path", "zero"])
+def test_a_path_that_cannot_be_one_is_one_line(oneloop, path):
+    code, out, error = oneloop("data", path)
+    assert (code, out, error.count("\n")) == (2, "", 1)
+    assert len(error) < 200
 
 
 def test_only_files_are_opened(oneloop, tmp_path):

@@ -108,7 +108,7 @@ def _text(said: dict) -> Iterator["RenderableType"]:
     known = f", {examined['unchanged']:,} known from before (checked: {checked}, not its content)"
     yield opened + known * bool(examined["unchanged"])
     yield ""
-    yield f"{said['pictures']:,} pictures, {len(said['classes']):,} classes; " + ", ".join(
+    yield f"{_many(said['pictures'], 'picture')}, {_many(len(said['classes']), 'class', 'classes')}; " + ", ".join(
         f"{splits[name]:,} {name}" for name in splits
     )
     yield _classes(said["classes"])
@@ -179,6 +179,10 @@ def _trouble(said: dict) -> Iterator[str]:
     if bad := said["bad"]:
         yield f"{len(bad):,} bad {said['unit']}{'s' * (len(bad) > 1)}:"
         yield from (printable(f"  {each['path']}: {each['reason']}") for each in bad)
+
+
+def _many(count: int, one: str, several: str = "") -> str:
+    return f"{count:,} {one if count == 1 else several or one + 's'}"
 
 
 def _named(names: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..errors import Refused
 from . import path_table
-from .labels import shown
+from .labels import shown, tidy
 from .listing import Listing, splits_of
 
 PARTS = {  # of a split: how they are called, also as train2017, seg_train, TrainImages, test_set
@@ -57,8 +57,12 @@ def _doubt(pictures: Sequence[Sequence[str]]) -> str:
         return _one(next(iter(below)))
     inside = {name: {each[0] if each[1:] else "" for each in rest} for name, rest in below.items()}
     if like := _called_like_parts(inside):
-        are = "classes and are" if len(like) > 1 else "a class and is"
-        return f"{_named(like)} would be {are} called like a part of a split"
+        return f"{_named(like)} would be {_number(like)} and {'are' if len(like) > 1 else 'is'} called like a part of a split"
+    there = {side: {tidy(parts[1]) for parts in pictures if parts[0] == side and len(parts) > 2} for side in splits}
+    trained = set[str]().union(*(names for side, names in there.items() if splits[side] in ("train", "")))
+    for side, names in there.items():
+        if not names & trained:
+            return f"{_named(names)} in {shown(side)} would be {_number(names)} without a training picture"
     for name, folders in inside.items():
         if len({PARTS[each.casefold()] for each in folders if each.casefold() in PARTS}) > 1:
             return f"the class {shown(name)} would have a split inside, {_named(folders)}; a split has its classes inside"
@@ -110,7 +114,7 @@ def _way_out(folder: Path, pictures: Sequence[Sequence[str]]) -> str:
             first = min(right, key=lambda path: (not splits_of(right[path]), not _trains(path[0]), -len(right[path]), path))
             what = f"name the folder of the classes: --data {_quoted(folder.joinpath(*first))} ({_found(right[first])})"
             if len(right) > 1:
-                what += f" or one of {len(right) - 1} more; folders called train, val and test are read as a split"
+                what += f", or another of {len(right)} such folders; those called train, val and test are read as a split"
             return what
     tables = [*folder.glob("*.[ct]sv"), *folder.glob("*/*.[ct]sv")]
     for table in sorted(tables, key=lambda path: (not _trains(path.parent.name), path)):
@@ -134,6 +138,10 @@ def _found(pictures: Sequence[Sequence[str]]) -> str:
     level = int(bool(splits))
     classes = {parts[level] for parts in pictures if len(parts) > level + 1}
     return f"classes {_named(classes)}" + f"; split {_named(splits)}" * (len(splits) > 1)
+
+
+def _number(names: Collection[str]) -> str:
+    return "classes" if len(names) > 1 else "a class"
 
 
 def _named(names: Collection[str]) -> str:

@@ -36,6 +36,7 @@ def settled(source: Path, labels: Sequence[str], row: Callable[[int], str]) -> t
     for number, label in enumerate(labels):
         first.setdefault(label, number)
     classes = {label: tidy(label) for label in first}
+    names = {*classes.values()}
     for label, name in classes.items():
         says = f"{source}: {row(first[label])} has the label {shown(label)!r}"
         if name.casefold() in NOTHING:
@@ -44,6 +45,9 @@ def settled(source: Path, labels: Sequence[str], row: Callable[[int], str]) -> t
             raise Refused(f"{says}, which is not UTF-8; save the table as UTF-8", 4)
         if re.search(r".[|;].", name) or re.fullmatch(r"[\[({].*[\])}]", name):
             raise Refused(f"{says}: several labels, it seems; a picture has one here, without | ; or brackets around it", 4)
+        parts = [tidy(part) for part in re.split("[,+&/]", name)]
+        if len(parts) > 1 and names.issuperset(parts):
+            raise Refused(f"{says}, others {parts[0]!r} and {parts[1]!r}: several labels, it seems; a picture has one here", 4)
     said = _unified({label.strip(): name for label, name in classes.items()})
     if blanks := [label for label in first if label != label.strip()]:
         said.append(f"blanks at the ends of labels are left out, as in {row(first[blanks[0]])}: {shown(blanks[0])!r}")

@@ -49,9 +49,11 @@ def located(path: Path) -> Path:
     try:
         if hub.matches(path):
             return path
-        return path.expanduser().resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # an unknown ~user, a circle of links
-        raise Refused(f"{path}: {first_line(error)}", 2) from error
+        found = path.expanduser().resolve()
+        found.exists()
+        return found
+    except (OSError, RuntimeError, ValueError) as error:  # an unknown ~user, a circle of links, a name that is too long
+        raise Refused(f"{shown(str(path))}: {getattr(error, 'strerror', None) or first_line(error)}", 2) from error
 
 
 def survey(

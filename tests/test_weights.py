@@ -154,6 +154,7 @@ def test_what_lies_beside_weights_is_left_unread(tensors, tmp_path, how):
     beside = {"args": argparse.Namespace(lr=0.1, out=tmp_path), "best": np.float64(77), "when": datetime.datetime.now()}
     beside |= {"optimizer": optimizer.state_dict(), "epoch": 3, "best_acc1": torch.tensor(77.0), "rng": torch.get_rng_state()}
     beside |= {"history": np.zeros(3), "criterion": {"weight": torch.ones(5)}, "config": {"model": {"name": "tiny"}}}
+    beside["losses"] = {str(epoch): torch.tensor(0.5) for epoch in range(20)}
     for key in ("state_dict", "model", "net", "model_ema"):
         (tmp_path / "w.pth").write_bytes(saved({key: tensors} | beside, **how))
         assert same(load(tmp_path / "w.pth"), tensors)

@@ -143,7 +143,7 @@ def rebuild(
     return Trained(net, images, tuple(about["shape"]), about, run, rule, given.get("measured_in", "eval"), weights)
 
 
-def _chosen(folder: Path) -> str:
+def _chosen(folder: Path, quietly: bool = False) -> str:
     """The weights of the training in `folder` that are used unless told otherwise: see `used` in record/runs.py."""
     result = read_result(folder)
     if result is None:  # killed a moment before its end, if it has its last weights
@@ -151,9 +151,19 @@ def _chosen(folder: Path) -> str:
         return "best" if ended else "last"
     weights = used(result)
     if not (folder / WEIGHTS[weights]).is_file() and (folder / WEIGHTS["last"]).is_file():
-        print(printable(f"{folder} has no {WEIGHTS[weights]} any more: the last weights are used"), file=sys.stderr)
+        if not quietly:
+            print(printable(f"{folder} has no {WEIGHTS[weights]} any more: the last weights are used"), file=sys.stderr)
         return "last"
     return weights
+
+
+def described(record: Record, stage: str = "", weights: str = CHOSEN) -> dict:
+    """What the weights that `rebuild` would load say about their net. Raises Refused (4), also if there are none."""
+    folder = record.folder / stage
+    path = folder / WEIGHTS[_chosen(folder, quietly=True) if weights == CHOSEN else weights]
+    if not path.is_file():
+        raise _without_weights(record, stage, weights if weights != CHOSEN else "last")
+    return _about(path)
 
 
 def _recorded_run(record: Record, data: str) -> tuple["Run", dict[str, Any]]:

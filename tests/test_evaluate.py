@@ -8,6 +8,7 @@ import pytest
 import safetensors.torch
 from accelerate.state import AcceleratorState
 from conftest import ROOT, metrics, result
+from PIL import Image
 from trained import train_here
 
 pytestmark = pytest.mark.usefixtures("own_path")
@@ -70,6 +71,25 @@ def test_evaluate_on_other_data(trained_runs, oneloop, tmp_path):
     code, _, error = oneloop("evaluate", folder)
     assert code == 4
     assert "was trained on other data: synthetic sha256 0000000000000000, now" in error
+
+
+def test_evaluate_a_folder_that_is_not_split_or_lacks_a_class(trained_runs, oneloop, tmp_path):
+    """Of a recipe that wants a split with all classes: all is measured, as `predict` has it."""
+    whole, one = trained_runs / "pictures/test", tmp_path / "one"
+    shutil.copytree(whole / "bird", one / "bird")
+    for folder, missing in ((whole, False), (one, True)):
+        code, out, error = oneloop("evaluate", trained_runs / "birds", "--data", folder, "--json")
+        files = sorted(folder.rglob("*.png"))
+        said = json.loads(oneloop("predict", trained_runs / "birds", *files, "--top", 1, "--json")[1])
+        right = sum(Path(each["image"]).parent.name == each["predictions"][0]["class"] for each in said)
+        measured = json.loads(out)
+        assert (code, measured["count"], measured["accuracy"]) == (0, len(files), right / len(files))
+        assert error == (f"{folder}: no test pictures of airplane: measured without\n" if missing else "")
+    with Image.open(files[0]) as picture:
+        picture.resize((40, 40)).save(files[0])
+    code, out, error = oneloop("evaluate", trained_runs / "birds", "--data", one)
+    assert (code, out, error.count("\n")) == (4, "", 2)
+    assert "is 40×40 (width×height), this recipe takes 32×32" in error
 
 
 def test_evaluate_refuses_other_classes_and_names_both(trained_runs, oneloop, tmp_path):

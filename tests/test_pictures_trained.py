@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -250,7 +251,7 @@ def test_predict_evaluate_and_onnx_see_what_the_training_saw(trained, folder, on
     code, out, error = oneloop("evaluate", trained, "--json")
     assert code == 0, error
     evaluated = json.loads(out)
-    logged = result(trained)["test"]
+    logged = result(trained)["best"]["test"]
     assert evaluated["accuracy"] == logged["accuracy"]
     assert evaluated["loss"] == pytest.approx(logged["loss"], rel=1e-5)
     code, out, error = oneloop("export", trained, "--format", "onnx", "--out", tmp_path / "net.onnx")
@@ -266,6 +267,58 @@ def test_predict_evaluate_and_onnx_see_what_the_training_saw(trained, folder, on
         assert predicted[str(path)] == pytest.approx(expected, abs=1e-4)
         right += about["classes"][int(probabilities.argmax())] == path.parent.name
     assert right == round(logged["accuracy"] * 11)
+
+
+@pytest.mark.usefixtures("own_path")
+@pytest.mark.parametrize("there", [("ant", "bee", "cow"), ("ant", "cow"), ("bee",)])
+def test_all_of_other_pictures_are_measured_if_they_are_not_split(trained, oneloop, tmp_path, there):
+    """Of a folder or a table, classes may be missing, which is said; `predict` on the same files agrees."""
+    write_photos(tmp_path / "other", dict.fromkeys(there, 7), start=900)
+    files = sorted((tmp_path / "other").rglob("*.jpg"))
+    rows = [f"{file},{file.parent.name}" for file in files]
+    (tmp_path / "other.csv").write_text("\n".join(["path,label", *rows]))
+    said = json.loads(oneloop("predict", trained, tmp_path / "other", "--top", 1, "--json")[1])
+    right = sum(each["predictions"][0]["class"] == Path(each["image"]).parent.name for each in said)
+    for place in (tmp_path / "other", tmp_path / "other.csv"):
+        code, out, error = oneloop("evaluate", trained, "--data", place, "--json")
+        measured = json.loads(out)
+        assert (code, measured["count"], measured["accuracy"], measured["logged"]) == (
+            0,
+            7 * len(there),
+            right / len(files),
+            None,
+        )
+        absent = [name for name in ("ant", "bee", "cow") if name not in there]
+        missing = f"{place}: no test pictures of {', '.join(absent)}: measured without\n"
+        assert error == (missing if absent else "")
+        assert [each["count"] for each in measured["classes"]] == [7 * (name in there) for name in ("ant", "bee", "cow")]
+    code, out, error = oneloop("evaluate", trained, "--data", tmp_path / "other", "--split", "train")
+    assert (code, out) == (2, "")
+    assert "other has no train images; without --split, those that it has are measured" in error
+
+
+@pytest.mark.usefixtures("own_path")
+def test_other_pictures_keep_their_split_and_may_have_no_unknown_class(trained, oneloop, tmp_path):
+    for split, count in {"train": 5, "val": 4, "test": 3}.items():
+        write_photos(tmp_path / "other", {f"{split}/ant": count, f"{split}/bee": count}, start=count * 100)
+    for split, count in {"train": 5, "validation": 4, "test": 3}.items():
+        code, out, _ = oneloop("evaluate", trained, "--data", tmp_path / "other", "--split", split, "--json")
+        assert (code, json.loads(out)["count"]) == (0, 2 * count)
+    write_photos(tmp_path / "other", {"test/dog": 2, "train/dog": 2}, start=900)
+    code, out, error = oneloop("evaluate", trained, "--data", tmp_path / "other")
+    assert (code, out, error) == (4, "", f"{tmp_path / 'other'} has the class dog; the net knows ant, bee, cow\n")
+
+
+@pytest.mark.usefixtures("own_path")
+def test_the_own_pictures_are_known_where_they_were_moved(trained, folder, oneloop, tmp_path):
+    """They are split, and measured, as for the training."""
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    said = {split: json.loads(oneloop("evaluate", trained, "--data", moved, "--split", split, "--json")[1])
+            for split in ("test", "validation")}  # fmt: skip
+    best = result(trained)["best"]
+    assert said["test"]["count"] == best["test"]["count"] == 11
+    assert said["test"]["logged"] == {name: best["test"][name] for name in ("accuracy", "loss")}
+    assert (said["validation"]["count"], said["validation"]["accuracy"]) == (13, best["accuracy"])
 
 
 @pytest.mark.usefixtures("own_path")

@@ -4,11 +4,15 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import Refused, printable
-from ..rebuild import find_run, rebuild
-from ..record.runs import chooser, read_metrics, read_result
+from ..rebuild import Trained, described, find_run, rebuild
+from ..record.runs import Record, chooser, read_metrics, read_result
 from .arguments import add_trained_net, command_parser
+
+if TYPE_CHECKING:
+    from ..data import Images
 
 WORDS = {"last": "last weights", "best": "best weights", "ema": "average of the weights"}
 
@@ -18,7 +22,8 @@ def main(args: Sequence[str]) -> None:
         "evaluate",
         usage="RUN [--data …] [--split test | validation | train] [--weights chosen | last | best | ema] [--json]",
         description="Measure the loss and accuracy of a trained net: every image once, dropout off, in the run's precision.\n"
-        "Without --data it uses the run's own images and reproduces the numbers that training logged.",
+        "Without --data it uses the run's own images and reproduces the numbers that training logged. Of other pictures that\n"
+        "are not split, all are measured; classes may be missing.",
         example="runs/cifar2/Net-0a1b2c3d --data other-birds/",
     )
     add_trained_net(parser)
@@ -30,6 +35,7 @@ def main(args: Sequence[str]) -> None:
     import torch
 
     from ..data import with_validation
+    from ..data.others import needs
     from ..loop import evaluate_with_logits
     from ..record.scores import scores
 
@@ -41,7 +47,13 @@ def main(args: Sequence[str]) -> None:
     data = chosen.data or record.options["data"]
     if chosen.data and data not in ("hub", "synthetic"):
         data = str(Path(data).expanduser().resolve())
-    trained = rebuild(record, stage, weights=chosen.weights, recipe=chosen.recipe, data=data, precision=precision)
+    about = described(record, stage, chosen.weights)
+    named = chosen.data and data not in ("hub", "synthetic")
+    others = bool(named and (about["stored"] or needs(Path(data), about["classes"])))  # a recipe would split or refuse them
+    options = {"weights": chosen.weights, "recipe": chosen.recipe, "precision": precision}
+    trained = rebuild(record, stage, data="synthetic" if others else data, **options)
+    if others:
+        trained = trained._replace(images=_pictures(chosen.data, trained, record))
     own, now = record.config["data"]["fingerprint"], trained.images.fingerprint
     same = own == now or (stage and not chosen.data)  # a stage's own images have no recorded fingerprint
     if not (same or chosen.data):
@@ -50,7 +62,9 @@ def main(args: Sequence[str]) -> None:
             f"--data {data} evaluates on the current data",
             4,
         )
-    images = trained.images if chosen.split == "test" else with_validation(trained.images, trained.run.validation)
+    images = trained.images if chosen.split == "test" or others else with_validation(trained.images, trained.run.validation)
+    if others and (getattr(images, chosen.split) is None or (chosen.split == "train" and images.train is images.test)):
+        raise Refused(f"{images.source} has no {chosen.split} images; without --split, those that it has are measured", 2)
     if getattr(images, chosen.split) is None:
         raise Refused(f"{record.folder} has no validation images: it was trained without --validation", 2)
     measured, logits = evaluate_with_logits(trained.run, trained.net, images, chosen.split)
@@ -69,6 +83,16 @@ def main(args: Sequence[str]) -> None:
     if logged:
         how = " (in train mode, as in the book)" if trained.measured_in == "train" else ""
         print(f"logged in training{how}: accuracy {logged['accuracy']:.4f}, loss {logged['loss']:.4f}")
+
+
+def _pictures(data: str, trained: Trained, record: Record) -> "Images":
+    """The pictures at `data`, which may be those of the run, moved. Raises Refused (1, 4)."""
+    from ..data import others
+
+    known = ("validation", "test", "split", "columns", "skip_bad", "limit")
+    options = {name: record.options[name] for name in known if name in record.options}
+    fingerprint = record.config["data"]["fingerprint"]
+    return others.pictures(data, trained.images, trained.shape, trained.rule, fingerprint, **options)
 
 
 def _logged(folder: Path, split: str, weights: str) -> dict | None:

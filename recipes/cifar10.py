@@ -25,7 +25,7 @@ import torch
 from launch import Run, cli, evaluate, sources, train
 from launch.data import Images, crop_and_flip
 from launch.errors import Refused
-from launch.weights import load, load_into
+from launch.weights import load_into
 from nets.residual import CifarResNet, DenseNetBC
 from nets.zoo import published_scale
 
@@ -68,7 +68,7 @@ def main(
     except ValueError as error:
         raise Refused(f"--depth: {error}", 2) from error
     if weights:
-        load_into(model, load(weights, sha256))
+        load_into(model, run.load(weights, sha256))
     if epochs == 0:
         return measure(run, model, images)
     nesterov = net == "DenseNetBC" and momentum > 0

@@ -156,7 +156,7 @@ def net_for(run: Run, name: str, images: Images, pretrained: bool, source: str, 
         ) from error
     if source and not run.classes:
         last = head(model, classes)
-        report = load_into(model, load(source, sha256), partial=True)
+        report = load_into(model, run.load(source, sha256), partial=True)
         if strange := [each for each in report.new if not each.startswith(f"{last}.")]:
             raise Refused(f"--source is not a {name}: it lacks {', '.join(strange[:4])}", 4)
         if run.rank == 0:

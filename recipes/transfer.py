@@ -26,7 +26,7 @@ from launch import Run, cli, sources, train
 from launch.checkpoint import weights, weights_sha256
 from launch.data import Images, crop_and_flip
 from launch.errors import Refused
-from launch.weights import load, load_into
+from launch.weights import load_into
 from nets.residual import CifarResNet
 from nets.transfer import MyNetPretrained, add_trainable, lock, trainable, unlock
 from nets.zoo import published_scale, weights_url
@@ -72,7 +72,7 @@ def main(
         images = replace(images, size=224, **published_scale(channels=3))
     images = replace(images, size=size or images.size)
     published = source or (weights_url("resnet18") if net == "MyNetPretrained" else "")
-    state = load(published, sha256) if published and mode != "scratch" else None
+    state = run.load(published, sha256) if published and mode != "scratch" else None
     torch.manual_seed(run.seed)
     if net == "MyNetPretrained":
         model = MyNetPretrained(num_classes=2, state=state)

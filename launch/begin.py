@@ -31,6 +31,8 @@ def begin(
     ema: float,
 ) -> Job:
     """The training of `model`, as earlier launches left it. Collective. Parameters and errors as `loop.train`."""
+    if run.finished:
+        run.open(images, {})
     epochs, batch, stage = plan.epochs, plan.batch, plan.stage
     if epochs < 1 or batch < 1:
         raise Refused(f"--epochs and --batch must be at least 1, they are {epochs} and {batch}", 2)

@@ -54,7 +54,7 @@ def cli(main: Callable[..., Any]) -> None:
             if result is None:
                 main(run, **chosen)
             else:
-                run.say_finished(result)
+                run.say_finished(result, run.on_main(lambda: run.compare_data(main, chosen)))
     except Refused as error:
         status = error.code
         run.stopped(status, str(error))

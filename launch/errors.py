@@ -23,6 +23,10 @@ class Refused(Exception):
         return str(self.args[0])
 
 
+class Finished(Exception):
+    """Ends a recipe's `main`: its run was already finished, on the data that it has now."""
+
+
 def first_line(error: Exception) -> str:
     """The first line of the error's message, or its class name if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -130,12 +130,29 @@ def lock_folder(folder: Path) -> filelock.FileLock:
     return held
 
 
+def check_data(folder: Path, recorded: dict, images: Images, loaded: list[str]) -> None:
+    """Raise Refused (4) if the run with the config.json `recorded` began with other images, or other weights than `loaded`."""
+    if recorded["data"]["fingerprint"] != images.fingerprint:
+        raise Refused(
+            f"{folder} was trained on other data: {recorded['data']['source']} sha256 "
+            f"{recorded['data']['fingerprint'][:16]}, now {images.source} {images.fingerprint[:16]}. --fresh starts over",
+            4,
+        )
+    had = recorded.get("loaded", loaded)  # absent: from before these were recorded
+    if had != loaded:
+        was, now = (", ".join(sha256[:16] for sha256 in each) or "none" for each in (had, loaded))
+        raise Refused(
+            f"{folder} began with other weights than its source holds now: sha256 {was}, now {now}. --fresh starts over", 4
+        )
+
+
 def record_launch(
-    folder: Path, config: dict, shards: int, texts: dict[str, str], images: Images, facts: dict, launch: dict
+    folder: Path, config: dict, shards: int, texts: dict[str, str], images: Images, facts: dict, launch: dict, loaded: list[str]
 ) -> list[str]:
     """Record a launch in config.json, which is made for the first; returns what to tell the user. Raises Refused (4), OSError.
 
-    `facts` are further entries of config.json, `launch` is the launch's `environment`.
+    `facts` are further entries of config.json, `launch` is the launch's `environment`, `loaded` the sha256 of the weights that it
+    begins with.
     """
     notes: list[str] = []
     recorded = read_json(folder / "config.json")
@@ -148,6 +165,7 @@ def record_launch(
             "code": [],
             **facts,
             **launch,
+            "loaded": loaded,
             "data": {
                 "source": images.source,
                 "fingerprint": images.fingerprint,
@@ -160,13 +178,8 @@ def record_launch(
             },
             "resumed": [],
         }
-    elif recorded["data"]["fingerprint"] != images.fingerprint:
-        raise Refused(
-            f"{folder} was trained on other data: {recorded['data']['source']} sha256 "
-            f"{recorded['data']['fingerprint'][:16]}, now {images.source} {images.fingerprint[:16]}. --fresh starts over",
-            4,
-        )
     else:
+        check_data(folder, recorded, images, loaded)
         before, now = last_launch(recorded)["versions"], launch["versions"]
         for name in [name for name in LIBRARIES if before.get(name) != now[name]]:
             notes.append(f"{name} is {now[name]}, and was {before.get(name)}: the bits may differ from here on")

@@ -3,9 +3,10 @@
 import contextlib
 import copy
 import hashlib
+import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,11 +17,12 @@ import torch.distributed
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from .checkpoint import weights_sha256
 from .data import Images, sources, with_validation
 from .environment import environment
-from .errors import Refused, first_line
+from .errors import Finished, Refused, first_line
 from .files import write_atomically
-from .folder import Found, find_folder, lock_folder, record_launch, same_data_beside
+from .folder import Found, check_data, find_folder, lock_folder, record_launch, same_data_beside
 from .processes import (
     START_SECONDS,
     StopWhen,
@@ -33,9 +35,9 @@ from .processes import (
     use_deterministic_kernels,
 )
 from .record import page
-from .record.runs import describe, stages
+from .record.runs import describe, recorded_json, stages
 from .screen import complain
-from .weights import public_address
+from .weights import Source, public_address, read
 
 MOST_VALIDATION = 0.9
 MOST_SHARDS = 2**16  # more than a batch has images
@@ -95,6 +97,8 @@ class Run:
     world: int = field(init=False, default=1)  # processes that share this run's batches
     rank: int = field(init=False, default=0)  # this one among them; 0 is the main process
     opened: bool = field(init=False, default=False)
+    finished: bool = field(init=False, default=False)  # only its data are compared: see `compare_data`
+    loaded: list[str] = field(init=False, default_factory=list)  # sha256 of the weights that it begins with: see `load`
     classes: tuple[str, ...] = field(init=False, default=())  # of the run that launch/rebuild.py makes the net of
     quiet: bool = field(init=False, default=False)  # no lines on the screen
     separate_trials: bool = field(init=False, default=False)  # each process has trials of its own
@@ -168,11 +172,37 @@ class Run:
         flags = {"fresh": self.fresh, "accept_edit": self.accept_edit}
         return find_folder(self.config, self.out, world=self.world, texts=self.code, **flags)
 
+    def load(self, source: str | Path, sha256: str = "") -> Source:
+        """Weights to begin with, as `launch.weights.read`; a run whose source holds others by now is refused by `open`."""
+        found = read(source, sha256)
+        self.loaded.append(weights_sha256(found.tensors))
+        return found
+
+    def compare_data(self, main: Callable[..., Any], options: dict[str, Any]) -> str:
+        """Whether this run, which is finished, has the data that `main(run, **options)` would train it on: until `open`.
+
+        Returns why that cannot be said, if they are not there any more. Not collective. Raises Refused (4).
+        """
+        self.finished = True
+        try:
+            with contextlib.redirect_stdout(io.StringIO()), _optimizers_for_show():
+                main(self, **options)
+        except Finished:
+            return ""
+        except Refused as error:
+            if error.code != 1:
+                raise
+            return str(error)
+        return "its recipe opens no run folder"
+
     def open(self, images: Images, facts: dict) -> None:
         """Take the run folder for this run and write config.json; refuse one in use, or made from other data.
 
         Collective: every process calls it. `facts` are further entries of config.json. Raises Refused.
         """
+        if self.finished:
+            check_data(self.folder, recorded_json(self.folder / "config.json"), images, self.loaded)
+            raise Finished
         if not self.opened:  # a further stage finds it so
             if self.world > 1:
                 main = self.on_main(lambda: images.fingerprint)
@@ -195,7 +225,7 @@ class Run:
         images = with_validation(images, self.validation)
         for name, content in images.files.items():
             write_atomically(self.folder / name, content)
-        notes = record_launch(self.folder, self.config, self.shards, self.code, images, facts, launch)
+        notes = record_launch(self.folder, self.config, self.shards, self.code, images, facts, launch, self.loaded)
         return self.folder, notes, self.config["data"]
 
     def origin(self, fingerprint: str, **other: Any) -> str:
@@ -256,10 +286,12 @@ class Run:
             torch.distributed.barrier()  # collective
             set_timeout(START_SECONDS)
 
-    def say_finished(self, result: dict) -> None:
-        """What an earlier launch has recorded, on the main process's screen."""
+    def say_finished(self, result: dict, unknown: str = "") -> None:
+        """What an earlier launch has recorded, on the main process's screen; `unknown`: why its data cannot be compared."""
         if self.rank == 0:
             print(f"already finished: {describe(result)}\n{self.folder}")
+            if unknown:
+                complain(f"its data cannot be compared with those that it was trained on: {unknown}")
 
     def stopped(self, code: int, why: str) -> None:
         """Record why this launch ends before the run is finished. Nothing is said if that cannot be written."""
@@ -278,3 +310,14 @@ class Run:
             self.accelerator.free_memory()  # collects DDP, which holds the process group
             self.accelerator.end_training()
             self.accelerator = None
+
+
+@contextlib.contextmanager
+def _optimizers_for_show() -> Iterator[None]:
+    """Optimizers that make no step: without a second's import of torch's compiler, which is to keep off their methods."""
+    optimizer, add = torch.optim.Optimizer, torch.optim.Optimizer.add_param_group
+    try:
+        optimizer.add_param_group = getattr(add, "__wrapped__", add)  # type: ignore[method-assign]
+        yield
+    finally:
+        optimizer.add_param_group = add  # type: ignore[method-assign]

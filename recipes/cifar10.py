@@ -25,7 +25,7 @@ import torch
 from launch import Run, cli, evaluate, sources, train
 from launch.data import Images, crop_and_flip
 from launch.errors import Refused
-from launch.weights import load_into, read
+from launch.weights import load_into
 from nets.residual import CifarResNet, DenseNetBC
 from nets.zoo import published_scale
 
@@ -68,7 +68,7 @@ def main(
     except ValueError as error:
         raise Refused(f"--depth: {error}", 2) from error
     if weights:
-        found = read(weights, sha256)
+        found = run.load(weights, sha256)
         if found.classes not in ((), images.classes):
             raise Refused(f"--weights tell other classes apart: {', '.join(found.classes[:10])}", 4)
         load_into(model, found.tensors)

@@ -34,7 +34,7 @@ from launch.optimizers import groups
 from launch.pictures.rule import rule_for
 from launch.record.runs import tested
 from launch.schedules import Schedule, cosine, warm_up
-from launch.weights import for_classes, kept, load, load_into, read
+from launch.weights import for_classes, kept, load, load_into
 from nets.named import TIMM, build, heads, last_block, scale
 from nets.transfer import add_trainable, lock, unlock
 from nets.zoo import names, weights_url
@@ -170,7 +170,7 @@ def net_for(run: Run, name: str, images: Images, pretrained: bool, source: str, 
         published = len(state[f"{last[0]}.weight"]) if state else model.pretrained_cfg.get("num_classes")
         said += [f"last layer {', '.join(last)}: {kept(classes, images.classes)}"] if published == classes else []
     if source:
-        found = read(source, sha256)
+        found = run.load(source, sha256)
         tensors, what = for_classes(found, model, last, images.classes)
         report = load_into(model, tensors, partial=True)
         if strange := [each for each in report.new if each.rpartition(".")[0] not in last]:

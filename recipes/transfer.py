@@ -27,7 +27,7 @@ from launch.checkpoint import weights, weights_sha256
 from launch.data import Images, crop_and_flip
 from launch.errors import Refused
 from launch.record.runs import tested
-from launch.weights import Source, for_classes, load_into, read
+from launch.weights import Source, for_classes, load_into
 from nets.residual import CifarResNet
 from nets.transfer import MyNetPretrained, add_trainable, lock, trainable, unlock
 from nets.zoo import published_scale, weights_url
@@ -73,7 +73,7 @@ def main(
         images = replace(images, size=224, **published_scale(channels=3))
     images = replace(images, size=size or images.size)
     published = source or (weights_url("resnet18") if net == "MyNetPretrained" else "")
-    found = read(published, sha256) if published and mode != "scratch" else None
+    found = run.load(published, sha256) if published and mode != "scratch" else None
     torch.manual_seed(run.seed)
     if net == "MyNetPretrained":
         model = MyNetPretrained(num_classes=2, state=found.tensors if found else None)

@@ -17,7 +17,7 @@ from trained import birds, oneloop, own_path, trained_runs  # noqa: F401 - fixtu
 from weight_files import own_cache, tensors  # noqa: F401 - fixtures
 
 from launch import Run
-from launch.data import Images
+from launch.data import Images, synthetic
 from launch.record.runs import without_clock
 
 ROOT = Path(__file__).parents[1]
@@ -70,7 +70,8 @@ def images() -> Images:
 @pytest.fixture
 def few_synthetic(monkeypatch) -> None:
     """Of the synthetic images only 256 and 20: drawing 2,000 and evaluating on 500 takes most of a second."""
-    monkeypatch.setattr("launch.data.synthetic.COUNTS", {"train": 256, "test": 20})
+    for split, count in {"train": 256, "test": 20}.items():
+        monkeypatch.setitem(synthetic.COUNTS, split, count)  # not another dictionary: this one is an argument's default
 
 
 @pytest.fixture

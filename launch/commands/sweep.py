@@ -9,13 +9,17 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..errors import Refused, first_line, printable
 from ..record import paired
 from ..record.compare import compare
 from .sweep_cells import Cell, run
+
+if TYPE_CHECKING:
+    from ..run import Run
 
 
 def main(args: Sequence[str]) -> None:
@@ -137,13 +141,23 @@ def grid(path: Path, axes: dict[str, list[str]], at_once: int, config_file: str 
         asked, options = parse(recipe.main, flags, prog=f"oneloop sweep {path}")
         asked.configure(path.stem, options, precision)
         asked.code = code
-        folder = asked.find_folder().folder
+        asked.folder, asked.shards, asked.config["data"], result = asked.find_folder()
         varied = [pair for pair in pairs if len(axes[pair[0]]) > 1]
-        cell = Cell(flags, " ".join(itertools.chain(*(varied or pairs))), folder)
-        if folder in cells:
-            raise Refused(f"{cell.name} and {cells[folder].name} are the same run", 2)
-        cells[folder] = cell
+        name = " ".join(itertools.chain(*(varied or pairs)))
+        if asked.folder in cells:
+            raise Refused(f"{name} and {cells[asked.folder].name} are the same run", 2)
+        cells[asked.folder] = Cell(flags, name, asked.folder, stale=bool(result) and _stale(recipe.main, asked, options))
     return list(cells.values())
+
+
+def _stale(main: Callable[..., None], finished: "Run", options: dict[str, Any]) -> bool:
+    """Whether a finished run has other data now; if that cannot be said, why not is."""
+    try:
+        if unknown := finished.compare_data(main, options):
+            print(printable(f"{finished.folder}: its data cannot be compared with those of now: {unknown}"), file=sys.stderr)
+    except Exception:  # whatever it is, the run itself says it
+        return True
+    return False
 
 
 def launched(config_file: str | None) -> tuple[str, int]:

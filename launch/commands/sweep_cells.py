@@ -21,14 +21,18 @@ END_SECONDS = 90  # after a signal: for the runs to save and for W&B to finish
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the grid: its flags, its name among the others, its folder."""
+    """One run of the grid: its flags, its name among the others, its folder.
+
+    `stale`: it is finished, but has other data now. It is started like one that is not finished, and says what is wrong.
+    """
 
     flags: tuple[str, ...]
     name: str
     folder: Path
+    stale: bool = False
 
     def result(self) -> dict | None:
-        return read_result(self.folder)
+        return None if self.stale else read_result(self.folder)
 
 
 def run(cells: Sequence[Cell], launch: Sequence[str], at_once: int, gpus: Sequence[str] = ()) -> dict[Cell, str]:

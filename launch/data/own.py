@@ -14,6 +14,7 @@ from rich.progress import Progress
 
 from ..errors import Refused, printable
 from ..pictures import decode, path_table
+from ..pictures.examine import LOST
 from ..pictures.listing import open_picture
 from ..pictures.rule import Rule, reduced_size
 from ..pictures.split import NAMES, as_csv
@@ -65,6 +66,8 @@ def pictures(
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not main or not console.is_terminal) as bar:
         found = survey(Path(data), chosen, Path(split) if split else None, validation or FRACTION, test, bar, classes)
+        if all(facts.problem == LOST for facts in found.facts.values()):
+            raise Refused(f"{data}: none of its {len(found.facts):,} pictures is there, such as {next(iter(found.facts))}")
         if found.bad and not skip_bad:
             _refuse_bad(found, main)
         if main and not classes:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 CHUNK = 16  # files: what a thread takes at a time, and what an interruption loses of each thread at most
+LOST = "no such file"
 TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
@@ -98,7 +99,7 @@ def _look(listing: Listing, picture: Picture) -> Facts:
             file.seek(0)
             return _decoded(file, facts._replace(sha256=sha256))
     except (FileNotFoundError, ValueError):  # the latter for a path that cannot be one
-        return Facts(0, 0, problem="no picture in this row" if listing.row else "no such file")
+        return Facts(0, 0, problem="no picture in this row" if listing.row else LOST)
     except OSError as error:
         return Facts(0, 0, problem=f"cannot be read: {error.strerror or error}")
 

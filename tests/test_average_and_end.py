@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from training import fit
 
 from launch.average import Average
+from launch.errors import Refused
 
 EPOCHS, STEPS = 3, 8
 
@@ -92,3 +93,27 @@ def test_a_training_to_its_end_does_not_say_that_it_ended_early(start, images, t
     best = max(tests.values())
     assert (found["best"]["accuracy"], found["best"]["epoch"]) == (best, min(epoch for epoch in tests if tests[epoch] == best))
     assert found["test"]["accuracy"] == tests[EPOCHS]
+
+
+@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"epochs": -1}, {"batch": 0}])
+def test_a_training_of_nothing_is_refused_and_leaves_nothing(start, images, tmp_path, wrong):
+    with pytest.raises(Refused, match="--epochs and --batch must be at least 1") as refused:
+        fit(start(), images, **wrong)
+    assert refused.value.code == 2
+    assert not (tmp_path / "run/config.json").exists()
+
+
+@pytest.mark.parametrize(("batch", "shards", "said"), [(15, 1, 15), (16, 1, 0), (30, 2, 15), (32, 2, 0), (61, 8, 7)])
+def test_slices_that_are_small_for_batch_norm_are_said(start, images, capsys, batch, shards, said):
+    fit(start(shards=shards), images, epochs=1, batch=batch)
+    assert (f"batch norm sees only {said} images at a time" in capsys.readouterr().out) == bool(said)
+
+
+def test_a_fresh_run_starts_from_no_shorter_one(start, images, tmp_path, capsys):
+    """Even where one is beside it that it could start from."""
+    for out, epochs, fresh in (("one", 1, False), ("two", 2, False), ("three", 3, True)):
+        run = start(out=f"runs/{out}", options={"epochs": epochs}, fresh=fresh)
+        torch.manual_seed(run.seed)
+        fit(run, images, epochs=epochs)
+        said = capsys.readouterr().out
+        assert ("starts where" in said) == (out == "two")

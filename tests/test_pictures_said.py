@@ -9,6 +9,7 @@ import re
 import shutil
 import statistics
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from photos import jpeg, photo, write_bad, write_photos, write_table
@@ -331,6 +332,56 @@ def test_classes_are_in_the_order_of_the_table_and_a_secret_label_is_none(said, 
     assert [*found["classes"]] == ["zebra", "ant", "bee"]
     assert found["splits"] == {"train": 4, "validation": 2, "test": 0}
     assert found["ignored"] == {"pictures of test.parquet without a label": 3}
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """hub(split=number of pictures, …): what the hub has of any data set; the list has what was asked for."""
+    import pyarrow
+    import pyarrow.ipc
+
+    asked = []
+
+    def hub(**splits):
+        found = {}
+        for start, (name, count) in enumerate(splits.items()):
+            images = [{"bytes": jpeg(1000 * start + number), "path": None} for number in range(count)]
+            table = pyarrow.table({"image": images, "label": ["ant" if number % 2 else "bee" for number in range(count)]})
+            file = tmp_path / f"hub-{name}.arrow"
+            with pyarrow.ipc.new_stream(file, table.schema) as writer:
+                writer.write_table(table)
+            found[name] = SimpleNamespace(cache_files=[{"filename": str(file)}])
+        monkeypatch.setattr("launch.hub.ask", lambda name: asked.append(name) or SimpleNamespace(revision="0123abcd"))
+        monkeypatch.setattr("launch.hub.download", lambda *_: found)
+
+    hub.asked = asked
+    return hub
+
+
+def test_a_data_set_of_the_hub_is_asked_for_once_and_its_splits_are_used(said, oneloop, hub):
+    hub(train=6, validation=2, test=3, extra=5)
+    found = said("someone/animals")
+    assert found["splits"] == {"train": 6, "validation": 2, "test": 3}
+    assert (found["revision"], found["ignored"]) == ("0123abcd", {"split extra": 1})
+    assert said("someone/animals")["pictures"] == 11
+    assert hub.asked == ["someone/animals"]
+    assert oneloop("data", "someone/animals", "--clear")[0] == 0
+    said("someone/animals")
+    assert hub.asked == ["someone/animals"] * 2
+
+
+@pytest.mark.parametrize("only", ["train", "full"])
+def test_a_data_set_of_the_hub_with_one_split_is_split(said, hub, only):
+    hub(**{only: 60})
+    splits = said("someone/animals")["splits"]
+    assert sum(splits.values()) == 60
+    assert min(splits.values()) >= 2
+
+
+def test_a_data_set_of_the_hub_that_says_no_split_is_one_line(oneloop, hub):
+    hub(north=3, south=3)
+    code, _, error = oneloop("data", "someone/animals")
+    assert (code, "its splits are north, south; none is called train, validation or test" in error) == (4, True)
 
 
 # -------------------------------------------------------------------------------------------------------------------- the page

@@ -68,6 +68,8 @@ def _version(name: str) -> str:
 
 def _git_revision() -> str:
     here = Path(sys.argv[0]).resolve().parent
+    if {"site-packages", "dist-packages"} & {*here.parts}:
+        return "unknown"  # an installed recipe: the repository around it is another one
     command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()

@@ -25,13 +25,26 @@ if TYPE_CHECKING:
     from .data import Images
     from .run import Run
 
-RECIPES = Path(__file__).resolve().parents[1] / "recipes"  # the package's own
+INSTALLED = Path(__file__).resolve().parent / "recipes"  # where a wheel has the package's own
+RECIPES = INSTALLED if INSTALLED.is_dir() else Path(__file__).resolve().parents[1] / "recipes"  # else they are in the checkout
+
+
+def names() -> list[str]:
+    """The names of the package's own recipes."""
+    return sorted(path.stem for path in RECIPES.glob("*.py"))
+
+
+def located(word: str) -> Path:
+    """The file that `word` means: a path, or the name of one of the package's own recipes."""
+    if word not in names():
+        return Path(word)
+    path = RECIPES / f"{word}.py"
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path  # as one would write it in a checkout
 
 
 def load(path: Path) -> ModuleType:
     """The recipe in the file `path` as a module; only its imports and definitions are executed. Raises Refused (2)."""
-    if not path.is_file() or path.suffix != ".py":
-        raise Refused(f"{path} is not a recipe: {'its name does not end in .py' if path.is_file() else 'no such file'}", 2)
+    check(path)
     sys.path.insert(0, str(path.resolve().parent))  # as `python PATH` does: a recipe may import the files beside it
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None  # as for every name in .py
@@ -44,6 +57,16 @@ def load(path: Path) -> ModuleType:
     if not hasattr(recipe, "main"):
         raise Refused(f"{path} is not a recipe: it has no main(run, …)", 2)
     return recipe
+
+
+def check(path: Path) -> None:
+    """Raise Refused (2) if `path` cannot be a recipe's file."""
+    if path.is_file():
+        why = "" if path.suffix == ".py" else "its name does not end in .py"
+    else:
+        why = f"no such file, and the package's own are {', '.join(names())}"
+    if why:
+        raise Refused(f"{path} is not a recipe: {why}", 2)
 
 
 # ------------------------------------------------------------------------------------------------------- what a recipe trains

@@ -21,10 +21,11 @@ SIGNATURE = inspect.signature(START)
 
 
 def run(args: list[str]) -> int:
-    """Do what `python ARGS` does, and return its exit code; ARGS begin with -c CODE, -m MODULE or a file, or with -u before."""
+    """Do what `python ARGS` does; return its exit code. ARGS begin with -c CODE, -m MODULE or a file, perhaps after -u or -P."""
     subprocess.Popen._execute_child = _execute_child
+    os.execv = _execv
     atexit._clear()
-    args = [arg for place, arg in enumerate(args) if arg != "-u" or place]
+    args = [arg for place, arg in enumerate(args) if arg not in ("-u", "-P") or place]
     code = 0
     try:
         if args[0] == "-c":
@@ -52,6 +53,12 @@ def run(args: list[str]) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     return code
+
+
+def _execv(path: str, command: list[str]) -> None:
+    """In place of os.execv, which would import torch anew: `run` what Python is to become."""
+    assert path == command[0] == sys.executable
+    os._exit(run(command[1:]))
 
 
 def as_started() -> None:

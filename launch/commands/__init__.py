@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from ..errors import Refused, printable
 
 COMMANDS = {  # name -> what it does, arguments of an example
+    "train": ("train a recipe on all devices there are, as accelerate launch", "cifar2 --data synthetic"),
     "data": ("show what pictures of your own there are: classes, sizes, split, bad files", "photos/ --html photos.html"),
     "describe": ("show a recipe's net: table, receptive fields, shapes", "recipes/cifar2.py --net NetWidth"),
     "verify": ("test the guarantees on this machine: 1 and 2 processes, kill, …", "recipes/cifar2.py"),
@@ -39,7 +40,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "oneloop",
         usage="oneloop COMMAND … | oneloop COMMAND --help",
-        description="Work with recipes and their runs; to train, use `accelerate launch RECIPE`.\n\n" + "\n".join(lines),
+        description="Train recipes, and work with them and their runs.\n\n" + "\n".join(lines),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -2,9 +2,11 @@
 
 import argparse
 import fnmatch
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from .. import recipe
 from ..errors import Refused
 from ..rebuild import CHOSEN, WEIGHTS
 from ..record.runs import home
@@ -30,8 +32,14 @@ def command_parser(
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
-    """The argument RECIPE."""
-    parser.add_argument("recipe", metavar="RECIPE", type=Path, help="the recipe's file")
+    """The argument RECIPE, a path."""
+    parser.add_argument("recipe", metavar="RECIPE", type=recipe.located, help="a recipe's file, or the name of the package's own")
+
+
+def launch_file(word: str) -> str:
+    """`word`; if it is launch/NAME.yaml, and not here, the path of the package's own."""
+    own = Path(__file__).parents[1] / Path(word).name
+    return str(own) if Path(word).parent == Path("launch") and own.is_file() and not os.path.exists(word) else word
 
 
 def add_trained_net(parser: argparse.ArgumentParser) -> None:

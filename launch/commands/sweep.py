@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import Refused, first_line, printable
 from ..record import paired
 from ..record.compare import compare
+from .arguments import add_recipe, launch_file
 from .sweep_cells import Cell, run
 
 if TYPE_CHECKING:
@@ -35,9 +36,11 @@ def main(args: Sequence[str]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("recipe", metavar="RECIPE", type=Path, help="a recipe's file")
+    add_recipe(parser)
     parser.add_argument("--at-once", type=int, metavar="N", help="runs at a time; default: 1 here, sharing cores and GPUs")
-    parser.add_argument("--config_file", metavar="FILE", help="accelerate's config for each run, such as launch/gpu.yaml")
+    parser.add_argument(
+        "--config_file", type=launch_file, metavar="FILE", help="accelerate's config for each run, such as launch/gpu.yaml"
+    )
     parser.add_argument("--compare", type=Path, default="compare", metavar="FOLDER", help="for the pictures; default: compare")
     others = parser.add_argument_group("on other machines, which share this folder: docs/scale.md")
     others.add_argument("--on", metavar="WHERE", help="ray, or ray://HOST:PORT: a Ray cluster; slurm: a job array")

@@ -1,0 +1,43 @@
+"""`oneloop train`: what `accelerate launch` starts, also of the package's own recipes, wherever they are installed."""
+
+import os
+import sys
+import textwrap
+from collections.abc import Sequence
+
+from .. import recipe
+from ..errors import Refused
+from .arguments import add_recipe, command_parser, launch_file
+
+
+def main(args: Sequence[str]) -> None:
+    parser = command_parser(
+        "train",
+        usage="[flags of accelerate launch] RECIPE [the recipe's own flags]",
+        description="Train a recipe: does what `accelerate launch FILE` does. A process on each GPU, or one on the CPU,\n"
+        "unless flags of `accelerate launch` say something else. The same command resumes the run.",
+        example="cifar2 --data synthetic",
+        notes=textwrap.fill(f"The package's own recipes: {', '.join(recipe.names())}.", 100)
+        + "\nTheir flags: oneloop train RECIPE --help. Launch files: --config_file launch/gpus.yaml (bf16, all GPUs),\n"
+        "launch/gpu.yaml (bf16, one GPU), launch/cpus.yaml (two processes on the CPU).",
+    )
+    add_recipe(parser)
+    if not args or args[0] in ("-h", "--help"):
+        parser.parse_args(args)  # exits
+    place = _place_of_recipe(args)
+    file = recipe.located(args[place])
+    recipe.check(file)
+    launch = [sys.executable, "-P", "-m", "accelerate.commands.launch"]  # -P: modules of the current folder are not accelerate's
+    # This process becomes the launcher: its signals and its exit code are the launcher's.
+    os.execv(launch[0], [*launch, *map(launch_file, args[:place]), str(file), *args[place + 1 :]])
+
+
+def _place_of_recipe(args: Sequence[str]) -> int:
+    """Where the recipe is: the first word that ends in .py or is a name, behind flags of accelerate's and their values."""
+    own = recipe.names()
+    for place, word in enumerate(args):
+        if word in own or word.endswith(".py"):
+            return place
+        if not word.startswith("-") and not (place and args[place - 1].startswith("-")):
+            recipe.check(recipe.located(word))
+    raise Refused(f"no recipe in `{' '.join(args)}`: a file that ends in .py, or one of {', '.join(own)}", 2)

@@ -53,7 +53,8 @@ def finished(start, images):
 def test_files_and_keys_of_a_run(finished):
     """W&B and the code's copy are not there: this run is not sent and has no recipe file."""
     files = {name.rstrip("/") for name in named(section("The run folder"))}
-    while_it_runs, not_here = {"lock", "lock.pid", "preparing"}, {"stopped.json", "code", "wandb", "wandb.json", "split.csv", "bad.csv"}
+    while_it_runs = {"lock", "lock.pid", "preparing"}
+    not_here = {"stopped.json", "code", "wandb", "wandb.json", "split.csv", "bad.csv"}
     assert {path.name for path in finished.iterdir()} | while_it_runs == files - not_here
     lines = metrics(finished)
     clock, of_pictures = {"images_per_second", "seconds"}, {"data_wait", "balanced_accuracy"}  # see test_pictures_trained.py

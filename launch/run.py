@@ -115,7 +115,7 @@ class Run:
             use_deterministic_kernels()
         self.configure(recipe, options, self.accelerator.mixed_precision)
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
-        if self.world > 1:
+        if self.world > 1 and self.accelerator.device.type == "cpu":  # while it waits for a GPU, Python would not hear the signal
             end_with_launcher()
         torch.set_num_threads(self.threads or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
         keep_freed_memory()

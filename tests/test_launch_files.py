@@ -14,6 +14,9 @@ import torch.distributed.run
 from accelerate.commands import launch as launcher
 from conftest import ROOT
 
+from launch.errors import Refused
+from launch.processes import accelerator
+
 PROMISES = {  # file -> (processes, precision); None: as many as GPUs
     "accelerate_config.yaml": (1, "no"),
     "launch/cpu.yaml": (1, "no"),
@@ -92,11 +95,23 @@ LEFT = {  # what is left in a shell -> what is said of it
     "TORCHELASTIC_MAX_RESTARTS=few": "TORCHELASTIC_MAX_RESTARTS is 'few' in the environment, and no number",
     "ACCELERATE_DEBUG_MODE=perhaps": "accelerate cannot start",
 }
+ALONE = {left for left, said in LEFT.items() if not said} | {
+    "RANK=1",
+    "WORLD_SIZE=abc",
+    "WORLD_SIZE=0",
+}  # in a process
 
 
 @pytest.mark.parametrize("left", LEFT)
-def test_what_a_launcher_left_in_the_shell_is_one_line_or_does_no_harm(left, tmp_path):
+def test_what_a_launcher_left_in_the_shell_is_one_line_or_does_no_harm(left, tmp_path, monkeypatch):
     variables = dict(each.split("=") for each in left.split())
+    if left not in ALONE:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(Refused, match=LEFT[left]) as refused:
+            accelerator()
+        assert refused.value.code == 2
+        return
     job = jobs.begin("--", ROOT / "tests/tiny.py", "--epochs", 1, "--threads", 1, "--out", "run", cwd=tmp_path, env=variables)
     code = job.wait(60)
     assert "Traceback" not in job.output

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 from .weights import public_address
 
-LIBRARIES = ("oneloop", "torch", "torchvision", "accelerate", "datasets", "wandb")
+LIBRARIES = ("oneloop", "torch", "torchvision", "accelerate", "datasets", "wandb", "pillow", "timm", "numpy")
 
 
 def environment(accelerator: Accelerator, world: int) -> dict:

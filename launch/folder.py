@@ -181,8 +181,8 @@ def record_launch(
     else:
         check_data(folder, recorded, images, loaded)
         before, now = last_launch(recorded)["versions"], launch["versions"]
-        for name in [name for name in LIBRARIES if before.get(name) != now[name]]:
-            notes.append(f"{name} is {now[name]}, and was {before.get(name)}: the bits may differ from here on")
+        for name in [name for name in LIBRARIES if before.get(name, now[name]) != now[name]]:  # some were not always recorded
+            notes.append(f"{name} is {now[name]}, and was {before[name]}: the bits may differ from here on")
         recorded["resumed"].append(launch)
     copies = recorded.setdefault("code", [])
     names = code.edited(folder, copies, texts)

@@ -21,6 +21,7 @@ import psutil
 import torch
 import torch.distributed
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import parse_flag_from_env
 from torch import Tensor
 
 from .errors import Refused, first_line
@@ -71,8 +72,8 @@ def accelerator(precision: str | None = None) -> Accelerator:
             "c10d, as launch/elastic.yaml says",
             2,
         )
-    on_cpu = not torch.accelerator.is_available() or env.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
-    if env.get("ACCELERATE_MIXED_PRECISION") == "fp16" and on_cpu:
+    on_cpu = uses_cpu()
+    if (precision or wanted) == "fp16" and on_cpu:  # accelerate would say fp16, and compute float32
         raise Refused("fp16 needs a GPU; on a CPU use --mixed_precision bf16 or no", 2)
     # Precision "no" is float32: cuDNN's convolutions would take TF32, of 10 bits, for it. By the older of torch's two ways to say
     # so: torch.export reads these and fails where the newer one was used.
@@ -83,6 +84,13 @@ def accelerator(precision: str | None = None) -> Accelerator:
             precision = "fp16"
             if int(env.get("RANK", 0)) == 0:
                 complain(f"{torch.cuda.get_device_name(device)} only emulates bf16: fp16 is used, and recorded as the precision")
+    if on_cpu and precision is None and wanted == "bf16" and cpu_only_emulates_bf16():
+        precision = "no"
+        if int(env.get("RANK", 0)) == 0:
+            complain(
+                "this CPU only emulates bf16 (it has neither AVX512-BF16 nor AMX), which is several times slower than float32: "
+                "float32 is used, and no recorded as the precision"
+            )
     if world > 1 and not LAUNCHERS & env.keys():
         complain(f"WORLD_SIZE is {world}: waits for the others at {env['MASTER_ADDR']}; to run alone, unset WORLD_SIZE")
     # Buffers: batch norm's statistics follow slice 0, see step.py; DDP's own broadcast would depend on the placement.
@@ -141,6 +149,29 @@ def first_here() -> bool:
 def only_emulates_bf16(capability: tuple[int, int]) -> bool:
     """Of a GPU of this compute capability: Ampere, 8.0, was the first to compute in it."""
     return capability < (8, 0)
+
+
+def cpu_only_emulates_bf16() -> bool:
+    """Whether an x86 CPU, or what oneDNN may use of it, has no instructions for bf16, and takes several times as long."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False  # not known
+    allowed = (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "").upper()
+    older = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
+    return allowed in older or not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def uses_cpu() -> bool:
+    """Whether accelerate takes the CPU: there is no accelerator, or it is told so. Raises Refused (2)."""
+    try:
+        told = parse_flag_from_env("ACCELERATE_USE_CPU")
+    except ValueError as error:
+        raise Refused(f"ACCELERATE_USE_CPU is {os.environ['ACCELERATE_USE_CPU']!r}; it takes true or false", 2) from error
+    return told or not torch.accelerator.is_available() or os.environ.get("ACCELERATE_TORCH_DEVICE", "").startswith("cpu")
+
+
+def precision_here(wanted: str) -> str:
+    """What a run launched on this machine in the precision `wanted` computes in, where that is a CPU's to say."""
+    return "no" if wanted == "bf16" and uses_cpu() and cpu_only_emulates_bf16() else wanted
 
 
 def use_deterministic_kernels() -> None:

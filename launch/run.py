@@ -110,7 +110,7 @@ class Run:
 
         Returns the recorded result if the run is finished. Collective: every process calls it. Raises Refused.
         """
-        self.accelerator = accelerator()
+        self.accelerator, wanted = accelerator(), os.environ.get("ACCELERATE_MIXED_PRECISION", "")
         if self.deterministic:
             use_deterministic_kernels()
         self.configure(recipe, options, self.accelerator.mixed_precision)
@@ -119,7 +119,7 @@ class Run:
             end_with_launcher()
         torch.set_num_threads(self.threads or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
         keep_freed_memory()
-        self.folder, self.shards, self.config["data"], result = self.on_main(self.find_folder)
+        self.folder, self.shards, self.config["data"], result = self.on_main(lambda: self.find_folder(wanted))
         if result is None and self.shards % self.world:
             fit = [str(number) for number in range(1, self.shards + 1) if self.shards % number == 0]
             raise Refused(
@@ -167,10 +167,25 @@ class Run:
             "precision": precision,
         }
 
-    def find_folder(self) -> Found:
-        """The run's folder and what is in it, once it is configured. Writes nothing; main process only. Raises Refused."""
+    def find_folder(self, wanted: str = "") -> Found:
+        """The run's folder and what is in it, once it is configured. Writes nothing; main process only. Raises Refused.
+
+        `wanted` is the precision that it was launched in, if that is not the one it has here.
+        """
         flags = {"fresh": self.fresh, "accept_edit": self.accept_edit}
-        return find_folder(self.config, self.out, world=self.world, texts=self.code, **flags)
+        found = find_folder(self.config, self.out, world=self.world, texts=self.code, **flags)
+        if wanted not in ("", self.config["precision"]) and not (found.folder / "config.json").exists():
+            # Another run must not begin where one that was begun elsewhere is to go on.
+            same = find_folder(self.config | {"precision": wanted}, self.out, world=self.world, texts=self.code, **flags)
+            if same.result:
+                return same
+            if (same.folder / "config.json").exists():
+                raise Refused(
+                    f"{same.folder} was begun in {wanted}, which this machine does not compute in: resume it on one that does; "
+                    f"--fresh starts another run, in precision {self.config['precision']}",
+                    4,
+                )
+        return found
 
     def load(self, source: str | Path, sha256: str = "") -> Source:
         """Weights to begin with, as `launch.weights.read`; a run whose source holds others by now is refused by `open`."""

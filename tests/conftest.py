@@ -57,6 +57,7 @@ def own_place(tmp_path_factory):
         for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "OMP_NUM_THREADS"):
             patch.delenv(name, raising=False)
         patch.setenv("HOME", str(place))
+        patch.setattr("launch.processes.cpu_only_emulates_bf16", lambda: False)  # tests of bf16 do not ask for speed
         patch.setattr("launch.job.SAVE_SECONDS", 0)  # a checkpoint at the end of each epoch, however short it is
         torch.set_num_threads(1)
         yield

@@ -11,11 +11,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from conftest import Tiny, metrics, optimizer_for, result
 
 from launch import Run, train
 from launch.errors import Refused
 from launch.folder import MARK
+from launch.processes import cpu_only_emulates_bf16 as cpu_emulates
 from launch.processes import only_emulates_bf16
 
 
@@ -207,6 +209,76 @@ def test_seed_decides_the_first_weights(start):
 def test_cards_that_only_emulate_bf16(capability, emulated):
     """Turing and before; Ampere, Ada and Hopper compute in it."""
     assert only_emulates_bf16(capability) == emulated
+
+
+@pytest.mark.parametrize(
+    ("machine", "instructions", "allowed", "emulated"),
+    [
+        ("x86_64", (True, False), "", False), ("x86_64", (False, True), "", False), ("x86_64", (False, False), "", True),
+        ("AMD64", (False, False), "", True), ("x86_64", (True, True), "AVX2", True), ("x86_64", (True, False), "ALL", False),
+        ("x86_64", (True, False), "avx512_core", True), ("aarch64", (False, False), "", False),
+    ],
+)  # fmt: skip
+def test_cpus_that_only_emulate_bf16(machine, instructions, allowed, emulated, monkeypatch):
+    """Zen 3 and Ice Lake; Zen 4, Cooper Lake and Sapphire Rapids compute in it, if oneDNN may."""
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    for name, there in zip(("_is_avx512_bf16_supported", "_is_amx_tile_supported"), instructions, strict=True):
+        monkeypatch.setattr(torch.cpu, name, lambda there=there: there)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", allowed)
+    assert cpu_emulates() == emulated
+
+
+@pytest.fixture
+def launched(tmp_path, monkeypatch, capsys):
+    """launched(precision, **environment) -> the run, started so on a CPU that only emulates bf16, and what was said."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("launch.processes.cpu_only_emulates_bf16", lambda: True)
+    begun = []
+
+    def launched(precision, **environment):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        for name, value in ({"ACCELERATE_MIXED_PRECISION": precision} | environment).items():
+            monkeypatch.setenv(name, value)
+        begun.append(run := Run(data="synthetic", threads=1, wandb="disabled"))
+        run.start("test", {})
+        return run, capsys.readouterr().err
+
+    yield launched
+    for run in begun:
+        run.end()
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_a_cpu_that_only_emulates_bf16_computes_float32_and_says_so(launched, images, tmp_path, monkeypatch):
+    run, said = launched("bf16")
+    assert said.startswith("this CPU only emulates bf16 (it has neither AVX512-BF16 nor AMX)")
+    assert "float32 is used" in said
+    assert (run.config["precision"], run.accelerator.mixed_precision, run.accelerator.native_amp) == ("no", "no", False)
+    assert launched("no")[0].folder == run.folder
+    monkeypatch.setattr("launch.processes.cpu_only_emulates_bf16", lambda: False)
+    other, said = launched("bf16")  # control
+    assert (other.config["precision"], said) == ("bf16", "")
+    assert other.folder != run.folder
+
+
+def test_a_run_begun_in_bf16_does_not_become_another_one_where_bf16_is_emulated(launched, images, monkeypatch):
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr("launch.processes.cpu_only_emulates_bf16", lambda: False)
+        begun, _ = launched("bf16")
+        begun.open(images, {})
+    with pytest.raises(Refused, match="was begun in bf16, which this machine does not compute in: ") as refused:
+        launched("bf16")
+    assert refused.value.code == 4
+    assert launched("no")[0].config["precision"] == "no"  # which is asked for
+
+
+@pytest.mark.parametrize("told", ["ACCELERATE_USE_CPU=on", "ACCELERATE_USE_CPU=y", "ACCELERATE_TORCH_DEVICE=cpu"])
+def test_fp16_on_a_cpu_is_refused_however_the_cpu_was_chosen(told, launched, monkeypatch):
+    """Also where there is a GPU: accelerate would report fp16 and compute float32."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    with pytest.raises(Refused, match="fp16 needs a GPU; on a CPU use --mixed_precision bf16 or no") as refused:
+        launched("fp16", **dict([told.split("=")]))
+    assert refused.value.code == 2
 
 
 def test_secrets_of_an_address_are_not_recorded(start, images, tmp_path, monkeypatch):

@@ -10,14 +10,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT, metrics, result
 from jobs import begin, python, wait_for
 from test_chaos import FLAGS, TINY, launched, same, saved
+
+from launch.processes import cpu_only_emulates_bf16
 
 pytestmark = pytest.mark.slow
 NODES = (f"oneloop-{os.getpid()}-a", f"oneloop-{os.getpid()}-b")  # another worker, or working tree, has its own
 FIRST, PORT = "10.77.0.1", 29500
 NETWORK = {"GLOO_SOCKET_IFNAME": "cable"}
+PRECISION = "no" if cpu_only_emulates_bf16() and not torch.cuda.is_available() else "bf16"  # of what is launched in bf16
 
 
 def ip(*args: str) -> None:
@@ -142,7 +146,7 @@ def test_slurm_script_asks_for_another_turn_when_the_queue_stops_it(queue, tmp_p
     assert "stopped by SIGUSR1" in (tmp_path / "log").read_text()
     assert "activated" in (tmp_path / "log").read_text()
     recorded = json.loads((record.parent / "config.json").read_text())
-    assert (recorded["config"]["seed"], recorded["precision"]) == (5, "bf16")  # the user's; the script's
+    assert (recorded["config"]["seed"], recorded["precision"]) == (5, PRECISION)  # the user's; the script's
     told = (tmp_path / "told").read_text()
     assert "--cpus-per-task=3" in told
     assert "--rdzv-endpoint 127.0.0.1:20007" in told  # of this job alone

@@ -52,7 +52,7 @@ def main(args: Sequence[str]) -> None:
     cpus, gpus = _shares(chosen, processes)
     if chosen.on and "--threads" not in axes:
         axes["--threads"] = [str(max(1, cpus // max(gpus, processes)))]
-    cells = grid(chosen.recipe, axes, 1 if chosen.on else chosen.at_once or 1, chosen.config_file)
+    cells = grid(chosen.recipe, axes, 1 if chosen.on else chosen.at_once or 1, chosen.config_file, here=not chosen.on)
     if chosen.on == "slurm":
         from .sweep_slurm import submit
 
@@ -126,14 +126,18 @@ def axes_of(words: Sequence[str]) -> dict[str, list[str]]:
     return axes
 
 
-def grid(path: Path, axes: dict[str, list[str]], at_once: int, config_file: str | None) -> list[Cell]:
-    """A cell for each combination, the last axis varying fastest. Parses each command line: raises Refused, or exits with 2."""
+def grid(path: Path, axes: dict[str, list[str]], at_once: int, config_file: str | None, here: bool = True) -> list[Cell]:
+    """A cell for each combination, the last axis varying fastest; `here`: for this machine.
+
+    Parses each command line: raises Refused, or exits with 2.
+    """
     from ..code import sources
     from ..command_line import parse
-    from ..processes import cores
+    from ..processes import cores, precision_here
     from ..recipe import load
 
     recipe, (precision, processes) = load(path), launched(config_file)
+    precision = precision_here(precision) if here else precision
     code = sources(recipe)
     if at_once > 1 and "--threads" not in axes:
         axes = axes | {"--threads": [str(max(1, cores() // (at_once * processes)))]}

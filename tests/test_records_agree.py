@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import statistics
 from dataclasses import replace
 from types import SimpleNamespace
@@ -71,6 +72,20 @@ def test_evaluate_quotes_the_line_of_the_weights_that_it_measures(averaged, onel
     right = round(said["accuracy"] * said["count"])
     assert f"accuracy {said['accuracy']:.4f} ({right}/{said['count']}), loss {said['loss']:.4f}" in out
     assert ("logged in training" in out) == bool(said["logged"])
+
+
+@pytest.mark.usefixtures("own_path")
+def test_the_best_epoch_is_that_of_what_chose_it(averaged, oneloop, tmp_path):
+    """The average, where there is one: whatever the plain weights reached in another epoch."""
+    folder = shutil.copytree(averaged, tmp_path / "run")
+    best = result(folder)["best"]["epoch"]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line.get("split") == "validation" and line["epoch"] != best:
+            line["accuracy"] = 1.0
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    said = json.loads(oneloop("evaluate", folder, "--weights", "best", "--split", "validation", "--json")[1])
+    assert said["logged"] == pytest.approx({name: said[name] for name in ("accuracy", "loss")}, rel=1e-5)
 
 
 @pytest.mark.usefixtures("own_path")

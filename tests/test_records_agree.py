@@ -68,7 +68,8 @@ def test_evaluate_quotes_the_line_of_the_weights_that_it_measures(averaged, onel
     if (weights, split) == ("best", "validation"):
         assert said["accuracy"] == trained["best"]["accuracy"]
         assert said["logged"]
-    code, out, _ = oneloop("evaluate", averaged, "--weights", weights, "--split", split)
+    usual = () if split == "test" else ("--split", split)  # of the test images, if nobody says which
+    code, out, _ = oneloop("evaluate", averaged, "--weights", weights, *usual)
     right = round(said["accuracy"] * said["count"])
     assert f"accuracy {said['accuracy']:.4f} ({right}/{said['count']}), loss {said['loss']:.4f}" in out
     assert ("logged in training" in out) == bool(said["logged"])
@@ -111,6 +112,9 @@ def test_every_command_uses_the_weights_that_it_is_told(averaged, oneloop, tmp_p
     assert [row["rank"] for row in rows] == ["1", "2"]
     assert [row["class"] for row in rows] == sorted(by_class, key=by_class.get, reverse=True)
     assert len(json.loads(oneloop("predict", averaged, file, "--top", 1, "--json")[1])[0]["predictions"]) == 1
+    (tmp_path / "no.png").write_bytes(b"no picture")
+    code, out, error = oneloop("predict", averaged, tmp_path / "no.png", file, "--json")
+    assert (code, len(json.loads(out)), "1 of 2 files could not be read" in error) == (1, 1, True)
     code, _, error = oneloop("export", averaged, "--weights", weights, "--format", "safetensors", "--out", tmp_path / "net.st")
     assert code == 0, error
     exported, own = load_file(tmp_path / "net.st"), load_file(averaged / f"{FILES[weights]}.safetensors")

@@ -244,6 +244,14 @@ def test_a_steady_loss_is_more_than_chance_too(tmp_path):
     assert pair.sentence().endswith("more than chance")
 
 
+def test_of_a_seed_that_was_run_twice_the_last_run_counts(tmp_path):
+    """On both sides."""
+    for name, net, accuracy in (("a1", "A", 0.9), ("a2", "A", 0.7), ("b1", "B", 0.5), ("b2", "B", 0.65)):
+        write_run(tmp_path / name, (0.5, accuracy), seed=1, net=net)
+    (pair,) = pairs(compared(tmp_path))
+    assert (pair.one, pair.seeds, pair.difference) == ("A", 1, pytest.approx(0.05))
+
+
 # ------------------------------------------------------------------------------------------------------------ pictures
 
 

@@ -18,6 +18,7 @@ from launch.data import EpochDraws, PictureFeed, random_resized_crop
 from launch.data.pictures import Reader
 from launch.errors import Refused
 from launch.pictures.rule import Rule, centred, read
+from launch.record import predictions
 
 CPU = torch.device("cpu")
 RULE = Rule(size=12, stored=14)
@@ -453,3 +454,35 @@ def test_a_training_that_waits_for_its_pictures_says_how_much_of_the_time(tmp_pa
         said = [line for line in capsys.readouterr().out.splitlines() if "waiting for pictures" in line]
         assert len(said) == bool(pause)
         assert not pause or int(said[0].partition("%")[0]) > 50
+
+
+def test_uneven_classes_have_their_balanced_accuracy_on_the_screen(tmp_path, start, capsys):
+    """The mean over the classes, beside the accuracy, in each line of an epoch and at the end."""
+    images = load(write_photos(tmp_path / "photos", {"train/a": 8, "train/b": 4, "test/a": 9, "test/b": 3}))
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 144, 2))
+    torch.nn.init.zeros_(net[1].weight)
+    net[1].bias.data = torch.tensor([1.0, 0.0])  # says a, whatever it sees
+    train(start(), net, images, torch.optim.SGD(net.parameters(), lr=0.0), epochs=1, batch=12)
+    lines = capsys.readouterr().out.splitlines()
+    assert any("test accuracy 0.7500 balanced 0.5000 loss" in line for line in lines if line.startswith("epoch 1/1"))
+    assert any("test accuracy 0.7500 (9/12), balanced 0.5000" in line for line in lines)
+
+
+def test_predictions_name_the_test_pictures_and_know_them_by_their_content(tmp_path):
+    import pyarrow.parquet
+
+    folder = write_photos(tmp_path / "photos", {"train/a": 4, "train/b": 4, "test/a": 3, "test/b": 3})
+
+    def images_of() -> str:
+        images = load(folder)
+        predictions.write(tmp_path, torch.nn.functional.one_hot(images.test.labels).float(), images)
+        return predictions.read(tmp_path).images
+
+    first = images_of()
+    table = pyarrow.parquet.read_table(tmp_path / "predictions.parquet").to_pydict()
+    assert [path.split("/")[:2] for path in table["path"]] == [["test", name] for name in table["true"]]
+    assert sorted(table["path"]) == sorted(str(path.relative_to(folder)) for path in (folder / "test").rglob("*.jpg"))
+    (folder / "train/a/new.jpg").write_bytes(jpeg(500))
+    assert images_of() == first
+    (folder / table["path"][0]).write_bytes(jpeg(501))
+    assert images_of() != first

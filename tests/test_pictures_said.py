@@ -165,6 +165,15 @@ def test_a_class_of_two_pictures_is_in_train_and_validation_and_nothing_is_split
     assert said(tmp_path / "photos", "--validation", 0)["splits"]["validation"] == 0
 
 
+def test_bad_files_move_no_picture_to_another_side(said, tmp_path):
+    write_photos(tmp_path / "photos", {"a": 12, "b": 2, "c": 3})
+    said(tmp_path / "photos", "--write-split", tmp_path / "one.csv")
+    for number in range(6):
+        (tmp_path / f"photos/b/bad{number}.jpg").write_bytes(bytes([number]) * 50)
+    said(tmp_path / "photos", "--write-split", tmp_path / "two.csv")
+    assert sides_of(tmp_path / "two.csv") == sides_of(tmp_path / "one.csv")
+
+
 def test_a_picture_twice_in_a_class_counts_once_for_its_share(said, tmp_path):
     """Copies cannot move another picture to another side."""
     write_photos(tmp_path / "photos", {"a": 12, "b": 3})
@@ -202,12 +211,13 @@ def test_the_order_of_the_disk_decides_nothing(said, tmp_path, monkeypatch):
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
 
 
-def test_what_other_programs_leave_is_no_class(said, tmp_path):
+def test_what_lies_beside_the_classes_is_no_class(said, tmp_path):
     write_photos(tmp_path / "photos", {"a": 4, "b": 4, "__pycache__": 2, "__MACOSX/a": 2, ".git": 2})
+    photo(1).save(tmp_path / "photos/loose.png")
     found = said(tmp_path / "photos")
     assert [*found["classes"]] == ["a", "b"]
     assert found["pictures"] == 8
-    assert found["ignored"] == {"hidden": 3}
+    assert found["ignored"] == {"hidden": 3, "pictures outside a class folder": 1}
 
 
 def test_a_class_is_its_first_folder_however_deep_its_pictures_lie(said, tmp_path):
@@ -275,8 +285,10 @@ def test_a_table_as_programs_write_it(said, tmp_path, between, mark, monkeypatch
 
 def test_the_likeliest_column_is_taken_and_a_row_is_called_by_its_number(said, oneloop, tmp_path):
     write_photos(tmp_path, {"": 3})
-    (tmp_path / "table.csv").write_text("name,path,y,label\nx,0000.jpg,1,a\ny,0001.jpg,2,b\nz,0002.jpg,3,a\n")
-    assert [*said(tmp_path / "table.csv")["classes"]] == ["a", "b"]
+    rows = [("name", "path", "y", "label"), ("x", "0000.jpg", "1", "a"), ("y", "0001.jpg", "2", "b"), ("z", "0002.jpg", "3", "a")]
+    for order in (1, -1):  # whichever comes first
+        (tmp_path / "table.csv").write_text("".join(",".join(row[::order]) + "\n" for row in rows))
+        assert [*said(tmp_path / "table.csv")["classes"]] == ["a", "b"]
     (tmp_path / "table.csv").write_text("path,label\n0000.jpg,a\n0001.jpg,b\n0000.jpg,b\n")
     code, _, error = oneloop("data", tmp_path / "table.csv")
     assert (code, "row 3 names 0000.jpg again, after row 1" in error) == (4, True)

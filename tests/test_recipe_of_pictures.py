@@ -348,7 +348,8 @@ def test_the_last_block_of_a_transformer_is_its_last_layer():
 def test_the_last_of_several_blocks_is_taken_and_not_the_largest():
     """A net that narrows towards its end, and whose head has a hidden layer."""
     net = nn.Sequential()
-    net.large, net.last, net.head = nn.Linear(40, 40), nn.Linear(20, 20), nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 3))
+    net.first, net.large, net.last = nn.Linear(6, 3), nn.Linear(40, 40), nn.Linear(20, 20)
+    net.head = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 3))
     assert named.head(net, 3) == "head.1"
     assert named.last_block(net, "head.1") == "last"
 

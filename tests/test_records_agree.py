@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import statistics
 from dataclasses import replace
 from types import SimpleNamespace
@@ -67,10 +68,25 @@ def test_evaluate_quotes_the_line_of_the_weights_that_it_measures(averaged, onel
     if (weights, split) == ("best", "validation"):
         assert said["accuracy"] == trained["best"]["accuracy"]
         assert said["logged"]
-    code, out, _ = oneloop("evaluate", averaged, "--weights", weights, "--split", split)
+    usual = () if split == "test" else ("--split", split)  # of the test images, if nobody says which
+    code, out, _ = oneloop("evaluate", averaged, "--weights", weights, *usual)
     right = round(said["accuracy"] * said["count"])
     assert f"accuracy {said['accuracy']:.4f} ({right}/{said['count']}), loss {said['loss']:.4f}" in out
     assert ("logged in training" in out) == bool(said["logged"])
+
+
+@pytest.mark.usefixtures("own_path")
+def test_the_best_epoch_is_that_of_what_chose_it(averaged, oneloop, tmp_path):
+    """The average, where there is one: whatever the plain weights reached in another epoch."""
+    folder = shutil.copytree(averaged, tmp_path / "run")
+    best = result(folder)["best"]["epoch"]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line.get("split") == "validation" and line["epoch"] != best:
+            line["accuracy"] = 1.0
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    said = json.loads(oneloop("evaluate", folder, "--weights", "best", "--split", "validation", "--json")[1])
+    assert said["logged"] == pytest.approx({name: said[name] for name in ("accuracy", "loss")}, rel=1e-5)
 
 
 @pytest.mark.usefixtures("own_path")
@@ -96,6 +112,9 @@ def test_every_command_uses_the_weights_that_it_is_told(averaged, oneloop, tmp_p
     assert [row["rank"] for row in rows] == ["1", "2"]
     assert [row["class"] for row in rows] == sorted(by_class, key=by_class.get, reverse=True)
     assert len(json.loads(oneloop("predict", averaged, file, "--top", 1, "--json")[1])[0]["predictions"]) == 1
+    (tmp_path / "no.png").write_bytes(b"no picture")
+    code, out, error = oneloop("predict", averaged, tmp_path / "no.png", file, "--json")
+    assert (code, len(json.loads(out)), "1 of 2 files could not be read" in error) == (1, 1, True)
     code, _, error = oneloop("export", averaged, "--weights", weights, "--format", "safetensors", "--out", tmp_path / "net.st")
     assert code == 0, error
     exported, own = load_file(tmp_path / "net.st"), load_file(averaged / f"{FILES[weights]}.safetensors")
@@ -223,6 +242,14 @@ def test_a_steady_loss_is_more_than_chance_too(tmp_path):
     assert pair.more_than_chance
     assert "Other is worse than Net by 9.85 ± " in pair.sentence()
     assert pair.sentence().endswith("more than chance")
+
+
+def test_of_a_seed_that_was_run_twice_the_last_run_counts(tmp_path):
+    """On both sides."""
+    for name, net, accuracy in (("a1", "A", 0.9), ("a2", "A", 0.7), ("b1", "B", 0.5), ("b2", "B", 0.65)):
+        write_run(tmp_path / name, (0.5, accuracy), seed=1, net=net)
+    (pair,) = pairs(compared(tmp_path))
+    assert (pair.one, pair.seeds, pair.difference) == ("A", 1, pytest.approx(0.05))
 
 
 # ------------------------------------------------------------------------------------------------------------ pictures

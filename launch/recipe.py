@@ -113,6 +113,11 @@ def run_until_train(
     raise Refused(f"{recipe.__file__} ended without calling `train`{f' for the stage {stage}' if stage else ''}", 2)
 
 
+def flag_names(words: Sequence[str]) -> set[str]:
+    """The names of the flags among the words of a command line, with dashes."""
+    return {word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")}
+
+
 def build(recipe: ModuleType, flags: Sequence[str], prog: str) -> tuple["nn.Module", "Images", dict[str, Any]]:
     """The net, the images and the rest that the recipe, with its own flags, passes to its first `train`, by name.
 
@@ -121,7 +126,7 @@ def build(recipe: ModuleType, flags: Sequence[str], prog: str) -> tuple["nn.Modu
     """
     from .command_line import parse
 
-    if not any(flag.partition("=")[0] == "--data" for flag in flags):
+    if "--data" not in flag_names(flags):
         flags = ["--data", "synthetic", *flags]
     run, options = parse(recipe.main, flags, prog)
     run.recipe = recipe.__name__

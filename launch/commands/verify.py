@@ -30,7 +30,11 @@ def main(args: Sequence[str]) -> None:
     add_recipe(parser)
     parser.add_argument("--out", metavar="FILE", type=Path, default=Path("receipt.json"), help="default: receipt.json")
     chosen, flags = parser.parse_known_args(args)
-    _check_flags(chosen.recipe, flags)
+
+    from ..command_line import parse  # torch, which help must not wait for
+    from ..recipe import load
+
+    parse(load(chosen.recipe).main, flags, prog=f"oneloop verify {chosen.recipe}")  # wrong flags end here
     if chosen.out.is_dir() or not os.access(chosen.out if chosen.out.exists() else chosen.out.resolve().parent, os.W_OK):
         raise Refused(f"cannot write {chosen.out}; choose another file with --out")
     began = time.monotonic()
@@ -57,14 +61,6 @@ def main(args: Sequence[str]) -> None:
         raise Refused(f"cannot write {chosen.out}: {error.strerror}") from error
     if failed := [check.what for check in found if check.verdict == "FAIL"]:
         raise Refused(f"does not hold here: {'; '.join(failed)}", 4)
-
-
-def _check_flags(recipe: Path, flags: Sequence[str]) -> None:
-    """Raises Refused (2), or exits with 2 after saying why, if the recipe does not take the flags."""
-    from ..command_line import parse
-    from ..recipe import load
-
-    parse(load(recipe).main, flags, prog=f"oneloop verify {recipe}")
 
 
 def _print(receipt: dict, file: Path) -> None:

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import Refused
+from ..recipe import flag_names
 from ..record.runs import recorded_json
 from .records import beginnings_near, first_difference
-from .trial import Trial, names
+from .trial import Trial
 
 
 @dataclass
@@ -178,7 +179,7 @@ def train_mode_traits(trial: Trial) -> tuple[bool, bool]:
     from ..data import feed_of
     from ..recipe import build, load
 
-    flags = trial.flags if "--data" in names(trial.flags) else ["--data", "hub", *trial.flags]
+    flags = trial.flags if "--data" in flag_names(trial.flags) else ["--data", "hub", *trial.flags]
     net, images, _ = build(load(trial.recipe), flags, prog="oneloop verify")
     ids = torch.arange(min(8, len(images.train)))
     pixels, _ = feed_of(images.train, images, torch.device("cpu")).batch(ids)

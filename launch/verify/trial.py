@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 from ..errors import Refused
+from ..recipe import flag_names
 from ..record.runs import read_metrics, recorded_json, trainings, without_clock
 
 # Training and test images to try in turn, until the run is short enough. They are primes, so that no batch, slice or number of
@@ -59,7 +60,7 @@ class Trial:
         def too_long() -> bool:
             return opened.exists() and time.time() - opened.stat().st_mtime > SHORT_SECONDS
 
-        sizes = SIZES[:1] if "--limit" in names(flags) else SIZES
+        sizes = SIZES[:1] if "--limit" in flag_names(flags) else SIZES
         for limit, tests in sizes:
             shutil.rmtree(self.place / "one", ignore_errors=True)
             self.flags = flags if len(sizes) == 1 else [*flags, "--limit", str(limit)]
@@ -121,16 +122,11 @@ class Trial:
         return " ".join(result["weights_sha256"] for result in results if "weights_sha256" in result)
 
 
-def names(flags: Sequence[str]) -> set[str]:
-    """The names of the flags, with dashes."""
-    return {flag.partition("=")[0].replace("_", "-") for flag in flags if flag.startswith("--")}
-
-
 def _short(flags: Sequence[str]) -> list[str]:
     """The flags, with --epochs EPOCHS unless given. Raises Refused (2) for flags that the trial sets itself."""
-    if fixed := names(flags) & {"--shards", "--threads", "--log-every", "--save-every", "--fresh"}:
+    if fixed := flag_names(flags) & {"--shards", "--threads", "--log-every", "--save-every", "--fresh"}:
         raise Refused(f"oneloop verify sets {', '.join(sorted(fixed))} itself: leave it out", 2)
-    return [*flags, *(() if "--epochs" in names(flags) else ("--epochs", str(EPOCHS)))]
+    return [*flags, *(() if "--epochs" in flag_names(flags) else ("--epochs", str(EPOCHS)))]
 
 
 def _kill(process: subprocess.Popen) -> None:

@@ -224,14 +224,18 @@ def torture_mode(
             time.sleep(chance.uniform(0, ending if moment == "end" else 0.3))
         if process.poll() is None:
             who = chance.choice(("all", "main", "last")) if processes > 1 else "all"
-            if who == "all":
+            said = ""
+            if who == "all" or not kill_one(process, 0 if who == "main" else processes - 1):
+                who = "all"
                 kill(process)
-            elif kill_one(process, 0 if who == "main" else processes - 1):
+            else:
                 process.wait(120)
+                said = "told" if any(words in log.read_text() for words in TOLD) else "not told"
                 told[1] += 1
-                told[0] += any(words in log.read_text() for words in TOLD)
+                told[0] += said == "told"
             deaths += 1
-            print(f"  kill {deaths:>2} of {who:4} of {processes} in {moment:8}, {written(folder / 'tortured')} lines", flush=True)
+            there = written(folder / "tortured")
+            print(f"  kill {deaths:>2} of {who:4} of {processes} in {moment:8}, {there} lines {said}", flush=True)
         elif process.returncode:
             failed(process.returncode)
         if (folder / "tortured/result.json").exists():
@@ -243,13 +247,12 @@ def torture_mode(
 
 
 def kill_one(process: subprocess.Popen, rank: int) -> bool:
-    """SIGKILL to one worker alone; False if it is not there yet, or no more, and all were killed instead."""
+    """SIGKILL to one worker alone; False if it is not there yet, or no more."""
     for worker in psutil.Process(process.pid).children(recursive=True):
         with contextlib.suppress(psutil.Error, OSError):
             if worker.environ().get("RANK") == str(rank):
                 worker.kill()
                 return True
-    kill(process)
     return False
 
 

@@ -336,6 +336,32 @@ def test_a_table_that_changed_but_not_in_size_is_read_again(said, tmp_path):
     assert [*said(tmp_path / "set.parquet")["classes"]] == ["b"]
 
 
+def test_a_column_of_splits_counts_unless_the_files_say_them(said, tmp_path):
+    """In capitals, too."""
+    sides = ["Train", "TRAIN", "Valid", "test"]
+    write_table(tmp_path / "one.parquet", [jpeg(number) for number in range(4)], ["a"] * 4, split=sides)
+    assert said(tmp_path / "one.parquet")["splits"] == {"train": 2, "validation": 1, "test": 1}
+    for start, name in enumerate(("train", "test")):
+        images = [jpeg(10 * start + number) for number in range(4)]
+        write_table(tmp_path / f"two/{name}.parquet", images, ["a"] * 4, split=["north", "south", "north", "train"])
+    assert said(tmp_path / "two")["splits"] == {"train": 4, "validation": 0, "test": 4}
+
+
+def test_another_picture_of_as_many_bytes_is_examined_again(said, tmp_path):
+    def bmp(shade) -> bytes:
+        file = io.BytesIO()
+        Image.new("RGB", (8, 8), (shade, shade, shade)).save(file, "BMP")
+        return file.getvalue()
+
+    found = []
+    for last in (30, 31):
+        file = write_table(tmp_path / "set.parquet", [bmp(10), bmp(20), bmp(last)], ["a"] * 3)
+        os.utime(file, ns=(10**18, 10**18 + last * 10**9))
+        said(tmp_path / "set.parquet", "--write-split", tmp_path / "split.csv")
+        found.append([row["sha256"] for row in rows_of(tmp_path / "split.csv")])
+    assert [one == two for one, two in zip(*found, strict=True)] == [True, True, False]
+
+
 def test_classes_are_in_the_order_of_the_table_and_a_secret_label_is_none(said, tmp_path):
     for place, (name, labels) in enumerate({"train": [1, 0, 2, 1], "val": [1, 0], "test": [-1, -1, -1]}.items()):
         images = [jpeg(10 * place + number) for number in range(len(labels))]

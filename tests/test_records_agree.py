@@ -1,5 +1,6 @@
 """Whatever speaks of a run says the numbers that were recorded: commands, comparison, pairs, pictures, W&B."""
 
+import base64
 import csv
 import io
 import json
@@ -440,6 +441,24 @@ def test_wandb_has_the_balanced_accuracy_and_what_the_best_weights_reached(tmp_p
     }  # fmt: skip
 
 
+def test_wandb_shows_mistakes_as_what_they_are_and_what_they_were_taken_for(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    captions, tables = [], []
+    monkeypatch.setattr(wandb, "Image", lambda *_, caption="": captions.append(caption) or "image")
+    monkeypatch.setattr(wandb, "Table", lambda columns, data: tables.append((columns, data)) or "table")
+    monkeypatch.setattr(wandb.plot, "confusion_matrix", lambda **options: options)
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(file, "PNG")
+    mistake = {"true": 0, "predicted": 1, "probability": 0.75, "png": base64.b64encode(file.getvalue()).decode()}
+    shown = {"classes": ["ant", "bee"], "counts": [[3, 1], [0, 2]], "mistakes": [mistake]}
+    (tmp_path / "predictions.json").write_text(json.dumps(shown))
+    row = mirror.end(FakeWandb(), tmp_path, {})
+    assert captions == ["ant, not bee (0.75)"]
+    assert tables == [(["class", "images", "right", "accuracy"], [["ant", 4, 3, 0.75], ["bee", 2, 2, 1.0]])]
+    found = row["final/confusion_matrix"]
+    assert sorted(zip(found["y_true"], found["preds"], strict=True)) == [(0, 0), (0, 0), (0, 0), (0, 1), (1, 1), (1, 1)]
+
+
 def burst(logits, labels):
     return logits.sum() * float("nan")
 
@@ -512,7 +531,7 @@ def test_weights_are_uploaded_as_what_they_are(logged, images, tmp_path, monkeyp
     run.wandb_artifacts = True
     run.fake.id = "1"
     run.fake.log_artifact = lambda artifact, aliases: sent.update({alias: artifact for alias in aliases})
-    fit(run, images, epochs=3, kind="sgd")
+    fit(run, images, epochs=3, ema=0.9)  # the best weights are an average: others than the last
     assert sent.keys() == {"best", "latest"}
     for alias, name in (("best", "best"), ("latest", "model")):
         own = load_file(tmp_path / f"run/{name}.safetensors")

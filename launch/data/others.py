@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ..errors import Refused
+from ..pictures import path_table
 from ..pictures.listing import class_folders, entries, is_picture, open_picture
 from ..pictures.rule import Rule, reduced_size
 from ..pictures.split import NAMES, read
@@ -58,7 +59,8 @@ def pictures(
     from rich.progress import Progress
 
     with Progress(disable=True) as bar:
-        found = survey(Path(data), dict(column.split("=", 1) for column in columns), None, validation or own.FRACTION, test, bar)
+        chosen = path_table.chosen(columns)
+        found = survey(Path(data), chosen, None, validation or own.FRACTION, test, bar, known=like.classes)
     where = found.listing.source
     if found.bad and not skip_bad:
         for each in found.bad[: own.SHOWN]:

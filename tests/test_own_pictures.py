@@ -437,7 +437,7 @@ def test_the_allowance_is_for_all_data_sets_together(tmp_path, opened, monkeypat
 
 def test_a_training_that_waits_for_its_pictures_says_how_much_of_the_time(tmp_path, start, monkeypatch, capsys):
     folder = write_photos(tmp_path / "photos", {f"{side}/{name}": 6 for side in ("train", "test") for name in "ab"})
-    for pause in (0.05, 0.0):
+    for pause in (0.02, 0.0):
         images, real = load(folder), Reader.reduced
 
         def slow(self, index, pause=pause, real=real):

@@ -253,12 +253,20 @@ def test_the_same_folder_by_another_name_is_known(said, tmp_path, monkeypatch):
         assert said(name)["examined"]["opened"] == 0, name
 
 
+def test_what_another_pillow_found_is_found_again(said, tmp_path, monkeypatch):
+    write_photos(tmp_path / "photos", {"a": 3, "b": 3})
+    said(tmp_path / "photos")
+    assert said(tmp_path / "photos")["examined"] == {"opened": 0, "unchanged": 6}
+    monkeypatch.setattr("PIL.__version__", "99.0")
+    assert said(tmp_path / "photos")["examined"] == {"opened": 6, "unchanged": 0}
+
+
 def test_two_large_files_that_begin_alike_are_no_duplicates(said, tmp_path):
     for name in "ab":
         (tmp_path / f"photos/{name}").mkdir(parents=True)
         picture = photo(1, 200, 200)
         if name == "b":
-            picture.paste((0, 0, 0), (100, 190, 200, 200))
+            picture.paste((0, 0, 0), (100, 0, 200, 10))  # which BMP has last
         picture.save(tmp_path / f"photos/{name}/1.bmp")
     assert said(tmp_path / "photos")["duplicates"]["files"] == 0
 

@@ -70,7 +70,7 @@ def started(here, monkeypatch):
             options = {name: axes.get(f"--{name}", [usual])[0] for name, usual in (("net", "Net"), ("lr", "0.01"))}
             finished(cell.folder, seed=int(axes.get("--seed", ["1"])[0]), **options)
         else:
-            stderr.write(f"it broke with {code}\n")
+            stderr.write(f"a warning at the beginning\nit broke with {code}\n")
             stderr.flush()
         process = Process(code)
         found.running = [each for each in found.running if each.returncode is None] + [process]
@@ -119,6 +119,21 @@ def test_runs_that_were_killed_are_not_called_failed(started, capsys):
     started.outcome = lambda flags: -9 if flags[-1] == "2" else 1
     assert run("--seed", 1, 2) == 1
     assert "2 of 2 runs are not finished" in capsys.readouterr().err
+
+
+def test_a_run_that_saved_and_stopped_is_interrupted_whatever_its_launcher_says(started, capsys):
+    """As one that a queue has stopped: accelerate's launcher ends with 1."""
+
+    def outcome(flags):
+        (cell,) = sweep.grid(CIFAR2, sweep.axes_of(flags), 1, None)
+        write_run(cell.folder, (0.5,), finished=False, stopped=143)
+        return 1
+
+    started.outcome = outcome
+    assert run("--seed", 1) == 1
+    out, error = capsys.readouterr()
+    assert "interrupted: it broke with 1" in out
+    assert "1 of 1 runs are not finished" in error
 
 
 def test_a_launcher_that_fails_after_its_run_has_finished_is_named(started, here, capsys):

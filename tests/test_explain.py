@@ -15,7 +15,6 @@ pytestmark = pytest.mark.usefixtures("own_path")
 
 
 def test_explain_draws_a_picture(trained_runs, oneloop, tmp_path, monkeypatch):
-    pytest.importorskip("captum")
     monkeypatch.chdir(tmp_path)
     code, out, error = oneloop(
         "explain", trained_runs / "birds", trained_runs / "pictures/test/bird/01.png", "--class", "airplane"
@@ -30,7 +29,6 @@ def test_explain_draws_a_picture(trained_runs, oneloop, tmp_path, monkeypatch):
 
 
 def test_explain_takes_the_most_probable_class(trained_runs, oneloop, tmp_path):
-    pytest.importorskip("captum")
     for picture in sorted((trained_runs / "pictures/test").rglob("*.png"))[:3]:
         first = next(csv.DictReader(io.StringIO(oneloop("predict", trained_runs / "birds", picture)[1])))
         code, out, _ = oneloop("explain", trained_runs / "birds", picture, "--out", tmp_path / "explained.png")
@@ -40,7 +38,6 @@ def test_explain_takes_the_most_probable_class(trained_runs, oneloop, tmp_path):
 
 def test_grad_cam_is_where_the_class_is():
     """One class is brightness, the other its opposite: the bright quarter of the image raises the first, nothing the second."""
-    pytest.importorskip("captum")
     first, maps, last = nn.Conv2d(1, 1, 1), nn.Conv2d(1, 2, 1), nn.Conv2d(2, 2, 1)
     for module, weight in ((first, [[1.0]]), (maps, [[1.0], [-1.0]]), (last, [[1.0, 0.0], [-1.0, 0.0]])):
         nn.init.zeros_(module.bias)
@@ -55,5 +52,75 @@ def test_grad_cam_is_where_the_class_is():
     assert heat[:6, :6].min() == 1
     assert heat[10:, 10:].max() == 0
     assert not grad_cam(net, image, 1, (16, 16))[1].any()
-    with pytest.raises(Refused, match="no convolution"):
+    with pytest.raises(Refused, match="neither a convolution nor tokens"):
         grad_cam(nn.Flatten(), image, 0, (8, 8))
+
+
+def test_grad_cam_of_convolutions_is_captums():
+    attr = pytest.importorskip("captum.attr")
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 5, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.LazyLinear(2)
+    )
+    image = torch.randn(1, 3, 12, 12)
+    net(image)
+    for index in range(2):
+        expected = attr.LayerGradCam(net, net[2]).attribute(image.clone().requires_grad_(), target=index, relu_attributions=True)
+        expected = attr.LayerAttribution.interpolate(expected.detach(), (12, 12), "bilinear")[0, 0]
+        name, heat = grad_cam(net, image, index, (12, 12))
+        assert name == "2"
+        torch.testing.assert_close(heat, expected / expected.max())
+
+
+class Tokens(nn.Module):
+    """Attention over the patches of a grey image of 16 × 16, whose first tokens are no patches; one class is brightness.
+
+    The logits depend on the first token alone, which looks at bright patches in the one block; or on the mean of all patches.
+    """
+
+    def __init__(self, others: int, laid_out: bool = False):
+        super().__init__()
+        self.patch, self.others, self.laid_out = nn.Conv2d(1, 2, 4, 4), others, laid_out
+        self.norm1, self.norm2 = nn.LayerNorm(2), nn.LayerNorm(2)
+        self.head = nn.Linear(2, 2)
+        nn.init.zeros_(self.patch.bias)
+        nn.init.zeros_(self.head.bias)
+        self.patch.weight.data = torch.tensor([1.0, -1.0])[:, None, None, None].expand(2, 1, 4, 4).clone()
+        self.head.weight.data = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
+
+    def forward(self, x):
+        tokens = self.patch(x).flatten(2).mT  # (1, 16, 2)
+        if self.laid_out:  # channels last, as in Swin: no class token, the mean decides
+            return self.head(self.norm2(tokens.view(1, 4, 4, 2)).mean((1, 2)))
+        tokens = torch.cat((torch.zeros(1, self.others, 2), tokens), dim=1)
+        seen = self.norm1(tokens)
+        first = tokens[:, :1] + (seen[:, :, :1].softmax(1) * seen).sum(1, keepdim=True)
+        tokens = self.norm2(torch.cat((first, tokens[:, 1:]), dim=1))
+        return self.head(tokens[:, 0])
+
+
+@pytest.mark.parametrize(("others", "laid_out", "layer"), [(1, False, "norm1"), (5, False, "norm1"), (0, True, "norm2")])
+def test_of_a_transformer_the_last_tokens_are_laid_out_as_a_grid(others, laid_out, layer):
+    """Not its patch embedding, and not what comes after its last attention, where the class token alone counts."""
+    image = torch.full((1, 1, 16, 16), -1.0)
+    image[..., 4:8, 8:12] = 1
+    name, heat = grad_cam(Tokens(others, laid_out), image, 0, (16, 16))
+    assert (name, heat.shape) == (layer, (16, 16))
+    assert heat[5:7, 9:11].min() > 0.6
+    assert heat[10:].max() < 0.3
+    assert heat[:, :6].max() < 0.3
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [("vit_tiny_patch16_224", "blocks.11 (its input)"), ("swin_tiny_patch4_window7_224", "norm")],
+)
+def test_timms_transformers_have_a_heat_map(name, layer):
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    net = timm.create_model(name, num_classes=2).eval().requires_grad_(False)
+    image = torch.randn(1, 3, 224, 224)
+    found, heat = grad_cam(net, image, 0, (224, 224))
+    other = grad_cam(net, image, 1, (224, 224))[1]
+    assert found == layer
+    assert heat.any() or other.any()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jobs
 import pytest
@@ -108,6 +109,62 @@ def test_unreachable_server_costs_seconds_and_changes_nothing(kind, plain, tmp_p
     assert time.monotonic() - began < 40
     assert metrics(tmp_path / "run") == metrics(plain)
     assert len(list((tmp_path / "run/wandb").glob("offline-run-*"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "said"),
+    [
+        (401, b'{"errors": []}', "refuses the API key (401 Unauthorized)"),
+        (403, b"", "refuses the API key (403 Forbidden)"),
+        (404, b"", "answers with 404 Not Found"),
+        (429, b"", "answers with 429 Too Many Requests"),
+        (500, b"oops", "answers with 500 Internal Server Error"),
+        (503, b"", "answers with 503 Service Unavailable"),
+        (200, b"<html>log in to this network</html>", "does not answer as W&B's server does"),
+        (200, b"[1, 2]", "does not answer as W&B's server does"),
+        (200, b"\xff\xfe", "does not answer as W&B's server does"),
+    ],
+)
+def test_server_that_would_take_nothing_is_known_at_once(status, content, said):
+    with wandb_server() as server:
+        settings = SimpleNamespace(base_url=server.url, api_key=KEY)
+        assert mirror.unusable(settings) == ""  # control
+        server.broken[""] = status, content
+        assert mirror.unusable(settings) == f"{server.url} {said}"
+
+
+@pytest.mark.parametrize("where", ["", "RunResumeStatus"])
+def test_wrong_key_is_one_true_line_and_the_run_is_logged_offline(where, plain, tmp_path):
+    """Refused at once, or later, when wandb itself has begun: the attempt that failed must not be in the way."""
+    with wandb_server() as server:
+        server.broken[where] = 401, b'{"errors": [{"message": "no"}]}'
+        done = run_recipe("cifar2", *FLAGS, cwd=tmp_path, env=online(server))
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if "W&B" in line]
+    assert "401" in line
+    assert line.endswith("; logging offline in run/wandb")
+    assert metrics(tmp_path / "run") == metrics(plain)
+    (folder,) = (tmp_path / "run/wandb").glob("offline-run-*")
+    assert sum(record["type"] == "history" for record in inspect(folder)) >= 3
+
+
+def test_a_failed_training_is_failed_there_too(tmp_path):
+    """W&B shows a run that ended with an error by its exit code."""
+    (tmp_path / "fails.py").write_text(
+        "import torch\n"
+        "from launch import Run, cli, train\n"
+        "from tiny import Tiny, tiny_images\n"
+        "def main(run: Run):\n"
+        "    model = Tiny()\n"
+        "    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)\n"
+        "    train(run, model, tiny_images(run.limit), optimizer, lambda logits, _: logits.mean() * torch.nan, epochs=1, batch=8)\n"
+        "cli(main)\n"
+    )
+    with wandb_server() as server:
+        done = jobs.run("fails.py", "--data", "synthetic", "--out", "run", cwd=tmp_path, env=online(server))
+    assert done.returncode == 3, done.stderr
+    ((_, run),) = server.runs.items()
+    assert run.exit_code == 3
 
 
 def test_broken_wandb_is_reported_once_and_the_record_continues(plain, tmp_path):

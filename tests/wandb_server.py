@@ -45,6 +45,7 @@ class Server:
     runs: dict[str, Received] = field(default_factory=dict)  # by id
     artifacts: dict[str, dict] = field(default_factory=dict)  # by id: what was asked for, its files and its state
     unknown: list[str] = field(default_factory=list)  # operations that were refused
+    broken: dict[str, tuple[int, bytes]] = field(default_factory=dict)  # operation, or "" for all -> status and content
 
     def bucket(self, name: str, project: str) -> dict:
         run = self.runs[name]
@@ -155,12 +156,14 @@ def wandb_server(port: int = 0) -> Iterator[Server]:
             if self.headers.get("Content-Encoding") == "gzip":
                 body = gzip.decompress(body)
             with lock:
+                asked = re.search(rb"(?:query|mutation)\s+(\w+)", body) if self.path == "/graphql" else None
+                broken = server.broken.get("", server.broken.get(asked[1].decode()) if asked else None)
                 try:
-                    status, reply = self.reply(unquote(self.path.partition("?")[0]), body)
+                    status, reply = (broken[0], {}) if broken else self.reply(unquote(self.path.partition("?")[0]), body)
                 except Exception as error:  # an error of the stand-in is one of the test, and must not drop the connection
                     server.unknown.append(repr(error))
                     status, reply = 400, {"errors": [{"message": repr(error)}]}
-            content = json.dumps(reply).encode()
+            content = broken[1] if broken else json.dumps(reply).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))

@@ -27,7 +27,7 @@ def main(args: Sequence[str]) -> None:
     settings = mirror.settings()
     if not mirror.has_key(settings):
         raise Refused(f"no API key for {settings.base_url}: run `wandb login` or set WANDB_API_KEY", 2)
-    if why := mirror.unreachable(settings.base_url):
+    if why := mirror.unusable(settings):
         raise Refused(f"{why}; try again later, the run folders keep everything", 1)
     for folder in folders:
         for part, job in _parts(folder):

@@ -6,6 +6,7 @@ run into `end`.
 """
 
 import base64
+import http.client
 import io
 import itertools
 import json
@@ -21,7 +22,8 @@ from ..errors import first_line
 from .runs import command, home, last_launch, read_json, tested, used
 
 PROJECT = "oneloop"
-PROBE_SECONDS, INIT_SECONDS, FINISH_SECONDS = 2, 15, 60  # to wait for W&B, at most
+PROBE_SECONDS, ANSWER_SECONDS, INIT_SECONDS, FINISH_SECONDS = 2, 10, 15, 60  # to wait for W&B, at most
+MOST_ANSWER = 1_000_000  # bytes of an answer
 ARTIFACT_SECONDS = 600  # instead of FINISH_SECONDS, if weights are uploaded
 
 
@@ -173,17 +175,41 @@ def settings() -> Any:
 
 def has_key(settings: Any) -> bool:
     """Whether an API key is configured for the server."""
+    return bool(_key(settings))
+
+
+def _key(settings: Any) -> str:
     from requests.utils import get_netrc_auth  # wandb depends on requests, and reads the same file
 
-    return bool(settings.api_key or get_netrc_auth(settings.base_url))
+    return settings.api_key or (get_netrc_auth(settings.base_url) or ("", ""))[1]
 
 
-def unreachable(url: str) -> str:
-    """Why no server answers at `url`, "" if one does. Quick: wandb itself would wait for a minute and a half."""
+def unusable(settings: Any) -> str:
+    """Why nothing can be sent to the server, "" if nothing speaks against it. Quick: wandb itself would try for half a minute.
+
+    The server is asked who the key belongs to, as wandb asks it: it may be down, refuse the key, or be something else.
+    """
+    url, key = settings.base_url, _key(settings)
+    asked = urllib.request.Request(f"{url}/graphql", json.dumps({"query": "query Viewer { viewer { id } }"}).encode())
+    asked.add_header("Content-Type", "application/json")
+    if key:
+        asked.add_header("Authorization", "Basic " + base64.b64encode(f"api:{key}".encode()).decode())
     try:
         urllib.request.urlopen(url, timeout=PROBE_SECONDS).close()
-    except urllib.error.HTTPError:
-        return ""  # an answer
+    except urllib.error.HTTPError as error:
+        error.close()  # an answer
     except (OSError, ValueError) as error:
         return f"{url} cannot be reached ({first_line(error)})"
-    return ""
+    try:
+        with urllib.request.urlopen(asked, timeout=ANSWER_SECONDS) as answer:
+            known = isinstance(json.loads(answer.read(MOST_ANSWER)), dict)
+        return "" if known else f"{url} does not answer as W&B's server does"
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code in (401, 403):
+            return f"{url} refuses the API key ({error.code} {error.reason})" if key else ""  # wandb may have another way in
+        return f"{url} answers with {error.code} {error.reason}" if error.code in (404, 429) or error.code >= 500 else ""
+    except ValueError:
+        return f"{url} does not answer as W&B's server does"
+    except (OSError, http.client.HTTPException) as error:
+        return f"{url} does not answer ({first_line(error)})"

@@ -195,14 +195,14 @@ class Track:
         mode = (os.environ.get("WANDB_MODE") or "auto") if run.wandb == "auto" else run.wandb
         if mode == "disabled":
             return
+        why = ""  # it is not logged online
         try:
             import wandb  # takes a second to import
 
             settings = mirror.settings()
             if mode == "auto":
                 mode = "online" if mirror.has_key(settings) else "offline"
-            if mode == "online" and (why := mirror.unreachable(settings.base_url)):
-                self.say(f"W&B: {why}; logging offline")
+            if mode == "online" and (why := mirror.unusable(settings)):
                 mode = "offline"
             self.wandb_state = mirror.identity(run.folder)
             options = mirror.options(run.folder, mode, facts, artifacts=run.wandb_artifacts) | {"id": self.wandb_state["id"]}
@@ -215,19 +215,20 @@ class Track:
             except wandb.errors.Error as error:
                 if mode != "online":
                     raise
-                self.say(f"W&B: {first_line(error)}; logging offline")
-                mode = "offline"
+                why, mode = first_line(error), "offline"
                 self.accelerator.trackers.clear()
+                wandb.teardown()  # else its service holds the run's id for the attempt that failed
                 self.accelerator.init_trackers(project, init_kwargs={"wandb": options | {"mode": mode}})
             tracker = self.accelerator.get_tracker("wandb", unwrap=True)
             mirror.axes(tracker)
             if mode == "online":
                 self.wandb_state["rows"] = tracker.starting_step  # what has arrived, which may be less than was sent
             mirror.mark(run.folder, self.wandb_state)
-            self.say(f"W&B {tracker.url}" if tracker.url else f"W&B offline in {run.folder / 'wandb'}")
+            offline = f"W&B: {why}; logging offline in" if why else "W&B offline in"
+            self.say(f"W&B {tracker.url}" if tracker.url else f"{offline} {run.folder / 'wandb'}")
         except Exception as error:  # a broken installation, a full disk, a wrong key: nothing here ends a run
             self.accelerator.trackers.clear()
-            self.say(f"W&B cannot start ({first_line(error)}); the run continues without it")
+            self.say(f"W&B cannot start ({why and f'{why}; '}{first_line(error)}); the run continues without it")
 
 
 def _cut(path: Path, step: int) -> tuple[TextIO, list[dict]]:

@@ -4,9 +4,12 @@ It parses the command line (tyro), starts the `Run`, calls `main(run, **options)
 and an exit code (launch/errors.py).
 """
 
+import dataclasses
 import functools
+import inspect
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +17,12 @@ from typing import Any
 import tyro
 
 from . import code
-from .errors import Refused, first_line
+from .errors import Refused, exhausted, first_line
 from .processes import first_to_say, follow_launcher, launched, lost_process
 from .run import Run
 from .screen import complain
+
+SWITCHED = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 def parse(main: Callable[..., Any], args: Sequence[str] | None = None, prog: str | None = None) -> tuple[Run, dict[str, Any]]:
@@ -30,15 +35,45 @@ def parse(main: Callable[..., Any], args: Sequence[str] | None = None, prog: str
     def options(run: Run, **chosen: Any) -> tuple[Run, dict[str, Any]]:
         return run, chosen
 
+    words = _flags_as_tyro_has_them(main, sys.argv[1:] if args is None else args)
     title, _, header = (sys.modules[main.__module__].__doc__ or "").partition("\n")
     return tyro.cli(
         options,
-        args=args,
+        args=words,
         prog=prog,
         description=title + "\n\n" + "\n".join(f" {line}" for line in header.strip().splitlines()),  # a space keeps the lines
         console_outputs=not launched() or os.environ["RANK"] == "0",
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
+
+
+def _flags_as_tyro_has_them(main: Callable[..., Any], words: Sequence[str]) -> list[str]:
+    """The command line, its flags that are on or off written as tyro takes them: --flag if it is on, nothing if it is off.
+
+    They may also be given as --flag=true, --flag False, --no-flag and the like, of which the last one counts. Exits with 2 after
+    saying what is wrong.
+    """
+    parameters = [(name, each.annotation) for name, each in inspect.signature(main).parameters.items()]
+    fields = [(each.name, each.type) for each in dataclasses.fields(Run) if each.init]
+    switches = {name.replace("_", "-") for name, kind in (*fields, *parameters) if kind in (bool, "bool")}
+    on: dict[str, bool] = {}
+    left, rest = list[str](), deque(words)
+    while rest:
+        word = rest.popleft()
+        flag, given, value = word.removeprefix("--").partition("=")
+        flag = flag.replace("_", "-")
+        named = flag if flag in switches else flag.removeprefix("no-")
+        if not word.startswith("--") or named not in switches:
+            left.append(word)
+            continue
+        if not given:
+            value = rest.popleft() if named == flag and rest and rest[0].lower() in SWITCHED else "true"
+        if value.lower() not in SWITCHED or (given and named != flag):
+            if int(os.environ.get("RANK", 0)) == 0:
+                complain(f"{word}: this flag is on or off: --{named} or --{named}=true, --no-{named} or --{named}=false")
+            sys.exit(2)
+        on[named] = SWITCHED[value.lower()] == (named == flag)
+    return left + [f"--{name}" for name, wanted in on.items() if wanted]
 
 
 def cli(main: Callable[..., Any]) -> None:
@@ -70,7 +105,10 @@ def cli(main: Callable[..., Any]) -> None:
             complain(f"interrupted; {resume if saved else 'nothing was saved: the same command starts over'}")
     except Exception as error:
         run.stopped(1, first_line(error))
-        raise
+        if not (why := exhausted(error)):
+            raise
+        status = 1
+        complain(why)
     run.end()
     if status:
         sys.exit(status)

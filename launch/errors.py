@@ -32,6 +32,15 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def exhausted(error: Exception) -> str:
+    """What to say of an error that means that this process may have no more memory or threads; "" for other errors."""
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return "no more threads can be started: raise the limits (ulimit -u, ulimit -v, a container's), or use fewer --threads"
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):
+        return "out of memory: raise the limit (ulimit -v, a container's), or use a smaller --batch, --size or --limit"
+    return ""
+
+
 def printable(text: str) -> str:
     """`text` made safe for a terminal: one line, without escape sequences.
 

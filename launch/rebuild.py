@@ -177,7 +177,7 @@ def _recorded_run(record: Record, data: str) -> tuple["Run", dict[str, Any]]:
         out=record.folder,
         **{name: options.pop(name) for name in ("limit", "seed", "shards", "compile")},
         deterministic=options.pop("deterministic", False),
-        validation=options.pop("validation", 0.0),
+        validation=options.pop("validation", None),
     )
     run.recipe, run.config, run.folder = options.pop("recipe"), record.options, record.folder
     del options["precision"]  # accelerate's, not the recipe's

@@ -40,8 +40,7 @@ from .screen import complain
 from .weights import Source, public_address, read
 
 MOST_VALIDATION = 0.9
-MOST_SHARDS = 2**16  # more than a batch has images
-MOST = 2**31 - 1  # of whole numbers: epochs, images, steps, seconds
+MOST, MOST_SHARDS = 10**9, 2**16  # of a whole number that a flag takes; slices are counted out at every step
 
 
 @dataclass
@@ -52,9 +51,9 @@ class Run:
     """hub, synthetic, or the path of a folder that `datasets` can read (parquet as on the hub, or an image folder)."""
     limit: int = 0
     """Number of training images to use; 0: all."""
-    validation: float = 0.0
+    validation: float | None = None
     """Fraction of the training images to choose the best weights by; the test images are then measured at the end only. 0: the
-    test images choose."""
+    test images choose. None: 0, and a tenth of pictures of one's own (recipes/pictures.py) that are not split."""
     seed: int = 1
     """Random seed: weight init, data order, dropout."""
     out: Path | None = None
@@ -134,21 +133,23 @@ class Run:
         """Check the flags, and set `config`, which names the run folder. Raises Refused (2)."""
         least_of = {"limit": 0, "shards": 0, "threads": 0, "save_every": 0, "eval_every": 1, "log_every": 0, "max_seconds": 0}
         for name, least in least_of.items():
-            if getattr(self, name) < least:
-                raise Refused(f"--{name.replace('_', '-')} must be at least {least}, it is {getattr(self, name)}", 2)
-            if getattr(self, name) > (most := MOST_SHARDS if name == "shards" else MOST):
-                raise Refused(f"--{name.replace('_', '-')} must be at most {most:,}, it is {getattr(self, name)}", 2)
-        if not 0 <= self.validation <= MOST_VALIDATION:
+            if (value := getattr(self, name)) < least:
+                raise Refused(f"--{name.replace('_', '-')} must be at least {least}, it is {_short(value)}", 2)
+            if value > MOST:
+                raise Refused(f"--{name.replace('_', '-')} is too large: {_short(value)}", 2)
+        if self.shards > MOST_SHARDS:
+            raise Refused(f"--shards must be at most {MOST_SHARDS:,}, it is {self.shards:,}", 2)
+        if self.validation is not None and not 0 <= self.validation <= MOST_VALIDATION:
             raise Refused(f"--validation must be from 0 to {MOST_VALIDATION}, it is {self.validation}", 2)
         for name, value in options.items():
             if isinstance(value, int | float) and not value >= 0:
-                raise Refused(f"--{name.replace('_', '-')} must not be negative, it is {value}", 2)
-            if isinstance(value, int) and value > MOST:
-                raise Refused(f"--{name.replace('_', '-')} must be at most {MOST:,}, it is {value}", 2)
+                raise Refused(f"--{name.replace('_', '-')} must not be negative, it is {_short(value)}", 2)
+            if isinstance(value, int | float) and value > MOST:
+                raise Refused(f"--{name.replace('_', '-')} is too large: {_short(value)}", 2)
         if self.threads > (most := max(64, 4 * cores())):
             raise Refused(f"--threads is {self.threads}; this machine takes {most} at most", 2)
         if not 0 <= self.seed < 2**63:
-            raise Refused(f"--seed must be from 0 to 2**63 - 1, it is {self.seed}", 2)
+            raise Refused(f"--seed must be from 0 to 2**63 - 1, it is {_short(self.seed)}", 2)
         options = {name: public_address(value) if isinstance(value, str) else value for name, value in options.items()}
         self.recipe = recipe
         self.data = sources.located(self.data)
@@ -163,7 +164,8 @@ class Run:
             "compile": self.compile,
             # Absent where they are off, as in the runs from before these flags.
             **({"deterministic": True} if self.deterministic else {}),
-            **({"validation": self.validation} if self.validation else {}),
+            # 0 differs from None where a recipe splits by itself: it has --test.
+            **({"validation": self.validation} if self.validation or (self.validation == 0 and "test" in options) else {}),
             "precision": precision,
         }
 
@@ -327,6 +329,14 @@ class Run:
             self.accelerator = None
 
 
+@dataclass
+class OwnRun(Run):
+    """A run on data of one's own: no data set is there unless it is named."""
+
+    data: str = field()
+    """Required: a folder, a table, a data set of the hub (owner/name), or synthetic."""
+
+
 @contextlib.contextmanager
 def _optimizers_for_show() -> Iterator[None]:
     """Optimizers that make no step: without a second's import of torch's compiler, which is to keep off their methods."""
@@ -336,3 +346,8 @@ def _optimizers_for_show() -> Iterator[None]:
         yield
     finally:
         optimizer.add_param_group = add  # type: ignore[method-assign]
+
+
+def _short(number: float) -> str:
+    text = str(number)
+    return text if len(text) <= 30 else f"{text[:12]}… of {len(text)} digits"

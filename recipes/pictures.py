@@ -16,7 +16,7 @@ scratch trains from random weights. finetune starts from others and trains all o
 last layer. frozen trains the last layer only. gradual does the same for half of the epochs, then unlocks the last block.
 
 Where the pictures are not split, 10 % of each class validate (--validation) and 10 % test (--test). Validation pictures choose
-the best weights; the test pictures are measured at the end only.
+the best weights; the test pictures are measured at the end only. With --validation 0 none validate, and the test pictures choose.
 """
 
 from dataclasses import replace
@@ -33,6 +33,7 @@ from launch.errors import Refused, first_line
 from launch.optimizers import groups
 from launch.pictures.rule import rule_for
 from launch.record.runs import tested
+from launch.run import OwnRun
 from launch.schedules import Schedule, cosine, warm_up
 from launch.weights import for_classes, kept, load, load_into
 from nets.named import TIMM, build, heads, last_block, scale
@@ -50,7 +51,7 @@ MIXES = {"none": None, "mixup": mixup(), "cutmix": cutmix(), "either": either(mi
 
 
 def main(
-    run: Run,
+    run: OwnRun,
     net: str = "resnet18",
     mode: Literal["scratch", "finetune", "frozen", "gradual"] = "scratch",
     pretrained: bool = False,

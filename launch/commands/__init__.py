@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ..errors import Refused, printable
+from ..errors import Refused, exhausted, printable
 
 COMMANDS = {  # name -> what it does, arguments of an example
     "train": ("train a recipe on all devices there are, as accelerate launch", "cifar2 --data synthetic"),
@@ -60,6 +60,11 @@ def main(args: Sequence[str] | None = None) -> int:
         code = 130
     except SystemExit as error:  # argparse's, or rich's after a broken pipe
         ended = None if isinstance(error.__context__, BrokenPipeError) else error
+    except (MemoryError, RuntimeError) as error:
+        if not (why := exhausted(error)):
+            raise
+        code = 1
+        print(why, file=sys.stderr)
     except OSError as error:
         if error.filename is not None or error.errno not in UNWRITTEN:
             raise

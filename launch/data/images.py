@@ -34,7 +34,7 @@ class Images:
     fingerprint: str
     size: int = 0  # height and width the net sees; batches are resized on the device. 0: not resized
     validation: Split | PictureSplit | None = None
-    held: float = 0.0  # the --validation by which its source made the validation images
+    held: float | None = None  # the --validation by which its source made the validation images, if it made them
     files: Mapping[str, bytes] = field(default_factory=dict)  # what the run folder is to have of it, such as split.csv
 
     def __post_init__(self) -> None:
@@ -47,16 +47,18 @@ class Images:
         return "test" if self.validation is None else "validation"
 
 
-def with_validation(images: Images, fraction: float) -> Images:
-    """`images` with this `fraction` of its training images, 0 to 0.9, as validation images instead; unchanged if it is 0.
+def with_validation(images: Images, fraction: float | None) -> Images:
+    """`images` with this `fraction` of its training images, 0 to 0.9, as validation images instead; unchanged if it is None or 0.
 
     Which ones depends on the images alone, see `held_out`. Raises Refused (2) if a class would have no image on one side, or if
     there are validation images already.
     """
-    if not fraction or fraction == images.held:
+    if fraction is None or fraction == images.held:
         return images
     if images.validation is not None:
         raise Refused(f"{images.source} has validation images of its own; leave out --validation", 2)
+    if fraction == 0:
+        return images
     labels = images.train.labels
     held = torch.zeros(len(labels), dtype=torch.bool)
     held[held_out(labels, fraction)] = True

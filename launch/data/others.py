@@ -43,7 +43,7 @@ def pictures(
     rule: Rule | None,
     fingerprint: str,
     *,
-    validation: float = 0.0,
+    validation: float | None = None,
     test: float = own.FRACTION,
     split: str = "",
     columns: Sequence[str] = (),
@@ -60,7 +60,8 @@ def pictures(
 
     with Progress(disable=True) as bar:
         chosen = path_table.chosen(columns)
-        found = survey(Path(data), chosen, None, validation or own.FRACTION, test, bar, known=like.classes)
+        fraction = own.FRACTION if validation is None else validation
+        found = survey(Path(data), chosen, None, fraction, test, bar, known=like.classes)
     where = found.listing.source
     if found.bad and not skip_bad:
         for each in found.bad[: own.SHOWN]:
@@ -89,18 +90,18 @@ def pictures(
         validation=splits.get("validation"),
         source=str(where),
         fingerprint="",
-        held=0.0,
+        held=None,
     )
 
 
-def _own(found: Survey, rule: Rule, fingerprint: str, split: str, limit: int, validation: float) -> Images | None:
+def _own(found: Survey, rule: Rule, fingerprint: str, split: str, limit: int, validation: float | None) -> Images | None:
     """The pictures as they were trained on, if they are those of `fingerprint`."""
     splits = [found.splits]
     with suppress(Refused):
         splits += [read(Path(split), found.listing, [each.path for each in found.good])] if split else []
     for given in splits:
         with suppress(Refused):
-            held = 0.0 if any(each.split for each in found.listing.pictures) or given is not found.splits else validation
+            held = None if any(each.split for each in found.listing.pictures) or given is not found.splits else validation
             images = own._images(replace(found, splits=given), rule, limit, held, kept=False)
             if images.fingerprint == fingerprint:
                 return images

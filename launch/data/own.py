@@ -37,7 +37,7 @@ def pictures(
     rule: Rule,
     *,
     limit: int = 0,
-    validation: float = 0.0,
+    validation: float | None = None,
     test: float = FRACTION,
     split: str = "",
     columns: Sequence[str] = (),
@@ -49,7 +49,7 @@ def pictures(
 
     `data` is a folder, a table, a data set of the hub (owner/name), or "synthetic"; `columns` names columns that are not to be
     guessed, as in "label=species". Splits are those of the file `split`, else those that `data` has, else made by content: the
-    fraction `validation` (0: FRACTION) and `test` of each class. Where there is no test split, the validation pictures are the
+    fraction `validation` (None: FRACTION) and `test` of each class. Where there is no test split, the validation pictures are the
     test images, and choose the best weights. `limit` is the number of training images to use (0: all).
 
     A picture is decoded when it is first wanted and then kept, as far as the disk allowance goes (launch/pictures/store.py); not
@@ -61,11 +61,12 @@ def pictures(
     if data == "synthetic":
         return _said(_drawings(rule, classes), main and not classes)
     if data == "hub":
-        raise Refused("--data is missing: it takes a folder, a table, a data set of the hub (owner/name), or synthetic", 2)
+        raise Refused("--data hub names no data set: it takes a folder, a table, owner/name of the hub, or synthetic", 2)
     chosen = path_table.chosen(columns)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not main or not console.is_terminal) as bar:
-        found = survey(Path(data), chosen, Path(split) if split else None, validation or FRACTION, test, bar, classes)
+        fraction = FRACTION if validation is None else validation
+        found = survey(Path(data), chosen, Path(split) if split else None, fraction, test, bar, classes)
         if all(facts.problem == LOST for facts in found.facts.values()):
             raise Refused(f"{data}: none of its {len(found.facts):,} pictures is there, such as {next(iter(found.facts))}")
         if found.bad and not skip_bad:
@@ -76,7 +77,7 @@ def pictures(
         if main:
             _say_duplicates(found)
         made = not split and not any(each.split for each in found.listing.pictures)
-        images = _images(found, rule, limit, held=validation if made else 0.0, kept=not classes)
+        images = _images(found, rule, limit, held=validation if made else None, kept=not classes)
     return _said(images, main and not classes)
 
 
@@ -114,7 +115,7 @@ def _say_duplicates(found: Survey) -> None:
             complain(f"{where}: {count:,} {are} {trouble}; oneloop data {where} names them")
 
 
-def _images(found: Survey, rule: Rule, limit: int, held: float, kept: bool) -> Images:
+def _images(found: Survey, rule: Rule, limit: int, held: float | None, kept: bool) -> Images:
     listing, classes = found.listing, found.listing.classes
     numbers = {name: number for number, name in enumerate(classes)}
     wanted: dict[str, list[Wanted]] = {name: [] for name in NAMES}

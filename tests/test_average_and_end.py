@@ -6,8 +6,9 @@ import pytest
 import torch
 from conftest import Tiny, result
 from safetensors.torch import load_file
-from training import fit
+from training import at_step, fit
 
+from launch import train
 from launch.average import Average
 from launch.errors import Refused
 
@@ -117,3 +118,37 @@ def test_a_fresh_run_starts_from_no_shorter_one(start, images, tmp_path, capsys)
         fit(run, images, epochs=epochs)
         said = capsys.readouterr().out
         assert ("starts where" in said) == (out == "two")
+
+
+def trained_for(start, images, epochs, lr=0.1, momentum=0.9, stop_when=None):
+    run = start(out=f"runs/{epochs}", options={"epochs": epochs}, stop_when=stop_when)
+    torch.manual_seed(run.seed)
+    model = Tiny()
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
+    try:
+        train(run, model, images, optimizer, epochs=epochs, batch=8)
+    finally:
+        run.end()
+
+
+@pytest.mark.parametrize("changed", [{"lr": 0.05}, {"momentum": 0.5}])
+def test_a_longer_run_whose_optimizer_is_another_starts_from_its_beginning(start, images, capsys, changed):
+    """As of a recipe that derives its rate from the number of epochs; it says why."""
+    trained_for(start, images, 1)
+    trained_for(start, images, 2)
+    assert "starts where" in capsys.readouterr().out  # control
+    trained_for(start, images, 3, **changed)
+    said = capsys.readouterr().out
+    assert "starts where" not in said
+    assert "another option of the optimizer, depends on the number of epochs" in said
+    assert "epoch 1/3" in said
+
+
+def test_a_longer_run_does_not_start_from_one_that_is_not_finished(start, images, capsys):
+    with pytest.raises(Refused, match="stopped"):
+        trained_for(start, images, 2, stop_when=at_step(12))
+    capsys.readouterr()
+    trained_for(start, images, 3)
+    said = capsys.readouterr().out
+    assert "starts where" not in said
+    assert "epoch 1/3" in said

@@ -168,8 +168,8 @@ def test_a_class_of_two_pictures_is_in_train_and_validation_and_nothing_is_split
 def test_bad_files_move_no_picture_to_another_side(said, tmp_path):
     write_photos(tmp_path / "photos", {"a": 12, "b": 2, "c": 3})
     said(tmp_path / "photos", "--write-split", tmp_path / "one.csv")
-    for number in range(6):
-        (tmp_path / f"photos/b/bad{number}.jpg").write_bytes(bytes([number]) * 50)
+    for number in range(60):
+        (tmp_path / f"photos/{'bc'[number % 2]}/bad{number}.jpg").write_bytes(bytes([number]) * 50)
     said(tmp_path / "photos", "--write-split", tmp_path / "two.csv")
     assert sides_of(tmp_path / "two.csv") == sides_of(tmp_path / "one.csv")
 

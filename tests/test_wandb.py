@@ -157,7 +157,7 @@ def test_a_failed_training_is_failed_there_too(tmp_path):
         "def main(run: Run):\n"
         "    model = Tiny()\n"
         "    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)\n"
-        "    train(run, model, tiny_images(run.limit), optimizer, lambda logits, _: logits.mean() * torch.nan, epochs=1, batch=8)\n"
+        "    train(run, model, tiny_images(), optimizer, lambda logits, _: logits.mean() * torch.nan, epochs=1, batch=8)\n"
         "cli(main)\n"
     )
     with wandb_server() as server:

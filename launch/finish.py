@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 
 from . import processes
+from .data import PictureFeed
 from .job import Job
 from .publish import best_weights, publish
 from .record.runs import used
 
-WORTH_SAYING = 0.05  # of the time of the training
+WORTH_SAYING = 0.1  # of the time of the training
 
 
 def finish(job: Job, draw: Callable[[Path], None] | None) -> dict:
@@ -41,9 +42,8 @@ def finish(job: Job, draw: Callable[[Path], None] | None) -> dict:
         "weights_sha256": digest,
     }
     waited = job.waited / max(job.meter.train_seconds - job.trained_before, 1e-9)
-    if waited > WORTH_SAYING:
-        cure = "more --threads or cores, a smaller --stored, or a larger ONELOOP_STORED_GIB if not all are stored"
-        job.record.say(f"{waited:.0%} of the training's time was waiting for pictures: {cure}")
+    if waited > WORTH_SAYING and isinstance(feed := job.feeds["train"], PictureFeed):
+        job.record.say(f"{waited:.0%} of the training's time was waiting for pictures{_cure(feed)}")
     if state.epochs < job.plan.epochs:
         job.record.say(f"ended early: no better accuracy since epoch {state.best['epoch']}")
     result["weights"] = used(result)
@@ -51,6 +51,15 @@ def finish(job: Job, draw: Callable[[Path], None] | None) -> dict:
         job.record.finish(result, lambda: _show(job, result, draw))
     run.finish(result)  # last, as the mark of a finished run: what is killed before shows itself when it resumes
     return result
+
+
+def _cure(feed: PictureFeed) -> str:
+    """What took the threads' time, and what helps."""
+    more = "more cores" if feed.threads >= processes.cores() else "more --threads"
+    if feed.changing > feed.reading:
+        what = " and ".join(feed.changes)
+        return f", most of it for {what}: a lighter augmentation (recipes/pictures.py: --augment crop), or {more}"
+    return f": {more}, a smaller --stored, or a larger ONELOOP_STORED_GIB if not all are stored"
 
 
 def _weights(job: Job, name: str) -> contextlib.AbstractContextManager[None]:

@@ -66,7 +66,7 @@ def test_more_threads_than_a_machine_can_have(tmp_path):
 )
 def test_numbers_that_nothing_has_so_many_of(flags, options):
     """Refused before anything counts up to them."""
-    name, value = next(iter((flags | options).items()))
+    name = next(iter(flags | options))
     with pytest.raises(Refused, match=f"--{name.replace('_', '-')} (must be at most|is too large)") as refused:
         Run(data="synthetic", **flags).start("test", options)
     assert refused.value.code == 2

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import time
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,17 @@ from torch import nn
 from training import at_step
 
 from launch import evaluate, sources, train
-from launch.data import EpochDraws, PictureFeed, cutmix, either, mixup, random_erasing, random_resized_crop, trivial_augment
+from launch.data import (
+    EpochDraws,
+    PictureFeed,
+    cutmix,
+    either,
+    mixup,
+    rand_augment,
+    random_erasing,
+    random_resized_crop,
+    trivial_augment,
+)
 from launch.data.mix import soft_labels
 from launch.data.pictures import Reader
 from launch.errors import Refused
@@ -193,6 +204,52 @@ def test_train_lines_say_what_was_waited_for(start, folder, tmp_path, monkeypatc
     monkeypatch.setattr("launch.finish.WORTH_SAYING", 0.0)
     fit(start(out="slow"), load(folder))
     assert "of the training's time was waiting for pictures" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("slow", "part", "said"),
+    [
+        (trivial_augment, 0.5, "50% of the training's time was waiting for pictures, most of it for TrivialAugment: a lighter"),
+        (rand_augment(), 0.5, "waiting for pictures, most of it for RandAugment: a lighter augmentation (recipes/pictures.py: "),
+        (None, 0.5, "50% of the training's time was waiting for pictures: more "),
+        (trivial_augment, 0.06, ""),  # nothing that a user could gain from
+    ],
+)
+def test_what_is_waited_for_is_named_if_it_is_worth_a_word(start, folder, monkeypatch, capsys, slow, part, said):
+    feeds, whole = [], PictureFeed.batch
+
+    def noted(self, ids, augments=()):
+        feeds.append(self)
+        found = whole(self, ids, augments)
+        self.reading, self.changing = (0.0, 1.0) if slow else (1.0, 0.5)
+        return found
+
+    monkeypatch.setattr(PictureFeed, "batch", noted)
+    monkeypatch.setattr(
+        "launch.job.Job.waited", property(lambda job: part * job.meter.train_seconds, lambda job, value: None), raising=False
+    )
+    fit(start(), load(folder), augment=[random_resized_crop, slow or trivial_augment], mix=None, epochs=1)
+    out = capsys.readouterr().out
+    assert said in out if said else "waiting for pictures" not in out
+
+
+def test_the_threads_time_is_told_apart(folder):
+    """Reading is decoding and cropping; changing is what comes after."""
+    images = load(folder)
+    feed, drawn = PictureFeed(images.train, images.mean, images.std, CPU), EpochDraws(1, len(images.train), CPU)
+
+    def slow(pixels, ids):
+        time.sleep(0.01)
+        return pixels
+
+    ids = torch.arange(8)
+    feed.batch(ids, [partial(drawn_by, drawn, random_resized_crop)])
+    before = feed.reading
+    assert before > 0
+    assert feed.changing < 0.01
+    feed.batch(ids, [partial(drawn_by, drawn, random_resized_crop), slow])
+    assert feed.changing >= 0.08
+    assert feed.reading > before
 
 
 def test_uneven_classes_are_measured_by_balanced_accuracy_too(start, folder, tmp_path):

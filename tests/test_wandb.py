@@ -157,7 +157,7 @@ def test_a_failed_training_is_failed_there_too(tmp_path):
         "def main(run: Run):\n"
         "    model = Tiny()\n"
         "    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)\n"
-        "    images, loss = tiny_images(run.limit), lambda logits, _: logits.mean() * torch.nan\n"
+        "    images, loss = tiny_images(), lambda logits, _: logits.mean() * torch.nan\n"
         "    train(run, model, images, optimizer, loss, epochs=1, batch=8)\n"
         "cli(main)\n"
     )

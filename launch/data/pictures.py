@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -93,8 +94,11 @@ class PictureFeed:
     """Batches of a PictureSplit, as `Feed` makes them of a Split. Its threads end with it.
 
     Views are drawn on the CPU, whatever the device; pixels reach a GPU from pinned memory while it computes, and are normalised
-    there. `waited` are the seconds that `batch` has waited for pictures. `uneven` are the numbers of pictures by class, where
-    some class has so many fewer than another that accuracy alone misleads, else ().
+    there. `uneven` are the numbers of pictures by class, where some class has so many fewer than another that accuracy alone
+    misleads, else ().
+
+    `waited` are the seconds that `batch` has waited for pictures, `reading` those that the threads took for decoding and cropping,
+    and `changing` those for the augmentations after that, whose names are `changes`.
     """
 
     resident = False  # see Feed
@@ -111,7 +115,8 @@ class PictureFeed:
         self.normalise = normaliser(mean, std, split.rule.size, device)
         self.coming: deque[Tensor] = deque()
         self.prepared: deque[Prepared] = deque()
-        self.waited = 0.0
+        self.waited = self.reading = self.changing = 0.0
+        self.changes: list[str] = []
         self.threads = torch.get_num_threads()
         # One thread of torch's own in each of them: more would be in each other's way.
         self.pool = ThreadPoolExecutor(self.threads, "pictures", torch.set_num_threads, (1,))
@@ -143,7 +148,8 @@ class PictureFeed:
         wait(ready.jobs)
         self.waited += perf_counter() - began
         for job in ready.jobs:
-            job.result()  # raises what went wrong
+            reading, changing = job.result()  # raises what went wrong
+            self.reading, self.changing = self.reading + reading, self.changing + changing
         if not self.prepared:  # no more are expected
             self.reader.split.store.flush()
         pixels = ready.pixels.to(self.device, non_blocking=True)
@@ -161,15 +167,27 @@ class PictureFeed:
         dtype, pinned = torch.float32 if on_cpu else torch.uint8, self.device.type == "cuda"
         pixels = torch.empty(len(ids), size, size, 3, dtype=dtype, pin_memory=pinned)
         chosen = augments[0](self.sizes[ids].long(), ids).tolist() if augments else None
+        self.changes = [_name(augment) for augment in augments[1:]] or self.changes
 
-        def fill(rows: range) -> None:
+        def fill(rows: range) -> tuple[float, float]:
+            """Returns the seconds for reading and for changing."""
+            reading = changing = 0.0
             for row in rows:
-                index = indices[row]
+                index, began = indices[row], perf_counter()
                 picture = self.reader.cropped(index, chosen[row]) if chosen else self.reader.centred(index)
+                read = perf_counter()
                 for augment in augments[1:]:
                     picture = augment(picture[None], ids[row : row + 1])[0]
+                reading, changing = reading + read - began, changing + perf_counter() - read
                 pixels[row] = self._normalised(picture) if on_cpu else picture
+            return reading, changing
 
         rows = range(len(ids))
         some = max(1, len(ids) // (JOBS * self.threads))
         return Prepared(ids, pixels, [self.pool.submit(fill, rows[first : first + some]) for first in rows[::some]])
+
+
+def _name(augment: Augmented) -> str:
+    """What people call an augmentation: TrivialAugment for trivial_augment, RandAugment for what rand_augment() returned."""
+    inner = augment.args[0] if isinstance(augment, partial) and augment.args else augment
+    return getattr(inner, "__qualname__", type(inner).__name__).partition(".")[0].title().replace("_", "")

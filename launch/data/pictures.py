@@ -97,7 +97,7 @@ class PictureFeed:
     there. `uneven` are the numbers of pictures by class, where some class has so many fewer than another that accuracy alone
     misleads, else ().
 
-    `waited` are the seconds that `batch` has waited for pictures, `reading` those that the threads took to decode and crop,
+    `waited` are the seconds that `batch` has waited for pictures, `reading` those that the threads took to decode and crop them,
     and `changing` those for the augmentations after that, whose names are `changes`.
     """
 

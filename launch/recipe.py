@@ -129,7 +129,7 @@ def build(recipe: ModuleType, flags: Sequence[str], prog: str) -> tuple["nn.Modu
     if "--data" not in flag_names(flags):
         flags = ["--data", "synthetic", *flags]
     run, options = parse(recipe.main, flags, prog)
-    run.recipe = recipe.__name__
+    run.configure(recipe.__name__, options, "no")
     return run_until_train(recipe, run, options)
 
 

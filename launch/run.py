@@ -146,6 +146,8 @@ class Run:
                 raise Refused(f"--{name.replace('_', '-')} must not be negative, it is {_short(value)}", 2)
             if isinstance(value, int | float) and value > MOST:
                 raise Refused(f"--{name.replace('_', '-')} is too large: {_short(value)}", 2)
+        if not options.get("batch", 1):
+            raise Refused("--batch must be at least 1, it is 0", 2)
         if self.threads > (most := max(64, 4 * cores())):
             raise Refused(f"--threads is {self.threads}; this machine takes {most} at most", 2)
         if not 0 <= self.seed < 2**63:

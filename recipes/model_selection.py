@@ -34,6 +34,8 @@ NETS = {net.__name__: net for net in (LeNet5, LectureNet, MnistNet, InceptionNet
     "ResNet18": partial(zoo, "resnet18", in_channels=1, stem="small")
 }
 
+MOST_TRIALS = 10**5
+
 
 def main(
     run: Run,
@@ -52,8 +54,10 @@ def main(
         k: Number of folds.
         seeds: Trials per net and fold, each with another random seed.
     """
-    if k < 2 or seeds < 1 or not nets:
-        raise Refused("--k must be at least 2, --seeds at least 1, and --nets must name at least one net", 2)
+    if k < 2 or seeds < 1 or epochs < 1 or not nets:
+        raise Refused("--k must be at least 2, --seeds and --epochs at least 1, and --nets must name at least one net", 2)
+    if len(nets) * k * seeds > MOST_TRIALS:
+        raise Refused(f"{len(nets) * k * seeds:,} trials are too many: at most {MOST_TRIALS:,} with --nets, --k and --seeds", 2)
     if run.validation:
         raise Refused("model_selection.py validates on its folds: leave out --validation", 2)
     images = sources.fashion_mnist(run.data, limit=run.limit)

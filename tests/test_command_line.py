@@ -16,11 +16,12 @@ import torch
 from conftest import ROOT
 from photos import write_photos
 
-from launch import Run
+from launch import Run, commands, sources
 from launch.command_line import cli, parse
 from launch.data import synthetic
 from launch.errors import Refused
 from launch.recipe import load
+from launch.verify.trial import Trial
 
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
 HUGE = "9" * 23
@@ -126,8 +127,8 @@ def test_numbers_out_of_all_reason_are_refused_at_once(recipe, recipes, tmp_path
 # --------------------------------------------------------------------------------------------------------- a random hand
 
 ODD = (
-    "", " ", "0", "1", "-1", "2", "3.5", "1e-9", "5000", HUGE, "nan", "inf", "None", "a", "ü/\n", "../..", "/", "/dev/null", "--",
-    "-h",
+    "", " ", "0", "1", "-1", "2", "3.5", "1e-9", "5000", HUGE, "nan", "inf", "None", "a", "ü/\n", "../..", "/", "/dev/null",
+    "--", "-h",
 )  # fmt: skip
 CODES = {0, 1, 2, 3, 4, 5, 75, 130, 138, 143}
 
@@ -223,3 +224,79 @@ def test_no_flags_by_chance_end_in_a_traceback(recipe, by_chance, tmp_path):
         assert "Traceback" not in said, flags
         assert whole(tmp_path / "out"), flags
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
+
+
+NUMBERS = [
+    ["sweep", "RECIPE", "--lr", "0.1", "--at-once"], ["sweep", "RECIPE", "--lr", "0.1", "--on", "slurm", "--cpus"],
+    ["sweep", "RECIPE", "--on", "slurm", "--gpus"], ["sweep", "RECIPE", "--epochs"], ["sweep", "RECIPE", "--shards", "1"],
+    ["data", "set", "--validation"], ["data", "set", "--test"], ["describe", "RECIPE", "--shape", "3", "32"],
+    ["predict", "run", "set", "--top"], ["describe", "RECIPE", "--n-blocks"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", NUMBERS, ids=lambda words: words[0] + words[-1])
+def test_numbers_of_commands_out_of_all_reason_are_refused_at_once(words, trained_runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    shutil.copytree(trained_runs / "birds", tmp_path / "run")
+    write_photos(tmp_path / "set", {"ant": 3, "bee": 3})
+    for value in (HUGE, "-1", "-" + HUGE, "nan", "inf")[words[0] == "predict" :]:  # --top may be as large as one likes
+        given = [str(ROOT / "recipes/cifar2.py") if word == "RECIPE" else word for word in words]
+        code, said = ended(lambda given=given, value=value: commands.main([*given, value]), 20)
+        assert code == 2, (given, value, said)
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "set"}
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()])
+def test_no_threads_or_memory_left_is_one_line(error, recipes, tmp_path, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setattr(sys, "argv", [recipes["cifar2"].__file__, "--data", "synthetic", "--wandb", "disabled"])
+    monkeypatch.setattr(sources, "cifar10", fail)
+    monkeypatch.setattr("launch.commands.runs.main", fail)
+    for action in (lambda: cli(recipes["cifar2"].main), lambda: commands.main(["runs"])):
+        code, said = ended(action)
+        assert code == 1
+        assert said.count("\n") == 1
+        assert "ulimit -" in said
+
+
+FLAGS = {
+    "data": ["--html", "--json", "--split", "--write-split", "--validation", "--test", "--label-column", "--clear"],
+    "describe": ["--shape", "--net", "--help"], "verify": ["--out", "--epochs", "--limit"], "runs": ["--json"],
+    "compare": ["--out", "--csv", "--json", "--markdown", "--against"],
+    "sweep": ["--at-once", "--config_file", "--compare", "--on", "--cpus", "--gpus", "--lr", "--seed", "--fresh", "--limit"],
+    "predict": ["--top", "--csv", "--json", "--weights", "--recipe"],
+    "evaluate": ["--data", "--split", "--json", "--weights", "--recipe"],
+    "export": ["--format", "--out", "--weights", "--recipe"], "explain": ["--class", "--out", "--weights", "--recipe"],
+    "upload": ["--new"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_no_words_by_chance_end_in_a_traceback(name, trained_runs, tmp_path, monkeypatch):
+    """After `oneloop COMMAND`. No process is started, and nothing is sent."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained_runs / "birds", tmp_path / "run")
+    write_photos(tmp_path / "set", {"ant": 3, "bee": 3})
+    (tmp_path / "table.csv").write_text("path,label\nset/ant/0000.jpg,ant\nset/bee/0003.jpg,bee\nset/bee/0004.jpg,nan\n")
+    monkeypatch.setattr(Trial, "begin", lambda *_, **__: (_ for _ in ()).throw(Refused("a run was started")))
+    monkeypatch.setattr("launch.commands.sweep.run", lambda *_: {})
+    recipe = str(ROOT / "recipes/cifar2.py")
+    places = ["run", "set", "table.csv", "set/ant/0000.jpg", recipe, "nowhere", "run/config.json", "run/best.safetensors", "onnx"]
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    first = {"describe": recipe, "verify": recipe, "sweep": recipe, "data": "set"}.get(name, "run")
+    for seed in range(5):
+        pick = random.Random(f"{name} {seed}")
+        words = [first] if pick.random() < 0.8 else []
+        for _ in range(pick.randrange(4)):
+            words += [pick.choice([*FLAGS[name], *places])]
+            words += [pick.choice([*ODD[:-6], "--", *places])] if pick.random() < 0.6 else []
+        code, said = ended(lambda words=words: commands.main([name, *words]))
+        assert code in CODES, (words, said)
+        assert bool(said) or code in (0, 130), words
+        assert "Traceback" not in said, words
+        assert not [path for path in tmp_path.rglob("*") if "tmp" in path.name], words

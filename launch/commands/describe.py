@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..errors import printable
+from ..errors import Refused, printable
+from ..rebuild import MOST_PIXELS
 from ..recipe import build, load
 from ..schedules import Schedule
 from .arguments import add_recipe, command_parser
@@ -24,6 +25,8 @@ def main(args: Sequence[str]) -> None:
     what = "channels, height and width of an image; default: the data's"
     parser.add_argument("--shape", nargs=3, type=int, metavar=("C", "H", "W"), help=what)
     chosen, flags = parser.parse_known_args(args)
+    if chosen.shape and not all(1 <= number <= MOST_PIXELS for number in chosen.shape):
+        raise Refused(f"--shape takes three numbers from 1 to {MOST_PIXELS:,}", 2)
     model, images, given = build(load(chosen.recipe), flags, prog=f"oneloop describe {chosen.recipe}")
     channels, *size = images.train.shape
     shape = chosen.shape or (channels, *([images.size] * 2 if images.size else size))

@@ -22,6 +22,8 @@ from .sweep_cells import Cell, run
 if TYPE_CHECKING:
     from ..run import Run
 
+MOST = 10**5  # runs at once, cores, GPUs
+
 
 def main(args: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
@@ -96,6 +98,8 @@ def _shares(chosen: argparse.Namespace, processes: int) -> tuple[int, int]:
     for name, least in {"at_once": 1, "cpus": 1, "gpus": 0}.items():
         if (given := getattr(chosen, name)) is not None and given < least:
             raise Refused(f"--{name.replace('_', '-')} must be at least {least}, it is {given}", 2)
+        if given is not None and given > MOST:
+            raise Refused(f"--{name.replace('_', '-')} must be at most {MOST:,}, it is {given}", 2)
     if not chosen.on and (chosen.cpus, chosen.gpus) != (None, None):
         raise Refused("--cpus and --gpus belong to --on; here --at-once and --threads share the machine", 2)
     if chosen.on and chosen.on not in ("ray", "slurm") and not re.fullmatch(r"ray://[^/:]+:\d+", chosen.on):

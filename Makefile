@@ -1,10 +1,30 @@
-# `make check` runs what CI runs. The other targets take minutes or hours.
-.PHONY: check bench bench-pictures gpu ray scale claims mutants remedies
+# `make demo` trains and `make check` tests: both make an environment first and install what they need. The others take minutes or hours.
+.PHONY: demo check bench bench-pictures gpu ray scale claims mutants remedies
 
-check:
-	ruff check .
-	mypy nets launch
-	pytest
+PYTHON ?= python3
+VENV ?= $(or $(VIRTUAL_ENV),.venv)
+# TORCH=cpu installs PyTorch's CPU build. PIP: further arguments of pip install, as in PIP="-c .ci/oldest.txt".
+TORCH ?=
+PIP ?=
+IN = . $(VENV)/bin/activate &&
+
+demo: $(VENV)/.oneloop  # one training on drawings that come with the package
+	$(IN) accelerate launch recipes/cifar2.py --data synthetic --epochs 20
+
+check: $(VENV)/.oneloop-test  # what CI runs
+	$(IN) ruff check .
+	$(IN) mypy nets launch & types=$$!; $(IN) pytest && wait $$types
+
+$(VENV)/.oneloop $(VENV)/.oneloop-test: setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}; make PYTHON=python3.12 …")'
+	@[ -n "$(TORCH)" ] || [ "$$(uname)" != Linux ] || command -v nvidia-smi > /dev/null || echo \
+		"No NVIDIA GPU found. PyTorch's default build for Linux brings CUDA all the same: 3 GB to download, 6 GB on disk, some minutes." \
+		"A tenth of that: make $(MAKECMDGOALS) TORCH=cpu"
+	[ -x $(VENV)/bin/python ] || $(PYTHON) -m venv $(VENV)
+	$(if $(filter cpu,$(TORCH)),$(IN) pip install --quiet torch torchvision --index-url https://download.pytorch.org/whl/cpu)
+	$(IN) pip install --quiet --no-compile $(PIP) -e $(if $(findstring test,$@),".[test]",.)
+	@$(IN) python -m compileall -qq -j 0 $(VENV)/lib || true  # on all cores, where pip uses one; some files are for another Python
+	@touch $@
 
 bench:  # about 2 minutes; keep the machine idle meanwhile
 	python benchmarks/speed.py

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 # torch is imported where it is needed: a command's help must not wait for it.
 
 WEIGHTS = {"last": "model.safetensors", "best": "best.safetensors", "ema": "ema.safetensors"}
+WORDS = {"last": "last weights", "best": "best weights", "ema": "average of the weights"}  # for people
 CHOSEN = "chosen"  # those of them that are used unless the user names others
 MOST_PIXELS = 4096  # of an image's height and width: a file that says more is damaged
 MOST_CLASSES = 100_000

@@ -13,6 +13,7 @@ from trained import train_here
 
 from launch.checkpoint import weights_sha256
 from launch.commands import main as oneloop_main
+from launch.rebuild import WORDS
 from launch.record import mirror, predictions, show
 from launch.record.runs import describe
 from launch.verify.checks import _evaluated
@@ -154,7 +155,7 @@ def test_weights_that_are_used_are_those_of_the_last_line(chosen, averaged, trai
     out = tmp_path / "net.safetensors"
     code, line, _ = oneloop("export", folder, "--format", "safetensors", "--out", out)
     assert code == 0
-    assert f"bytes, {weights} weights; logits of" in line
+    assert line.endswith(f", with the {WORDS[weights]}\n")
     own = load(folder / {"best": "best.safetensors", "ema": "ema.safetensors", "last": "model.safetensors"}[weights])
     for tensors in (load(out), load(folder)):
         assert weights_sha256(tensors) == weights_sha256(own)

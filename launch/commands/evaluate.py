@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import Refused, printable
-from ..rebuild import Trained, described, find_run, rebuild
+from ..rebuild import WORDS, Trained, described, find_run, rebuild
 from ..record.runs import Record, chooser, read_metrics, read_result
 from .arguments import add_trained_net, command_parser
 
 if TYPE_CHECKING:
     from ..data import Images
-
-WORDS = {"last": "last weights", "best": "best weights", "ema": "average of the weights"}
 
 
 def main(args: Sequence[str]) -> None:

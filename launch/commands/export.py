@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import Refused, first_line, printable
-from ..rebuild import Trained, feed, find_run, rebuild
+from ..rebuild import WORDS, Trained, feed, find_run, rebuild
 from .arguments import add_trained_net, command_parser, refuse_own_file
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ def main(args: Sequence[str]) -> None:
         write_atomically(out, content)
     except OSError as error:
         raise Refused(f"cannot write {out}: {error.strerror or error}") from error
-    what = f"{len(content):,} bytes, {trained.weights} weights"
-    print(f"{printable(str(out))}: {what}; logits of {images} images match the net's within {greatest:.1e}")
+    match = f"logits of {images} images match the net's within {greatest:.1e}"
+    print(f"{printable(str(out))}: {len(content):,} bytes; {match}, with the {WORDS[trained.weights]}")
 
 
 # Pixels float32 (N, C, H, W), from 0 to 1 -> logits float32 (N, classes), as the exported bytes compute them.

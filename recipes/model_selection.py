@@ -55,7 +55,7 @@ def main(
         seeds: Trials per net and fold, each with another random seed.
     """
     if k < 2 or seeds < 1 or epochs < 1 or not nets:
-        raise Refused("--k must be at least 2, --seeds and --epochs at least 1, and --nets must name at least one net", 2)
+        raise Refused("--k must be at least 2, --seeds at least 1, --epochs at least 1, and --nets must name at least one net", 2)
     if len(nets) * k * seeds > MOST_TRIALS:
         raise Refused(f"{len(nets) * k * seeds:,} trials are too many: at most {MOST_TRIALS:,} with --nets, --k and --seeds", 2)
     if run.validation:

@@ -181,6 +181,23 @@ def test_images_may_be_views_or_dictionaries_and_a_path_may_be_a_number(said, tm
             assert (found["pictures"], found["bad"][0]["reason"]) == (11, "no picture in this row")
 
 
+def test_images_without_bytes_are_paths_and_others_are_one_line(oneloop, said, tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    for number, content in enumerate(IMAGES):
+        (tmp_path / f"{number}.jpg").write_bytes(content)
+    table, paths = tmp_path / "a.parquet", [f"{number}.jpg" for number in range(12)]
+    for images in ([{"bytes": None, "path": path} for path in paths], [{"path": path} for path in paths]):
+        pyarrow.parquet.write_table(pyarrow.table({"image": images, "label": ["x", "y"] * 6}), table)
+        assert counts(said(table)) == {"x": (6,), "y": (6,)}
+    for images in ([{"bytes": {"bytes": each}} for each in IMAGES], [[each] for each in IMAGES]):
+        pyarrow.parquet.write_table(pyarrow.table({"image": images, "label": ["x", "y"] * 6}), table)
+        code, out, error = oneloop("data", table)
+        assert (code, out, error.count("\n")) == (4, "", 1)
+        assert "the column holds no paths" in error
+
+
 def test_columns_with_the_same_name_and_several_labels_are_one_line(oneloop, tmp_path):
     import pyarrow
     import pyarrow.parquet

@@ -157,7 +157,8 @@ def test_columns_can_be_named(said, oneloop, tmp_path):
         ("path,label\n0000.jpg,x,y\n", 4, "row 1 has 3 values for 2 columns"),
         ("path,label\n0000.jpg,x\n0000.jpg,y\n", 4, "row 2 names 0000.jpg again, after row 1; a picture has one label"),
         ("path,label\n", 1, "the table has no rows"),
-        ("", 2, "which column is the image?"),
+        ("", 1, "the table has no rows"),
+        ("path,label\n['0000.jpg'],x\n", 4, "the column holds no paths"),
     ],
 )
 def test_a_wrong_table_is_one_line(oneloop, tmp_path, text, code, message):
@@ -216,6 +217,14 @@ def written(place, files: str):
         ("amazon/images/cup amazon/images/pen dslr/images/cup dslr/images/pen", "same folders, cup, pen", "amazon/images'"),
         ("train/cat train/dog test/unknown", "unknown in test would be a class without a training", "train' (classes cat, dog)"),
         ("cat/train cat/test dog/train dog/test", "cat would have a split inside, test, train", ""),
+        ("cat dog more/cat more/dog", "more would be a class and has folders called like other classes, cat, dog", "more'"),
+        ("cells/a cells/b cells/cells/a cells/cells/b", "one class, cells", "cells/cells' (classes a, b)"),
+        ("p1/0 p1/1 p2/0 p2/1 p3/0", "mostly have the same folders, 0, 1: which are the classes?", "p1' (classes 0, 1)"),
+        ("fold1/a fold1/b fold2/a fold2/c fold3/b fold3/c", "the same folders, a, b, c: which", "fold1' (classes a, b)"),
+        ("CUB/images/auk CUB/images/owl masks/auk masks/owl", "the same folders, auk, owl", "CUB/images' (classes auk, owl)"),
+        ("images annotations/trimaps", "annotations, images would be classes and are called like pictures and what is drawn", ""),
+        ("JPEGImages SegmentationClass SegmentationObject", "are called like pictures and what is drawn on them", ""),
+        ("sick/images sick/masks well/images well/masks", "if the first are the classes, move the pictures out", ""),
     ],
 )  # fmt: skip
 def test_folders_that_may_be_no_classes_are_refused_with_what_is_right(oneloop, tmp_path, files, why, right):
@@ -239,6 +248,8 @@ def test_folders_that_may_be_no_classes_are_refused_with_what_is_right(oneloop, 
         "tester trainer", "cat/images dog/images", "cat/2023 dog/2024", "cat/front cat dog/front dog", "__none__ cat",
         "train/car train/train test/car test/train", "train/cat train/dog val/cat val/dog test",
         "train/cat train/dog test/cat test/cow", "set1 set2", "data images",
+        "with_mask without_mask", "cat/2020 cat/2021 dog/2021 dog/2022", "cat/cat dog/dog",
+        "a/abbey a/airport b/beach/in b/beach/out", "b/s1/near b/s1/far m/s2/near m/s2/far",
     ],
 )  # fmt: skip
 def test_control_classes_with_names_like_those_are_classes(said, tmp_path, files):
@@ -253,6 +264,8 @@ def test_a_table_beside_the_pictures_is_named(oneloop, tmp_path):
         (place / f"{name}/metadata.csv").write_text("file_name,label\n0000.jpg,x\n0001.jpg,y\n")
     assert f"if a table says the classes, name it: --data {place}/train/metadata.csv" in oneloop("data", place)[2]
     assert oneloop("data", place / "train/metadata.csv")[0] == 0
+    error = oneloop("data", place / "train")[2]  # the pictures and their table in one folder
+    assert error == f"{place}/train: no class folders; if a table says the classes, name it: --data {place}/train/metadata.csv\n"
 
 
 def test_a_table_of_one_class_is_refused(oneloop, tmp_path):
@@ -284,6 +297,9 @@ def table_of(place, labels, head="path,label", **more):
         (["Cat", "cat", "dog"], {"Cat": (1,), "cat": (1,), "dog": (1,)}, "classes that differ in capitals only: Cat and cat"),
         (["ice bear", "ice_bear"], {"ice bear": (1,), "ice_bear": (1,)}, "hyphens or forms of letters only: ice bear and"),
         (["None", "dog"], {"None": (1,), "dog": (1,)}, "None is taken as a class: remove its rows if it stands for no label"),
+        (["1", "-1"], {"-1": (1,), "1": (1,)}, None),
+        (["-", "dog"], {"-": (1,), "dog": (1,)}, "- is taken as a class: remove its rows if it stands for no label"),
+        (["cat", "dog", "cat dog"], {"cat": (1,), "cat dog": (1,), "dog": (1,)}, "cat dog is taken as a class of its own"),
         (["cat", "dog", "cattle"], {"cat": (1,), "cattle": (1,), "dog": (1,)}, None),
     ],
 )  # fmt: skip
@@ -340,7 +356,7 @@ def test_folders_that_look_the_same_are_one_class(oneloop, said, tmp_path):
         ("path,cat,dog\n0000.jpg,1,0\n0001.jpg,1,1\n", 4, "and row 2 has 2 ones: pictures with several labels or none are not"),
         ("path,label\na\\0000.jpg,x\n", 4, "a\\0000.jpg; write / in its paths, not \\"),
         ("path,label\na.jpg,x\nb.jpg,y\n", 4, "none of the files that it names is there, such as"),
-        ("path,label\nPK\0\0,x\n", 4, ""),
+        ("path,label\nPK\0\0,x\n", 1, "it is no text in UTF-8; save it as CSV in UTF-8"),
         ("PK\3\4\0\0,x\n", 1, "it is no text in UTF-8; save it as CSV in UTF-8"),
         (f"path,label\n0000.jpg,x\n{'a' * 5000}.jpg,y\n", 4, "1 bad file; repair or remove them"),
         (f"path,label\n{'a/' * 2500}.jpg,y\n", 4, "none of the files that it names is there"),

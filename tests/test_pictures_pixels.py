@@ -141,6 +141,7 @@ def test_more_bands_than_colours_are_said(said):
     )
     (dropped,) = said(tiff(colours, 2, extra=0))["notes"]
     assert dropped == "1 picture is TIFF with more bands than colours: the others are left out"
+    assert said(tiff(colours[:, :, :2], 1, extra=2))["notes"] == [alpha]
     assert said(tiff(colours[:, :, :3], 2))["notes"] == []
 
 

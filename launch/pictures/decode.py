@@ -4,6 +4,7 @@ Of an animated file, the first frame. Training, `oneloop predict`, `explain` and
 """
 
 import contextlib
+import logging
 import os
 from pathlib import Path
 from typing import BinaryIO
@@ -15,6 +16,7 @@ WHITE = 65535  # of 16-bit grey, if nobody says
 
 MIN_IS_WHITE, ALPHA = 0, (1, 2)  # of a TIFF's tags PhotometricInterpretation and ExtraSamples
 BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANES, EXTRA, SIGNED = 258, 259, 262, 277, 284, 338, 339  # the numbers of its tags
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what is wrong with a file is said once, not on stderr, too
 LOSSLESS = (0xC3, 0xC7, 0xCB, 0xCF)  # the kinds of frames in a JPEG file that are not scaled
 
 
@@ -56,7 +58,7 @@ def refuse_misread(opened: Image.Image) -> None:
 
 def bands(opened: Image.Image) -> str:
     """What is made of bands beside those of grey or colours that a TIFF file has: "alpha", "left out", or nothing."""
-    if (_tag(opened, SAMPLES) or 1) <= 3 or opened.mode == "CMYK":
+    if (_tag(opened, SAMPLES) or 1) in (1, 3) or opened.mode == "CMYK":
         return ""
     return "alpha" if opened.has_transparency_data else "left out"
 

@@ -6,7 +6,7 @@ Where two readings are possible nobody can know which one is meant, so that it i
 import os
 import re
 import shlex
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -24,6 +24,8 @@ PARTS = {  # of a split: how they are called, also as train2017, seg_train, Trai
 CLASSES_TOO = ("train", "valid", "unlabeled", "unlabelled")  # among other classes: vehicles, valid and invalid tickets
 KINDS = "set|sets|data|dataset|image|images|img|imgs|pic|pics|picture|pictures|photo|photos|split|folder|dir|part|files?"
 PART = re.compile(rf"({'|'.join(PARTS)})({KINDS})?")
+IMAGES = re.compile("(jpeg)?(images?|imgs?|pictures?|photos?)")  # what people call a folder of all pictures, without classes
+MASKS = re.compile("(images?)?(masks?|annotations?|labels?|segmentations?(class|object)?|trimaps?|groundtruths?|gt)")
 ALIKE = 0.8  # from this part of their folders on, classes have the same ones
 DEPTH = 4  # of the folders that may be the right one
 SHOWN = 4  # names in a message
@@ -40,7 +42,8 @@ def refuse(listing: Listing, known: Collection[str] = ()) -> None:
         return
     pictures = [picture.path.split(os.sep) for picture in listing.pictures]
     if why := _doubt(pictures) or (_one(classes[0]) if len(classes) == 1 else ""):
-        raise Refused(f"{listing.source}: {why}; {_way_out(listing.source, pictures)}", 4)
+        also = "; if the first are the classes, move the pictures out of the folders in them, or give a table" * why.endswith("?")
+        raise Refused(f"{listing.source}: {why}; {_way_out(listing.source, pictures)}{also}", 4)
 
 
 def _doubt(pictures: Sequence[Sequence[str]]) -> str:
@@ -66,12 +69,32 @@ def _doubt(pictures: Sequence[Sequence[str]]) -> str:
     for name, folders in inside.items():
         if len({PARTS[each.casefold()] for each in folders if each.casefold() in PARTS}) > 1:
             return f"the class {shown(name)} would have a split inside, {_named(folders)}; a split has its classes inside"
+    for name, folders in inside.items():
+        if len(again := folders & inside.keys()) > 1:
+            return f"{shown(name)} would be a class and has folders called like other classes, {_named(again)}: if it is none, move it"
     if len({frozenset(folders) for folders in inside.values()}) == 1 and len(next(iter(inside.values()))) == 1:
         inside = {name: {each[1] if each[2:] else "" for each in rest} for name, rest in below.items()}  # amazon/images/bike
-    common, union = set.intersection(*inside.values()), set.union(*inside.values())
-    if "" not in union and len(common) > 1 and len(common) >= ALIKE * len(union):
-        return f"{_named(inside)} would be the classes and all have the same folders, {_named(common)}: which are the classes?"
+    if {len(each) for rest in below.values() for each in rest} == {2, 3}:
+        inside = {name: {each[-2] for each in rest} for name, rest in below.items()}  # CUB/images/auk beside segmentations/auk
+    if same := _same(inside):
+        how = "all" if same <= set.intersection(*inside.values()) else "mostly"
+        return f"{_named(inside)} would be the classes and {how} have the same folders, {_named(same)}: which are the classes?"
+    images, masks = ({name for name in inside if kind.fullmatch(_letters(name))} for kind in (IMAGES, MASKS))
+    if images and masks:
+        return f"{_named(images | masks)} would be classes and are called like pictures and what is drawn on them"
     return ""
+
+
+def _letters(name: str) -> str:
+    return re.sub("[^a-z]", "", name.casefold())
+
+
+def _same(inside: Mapping[str, set[str]]) -> set[str]:
+    """The folders that several of the classes have, if they have hardly any others, and each at least half of these."""
+    counts = Counter(name for folders in inside.values() for name in folders)
+    shared = {name for name, count in counts.items() if name and count > 1}
+    alike = sum(counts[name] for name in shared) >= ALIKE * counts.total()
+    return shared if len(shared) > 1 and alike and 2 * counts.total() >= len(inside) * len(counts) else set()
 
 
 def _one(name: str) -> str:
@@ -110,19 +133,25 @@ def _way_out(folder: Path, pictures: Sequence[Sequence[str]]) -> str:
         for parts in pictures:
             if len(parts) > depth + 1:
                 below[tuple(parts[:depth])].append(parts[depth:])
-        if right := {path: inside for path, inside in below.items() if not _doubt(inside)}:
+        masks = {path for path in below if any(MASKS.fullmatch(_letters(part)) for part in path)}
+        if right := {path: inside for path, inside in below.items() if path not in masks and not _doubt(inside)}:
             first = min(right, key=lambda path: (not splits_of(right[path]), not _trains(path[0]), -len(right[path]), path))
             what = f"name the folder of the classes: --data {_quoted(folder.joinpath(*first))} ({_found(right[first])})"
             if len(right) > 1:
                 what += f", or another of {len(right)} such folders; those called train, val and test are read as a split"
             return what
+    return table_in(folder) or (
+        "put the pictures of each class into a folder of its own, <class>/ or train/<class>/ and test/<class>/, or give a table"
+    )
+
+
+def table_in(folder: Path) -> str:
+    """How to name a table of pictures that lies there, empty if there is none."""
     tables = [*folder.glob("*.[ct]sv"), *folder.glob("*/*.[ct]sv")]
     for table in sorted(tables, key=lambda path: (not _trains(path.parent.name), path)):
         if path_table.names_pictures(table):
             return f"if a table says the classes, name it: --data {_quoted(table)}"
-    return (
-        "put the pictures of each class into a folder of its own, <class>/ or train/<class>/ and test/<class>/, or give a table"
-    )
+    return ""
 
 
 def _trains(name: str) -> bool:

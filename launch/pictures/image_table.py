@@ -243,8 +243,8 @@ def _bytes_of(kind: "pyarrow.DataType") -> bool:
     """Whether a column of this type can hold encoded images."""
     from pyarrow import types
 
-    if types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0 and _bytes_of(kind.field("bytes").type)
+    if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
     if types.is_dictionary(kind):
         kind = kind.value_type
-    return types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
+    return any(is_kind(kind) for is_kind in (types.is_binary, types.is_large_binary, types.is_binary_view))

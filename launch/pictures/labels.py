@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import Refused
 
 NOTHING = ("nan", "nat", "<na>", "#n/a")  # as pandas and Excel write an empty cell
-PERHAPS_NOTHING = ("none", "null", "na", "n/a")
+PERHAPS_NOTHING = ("none", "null", "na", "n/a", "-", "?", "unknown")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,4})?", re.IGNORECASE)
 WHOLE = re.compile(r"(-?[1-9]\d*|0)(\.0*)?")
 SHOWN, CUT = 3, 40  # labels in a message, and characters of each
@@ -51,6 +51,8 @@ def settled(source: Path, labels: Sequence[str], row: Callable[[int], str]) -> t
     said = _unified({label.strip(): name for label, name in classes.items()})
     if blanks := [label for label in first if label != label.strip()]:
         said.append(f"blanks at the ends of labels are left out, as in {row(first[blanks[0]])}: {shown(blanks[0])!r}")
+    if made := [shown(name) for name in dict.fromkeys(classes.values()) if " " in name and names >= {*name.split()}]:
+        said.append(f"{_some(made)} is taken as a class of its own, not as several labels of a picture")
     numbers = defaultdict[Decimal, set[str]](set)
     for name in classes.values():
         if NUMBER.fullmatch(name):
@@ -81,6 +83,8 @@ def alike(classes: Iterable[str]) -> list[str]:
     """Lines about classes that are perhaps one: they differ in capitals, or in blanks, hyphens and such."""
     groups = defaultdict[str, list[str]](list)
     for name in classes:
+        if NUMBER.fullmatch(name):  # -1 and 1
+            continue
         plain = unicodedata.normalize("NFKC", name).casefold()
         groups["".join(each for each in plain if each not in " -_\t\n" and unicodedata.category(each) != "Cf")].append(name)
     found = [names for names in groups.values() if len(names) > 1]

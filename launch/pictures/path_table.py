@@ -79,20 +79,19 @@ def _columns(table: Path) -> tuple[list[str], list[list[str]]]:
     """The names of the columns and their values as text."""
     try:
         with open_file(str(table)) as content:
-            start = content.read(4)
+            start = content.read(4096)
         if table.suffix.lower() == ".parquet":
             import pyarrow.parquet  # comes with datasets; takes 0.1 s
 
             read = pyarrow.parquet.ParquetFile(table).read()  # of columns with the same name, too
-            fields = zip(read.schema, read.columns, strict=True)
-            chosen = [(tidy(field.name), column) for field, column in fields if not pyarrow.types.is_struct(field.type)]
-            values = [["" if each is None else str(each) for each in column.to_pylist()] for _, column in chosen]
-            return [name for name, _ in chosen], values
+            fields = [*zip(read.schema, read.columns, strict=True)]
+            values = [[_text(each) for each in column.to_pylist()] for _, column in fields]
+            return [tidy(field.name) for field, _ in fields], values
         encoding = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}.get(start[:2], "utf-8-sig")  # as Excel writes "Unicode text"
         errors = "strict" if encoding == "utf-16" else "surrogateescape"  # as file names are read
         with open(table, encoding=encoding, errors=errors, newline="") as file:
             head = file.readline()
-            if "\0" in head:
+            if encoding != "utf-16" and b"\0" in start:
                 raise ValueError("it is no text in UTF-8; save it as CSV in UTF-8")
             file.seek(0)
             delimiter = max(",;\t", key=head.count)
@@ -101,10 +100,19 @@ def _columns(table: Path) -> tuple[list[str], list[list[str]]]:
     except (OSError, ValueError, csv.Error) as error:  # pyarrow's errors, and those of an encoding, are ValueErrors
         raise Refused(f"{table} cannot be read as a table: {getattr(error, 'strerror', None) or first_line(error)}") from error
     head, *body = [line for line in lines if line] or [[]]
+    if not head:
+        raise Refused(f"{table}: the table has no rows")
     for number, line in enumerate(body, 1):
         if len(line) != len(head):
             raise Refused(f"{table}: row {number} has {len(line)} values for {len(head)} columns; quote values with commas", 4)
     return [*map(tidy, head)], [*map(list, zip(*body, strict=True))] if body else [[] for _ in head]
+
+
+def _text(value: object) -> str:
+    """A value of a parquet file; of an image without bytes, as `datasets` writes it, its path."""
+    if isinstance(value, dict) and isinstance(value.get("path"), str) and not value.get("bytes"):
+        return value["path"]
+    return "" if value is None else str(value)
 
 
 def _choose(table: Path, what: str, head: list[str], values: list[list[str]], wanted: str) -> str:
@@ -173,7 +181,9 @@ def _nowhere(table: Path, paths: Sequence[str]) -> str:
     """What to say where no path of a table leads to a file."""
     path = os.path.join(table.parent, paths[0])
     hint = "its paths are relative to its folder"
-    if any("\\" in each for each in paths):
+    if paths[0][:2] in ("b'", 'b"') or paths[0][0] in "[{":
+        hint = "the column holds no paths"
+    elif any("\\" in each for each in paths):
         hint = "write / in its paths, not \\"
     elif not os.path.splitext(paths[0])[1]:
         hint = "its paths lack a suffix such as .jpg"

@@ -92,6 +92,8 @@ def _listing(path: Path, columns: Mapping[str, str], bar: "Progress") -> Listing
         tables = [Path(entry.path) for entry, _ in found if entry.kind == "file" and entry.path.endswith(".parquet")]
         if tables and not any(is_picture(entry) for entry, _ in found):
             return parquet.read(path, tables, columns, bar)
+        if not any(is_picture(entry) and len(parts) > 1 for entry, parts in found) and (named := doubt.table_in(path)):
+            raise Refused(f"{path}: no class folders; {named}", 4)
         return class_folders(path, found)
     if path.exists() and not path.is_file():
         raise Refused(f"{path} is not a file or folder")

@@ -89,7 +89,7 @@ def accelerator(precision: str | None = None) -> Accelerator:
         if int(env.get("RANK", 0)) == 0:
             complain(
                 "this CPU only emulates bf16 (it has neither AVX512-BF16 nor AMX), which is several times slower than float32: "
-                "float32 is used, and no recorded as the precision"
+                "float32 is used, and recorded as the precision (no)"
             )
     if world > 1 and not LAUNCHERS & env.keys():
         complain(f"WORLD_SIZE is {world}: waits for the others at {env['MASTER_ADDR']}; to run alone, unset WORLD_SIZE")

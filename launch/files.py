@@ -5,7 +5,10 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace the file `path`: readers, and a crash at any moment, see the old content or the new."""
+    """Replace the file `path`: readers, and a crash at any moment, see the old content or the new. A device is written to."""
+    if path.is_char_device():  # /dev/stdout, /dev/null: root could rename a file over it
+        path.write_bytes(content)
+        return
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
     try:
         write_synced(temporary, content)

@@ -181,6 +181,24 @@ def test_images_may_be_views_or_dictionaries_and_a_path_may_be_a_number(said, tm
             assert (found["pictures"], found["bad"][0]["reason"]) == (11, "no picture in this row")
 
 
+def test_a_damaged_copy_of_an_image_can_be_deleted(oneloop, said, tmp_path, cache):
+    import pyarrow
+    import pyarrow.parquet
+
+    table = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"image": IMAGES, "label": ["x", "y"] * 6}), table)
+    assert said(table)["notes"] == []
+    (copy,), (index,) = cache.rglob("*.arrow"), cache.rglob("*.jsonl")
+    content = copy.read_bytes()
+    copy.write_bytes(content.replace(IMAGES[0], bytes(len(IMAGES[0]))))
+    index.unlink()
+    (note,) = said(table)["notes"]
+    whole = "if the bad rows are whole in the table, its copy in the cache is damaged"
+    assert note == f"{whole}: oneloop data {table} --clear deletes it"
+    assert oneloop("data", table, "--clear")[0] == 0
+    assert (said(table)["bad"], copy.read_bytes()) == ([], content)
+
+
 def test_images_without_bytes_are_paths_and_others_are_one_line(oneloop, said, tmp_path):
     import pyarrow
     import pyarrow.parquet

@@ -71,7 +71,8 @@ def _doubt(pictures: Sequence[Sequence[str]]) -> str:
             return f"the class {shown(name)} would have a split inside, {_named(folders)}; a split has its classes inside"
     for name, folders in inside.items():
         if len(again := folders & inside.keys()) > 1:
-            return f"{shown(name)} would be a class and has folders called like other classes, {_named(again)}: if it is none, move it"
+            other = f"has folders called like other classes, {_named(again)}"
+            return f"{shown(name)} would be a class and {other}: if it is none, move it"
     if len({frozenset(folders) for folders in inside.values()}) == 1 and len(next(iter(inside.values()))) == 1:
         inside = {name: {each[1] if each[2:] else "" for each in rest} for name, rest in below.items()}  # amazon/images/bike
     if {len(each) for rest in below.values() for each in rest} == {2, 3}:

@@ -1,5 +1,6 @@
 """What pictures there are: listed, examined, split. `oneloop data` shows it."""
 
+import shlex
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
@@ -151,6 +152,9 @@ def notes(found: Survey, white: int = 0) -> list[str]:
         lines.append(f"16-bit grey: values up to {max(grey):,} of {decode.WHITE:,}" + _advice(max(grey), white))
     if dark := [each for each in facts if each.bits == 16 and each.mode[0] != "I" and each.highest < DARK]:
         lines.append(f"{_of(len(dark))} of 16-bit colours and dark: no value is above a quarter of {decode.WHITE:,}; scale them")
+    if found.listing.row and any(found.facts[each.path].sha256 for each in found.bad):
+        again = f"oneloop data {shlex.quote(str(found.listing.source))} --clear"
+        lines.append(f"if the bad rows are whole in the table, its copy in the cache is damaged: {again} deletes it")
     for kind, what in (
         ("alpha", "TIFF with a band marked as transparency: shown over white; if it is another, as infrared, remove it"),
         ("left out", "TIFF with more bands than colours: the others are left out"),

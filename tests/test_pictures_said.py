@@ -231,10 +231,10 @@ def test_a_class_is_its_first_folder_however_deep_its_pictures_lie(said, tmp_pat
 
 
 def test_pictures_are_known_by_their_endings_in_capitals_too(said, tmp_path):
-    for number, name in enumerate(("one.JPG", "two.Jpeg", "three.PNG")):
-        (tmp_path / "photos/a").mkdir(parents=True, exist_ok=True)
-        photo(number).save(tmp_path / "photos/a" / name, "PNG" if name.endswith("PNG") else "JPEG")
-    assert said(tmp_path / "photos")["pictures"] == 3
+    for number, name in enumerate(("a/one.JPG", "a/two.Jpeg", "b/three.PNG")):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        photo(number).save(tmp_path / "photos" / name, "PNG" if name.endswith("PNG") else "JPEG")
+    assert counts(said(tmp_path / "photos")) == {"a": 2, "b": 1}
 
 
 def test_a_link_to_a_folder_above_is_not_followed_for_ever(said, tmp_path):
@@ -306,9 +306,9 @@ def test_the_likeliest_column_is_taken_and_a_row_is_called_by_its_number(said, o
 
 def test_a_column_of_splits_can_be_named(said, tmp_path):
     write_photos(tmp_path, {"": 4})
-    rows = "".join(f"{number:04}.jpg,a,{'test' if number else 'train'}\n" for number in range(4))
+    rows = "".join(f"{number:04}.jpg,{'ab'[number % 2]},{'test' if number else 'train'}\n" for number in range(4))
     (tmp_path / "table.csv").write_text("path,label,where\n" + rows)
-    assert said(tmp_path / "table.csv", "--split-column", "where")["splits"] == {"train": 1, "validation": 0, "test": 3}
+    assert said(tmp_path / "table.csv", "--columns", "split=where")["splits"] == {"train": 1, "validation": 0, "test": 3}
 
 
 def parquet(place, splits=("train", "test"), names=("cat", "dog"), start=0):
@@ -330,7 +330,7 @@ def test_other_columns_of_a_table_are_other_data(said, tmp_path):
     images, more = [jpeg(number) for number in range(4)], ["x", "x", "y", "z"]
     write_table(tmp_path / "set.parquet", images, ["a", "b", "a", "b"], other=more)
     assert counts(said(tmp_path / "set.parquet")) == {"a": 2, "b": 2}
-    assert counts(said(tmp_path / "set.parquet", "--label-column", "other")) == {"x": 2, "y": 1, "z": 1}
+    assert counts(said(tmp_path / "set.parquet", "--columns", "label=other")) == {"x": 2, "y": 1, "z": 1}
 
 
 def test_a_table_that_changed_but_not_in_size_is_read_again(said, tmp_path):
@@ -358,11 +358,11 @@ def test_parquet_files_of_train_alone_are_split_and_a_file_without_a_split_among
 def test_a_column_of_splits_counts_unless_the_files_say_them(said, tmp_path):
     """In capitals, too."""
     sides = ["Train", "TRAIN", "Valid", "test"]
-    write_table(tmp_path / "one.parquet", [jpeg(number) for number in range(4)], ["a"] * 4, split=sides)
+    write_table(tmp_path / "one.parquet", [jpeg(number) for number in range(4)], ["a", "b"] * 2, split=sides)
     assert said(tmp_path / "one.parquet")["splits"] == {"train": 2, "validation": 1, "test": 1}
     for start, name in enumerate(("train", "test")):
         images = [jpeg(10 * start + number) for number in range(4)]
-        write_table(tmp_path / f"two/{name}.parquet", images, ["a"] * 4, split=["north", "south", "north", "train"])
+        write_table(tmp_path / f"two/{name}.parquet", images, ["a", "b"] * 2, split=["north", "south", "north", "train"])
     assert said(tmp_path / "two")["splits"] == {"train": 4, "validation": 0, "test": 4}
 
 
@@ -374,7 +374,7 @@ def test_another_picture_of_as_many_bytes_is_examined_again(said, tmp_path):
 
     found = []
     for last in (30, 31):
-        file = write_table(tmp_path / "set.parquet", [bmp(10), bmp(20), bmp(last)], ["a"] * 3)
+        file = write_table(tmp_path / "set.parquet", [bmp(10), bmp(20), bmp(last)], ["a", "a", "b"])
         os.utime(file, ns=(10**18, 10**18 + last * 10**9))
         said(tmp_path / "set.parquet", "--write-split", tmp_path / "split.csv")
         found.append([row["sha256"] for row in rows_of(tmp_path / "split.csv")])
@@ -480,7 +480,7 @@ def test_what_is_known_of_a_folder_is_deleted_when_told(said, oneloop, tmp_path,
     from launch.data import PictureFeed
     from launch.pictures.rule import Rule
 
-    folder = write_photos(tmp_path / "photos", {f"{side}/a": 3 for side in ("train", "test")})
+    folder = write_photos(tmp_path / "photos", {f"{side}/{name}": 3 for side in ("train", "test") for name in "ab"})
     images = sources.pictures(str(folder), Rule(8, 10))
     PictureFeed(images.train, images.mean, images.std, torch.device("cpu")).batch(torch.arange(3))
     kept = {path.name for path in cache.iterdir() if path.is_file() and path.stat().st_size and "lock" not in path.name}

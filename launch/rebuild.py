@@ -69,6 +69,8 @@ def _sound(record: Record) -> Record:
     try:
         wrong = [name for name, kind in kinds.items() if not isinstance(record.options[name], kind)]
         wrong += [name for name in ("fingerprint", "source") if not isinstance(record.config["data"][name], str)]
+        if not wrong and record.options["precision"] not in ("no", "fp16", "bf16"):
+            wrong = ["precision"]
     except (KeyError, TypeError) as error:
         wrong = [first_line(error)]
     if wrong:

@@ -100,6 +100,7 @@ ALONE = {left for left, said in LEFT.items() if not said} | {
     "RANK=1",
     "WORLD_SIZE=abc",
     "WORLD_SIZE=0",
+    "ACCELERATE_DEBUG_MODE=perhaps",  # which accelerate reads once in a process
 }  # in a process
 
 

@@ -30,10 +30,10 @@ def test_record_of_a_run(start, images, tmp_path):
     recorded = result(tmp_path / "run")
     keys = (
         "recipe net parameters trainable epochs steps test train best images_per_second seconds world_size precision "
-        "weights_sha256"
+        "weights_sha256 weights"
     )
     assert list(recorded) == keys.split()
-    assert recorded["steps"] == STEPS
+    assert (recorded["steps"], recorded["weights"]) == (STEPS, "last")
     config = json.loads((tmp_path / "run/config.json").read_text())
     assert {"config", "command", "git", "versions", "device", "world_size", "precision", "data"} <= set(config)
 

@@ -438,6 +438,7 @@ def test_wandb_has_the_balanced_accuracy_and_what_the_best_weights_reached(tmp_p
     mirror.end(fake, tmp_path, {"best": {"accuracy": 0.5, "epoch": 3, "test": {"accuracy": 0.25, "loss": 2.0}}, "parameters": 9})
     assert fake.summary == {
         "best/accuracy": 0.5, "best/epoch": 3, "best/test_accuracy": 0.25, "best/test_loss": 2.0, "parameters": 9,
+        "weights": "best", "accuracy": 0.25, "loss": 2.0,
     }  # fmt: skip
 
 
@@ -497,15 +498,16 @@ def test_wandb_is_configured_by_the_environment_and_the_last_launch(tmp_path, mo
     folder = write_run(tmp_path / "run", recipe="mine", book=True)
     recorded = json.loads((folder / "config.json").read_text())
     recorded["data"] |= {"source": "synthetic"}
-    launch = {**recorded, "versions": {"torch": "1"}, "git": "abc", "command": "first"}
-    recorded |= launch | {"resumed": [{**launch, "device": "cuda", "command": "second"}]}
+    launch = {**recorded, "versions": {"torch": "1"}, "git": "abc", "launcher": "python", "command": "first"}
+    last = {"device": "cuda", "launcher": "accelerate launch", "command": "second"}
+    recorded |= launch | {"resumed": [{**launch, **last}]}
     (folder / "config.json").write_text(json.dumps(recorded))
     facts = {"model": "Net", "parameters": 7, "trainable": 7}
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
     options = mirror.options(folder, "offline", facts)
     assert options["project"] == "oneloop"
     assert (options["group"], options["name"], {*options["tags"]}) == ("mine", "mine-Net-s1", {"synthetic", "book"})
-    assert (options["config"]["machine"]["device"], options["config"]["command"]) == ("cuda", "second")
+    assert (options["config"]["machine"]["device"], options["config"]["command"]) == ("cuda", "accelerate launch second")
     monkeypatch.setenv("WANDB_PROJECT", "birds")
     assert mirror.options(folder, "offline", facts)["project"] == "birds"
     first = mirror.identity(folder)

@@ -15,6 +15,7 @@ from jobs import wait_for
 
 from launch import commands
 from launch.commands import sweep
+from launch.folder import MARK
 from launch.record.runs import read
 
 TINY = ROOT / "tests/tiny.py"
@@ -73,6 +74,7 @@ def test_running_cells_are_not_submitted(here, capsys):
     cells = sweep.grid(TINY, {"--lr": ["0.1", "0.2"]}, 1, None)
     for cell in cells:
         cell.folder.mkdir(parents=True)
+        (cell.folder / MARK).touch()  # as a run does before it takes the lock
     with filelock.FileLock(cells[0].folder / "lock"):
         text = submit("--lr", "0.1", "0.2")
         assert "#SBATCH --array=2\n" in text

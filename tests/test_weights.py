@@ -191,7 +191,8 @@ def test_only_regular_files_are_opened(tensors, tmp_path):
     refusal(1, "File name too long", "a" * 5000)
     write_tensors(tmp_path / "model.safetensors", tensors, {"oneloop": "{}"})
     os.mkfifo(tmp_path / "result.json")
-    assert same(load(tmp_path), tensors)
+    assert same(load(tmp_path / "model.safetensors"), tensors)
+    refusal(1, "result.json cannot be read: it is not a file", tmp_path)  # it says which weights are used
 
 
 def test_infinity_is_refused_however_weights_come(tensors, tmp_path):

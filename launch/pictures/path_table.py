@@ -25,8 +25,8 @@ SHOWN, LONG = 10, 200  # columns in a message, characters of a path
 def read(table: Path, columns: Mapping[str, str]) -> Listing:
     """The pictures of `table`, an absolute path. `columns` names columns that should not be guessed: image, label, split.
 
-    Raises Refused: 1 if it cannot be read, 2 for a column that is not there or that nobody can guess, 4 for a row without path,
-    label or a known split, for a path that an earlier row has, and where no row names a file that is there.
+    Raises Refused: 1 if it cannot be read or no row names a file that is there, 2 for a column that is not there or that nobody
+    can guess, 4 for a row without path, label or a known split, and for a path that an earlier row has.
     """
     head, values = _columns(table)
     chosen = {what: _choose(table, what, head, values, columns.get(what, "")) for what in COLUMNS}
@@ -50,7 +50,7 @@ def read(table: Path, columns: Mapping[str, str]) -> Listing:
         there = there or time != 0
         pictures.append(Picture(path, classes[label], SPLITS[split.casefold()] if split else "", size, time))
     if not there:
-        raise Refused(f"{table}: {_nowhere(table, paths)}", 4)
+        raise Refused(f"{table}: {_nowhere(table, paths)}")
     if unused := [name for name in head if name not in chosen.values()]:
         notes.append(f"columns that are not used: {', '.join(map(shown, unused[:SHOWN]))}" + " …" * (len(unused) > SHOWN))
     return Listing(table, table.parent, pictures, notes=tuple(notes))

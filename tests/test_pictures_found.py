@@ -158,7 +158,7 @@ def test_columns_can_be_named(said, oneloop, tmp_path):
         ("path,label\n0000.jpg,x\n0000.jpg,y\n", 4, "row 2 names 0000.jpg again, after row 1; a picture has one label"),
         ("path,label\n", 1, "the table has no rows"),
         ("", 1, "the table has no rows"),
-        ("path,label\n['0000.jpg'],x\n", 1, "the column holds no paths"),
+        ("path,label\n['0000.jpg'],x\n", 4, "the column holds no paths"),
     ],
 )
 def test_a_wrong_table_is_one_line(oneloop, tmp_path, text, code, message):

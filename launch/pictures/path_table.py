@@ -50,7 +50,7 @@ def read(table: Path, columns: Mapping[str, str]) -> Listing:
         there = there or time != 0
         pictures.append(Picture(path, classes[label], SPLITS[split.casefold()] if split else "", size, time))
     if not there:
-        raise Refused(f"{table}: {_nowhere(table, paths)}")
+        raise _nowhere(table, paths)
     if unused := [name for name in head if name not in chosen.values()]:
         notes.append(f"columns that are not used: {', '.join(map(shown, unused[:SHOWN]))}" + " …" * (len(unused) > SHOWN))
     return Listing(table, table.parent, pictures, notes=tuple(notes))
@@ -177,17 +177,17 @@ def _found(folder: Path, path: str) -> tuple[str, int, int]:
     return path, 0, 0
 
 
-def _nowhere(table: Path, paths: Sequence[str]) -> str:
-    """What to say where no path of a table leads to a file."""
-    path = os.path.join(table.parent, paths[0])
-    hint = "its paths are relative to its folder"
+def _nowhere(table: Path, paths: Sequence[str]) -> Refused:
+    """Where no path of a table leads to a file: 4 for a column of something else, else 1, as the files may be gone."""
+    path, hint, code = os.path.join(table.parent, paths[0]), "its paths are relative to its folder", 1
     if paths[0][:2] in ("b'", 'b"') or paths[0][0] in "[{":
-        hint = "the column holds no paths"
+        hint, code = "the column holds no paths", 4
     elif any("\\" in each for each in paths):
         hint = "write / in its paths, not \\"
     elif not os.path.splitext(paths[0])[1]:
         hint = "its paths lack a suffix such as .jpg"
-    return f"none of the files that it names is there, such as {path if len(path) <= LONG else path[:LONG] + '…'}; {hint}"
+    shown = path if len(path) <= LONG else path[:LONG] + "…"
+    return Refused(f"{table}: none of the files that it names is there, such as {shown}; {hint}", code)
 
 
 def guess(what: str, head: Sequence[str]) -> str:

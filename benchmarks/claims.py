@@ -17,8 +17,8 @@ from pathlib import Path
 
 import tyro
 
-from launch.record.compare import train_loss
-from launch.record.runs import Record, read
+from launch.report.compare import train_loss
+from launch.report.runs import Record, read
 
 ROOT = Path(__file__).parents[1]
 

@@ -34,9 +34,12 @@ import tyro
 from torch import nn
 
 from launch import Run
-from launch.data import Augment, Feed, Images, Split, crop_and_flip, order
-from launch.state import Meter
-from launch.step import Step
+from launch.data.augment import Augment, crop_and_flip
+from launch.data.dataset import Split
+from launch.data.images import Feed, Images
+from launch.data.order import order
+from launch.training.state import Meter
+from launch.training.step import Step
 from nets.cifar2 import Net
 from nets.residual import CifarResNet
 from nets.zoo import zoo

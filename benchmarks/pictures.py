@@ -142,10 +142,12 @@ def ours(folder: str, kind: str) -> float:
     import torch
 
     from launch import sources
-    from launch.data import EpochDraws, feed_of, order, random_resized_crop
-    from launch.pictures.rule import rule_for
-    from launch.pictures.survey import survey  # noqa: F401 - imported before the clock starts
+    from launch.data.augment import EpochDraws, random_resized_crop
+    from launch.data.images import feed_of
+    from launch.data.order import order
+    from launch.data.resize import rule_for
     from launch.processes import keep_freed_memory
+    from launch.sources.survey import survey  # noqa: F401 - imported before the clock starts
 
     torch.set_num_threads(os.cpu_count() or 1)
     keep_freed_memory()  # as every run does
@@ -177,8 +179,9 @@ def trained(folder: str, size: int, steps: int = 6, batch: int = 16) -> float:
     from torchvision.models import resnet18
 
     from launch import sources
-    from launch.data import EpochDraws, feed_of, random_resized_crop
-    from launch.pictures.rule import rule_for
+    from launch.data.augment import EpochDraws, random_resized_crop
+    from launch.data.images import feed_of
+    from launch.data.resize import rule_for
     from launch.processes import keep_freed_memory
 
     torch.set_num_threads(os.cpu_count() or 1)

@@ -6,7 +6,7 @@
 Each process lives in a network namespace of its own, as if on a machine of its own; needs root and iproute2, on Linux. `tc` (tbf)
 shapes what each sends; a switch in user space, to which all are wired by TUN devices, holds every packet for the delay, as `tc`'s
 netem would where the kernel has it. A step is what DDP does, with a little work for two cores: an allreduce of each bucket of the
-gradients (1 MiB, then 25 MiB), by gloo in float32, then oneloop's own of two numbers (launch/step.py).
+gradients (1 MiB, then 25 MiB), by gloo in float32, then oneloop's own of two numbers (launch/training/step.py).
 
 The model knows the link from two measurements that the steps do not enter: `start`, the time of an allreduce of 8 bytes among all
 processes, and the bandwidth of a large message between two. Of each collective a ring of N sends 2 (N - 1) / N of the bytes:

@@ -38,10 +38,12 @@ from accelerate import Accelerator
 from torch import nn
 
 from launch import Run
-from launch.data import Feed, Images, Split, order
+from launch.data.dataset import Split
+from launch.data.images import Feed, Images
+from launch.data.order import order
 from launch.processes import Stop
-from launch.state import Meter
-from launch.step import Step
+from launch.training.state import Meter
+from launch.training.step import Step
 from nets.cifar2 import Net
 
 WAYS = ("ours", "accelerate", "plain", "bare", *(["deterministic"] if torch.cuda.is_available() else []))

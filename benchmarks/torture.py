@@ -37,8 +37,8 @@ import psutil
 import tyro
 from PIL import Image
 
-from launch.record.pictures import COLOURS
-from launch.record.runs import read_metrics, without_clock
+from launch.report.plots import COLOURS
+from launch.report.runs import read_metrics, without_clock
 
 RECIPE = Path(__file__).parents[1] / "recipes/cifar2.py"
 PICTURES = RECIPE.with_name("pictures.py")

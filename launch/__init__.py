@@ -7,16 +7,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import sources
     from .command_line import cli
-    from .data import sources
-    from .loop import evaluate, train
     from .run import Run
+    from .training.loop import evaluate, train
 
 __all__ = ["Run", "cli", "evaluate", "sources", "train"]
-HOMES = {"Run": "run", "cli": "command_line", "evaluate": "loop", "sources": "data", "train": "loop"}
+HOMES = {"Run": "run", "cli": "command_line", "evaluate": "training.loop", "train": "training.loop"}
 
 
 def __getattr__(name: str) -> Any:
+    if name == "sources":
+        return importlib.import_module(".sources", __name__)
     if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f".{HOMES[name]}", __name__), name)

@@ -16,11 +16,11 @@ from typing import Any
 
 import tyro
 
-from . import code
+from . import source_copy
+from .console import complain
 from .errors import Refused, exhausted, first_line
 from .processes import first_to_say, follow_launcher, launched, lost_process
 from .run import Run
-from .screen import complain
 
 SWITCHED = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
@@ -83,7 +83,7 @@ def cli(main: Callable[..., Any]) -> None:
     follow_launcher()
     status = 0
     try:
-        run.code = code.sources(module)
+        run.code = source_copy.sources(module)
         with lost_process(1 + launched(), "this device"):
             result = run.start(Path(str(module.__file__)).stem, chosen)
             if result is None:

@@ -13,7 +13,7 @@ import psutil
 import torch
 from accelerate import Accelerator
 
-from .weights import public_address
+from .errors import public_address
 
 LIBRARIES = ("oneloop", "torch", "torchvision", "accelerate", "datasets", "wandb", "pillow", "timm", "numpy")
 

@@ -5,6 +5,7 @@ Exit codes  0 done, 1 data or disk unavailable, 2 wrong usage, 3 non-finite loss
             SIGTERM after saving
 """
 
+import re
 import unicodedata
 
 
@@ -52,3 +53,19 @@ def printable(text: str) -> str:
         character.encode("unicode_escape").decode() if unicodedata.category(character) in escaped else character
         for character in text
     )
+
+
+def public_address(text: str) -> str:
+    """An http or https URL without user, password, query and fragment, which may be secrets; any other text unchanged."""
+    return without_secrets(text) if re.match(r"\s*https?://", text, re.IGNORECASE) else text
+
+
+def without_secrets(address: str) -> str:
+    """A URL of any scheme as a message may show it: without what may be secret, only its scheme if the host is unclear."""
+    found = re.match(r"\s*([a-z][a-z0-9+.-]*)://([^/?#]*)([^?#]*)", address, re.IGNORECASE | re.ASCII)
+    if not found:
+        return address
+    scheme, (host, path) = found[1].lower(), (found[2].rpartition("@")[2], found[3])
+    # A password with an unescaped / or ? in it would look like host and path.
+    sound = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^\s:@\[\]]*)(:\d*)?", host, re.IGNORECASE)
+    return f"{scheme}://{host}{path}".rstrip() if sound else f"{scheme}://…"

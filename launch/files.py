@@ -1,6 +1,7 @@
 """Files that a crash at any moment leaves whole: the old content or the new. Loads no torch."""
 
 import os
+import zlib
 from pathlib import Path
 
 
@@ -36,3 +37,14 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def with_checksum(text: str) -> str:
+    """A line of `text`, which is ASCII, and its checksum."""
+    return f"{text}\t{zlib.crc32(text.encode()):08x}\n"
+
+
+def checked(line: bytes) -> bytes:
+    """The text of a line `with_checksum`; empty if it is damaged or was cut off."""
+    text, _, checksum = line.partition(b"\t")
+    return text if checksum.rstrip() == b"%08x" % zlib.crc32(text) else b""

@@ -1,6 +1,6 @@
 """A run's folder: which one it is, whether it may be used, and what is written there when a launch begins.
 
-`launch.record.runs` reads what `record_launch` writes.
+`launch.report.runs` reads what `record_launch` writes.
 """
 
 import glob
@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 import filelock
 
-from . import code
-from .data import Images
+from . import source_copy
+from .data.images import Images
 from .environment import LIBRARIES
 from .errors import Refused
 from .files import write_atomically
-from .record.runs import FORMAT, last_launch, read_json, recorded_json
+from .report.runs import FORMAT, last_launch, read_json, recorded_json
 
 NOT_A_PATH = ("hub", "synthetic")  # of --data
 MARK = "preparing"  # a file: from a folder's first moment until config.json is there, whatever else an early end leaves
@@ -73,7 +73,7 @@ def find_folder(config: dict, out: Path | None, *, fresh: bool, world: int, text
             "or start over with --fresh",
             4,
         )
-    result, names = read_json(folder / "result.json"), code.edited(folder, recorded.get("code", []), texts)
+    result, names = read_json(folder / "result.json"), source_copy.edited(folder, recorded.get("code", []), texts)
     if names and (result or not accept_edit):
         resume = "" if result else ", or resume with the new code by --accept-edit, which records it"
         raise Refused(
@@ -105,7 +105,7 @@ def same_data_beside(folder: Path, config: dict, shards: int, fingerprint: str, 
     found = [
         ((place / "config.json").stat().st_mtime_ns, place, recorded["config"]["data"])
         for place, recorded in siblings(folder, config, shards, fingerprint, apart="data")
-        if recorded["config"]["data"] not in NOT_A_PATH and not code.edited(place, recorded.get("code", []), texts)
+        if recorded["config"]["data"] not in NOT_A_PATH and not source_copy.edited(place, recorded.get("code", []), texts)
     ]
     return max(found)[1:] if found else None
 
@@ -185,12 +185,12 @@ def record_launch(
             notes.append(f"{name} is {now[name]}, and was {before[name]}: the bits may differ from here on")
         recorded["resumed"].append(launch)
     copies = recorded.setdefault("code", [])
-    names = code.edited(folder, copies, texts)
+    names = source_copy.edited(folder, copies, texts)
     if texts and (names or not copies):
-        copies.append(code.digests(texts))
-        code.keep(folder, len(copies), texts)
+        copies.append(source_copy.digests(texts))
+        source_copy.keep(folder, len(copies), texts)
         if names:
-            notes.append(f"{', '.join(names)} changed; the new code is kept in {folder / code.FOLDER / str(len(copies))}")
+            notes.append(f"{', '.join(names)} changed; the new code is kept in {folder / source_copy.FOLDER / str(len(copies))}")
     write_atomically(folder / "config.json", json.dumps(recorded, indent=1, default=str).encode())
     (folder / MARK).unlink(missing_ok=True)
     return notes

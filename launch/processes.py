@@ -24,9 +24,8 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGr
 from accelerate.utils import parse_flag_from_env
 from torch import Tensor
 
+from .console import complain
 from .errors import Refused, first_line
-from .screen import complain
-from .state import State
 
 START_SECONDS = 1800  # that a process waits for another before the first step: compilation, and data on a slow disk
 OUT_OF_TIME = 75  # the exit code: EX_TEMPFAIL of sysexits.h, "try again"
@@ -209,15 +208,15 @@ def any_process(wish: bool, world: int, device: torch.device) -> bool:
 
 
 @contextlib.contextmanager
-def lost_process(world: int, device: str, state: State | None = None) -> Iterator[None]:
+def lost_process(world: int, device: str, step: Callable[[], int] | None = None) -> Iterator[None]:
     """Make the loss of another process, or full memory, a Refused (1) that names the step, on those that are left.
 
-    Without a `state` it is during start-up, or between two trainings.
+    `step` gives the number of steps made; without it, it is during start-up, or between two trainings.
     """
     try:
         yield
     except RuntimeError as error:
-        moment, silence = (f"at step {state.step + 1:,}", SILENCE_SECONDS) if state else ("during start-up", START_SECONDS)
+        moment, silence = (f"at step {step() + 1:,}", SILENCE_SECONDS) if step else ("during start-up", START_SECONDS)
         if "does not have a deterministic implementation" in str(error):
             what, _, _ = first_line(error).partition(" does not")
             raise Refused(f"{what} has no deterministic kernel: leave out --deterministic, or change the net", 2) from error

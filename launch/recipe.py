@@ -17,12 +17,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .errors import Refused, first_line
-from .record.runs import Record
+from .report.runs import Record
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from .data import Images
+    from .data.images import Images
     from .run import Run
 
 INSTALLED = Path(__file__).resolve().parent / "recipes"  # where a wheel has the package's own
@@ -89,8 +89,8 @@ def run_until_train(
     Of several calls it is that of `stage`, and those before it return what `earlier` says of their stages. Without `earlier` it
     is the first call. No run folder is made or written to, and what the recipe prints is not shown. Raises Refused.
     """
-    from .loop import train
     from .processes import accelerator
+    from .training.loop import train
 
     def reached(_run: "Run", model: "nn.Module", images: "Images", optimizer: Any, *_args: Any, **given: Any) -> dict:
         if earlier is None or stage == given.get("stage", ""):

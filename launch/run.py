@@ -17,10 +17,10 @@ import torch.distributed
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from .checkpoint import weights_sha256
-from .data import Images, sources, with_validation
+from .console import complain
+from .data.images import Images, with_validation
 from .environment import environment
-from .errors import Finished, Refused, first_line
+from .errors import Finished, Refused, first_line, public_address
 from .files import write_atomically
 from .folder import Found, check_data, find_folder, lock_folder, record_launch, same_data_beside
 from .processes import (
@@ -34,10 +34,11 @@ from .processes import (
     set_timeout,
     use_deterministic_kernels,
 )
-from .record import page
-from .record.runs import describe, recorded_json, stages
-from .screen import complain
-from .weights import Source, public_address, read
+from .report import page
+from .report.runs import describe, recorded_json, stages
+from .sources import named
+from .weights import Source, read
+from .weights.tensors import weights_sha256
 
 MOST_VALIDATION = 0.9
 MOST, MOST_SHARDS = 10**9, 2**16  # of a whole number that a flag takes; slices are counted out at every step
@@ -88,7 +89,7 @@ class Run:
     # Set by `start`; not flags.
     recipe: str = field(init=False, default="")
     config: dict = field(init=False, default_factory=dict)
-    code: dict[str, str] = field(init=False, default_factory=dict)  # the recipe and its modules, see launch/code.py
+    code: dict[str, str] = field(init=False, default_factory=dict)  # the recipe and its modules, see launch/source_copy.py
     notes: list[str] = field(init=False, default_factory=list)  # what the user is told when the training starts
     folder: Path = field(init=False, default=Path())
     accelerator: Accelerator = field(init=False, repr=False, default=None)
@@ -98,10 +99,10 @@ class Run:
     opened: bool = field(init=False, default=False)
     finished: bool = field(init=False, default=False)  # only its data are compared: see `compare_data`
     loaded: list[str] = field(init=False, default_factory=list)  # sha256 of the weights that it begins with: see `load`
-    classes: tuple[str, ...] = field(init=False, default=())  # of the run that launch/rebuild.py makes the net of
+    classes: tuple[str, ...] = field(init=False, default=())  # of the run that launch/trained.py makes the net of
     quiet: bool = field(init=False, default=False)  # no lines on the screen
     separate_trials: bool = field(init=False, default=False)  # each process has trials of its own
-    captured: bool = field(init=False, default=True)  # on a GPU, steps are captured where they can be: see launch/capture.py
+    captured: bool = field(init=False, default=True)  # on a GPU: see launch/training/cuda_graph.py
     stop_when: StopWhen | None = field(init=False, repr=False, default=None)  # for programs and tests: see processes.Stop
 
     def start(self, recipe: str, options: dict[str, Any]) -> dict | None:
@@ -154,7 +155,7 @@ class Run:
             raise Refused(f"--seed must be from 0 to 2**63 - 1, it is {_short(self.seed)}", 2)
         options = {name: public_address(value) if isinstance(value, str) else value for name, value in options.items()}
         self.recipe = recipe
-        self.data = sources.located(self.data)
+        self.data = named.located(self.data)
         # All that changes the numbers, and nothing else. Processes, threads, cadences and W&B do not.
         self.config = {
             "recipe": recipe,

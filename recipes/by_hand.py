@@ -7,8 +7,8 @@ Expect  the weights of `python recipes/cifar2.py`, bit for bit, on a CPU with th
 Run     python recipes/by_hand.py --data synthetic --epochs 10
 
 Normalising, batches, loss, update and validation are all in this file. launch parses the flags, reads the images, draws their
-order and writes the weights. launch/loop.py adds to this loop: several processes, mixed precision, checkpoints and a record. The
-run folder of this recipe has no record, so `oneloop compare`, predict and evaluate cannot use it.
+order and writes the weights. launch/training/loop.py adds to this loop: several processes, mixed precision, checkpoints and a
+record. The run folder of this recipe has no record, so `oneloop compare`, predict and evaluate cannot use it.
 """
 
 import torch
@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from launch import Run, cli, sources
-from launch.checkpoint import weights_sha256, write_tensors
-from launch.data import Images, Split, order
+from launch.data import Images, Split
+from launch.data.order import order
 from launch.errors import Refused
+from launch.weights.tensors import weights_sha256, write_tensors
 from nets.cifar2 import Net
 
 

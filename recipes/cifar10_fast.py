@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from launch import Run, cli, evaluate, sources, train
 from launch.data import Feed, alternating_flip, translate
 from launch.errors import Refused
-from launch.optimizers import Muon
-from launch.schedules import linear
+from launch.training.optimizers import Muon
+from launch.training.schedules import linear
 from nets.fast import FastNet, SixViews
 
 BIASES, HEAD = 0.053, 0.67  # learning rates of SGD for the sum over a batch: of all biases, and of the last layer

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from launch import Run, cli, sources, train
-from launch.record.pictures import maps
+from launch.report.plots import maps
 from nets.cifar2 import Net
 
 

@@ -14,9 +14,9 @@ import torch
 
 from launch import Run, cli, sources, train
 from launch.data import crop_and_flip
-from launch.record.compare import train_loss
-from launch.record.pictures import curves
-from launch.record.runs import read_metrics, tested
+from launch.report.compare import train_loss
+from launch.report.plots import curves
+from launch.report.runs import read_metrics, tested
 from nets.residual import CifarResNet
 
 

@@ -22,7 +22,7 @@ from typing import Literal
 import torch
 
 from launch import Run, cli, sources, train
-from launch.record.pictures import export, montage
+from launch.report.plots import export, montage
 from nets.mnist import InceptionNet, LectureNet, LeNet5, MnistNet, ResidualNet
 
 DOCUMENT_002 = {

@@ -24,8 +24,8 @@ from rich.table import Table
 from launch import Run, cli, sources, train
 from launch.data import Images, Split, folds, slice_seed
 from launch.errors import Refused
-from launch.record.pictures import curves
-from launch.record.runs import read_json, read_metrics
+from launch.report.plots import curves
+from launch.report.runs import read_json, read_metrics
 from nets.mnist import InceptionNet, LectureNet, LeNet5, MnistNet, ResidualNet
 from nets.small import MyNet1, MyNet2
 from nets.zoo import zoo

@@ -29,12 +29,12 @@ from torch import Tensor, nn
 
 from launch import Run, cli, sources, train
 from launch.data import Images, cutmix, either, mixup, rand_augment, random_resized_crop, trivial_augment
+from launch.data.resize import rule_for
 from launch.errors import Refused, first_line
-from launch.optimizers import groups
-from launch.pictures.rule import rule_for
-from launch.record.runs import tested
+from launch.report.runs import tested
 from launch.run import OwnRun
-from launch.schedules import Schedule, cosine, warm_up
+from launch.training.optimizers import groups
+from launch.training.schedules import Schedule, cosine, warm_up
 from launch.weights import for_classes, kept, load, load_into
 from nets.named import TIMM, build, heads, last_block, scale
 from nets.transfer import add_trainable, lock, unlock

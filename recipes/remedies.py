@@ -19,8 +19,8 @@ import torch.nn.functional as F
 
 from launch import Run, cli, sources, train
 from launch.data import crop_and_flip, cutmix, mixup
-from launch.optimizers import Muon, groups
-from launch.schedules import cosine
+from launch.training.optimizers import Muon, groups
+from launch.training.schedules import cosine
 from nets.cifar2 import Net
 
 REMEDIES = "none", "smoothing", "mixup", "cutmix", "crop", "ema", "cosine", "adamw", "muon"

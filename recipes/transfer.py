@@ -23,11 +23,11 @@ from typing import Literal
 import torch
 
 from launch import Run, cli, sources, train
-from launch.checkpoint import weights, weights_sha256
 from launch.data import Images, crop_and_flip
 from launch.errors import Refused
-from launch.record.runs import tested
+from launch.report.runs import tested
 from launch.weights import Source, for_classes, load_into
+from launch.weights.tensors import weights, weights_sha256
 from nets.residual import CifarResNet
 from nets.transfer import MyNetPretrained, add_trainable, lock, trainable, unlock
 from nets.zoo import published_scale, weights_url

@@ -28,24 +28,24 @@ from pathlib import Path
 
 import torch
 
-import launch.checkpoint
-import launch.finish
-import launch.loop
-import launch.pictures.store
-import launch.pictures.survey
+import launch.data.store
 import launch.processes
+import launch.sources.survey
+import launch.training.checkpoint
+import launch.training.finish
+import launch.training.loop
 from launch import Run
-from launch.data import Feed
+from launch.data.images import Feed
 
 SEAMS = {
     "import": (runpy, "run_path"),
     "start": (Run, "start"),
     "open": (Run, "open"),
-    "save": (launch.checkpoint, "save"),
-    "examine": (launch.pictures.survey, "examine"),
-    "store": (launch.pictures.store.Store, "_write"),
-    "best": (launch.loop, "best_weights"),
-    "draw": (launch.finish, "_show"),
+    "save": (launch.training.checkpoint, "save"),
+    "examine": (launch.sources.survey, "examine"),
+    "store": (launch.data.store.Store, "_write"),
+    "best": (launch.training.loop, "best_weights"),
+    "draw": (launch.training.finish, "_show"),
 }
 
 

@@ -17,8 +17,9 @@ from trained import birds, oneloop, own_path, trained_runs  # noqa: F401 - fixtu
 from weight_files import own_cache, tensors  # noqa: F401 - fixtures
 
 from launch import Run
-from launch.data import Images, synthetic
-from launch.record.runs import without_clock
+from launch.data.images import Images
+from launch.report.runs import without_clock
+from launch.sources import synthetic
 
 ROOT = Path(__file__).parents[1]
 QUIET = {
@@ -58,7 +59,7 @@ def own_place(tmp_path_factory):
             patch.delenv(name, raising=False)
         patch.setenv("HOME", str(place))
         patch.setattr("launch.processes.cpu_only_emulates_bf16", lambda: False)  # tests of bf16 do not ask for speed
-        patch.setattr("launch.job.SAVE_SECONDS", 0)  # a checkpoint at the end of each epoch, however short it is
+        patch.setattr("launch.training.job.SAVE_SECONDS", 0)  # a checkpoint at the end of each epoch, however short it is
         torch.set_num_threads(1)
         yield
 
@@ -88,7 +89,7 @@ def start(tmp_path, monkeypatch):
 
     def start(out="run", options=None, pictures=False, stop_when=None, **flags) -> Run:
         if not pictures:
-            monkeypatch.setattr("launch.record.show.show", lambda *_: None)
+            monkeypatch.setattr("launch.report.show.show", lambda *_: None)
         run = Run(data="synthetic", out=tmp_path / out, wandb="disabled", threads=1, **flags)
         assert run.start("test", options or {}) is None
         run.stop_when = stop_when

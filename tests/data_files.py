@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from launch import sources
-from launch.data import Images
+from launch.data.images import Images
 
 COUNTS = {"train": 40, "test": 20}
 GOLDEN = "38b048f8926a919f76c178cb053f00208ed264fa2cf5a0515bedf65fd783b1b3"

@@ -27,8 +27,8 @@ from torch.distributed.launcher.api import elastic_launch
 from torch.multiprocessing import _prctl_pr_set_pdeathsig
 from torch.multiprocessing.spawn import ProcessContext
 
-import launch.job
-import launch.record.show
+import launch.report.show
+import launch.training.job
 
 
 @dataclass
@@ -120,9 +120,9 @@ def _become(
     os.environ.update(env)
     for stream, path in ((2, errors), (1, log)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
-    launch.job.SAVE_SECONDS = 0  # as in conftest.py
+    launch.training.job.SAVE_SECONDS = 0  # as in conftest.py
     if not pictures:
-        launch.record.show.show = lambda *_: None
+        launch.report.show.show = lambda *_: None
     sys.exit(action(*args))
 
 

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from launch.record.compare import Comparison, compare
-from launch.record.runs import find
+from launch.report.compare import Comparison, compare
+from launch.report.runs import find
 
 
 def write_run(

@@ -10,20 +10,11 @@ from tiny import Tiny, tiny_images
 from torch import Tensor, nn
 
 from launch import Run, cli, train
-from launch.data import (
-    alternating_flip,
-    crop_and_flip,
-    cutmix,
-    either,
-    mirror,
-    mixup,
-    rand_augment,
-    random_erasing,
-    translate,
-    trivial_augment,
-)  # fmt: skip
-from launch.optimizers import Muon, groups
-from launch.schedules import cosine, linear, one_cycle, step, warm_up
+from launch.data.augment import alternating_flip, crop_and_flip, mirror, random_erasing, translate
+from launch.data.augment_ops import rand_augment, trivial_augment  # fmt: skip
+from launch.data.mix import cutmix, either, mixup
+from launch.training.optimizers import Muon, groups
+from launch.training.schedules import cosine, linear, one_cycle, step, warm_up
 
 
 def by_rank(images: Tensor, others: Tensor, draw) -> tuple[Tensor, Tensor]:

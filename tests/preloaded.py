@@ -10,8 +10,8 @@ import sys
 sys.modules["timm"] = None  # else accelerate's command imports it, and it W&B
 for name in (
     "torch._dynamo", "accelerate.commands.accelerate_cli", "tyro", "docstring_parser", "typeguard", "PIL.JpegImagePlugin",
-    "matplotlib.backends.backend_agg", "launch.loop", "launch.command_line", "launch.data.synthetic", "launch.record.show",
-    "launch.verify.few_tests",
+    "matplotlib.backends.backend_agg", "launch.training.loop", "launch.command_line", "launch.sources.synthetic",
+    "launch.report.show", "launch.verify.few_tests",
 ):  # fmt: skip
     importlib.import_module(name)
 del sys.modules["timm"]

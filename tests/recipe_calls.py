@@ -10,9 +10,10 @@ import torch
 from conftest import ROOT
 
 from launch import Run, train
-from launch.checkpoint import weights
-from launch.data import Split, synthetic
+from launch.data.dataset import Split
 from launch.recipe import load
+from launch.sources import synthetic
+from launch.weights.tensors import weights
 
 CIFAR = {"mean": (0.4915, 0.4823, 0.4468), "std": (0.2470, 0.2435, 0.2616)}
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}

@@ -5,18 +5,10 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from launch.data import (
-    EpochDraws,
-    cutmix,
-    either,
-    mirror,
-    mixed,
-    mixup,
-    operations,
-    rand_augment,
-    random_erasing,
-    trivial_augment,
-)  # fmt: skip
+from launch.data import augment_ops
+from launch.data.augment import EpochDraws, mirror, random_erasing
+from launch.data.augment_ops import rand_augment, trivial_augment  # fmt: skip
+from launch.data.mix import cutmix, either, mixed, mixup
 
 N = 3000
 
@@ -43,12 +35,12 @@ class Scripted:
 SPACE = v2.TrivialAugmentWide._AUGMENTATION_SPACE
 
 
-@pytest.mark.parametrize("name", operations.NAMES)
+@pytest.mark.parametrize("name", augment_ops.NAMES)
 @pytest.mark.parametrize("level", [0, 7, 30])
 @pytest.mark.parametrize("negative", [0, 1])
 def test_an_operation_is_torchvisions(name, level, negative, pixels, monkeypatch):
     """Of TrivialAugmentWide, and of RandAugment of one operation."""
-    number = operations.NAMES.index(name)
+    number = augment_ops.NAMES.index(name)
     magnitudes, signed = list(SPACE.values())[number]
     plain = magnitudes(31, 20, 24) is None
     answers = [number, *([] if plain else [level]), *([negative] if signed else [])]

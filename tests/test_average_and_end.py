@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from training import at_step, fit
 
 from launch import train
-from launch.average import Average
 from launch.errors import Refused
+from launch.training.ema import Average
 
 EPOCHS, STEPS = 3, 8
 

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from tiny import tiny_images
 
 from launch import Run, cli, data, train
-from launch.checkpoint import weights_sha256
 from launch.errors import Refused
 from launch.recipe import load
+from launch.weights.tensors import weights_sha256
 from nets.cifar2 import Net
 
 # More than 500 images, so that evaluation takes several batches, and a shorter last batch.

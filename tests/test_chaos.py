@@ -15,7 +15,7 @@ from conftest import ROOT, launcher, metrics, result
 from jobs import begin, gone, run, wait_for
 from safetensors.torch import load_file
 
-from launch import checkpoint
+from launch.training import checkpoint
 
 pytestmark = pytest.mark.slow
 TINY = ROOT / "tests/tiny.py"

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from launch import checkpoint
 from launch.errors import Refused
+from launch.training import checkpoint
+from launch.weights.tensors import load_weights, packed, weights
 
 MODEL, OPTIMIZER = {"w": torch.arange(6.0)}, {"w/momentum_buffer": torch.ones(6)}
 
@@ -119,17 +120,17 @@ def test_left_over_temporary_folders_are_ignored_and_removed(tmp_path):
 
 def test_weights_of_another_net_are_refused_by_name():
     with pytest.raises(checkpoint.Refused, match=r"Linear: bias, w"):
-        checkpoint.load_weights(torch.nn.Linear(2, 2), {"weight": torch.zeros(2, 2), "w": torch.zeros(1)})
+        load_weights(torch.nn.Linear(2, 2), {"weight": torch.zeros(2, 2), "w": torch.zeros(1)})
     with pytest.raises(checkpoint.Refused, match="weight"):
-        checkpoint.load_weights(torch.nn.Linear(2, 2), {"weight": torch.zeros(2, 3), "bias": torch.zeros(2)})
+        load_weights(torch.nn.Linear(2, 2), {"weight": torch.zeros(2, 3), "bias": torch.zeros(2)})
 
 
 def test_tensor_with_two_names_is_kept_once():
     block = torch.nn.Linear(2, 2)
     net = torch.nn.Sequential(block, block)
-    assert list(checkpoint.weights(net)) == ["0.weight", "0.bias"]
-    changed = {name: tensor + 1 for name, tensor in checkpoint.weights(net).items()}
-    checkpoint.load_weights(net, changed)
+    assert list(weights(net)) == ["0.weight", "0.bias"]
+    changed = {name: tensor + 1 for name, tensor in weights(net).items()}
+    load_weights(net, changed)
     assert torch.equal(net[1].weight, changed["0.weight"])
 
 
@@ -217,7 +218,7 @@ def naive_save(folder, model, optimizer, state):
         checkpoint.shutil.rmtree(older)
     final = folder / f"step-{state['step']:08d}"
     final.mkdir()
-    contents = {"model.safetensors": checkpoint._packed(model), "optimizer.safetensors": checkpoint._packed(optimizer)}
+    contents = {"model.safetensors": packed(model), "optimizer.safetensors": packed(optimizer)}
     contents["state.json"] = json.dumps(state).encode()
     files = {name: {"sha256": hashlib.sha256(raw).hexdigest(), "size": len(raw)} for name, raw in contents.items()}
     contents["manifest.json"] = json.dumps({"format": checkpoint.FORMAT, "files": files}).encode()

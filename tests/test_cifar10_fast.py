@@ -10,7 +10,7 @@ from recipe_calls import given as given
 from recipe_calls import one_run as one_run
 
 from launch import sources
-from launch.data import EpochDraws, alternating_flip, translate
+from launch.data.augment import EpochDraws, alternating_flip, translate
 from nets.fast import FastNet, SixViews
 
 

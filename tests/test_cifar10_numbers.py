@@ -12,10 +12,10 @@ from recipe_calls import one_run as one_run
 from safetensors.torch import save_file
 
 from launch import evaluate, sources
-from launch.checkpoint import weights_sha256, write_tensors
-from launch.data import crop_and_flip
+from launch.data.augment import crop_and_flip
 from launch.errors import Refused
 from launch.recipe import load
+from launch.weights.tensors import weights_sha256, write_tensors
 from nets.residual import CifarResNet, DenseNetBC
 
 STEPS = [1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01]  # a tenth at 1/2, a hundredth at 3/4

@@ -11,8 +11,9 @@ from conftest import ROOT, Tiny, command, metrics, result
 from jobs import begin, run
 from tiny import tiny_images
 
-from launch import Run, checkpoint, train
-from launch.data import crop_and_flip
+from launch import Run, train
+from launch.data.augment import crop_and_flip
+from launch.training import checkpoint
 
 RECIPE = '''"""A recipe."""
 import torch
@@ -185,7 +186,7 @@ def test_another_version_of_a_library_is_said_and_recorded(place):
 def fit(tmp_path, monkeypatch, capsys):
     """fit(epochs, …) -> the folder of a training in this process, in its default place, and what it says."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("launch.record.show.show", lambda *_: None)
+    monkeypatch.setattr("launch.report.show.show", lambda *_: None)
 
     def fit(epochs: int, drop: bool = False, lr: float = 0.1, stop: bool = False, net=Tiny, **flags) -> tuple[Path, str]:
         run = Run(**({"data": "synthetic", "wandb": "disabled", "threads": 1} | flags))

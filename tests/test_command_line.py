@@ -18,9 +18,9 @@ from photos import write_photos
 
 from launch import Run, commands, sources
 from launch.command_line import cli, parse
-from launch.data import synthetic
 from launch.errors import Refused
 from launch.recipe import load
+from launch.sources import synthetic
 from launch.verify.trial import Trial
 
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))

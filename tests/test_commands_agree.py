@@ -18,7 +18,7 @@ from launch import commands
 def place(tmp_path, monkeypatch) -> Path:
     write_two_designs(tmp_path / "runs")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("launch.record.charts.draw", lambda folder, *_: [folder / "curves.png"])
+    monkeypatch.setattr("launch.report.compare_plots.draw", lambda folder, *_: [folder / "curves.png"])
     return tmp_path
 
 

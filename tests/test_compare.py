@@ -14,8 +14,8 @@ from made_runs import compared, write_run, write_two_designs
 from PIL import Image
 
 from launch import commands, train
-from launch.record.compare import trainings_of
-from launch.record.runs import read
+from launch.report.compare import trainings_of
+from launch.report.runs import read
 
 PICTURES = ["bars.png", "cost.png", "curves.png"]
 
@@ -180,14 +180,14 @@ def test_labels_name_what_differs_between_finished_runs_and_end_in_full(tmp_path
 
 
 def test_long_labels_are_wrapped_in_pictures_and_not_cut(tmp_path, monkeypatch):
-    from launch.record import charts
+    from launch.report import compare_plots
 
     figures = []
     monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda figure, _: figures.append(figure))
     nets = [f"Net{number}" for number in range(20)]
     for name in ("a", "b"):
         write_run(tmp_path / "runs" / name, nets=[*nets, name])
-    charts.draw(tmp_path, comparison := compared(tmp_path / "runs"), [])
+    compare_plots.draw(tmp_path, comparison := compared(tmp_path / "runs"), [])
     texts = [text for figure in figures for legend in figure.legends for text in legend.get_texts()]
     shown = {text.get_text().replace("\n", " ") for text in texts}
     assert {comparison.label(group) for group in comparison.groups} <= shown

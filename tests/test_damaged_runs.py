@@ -11,8 +11,8 @@ import pytest
 from made_runs import write_run, write_two_designs
 
 from launch import commands
-from launch.record.compare import compare, trainings_of
-from launch.record.runs import find, read
+from launch.report.compare import compare, trainings_of
+from launch.report.runs import find, read
 
 
 @pytest.fixture

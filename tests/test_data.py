@@ -6,7 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from launch.data import EpochDraws, Feed, Images, Split, bounds, crop_and_flip, draws, folds, order, resized, slice_seed
+from launch.data.augment import EpochDraws, crop_and_flip
+from launch.data.dataset import Split
+from launch.data.images import Feed, Images, resized
+from launch.data.order import bounds, draws, folds, order, slice_seed
 from launch.errors import Refused
 
 GOLDEN_ORDER = [3, 5, 2, 7, 0, 6, 1, 4]

@@ -321,7 +321,7 @@ def oneloop(*args, cwd=ROOT) -> subprocess.CompletedProcess:
 
 
 def test_what_a_recipe_imports_is_there_whatever_was_imported_before():
-    imports = "import launch.loop, launch.command_line; from launch import Run, cli, evaluate, sources, train"
+    imports = "import launch.training.loop, launch.command_line; from launch import Run, cli, evaluate, sources, train"
     code = f"{imports}; cli.__call__, train.__call__, evaluate.__call__, Run.start, sources.cifar10"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
 

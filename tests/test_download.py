@@ -13,8 +13,9 @@ from servers import dripping, serving
 from torchvision.models import get_model
 from weight_files import Evil, refusal, same, saved, sha256
 
-from launch.cache_folder import cache_folder
-from launch.weights import download, load, public_address
+from launch.cache import cache_folder
+from launch.errors import public_address
+from launch.weights import download, load
 from nets.zoo import zoo
 
 pytestmark = pytest.mark.usefixtures("own_cache")

@@ -3,15 +3,17 @@
 from dataclasses import replace
 
 import pytest
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 from conftest import Tiny, optimizer_for, result
 from training import BATCH, STEPS, Linear, fit
 
-from launch import checkpoint, evaluate, train
-from launch.checkpoint import weights_sha256
-from launch.data import Feed, slice_seed
+from launch import evaluate, train
+from launch.data.images import Feed
+from launch.data.order import slice_seed
 from launch.errors import Refused
+from launch.weights.tensors import load_weights, weights_sha256
 
 
 @pytest.mark.parametrize("count", [1, 4, 5, 9, 23])
@@ -39,7 +41,7 @@ def test_measuring_as_the_book_did_changes_the_results_and_nothing_else(start, i
     assert trained["weights_sha256"] == evaluated["weights_sha256"]
     assert trained["test"]["loss"] != evaluated["test"]["loss"]
     model = Tiny()
-    checkpoint.load_weights(model, checkpoint.safetensors.torch.load_file(tmp_path / "train/model.safetensors"))
+    load_weights(model, safetensors.torch.load_file(tmp_path / "train/model.safetensors"))
     feed, losses = Feed(images.test, images, torch.device("cpu")), []
     for number, ids in enumerate(torch.arange(23).split(BATCH)):
         torch.manual_seed(slice_seed(1, STEPS, number))
@@ -50,7 +52,7 @@ def test_measuring_as_the_book_did_changes_the_results_and_nothing_else(start, i
 
 def test_saved_weights_are_those_that_were_measured(start, images, tmp_path):
     fit(start(), images)
-    saved = checkpoint.safetensors.torch.load_file(tmp_path / "run/model.safetensors")
+    saved = safetensors.torch.load_file(tmp_path / "run/model.safetensors")
     recorded = result(tmp_path / "run")
     assert weights_sha256(saved) == recorded["weights_sha256"]
     model = Tiny()
@@ -58,7 +60,7 @@ def test_saved_weights_are_those_that_were_measured(start, images, tmp_path):
     assert evaluate(start(out="other"), model, images) == recorded["test"]
     assert evaluate(start(out="third"), model, images, "train") == recorded["train"]
     best = Tiny()
-    best.load_state_dict(checkpoint.safetensors.torch.load_file(tmp_path / "run/best.safetensors"))
+    best.load_state_dict(safetensors.torch.load_file(tmp_path / "run/best.safetensors"))
     assert evaluate(start(out="fourth"), best, images)["accuracy"] == recorded["best"]["accuracy"]
 
 
@@ -67,7 +69,7 @@ def test_best_is_the_first_epoch_of_the_highest_accuracy(start, images, tmp_path
     model = Linear()
     train(start(), model, images, optimizer_for(model), epochs=3, batch=BATCH, schedule=lambda epoch: float(epoch < 1))
     assert result(tmp_path / "run")["best"]["epoch"] == 1
-    saved = checkpoint.safetensors.torch.load_file(tmp_path / "run/best.safetensors")
+    saved = safetensors.torch.load_file(tmp_path / "run/best.safetensors")
     assert weights_sha256(saved) == result(tmp_path / "run")["best"]["weights_sha256"]
 
 

@@ -10,8 +10,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from launch.rebuild import rebuild
-from launch.record import runs
+from launch.report import runs
+from launch.trained import rebuild
 
 pytestmark = pytest.mark.usefixtures("own_path")
 

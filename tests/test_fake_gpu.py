@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from training import ChoosesOnTheHost, MixesDevices, ReadsOnTheHost
 
-from launch.data import EpochDraws, Feed, alternating_flip, crop_and_flip, draws, random_resized_crop, translate
-from launch.loop import _validate
-from launch.step import POLL_STEPS, Step
+from launch.data.augment import EpochDraws, alternating_flip, crop_and_flip, random_resized_crop, translate
+from launch.data.images import Feed
+from launch.data.order import draws
+from launch.training.loop import _validate
+from launch.training.step import POLL_STEPS, Step
 from nets.cifar2 import Net
 from nets.residual import CifarResNet
 

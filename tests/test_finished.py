@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from launch import commands, train
 from launch.command_line import cli
 from launch.commands import sweep_cells
-from launch.data import synthetic
 from launch.errors import Refused
 from launch.recipe import load
+from launch.sources import synthetic
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def command(tmp_path, monkeypatch, capsys):
     """command(recipe, *flags) -> (exit code, what it says): as `python RECIPE FLAGS`, in this process and the test's folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr("launch.record.show.show", lambda *_: None)
+    monkeypatch.setattr("launch.report.show.show", lambda *_: None)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
 
     def command(recipe, *flags):

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from launch import sources
-from launch.checkpoint import weights_sha256, write_tensors
+from launch.data.resize import rule_for
 from launch.errors import Refused
-from launch.pictures.rule import rule_for
+from launch.weights.tensors import weights_sha256, write_tensors
 from nets import named
 from nets.residual import CifarResNet
 from nets.transfer import locked

@@ -140,7 +140,7 @@ def test_kill_at_any_moment_while_the_folder_is_prepared(flags, step, images, tm
 def test_data_that_have_moved_are_the_same_data(out, finished, images, tmp_path, monkeypatch):
     """The sha256 of the images says what a run was trained on, not the path that they had."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("launch.record.show.show", lambda *_: None)
+    monkeypatch.setattr("launch.report.show.show", lambda *_: None)
 
     def trained(place: str, stop: bool = False, **other) -> tuple[Run, dict]:
         run = Run(data=str(tmp_path / place), wandb="disabled", threads=1, out=out and tmp_path / out)

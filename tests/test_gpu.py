@@ -11,9 +11,11 @@ from conftest import Tiny, metrics, result
 from torch import nn
 from training import fit
 
-from launch.data import Split, crop_and_flip, draws
+from launch.data.augment import crop_and_flip
+from launch.data.dataset import Split
+from launch.data.order import draws
 from launch.errors import Refused
-from launch.step import POLL_STEPS, Step
+from launch.training.step import POLL_STEPS, Step
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for --deterministic; read when CUDA is first used

@@ -182,7 +182,7 @@ def test_broken_npz_is_one_clear_line(spoil, message, tmp_path):
 
 def test_npz_that_unpacks_to_too_much_is_not_unpacked(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "a.npz", **good_npz(x_train=np.zeros((40, 784))))
-    monkeypatch.setattr("launch.data.npz.LIMIT", 260_000)
+    monkeypatch.setattr("launch.sources.npz.LIMIT", 260_000)
     with pytest.raises(Refused, match=r"unpacks to .* bytes; the limit is 260,000"):
         sources.mnist(str(tmp_path / "a.npz"))
 

@@ -13,8 +13,8 @@ from photos import jpeg, write_photos, write_table
 from rich.progress import Progress
 from servers import COMMIT, hub
 
-from launch.pictures.listing import open_picture
-from launch.pictures.survey import Survey, survey
+from launch.sources.listing import open_picture
+from launch.sources.survey import Survey, survey
 
 
 @pytest.fixture(autouse=True)
@@ -389,7 +389,7 @@ def test_a_data_set_of_the_hub_is_downloaded_once_and_its_revision_is_kept(onelo
         assert (code, error) == (0, "")
         assert requests
         del requests[:]
-        monkeypatch.setattr("launch.hub.ask", lambda *_: pytest.fail("asked again"))
+        monkeypatch.setattr("launch.sources.hub.ask", lambda *_: pytest.fail("asked again"))
         again = said("me/fruit")
         assert requests == []
     assert first.pop("examined") == {"opened": 12, "unchanged": 0}

@@ -12,7 +12,7 @@ from training import BATCH, EPOCHS, STEPS, Linear, at_step, fit
 
 from launch import train
 from launch.errors import Refused
-from launch.record.track import Track
+from launch.report.run_log import Track
 
 
 def test_record_of_a_run(start, images, tmp_path):
@@ -96,7 +96,7 @@ def test_record_that_cannot_be_written_ends_the_run_at_the_next_checkpoint(start
         if len(calls) == 4:
             with monkeypatch.context() as patch:
                 full_disk = OSError(28, "No space left on device")
-                patch.setattr("launch.record.track.json.dumps", lambda _: (_ for _ in ()).throw(full_disk))
+                patch.setattr("launch.report.run_log.json.dumps", lambda _: (_ for _ in ()).throw(full_disk))
                 return write(self, *events)
         return write(self, *events)
 

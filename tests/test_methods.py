@@ -14,10 +14,12 @@ from safetensors.torch import load_file
 from test_processes import same
 from training import Linear, at_step, in_evaluation
 
-from launch import checkpoint, data, evaluate, train
-from launch.data import cutmix, mixup, part
+from launch import data, evaluate, train
+from launch.data.mix import cutmix, mixup
+from launch.data.order import part
 from launch.errors import Refused
-from launch.state import State
+from launch.training import checkpoint
+from launch.training.state import State
 
 ALONE = [name for name in METHODS if name not in ("all", "by rank")]
 RECIPE = Path(__file__).parent / "methods.py"
@@ -102,7 +104,7 @@ def test_control_partners_within_a_slice_would(start, images, monkeypatch):
     def within(ids, start, end, before):
         return part(ids[start:end], 0, end - start, before)
 
-    monkeypatch.setattr("launch.step.part", within)
+    monkeypatch.setattr("launch.training.step.part", within)
     with pytest.raises(AssertionError):
         test_slices_do_not_change_what_is_mixed("mixup", start, images)
 

@@ -4,19 +4,10 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from launch.data import (
-    EpochDraws,
-    cutmix,
-    either,
-    mirror,
-    mixed,
-    mixup,
-    operations,
-    rand_augment,
-    random_erasing,
-    random_resized_crop,
-    trivial_augment,
-)
+from launch.data import augment_ops
+from launch.data.augment import EpochDraws, mirror, random_erasing, random_resized_crop
+from launch.data.augment_ops import rand_augment, trivial_augment
+from launch.data.mix import cutmix, either, mixed, mixup
 
 N = 4000
 CPU = torch.device("cpu")
@@ -107,7 +98,7 @@ class Noted:
 
     def __init__(self, monkeypatch, count):
         self.of = [[] for _ in range(count)]
-        monkeypatch.setattr(operations, "_operate", self.operate)
+        monkeypatch.setattr(augment_ops, "_operate", self.operate)
 
     def operate(self, name, images, by):
         for image in images:
@@ -144,7 +135,7 @@ def test_operation_strength_and_sign_of_trivial_augment_are_drawn_apart(draw, mo
     assert rotations.abs().max() > 125
     for half in (rotations[rotations.abs() < 67], rotations[rotations.abs() > 67]):
         assert (half > 0).float().mean().item() == pytest.approx(0.5, abs=0.15)  # … and both signs of each
-    counts = torch.tensor([sum(name == each for ((name, _),) in noted.of) for each in operations.NAMES])
+    counts = torch.tensor([sum(name == each for ((name, _),) in noted.of) for each in augment_ops.NAMES])
     assert (counts / N - 1 / 14).abs().max() < 0.02
 
 
@@ -165,7 +156,7 @@ def test_pictures_move_by_whole_pixels_over_black(name, by, moved):
     pixels = torch.randint(1, 256, (1, 3, 20, 20), dtype=torch.uint8)
     down, right = moved
     expected = F.affine(pixels, angle=0, translate=[right, down], scale=1, shear=[0.0, 0.0])
-    assert torch.equal(operations._operate(name, pixels, by), expected)
+    assert torch.equal(augment_ops._operate(name, pixels, by), expected)
     assert (expected == 0).any()
 
 

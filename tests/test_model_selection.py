@@ -12,7 +12,7 @@ from recipe_calls import given as given
 from recipe_calls import one_run as one_run
 
 from launch import sources
-from launch.data import slice_seed
+from launch.data.order import slice_seed
 from launch.errors import Refused
 from launch.recipe import load
 from nets.mnist import LeNet5, MnistNet

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from launch.optimizers import Muon, groups, orthogonalised
+from launch.training.optimizers import Muon, groups, orthogonalised
 
 
 def plain(weight, average, gradient, *, lr, momentum, steps, decay=0.0, normalised=False):

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from conftest import optimizer_for
 from training import Linear, fit, step_of
 
-from launch import checkpoint, train
-from launch.checkpoint import weights
+from launch import train
 from launch.errors import Refused
-from launch.step import Step
+from launch.training import checkpoint
+from launch.training.step import Step
+from launch.weights.tensors import weights
 
 
 @pytest.mark.parametrize("fused", [True, False])

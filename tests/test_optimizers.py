@@ -6,8 +6,8 @@ from torch import nn
 from torch.optim import lr_scheduler
 from training import TwoConvolutions
 
-from launch.optimizers import Muon, groups, orthogonalised
-from launch.schedules import cosine, linear, one_cycle, step, warm_up
+from launch.training.optimizers import Muon, groups, orthogonalised
+from launch.training.schedules import cosine, linear, one_cycle, step, warm_up
 
 
 def gradients(weights, number):

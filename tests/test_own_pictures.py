@@ -14,11 +14,11 @@ from photos import jpeg, photo, write_photos
 from PIL import Image
 
 from launch import sources, train
-from launch.data import EpochDraws, PictureFeed, random_resized_crop
-from launch.data.pictures import Reader
+from launch.data.augment import EpochDraws, random_resized_crop
+from launch.data.disk_feed import PictureFeed, Reader
+from launch.data.resize import Rule, centred, read
 from launch.errors import Refused
-from launch.pictures.rule import Rule, centred, read
-from launch.record import predictions
+from launch.report import predictions
 
 CPU = torch.device("cpu")
 RULE = Rule(size=12, stored=14)
@@ -360,7 +360,7 @@ def opened(monkeypatch):
         return real(*args, **options)
 
     monkeypatch.setattr(Image, "open", noted)
-    monkeypatch.setattr("launch.pictures.store.SLACK", 60)  # this machine may be busy
+    monkeypatch.setattr("launch.data.store.SLACK", 60)  # this machine may be busy
     return calls
 
 
@@ -448,7 +448,7 @@ def test_a_training_that_waits_for_its_pictures_says_how_much_of_the_time(tmp_pa
         with monkeypatch.context() as patched:
             patched.setattr(Reader, "reduced", slow)
             if not pause:
-                patched.setattr("launch.finish.WORTH_SAYING", 2.0)  # control: never; a busy machine waits for any pictures
+                patched.setattr("launch.training.finish.WORTH_SAYING", 2.0)  # control: never, however busy the machine
             net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 144, 2))
             options = {"epochs": 1, "batch": 4, "augment": [random_resized_crop]}
             train(start(out=f"run{pause}"), net, images, torch.optim.SGD(net.parameters(), lr=0.1), **options)

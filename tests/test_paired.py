@@ -11,9 +11,9 @@ from made_runs import compared, write_run
 from PIL import Image
 
 from launch import commands
-from launch.data import Split
-from launch.record import predictions
-from launch.record.paired import T, mcnemar, pairs, t_interval
+from launch.data.dataset import Split
+from launch.report import predictions
+from launch.report.paired import T, mcnemar, pairs, t_interval
 
 stats = pytest.importorskip("scipy.stats")
 

@@ -10,7 +10,7 @@ from data_files import COUNTS, cifar2, picture
 from PIL import Image
 
 from launch import sources
-from launch.data.picture import read_image
+from launch.data.image_file import read_image
 from launch.errors import Refused
 
 RAMP = np.linspace(0, 65535, 28 * 28).round().astype(np.uint16).reshape(28, 28)

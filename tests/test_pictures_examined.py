@@ -16,7 +16,7 @@ from conftest import ROOT
 from photos import BAD, jpeg, photo, write_bad, write_photos
 from PIL import Image
 
-from launch.data.picture import read_image
+from launch.data.image_file import read_image
 from launch.errors import Refused
 
 
@@ -187,7 +187,7 @@ def test_control_a_changed_file_is_opened_again_and_only_that(said, tmp_path, ch
 def test_what_another_decoder_found_is_not_used(said, tmp_path, monkeypatch):
     place = write_photos(tmp_path / "set", {"a": 2, "b": 1})
     said(place)
-    monkeypatch.setattr("launch.pictures.decode.VERSION", 99)
+    monkeypatch.setattr("launch.data.decode.VERSION", 99)
     assert said(place)["examined"]["opened"] == 3
 
 

@@ -15,11 +15,11 @@ from PIL import Image
 from trained import train_here
 
 from launch import sources
-from launch.data.picture import read_image
+from launch.data import decode
+from launch.data.image_file import read_image
+from launch.data.resize import read, rule_for
 from launch.errors import Refused
-from launch.pictures import decode
-from launch.pictures.rule import read, rule_for
-from launch.rebuild import find_run, rebuild
+from launch.trained import find_run, rebuild
 
 LOSSLESS = base64.b64decode(  # 16×16, grey 8·y + 4·x, as imagecodecs writes it
     "/9j/4AAQSkZJRgABAQAAAQABAAD/wwALCAAQABABAREA/8QAFgABAQEAAAAAAAAAAAAAAAAAAwQI/9oACAEBAAEAAM/oiIiIiIiIiUIiIiIiIiIiUIiIiIiIiI"

@@ -1,4 +1,4 @@
-"""How a picture of any size becomes what a net sees, and where it is kept: launch/pictures/rule.py and store.py."""
+"""How a picture of any size becomes what a net sees, and where it is kept: launch/data/resize.py and store.py."""
 
 import io
 import json
@@ -16,10 +16,10 @@ import pytest
 from photos import photo
 from PIL import Image
 
+from launch.data import store
+from launch.data.resize import Rule, centred, read, reduced_size, rule_for
+from launch.data.store import LIMIT, Store, Wanted, clear, decoded
 from launch.errors import Refused
-from launch.pictures import store
-from launch.pictures.rule import Rule, centred, read, reduced_size, rule_for
-from launch.pictures.store import LIMIT, Store, Wanted, clear, decoded
 
 RULE = Rule(size=14, stored=16)
 FORK = multiprocessing.get_context("fork")

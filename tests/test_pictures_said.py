@@ -15,7 +15,7 @@ import pytest
 from photos import jpeg, photo, write_bad, write_photos, write_table
 from PIL import Image
 
-from launch.pictures import walk
+from launch.sources import walk
 
 
 @pytest.fixture(autouse=True)
@@ -408,8 +408,8 @@ def hub(tmp_path, monkeypatch):
             with pyarrow.ipc.new_stream(file, table.schema) as writer:
                 writer.write_table(table)
             found[name] = SimpleNamespace(cache_files=[{"filename": str(file)}])
-        monkeypatch.setattr("launch.hub.ask", lambda name: asked.append(name) or SimpleNamespace(revision="0123abcd"))
-        monkeypatch.setattr("launch.hub.download", lambda *_: found)
+        monkeypatch.setattr("launch.sources.hub.ask", lambda name: asked.append(name) or SimpleNamespace(revision="0123abcd"))
+        monkeypatch.setattr("launch.sources.hub.download", lambda *_: found)
 
     hub.asked = asked
     return hub
@@ -477,8 +477,8 @@ def test_what_is_known_of_a_folder_is_deleted_when_told(said, oneloop, tmp_path,
     import torch
 
     from launch import sources
-    from launch.data import PictureFeed
-    from launch.pictures.rule import Rule
+    from launch.data.disk_feed import PictureFeed
+    from launch.data.resize import Rule
 
     folder = write_photos(tmp_path / "photos", {f"{side}/{name}": 3 for side in ("train", "test") for name in "ab"})
     images = sources.pictures(str(folder), Rule(8, 10))

@@ -17,22 +17,13 @@ from torch import nn
 from training import at_step
 
 from launch import evaluate, sources, train
-from launch.data import (
-    EpochDraws,
-    PictureFeed,
-    cutmix,
-    either,
-    mixup,
-    rand_augment,
-    random_erasing,
-    random_resized_crop,
-    trivial_augment,
-)
-from launch.data.mix import soft_labels
-from launch.data.pictures import Reader
+from launch.data.augment import EpochDraws, random_erasing, random_resized_crop
+from launch.data.augment_ops import rand_augment, trivial_augment
+from launch.data.disk_feed import PictureFeed, Reader
+from launch.data.mix import cutmix, either, mixup, soft_labels
+from launch.data.resize import Rule, centred, read
+from launch.data.store import LIMIT
 from launch.errors import Refused
-from launch.pictures.rule import Rule, centred, read
-from launch.pictures.store import LIMIT
 from nets import named
 from nets.transfer import locked
 
@@ -201,7 +192,7 @@ def test_train_lines_say_what_was_waited_for(start, folder, tmp_path, monkeypatc
     waits = [line["data_wait"] for line in lines if line["event"] == "train"]
     assert len(waits) == 2
     assert all(0 <= wait <= 1 for wait in waits)
-    monkeypatch.setattr("launch.finish.WORTH_SAYING", 0.0)
+    monkeypatch.setattr("launch.training.finish.WORTH_SAYING", 0.0)
     fit(start(out="slow"), load(folder))
     assert "of the training's time was waiting for pictures" in capsys.readouterr().out
 
@@ -226,7 +217,9 @@ def test_what_is_waited_for_is_named_if_it_is_worth_a_word(start, folder, monkey
 
     monkeypatch.setattr(PictureFeed, "batch", noted)
     monkeypatch.setattr(
-        "launch.job.Job.waited", property(lambda job: part * job.meter.train_seconds, lambda job, value: None), raising=False
+        "launch.training.job.Job.waited",
+        property(lambda job: part * job.meter.train_seconds, lambda job, value: None),
+        raising=False,
     )
     fit(start(), load(folder), augment=[random_resized_crop, slow or trivial_augment], mix=None, epochs=1)
     out = capsys.readouterr().out

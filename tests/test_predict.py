@@ -16,10 +16,10 @@ from PIL import Image
 from trained import claimed, train_here
 
 from launch.commands.predict import predictions
-from launch.data.picture import read_image
-from launch.pictures.listing import class_folders, entries
-from launch.rebuild import rebuild
-from launch.record import runs
+from launch.data.image_file import read_image
+from launch.report import runs
+from launch.sources.listing import class_folders, entries
+from launch.trained import rebuild
 
 LARGE = '''"""Large grey images of three classes.
 

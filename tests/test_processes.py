@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, launcher, metrics, result, run_recipe
 from jobs import wait_for
 
-from launch.record.runs import read_metrics
+from launch.report.runs import read_metrics
 
 pytestmark = pytest.mark.slow
 FLAGS = ("--data", "synthetic", "--limit", 500, "--epochs", 4, "--threads", 1, "--shards", 2, "--out", "run", "--log-every", 3)

@@ -19,10 +19,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from training import ChoosesOnTheHost, MixesDevices, ReadsOnTheHost, fit
 
 from launch import Run, sources, train
-from launch.data import Feed, crop_and_flip, synthetic
+from launch.data.augment import crop_and_flip
+from launch.data.images import Feed
 from launch.errors import Refused
 from launch.recipe import load
-from launch.step import POLL_STEPS, Step
+from launch.sources import synthetic
+from launch.training.step import POLL_STEPS, Step
 from nets.cifar2 import Net
 from nets.residual import CifarResNet
 

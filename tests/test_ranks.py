@@ -23,9 +23,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from training import fit
 
 from launch import Run
-from launch.data import Feed
+from launch.data.images import Feed
 from launch.processes import accelerator
-from launch.step import Step
+from launch.training.step import Step
 
 WORLD, EPOCHS, BATCH = 8, 2, 20  # the last batch of an epoch has 1 of the 61 images: 7 processes have nothing to do
 STEPS = -(-61 // BATCH)

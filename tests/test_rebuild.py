@@ -11,8 +11,8 @@ from conftest import ROOT, result
 from trained import TWICE, claimed, train_here
 
 from launch.errors import Refused
-from launch.rebuild import rebuild
-from launch.record import runs
+from launch.report import runs
+from launch.trained import rebuild
 
 pytestmark = pytest.mark.usefixtures("own_path")
 
@@ -150,7 +150,7 @@ def test_a_run_on_the_hubs_data_is_used_without_it(birds, trained_runs, oneloop,
     def asked(*_):
         raise Refused("the hub was asked")
 
-    monkeypatch.setattr("launch.data.hub.read", asked)
+    monkeypatch.setattr("launch.sources.hub_named.read", asked)
     assert oneloop("predict", birds, trained_runs / "pictures")[0] == 0
     assert oneloop("evaluate", birds)[::2] == (1, "the hub was asked\n")  # control
 

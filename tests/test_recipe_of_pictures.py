@@ -14,10 +14,13 @@ from torch import nn
 from torchvision.models import resnet18
 from weight_files import saved
 
-from launch.data import EpochDraws, Feed, cutmix, mixup, rand_augment, random_resized_crop, trivial_augment
+from launch.data.augment import EpochDraws, random_resized_crop
+from launch.data.augment_ops import rand_augment, trivial_augment
+from launch.data.images import Feed
+from launch.data.mix import cutmix, mixup
 from launch.errors import Refused
-from launch.optimizers import Muon
 from launch.recipe import load
+from launch.training.optimizers import Muon
 from nets import named
 from nets.cifar2 import Net
 from nets.fast import FastNet, SixViews

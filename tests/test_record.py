@@ -17,9 +17,9 @@ import torch
 from conftest import ROOT, Tiny, metrics, optimizer_for, result
 
 from launch import commands, train
+from launch.console import Screen
 from launch.errors import Refused, printable
-from launch.record.runs import in_use, read, read_metrics, without_clock
-from launch.screen import Screen
+from launch.report.runs import in_use, read, read_metrics, without_clock
 
 EVENT = {"event": "train", "step": 1, "epoch": 1, "images": 8, "loss": 0.5, "images_per_second": 9.0, "seconds": 0.1}
 

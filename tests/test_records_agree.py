@@ -21,11 +21,11 @@ from safetensors.torch import load_file
 from trained import train_here
 from training import fit
 
-from launch.data import Split
+from launch.data.dataset import Split
 from launch.errors import Refused
-from launch.rebuild import find_run, rebuild
-from launch.record import charts, mirror, pictures, predictions
-from launch.record.paired import pairs
+from launch.report import compare_plots, plots, predictions, wandb_mirror
+from launch.report.paired import pairs
+from launch.trained import find_run, rebuild
 
 # ------------------------------------------------------------------------------------------- a run that keeps an average
 
@@ -280,7 +280,7 @@ def two_designs(tmp_path):
 
 def test_pictures_of_a_comparison_show_its_numbers(two_designs, tmp_path, drawn):
     found = pairs(two_designs)
-    paths = charts.draw(tmp_path, two_designs, found)
+    paths = compare_plots.draw(tmp_path, two_designs, found)
     assert {path.name for path in paths} == drawn.keys() == {"curves.png", "bars.png", "cost.png", "differences.png"}
     accuracy, loss = drawn["curves.png"].axes
     assert [axes.get_ylabel() for axes in (accuracy, loss)] == ["test accuracy", "train loss"]
@@ -315,10 +315,10 @@ def test_what_may_be_chance_is_drawn_hollow_and_what_has_no_picture_leaves_none(
         write_run(tmp_path / f"runs/a{seed}", (0.6, 0.8 + gain), seed=seed)
         write_run(tmp_path / f"runs/b{seed}", (0.6, 0.79), seed=seed, net="Other")
     comparison = compared(tmp_path / "runs")
-    charts.draw(tmp_path, comparison, pairs(comparison))
+    compare_plots.draw(tmp_path, comparison, pairs(comparison))
     assert drawn["differences.png"].axes[0].containers[0][0].get_fillstyle() == "none"
     comparison = replace(comparison, groups=comparison.groups[:1])
-    assert "differences.png" not in {path.name for path in charts.draw(tmp_path, comparison, [])}
+    assert "differences.png" not in {path.name for path in compare_plots.draw(tmp_path, comparison, [])}
     assert not (tmp_path / "differences.png").exists()  # of the earlier comparison
 
 
@@ -330,7 +330,7 @@ def test_curves_of_a_run_are_its_lines_by_epoch(tmp_path, drawn):
     events = [event("train", epoch, loss=4.0 - number) for number, epoch in enumerate((0.5, 1, 2, 3))]
     events[0]["epoch"] = 1
     events += [event("eval", epoch, split="test", loss=5 + epoch, accuracy=value) for epoch, value in ((2, 0.75), (3, 0.5))]
-    pictures.history(tmp_path / "curves.png", events)
+    plots.history(tmp_path / "curves.png", events)
     losses, accuracies = drawn["curves.png"].axes
     lines = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in losses.lines}
     assert lines == {"train": ([0.5, 1, 2, 3], [4, 3, 2, 1]), "test": ([2, 3], [7, 8])}
@@ -341,7 +341,7 @@ def test_curves_of_a_run_are_its_lines_by_epoch(tmp_path, drawn):
 
 
 def test_a_confusion_is_drawn_by_true_class_in_rows(tmp_path, drawn):
-    pictures.confusion(tmp_path / "confusion.png", torch.tensor([[8, 2, 0], [0, 5, 0], [1, 0, 9]]), ("ant", "bee", "cow"))
+    plots.confusion(tmp_path / "confusion.png", torch.tensor([[8, 2, 0], [0, 5, 0], [1, 0, 9]]), ("ant", "bee", "cow"))
     (axes,) = drawn["confusion.png"].axes
     (image,) = axes.images
     shares = np.array([[0.8, 0.2, 0], [0, 1, 0], [0.1, 0, 0.9]])
@@ -356,11 +356,11 @@ def test_a_confusion_is_drawn_by_true_class_in_rows(tmp_path, drawn):
 
 
 def test_mistakes_and_kernels_are_named(tmp_path, drawn):
-    pictures.mistakes(tmp_path / "mistakes.png", [Image.new("RGB", (8, 8))], [("ant", "bee", 0.75)])
+    plots.mistakes(tmp_path / "mistakes.png", [Image.new("RGB", (8, 8))], [("ant", "bee", 0.75)])
     above, below = [text for text in drawn["mistakes.png"].axes[0].texts if text.get_text() in ("ant", "bee 0.75")]
     assert (above.get_text(), below.get_text()) == ("ant", "bee 0.75")
     assert above.get_position()[1] > below.get_position()[1]
-    pictures.kernels(tmp_path / "kernels.png", torch.linspace(-1, 2, 70 * 3 * 5 * 7).view(70, 3, 5, 7), "conv1")
+    plots.kernels(tmp_path / "kernels.png", torch.linspace(-1, 2, 70 * 3 * 5 * 7).view(70, 3, 5, 7), "conv1")
     title = drawn["kernels.png"].axes[0].get_title(loc="left")
     assert title == "conv1: 64 of 70 kernels 5×7\ndarkest -1.00, brightest 1.74"
 
@@ -390,7 +390,7 @@ class FakeWandb:
 def logged(start, monkeypatch):
     """logged(**flags) -> a started run that logs to the FakeWandb `run.fake`."""
     pytest.importorskip("wandb")
-    monkeypatch.setattr(mirror, "settings", lambda: SimpleNamespace(base_url="", api_key=""))
+    monkeypatch.setattr(wandb_mirror, "settings", lambda: SimpleNamespace(base_url="", api_key=""))
 
     def logged(**flags):
         run, fake = start(**flags), FakeWandb()
@@ -430,12 +430,13 @@ def test_wandb_has_the_lines_of_the_record_and_a_finished_run(logged, images, tm
 
 def test_wandb_has_the_balanced_accuracy_and_what_the_best_weights_reached(tmp_path):
     lines = [event("train", 1, loss=1.0), event("eval", 1, split="validation", loss=2.0, accuracy=0.5, balanced_accuracy=0.25)]
-    (row,) = mirror.rows(lines)
+    (row,) = wandb_mirror.rows(lines)
     assert (row["validation/accuracy"], row["validation/balanced_accuracy"]) == (0.5, 0.25)
     two = [{**line, "step": line["step"] + offset} for offset in (0, 5) for line in lines[:1]]
-    assert len(mirror.rows(two)) == 2  # two lines of one epoch are two rows
+    assert len(wandb_mirror.rows(two)) == 2  # two lines of one epoch are two rows
     fake = FakeWandb()
-    mirror.end(fake, tmp_path, {"best": {"accuracy": 0.5, "epoch": 3, "test": {"accuracy": 0.25, "loss": 2.0}}, "parameters": 9})
+    best = {"accuracy": 0.5, "epoch": 3, "test": {"accuracy": 0.25, "loss": 2.0}}
+    wandb_mirror.end(fake, tmp_path, {"best": best, "parameters": 9})
     assert fake.summary == {
         "best/accuracy": 0.5, "best/epoch": 3, "best/test_accuracy": 0.25, "best/test_loss": 2.0, "parameters": 9,
         "weights": "best", "accuracy": 0.25, "loss": 2.0,
@@ -453,7 +454,7 @@ def test_wandb_shows_mistakes_as_what_they_are_and_what_they_were_taken_for(tmp_
     mistake = {"true": 0, "predicted": 1, "probability": 0.75, "png": base64.b64encode(file.getvalue()).decode()}
     shown = {"classes": ["ant", "bee"], "counts": [[3, 1], [0, 2]], "mistakes": [mistake]}
     (tmp_path / "predictions.json").write_text(json.dumps(shown))
-    row = mirror.end(FakeWandb(), tmp_path, {})
+    row = wandb_mirror.end(FakeWandb(), tmp_path, {})
     assert captions == ["ant, not bee (0.75)"]
     assert tables == [(["class", "images", "right", "accuracy"], [["ant", 4, 3, 0.75], ["bee", 2, 2, 1.0]])]
     found = row["final/confusion_matrix"]
@@ -504,16 +505,16 @@ def test_wandb_is_configured_by_the_environment_and_the_last_launch(tmp_path, mo
     (folder / "config.json").write_text(json.dumps(recorded))
     facts = {"model": "Net", "parameters": 7, "trainable": 7}
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
-    options = mirror.options(folder, "offline", facts)
+    options = wandb_mirror.options(folder, "offline", facts)
     assert options["project"] == "oneloop"
     assert (options["group"], options["name"], {*options["tags"]}) == ("mine", "mine-Net-s1", {"synthetic", "book"})
     assert (options["config"]["machine"]["device"], options["config"]["command"]) == ("cuda", "accelerate launch second")
     monkeypatch.setenv("WANDB_PROJECT", "birds")
-    assert mirror.options(folder, "offline", facts)["project"] == "birds"
-    first = mirror.identity(folder)
-    mirror.mark(folder, first | {"rows": 5})
-    assert mirror.identity(folder) == first | {"rows": 5}
-    fresh = mirror.identity(folder, fresh=True)
+    assert wandb_mirror.options(folder, "offline", facts)["project"] == "birds"
+    first = wandb_mirror.identity(folder)
+    wandb_mirror.mark(folder, first | {"rows": 5})
+    assert wandb_mirror.identity(folder) == first | {"rows": 5}
+    fresh = wandb_mirror.identity(folder, fresh=True)
     assert (fresh["id"] != first["id"], fresh["rows"]) == (True, 0)
 
 

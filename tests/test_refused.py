@@ -9,8 +9,8 @@ from tiny import tiny_images
 from training import BATCH, Linear, at_step, fit
 
 from launch import Run, train
-from launch.checkpoint import weights
 from launch.errors import Refused
+from launch.weights.tensors import weights
 
 
 def test_other_configuration_is_refused_with_the_differences(start, images, tmp_path):

@@ -15,10 +15,10 @@ from PIL import Image
 from torch import nn
 
 from launch import train
-from launch.data import Feed
-from launch.record import page as page_of
-from launch.record import pictures as report
-from launch.record import show
+from launch.data.images import Feed
+from launch.report import page as page_of
+from launch.report import plots as report
+from launch.report import show
 from launch.weights import load, load_into
 
 PICTURES = ("curves", "confusion", "mistakes", "kernels")

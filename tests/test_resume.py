@@ -6,16 +6,18 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import safetensors.torch
 import torch
 import training
 from conftest import Tiny, metrics, result
 from training import EPOCHS, STEPS, TwoConvolutions, at_step, fit, in_evaluation, interrupted
 
-from launch import Run, checkpoint
-from launch.checkpoint import weights
-from launch.data import Feed
+from launch import Run
+from launch.data.images import Feed
 from launch.errors import Refused
-from launch.job import SAVE_SECONDS
+from launch.training import checkpoint
+from launch.training.job import SAVE_SECONDS
+from launch.weights.tensors import weights, weights_sha256
 
 
 @pytest.fixture
@@ -86,7 +88,7 @@ def test_resume_during_evaluation_is_exact(start, straight, images, tmp_path, mo
     ]
 
 
-@pytest.mark.parametrize("moment", ["launch.run.Run.finish", "launch.record.show.show"])
+@pytest.mark.parametrize("moment", ["launch.run.Run.finish", "launch.report.show.show"])
 def test_killed_between_the_last_checkpoint_and_the_result(moment, start, straight, images, tmp_path, monkeypatch):
     """Also while it draws: a run that is called finished has its pictures."""
     digest, lines = straight()
@@ -208,8 +210,8 @@ def test_signals_are_given_back(start, images):
 def clock(monkeypatch):
     """A clock that shows 2.5 s more at each step, so 20 s in an epoch; and the seconds between checkpoints that users have."""
     shown = [0.0]
-    monkeypatch.setattr("launch.job.time", SimpleNamespace(perf_counter=lambda: shown[0]))
-    monkeypatch.setattr("launch.job.SAVE_SECONDS", SAVE_SECONDS)
+    monkeypatch.setattr("launch.training.job.time", SimpleNamespace(perf_counter=lambda: shown[0]))
+    monkeypatch.setattr("launch.training.job.SAVE_SECONDS", SAVE_SECONDS)
 
     def ticking(step, batch):
         shown[0] += 2.5 * (batch is None)
@@ -253,8 +255,8 @@ def test_killed_between_two_checkpoints(start, straight, images, tmp_path, clock
         fit(start(stop_when=killed), images, epochs=5)
     assert saves == [16]
     found, _ = checkpoint.latest(tmp_path / "run/checkpoints")
-    best = checkpoint.safetensors.torch.load_file(tmp_path / "run/best.safetensors")
-    assert checkpoint.weights_sha256(best) == found["state"]["best"]["weights_sha256"]
+    best = safetensors.torch.load_file(tmp_path / "run/best.safetensors")
+    assert weights_sha256(best) == found["state"]["best"]["weights_sha256"]
     fit(start(), images, epochs=5)
     assert (result(tmp_path / "run")["weights_sha256"], metrics(tmp_path / "run")) == expected
     assert result(tmp_path / "run")["best"] == result(tmp_path / "straight-sgd")["best"]

@@ -6,6 +6,7 @@ import tomllib
 
 import pytest
 from conftest import ROOT
+from imports import floors, rooms
 
 CODE = [path for folder in ("launch", "nets", "recipes", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]
 FORBIDDEN = {
@@ -55,6 +56,16 @@ def test_imports_go_one_way():
             assert "nets" not in names, path
         if room == "recipes":
             assert not names & {other.stem for other in CODE if other.parent == path.parent}, path
+
+
+def test_the_rooms_of_launch_have_no_circle():
+    heights = floors(rooms())
+    assert heights["launch.data"] < heights["launch.sources"] < heights["launch.training"] < heights["launch.commands"]
+
+
+def test_control_a_circle_is_named():
+    with pytest.raises(ValueError, match="a circle: a -> b -> a"):
+        floors({"a": {"b"}, "b": {"a"}})
 
 
 def test_no_path_of_a_machine():

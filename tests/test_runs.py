@@ -13,7 +13,7 @@ import pytest
 from made_runs import compared, write_run, write_two_designs
 
 from launch import commands
-from launch.record.runs import find, read
+from launch.report.runs import find, read
 
 
 @pytest.fixture

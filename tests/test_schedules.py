@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from launch.schedules import cosine, linear, one_cycle, step, warm_up
+from launch.training.schedules import cosine, linear, one_cycle, step, warm_up
 
 FALLING = {"linear": linear, "cosine": cosine}
 POINTS = [point / 100 for point in range(401)]

@@ -11,8 +11,8 @@ from conftest import Tiny, optimizer_for, result
 from tiny import tiny_images
 
 from launch import commands, train
-from launch.data import Split
-from launch.record.scores import scores
+from launch.data.dataset import Split
+from launch.report.scores import scores
 
 metrics = pytest.importorskip("sklearn.metrics")
 
@@ -75,8 +75,8 @@ EVALUATED = """
 import json, torch, tiny
 from pathlib import Path
 from launch import Run, cli
-from launch.loop import evaluate_with_logits
-from launch.record.scores import scores
+from launch.training.loop import evaluate_with_logits
+from launch.report.scores import scores
 
 def main(run: Run):
     torch.manual_seed(3)

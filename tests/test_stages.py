@@ -106,7 +106,7 @@ def test_finished_stage_whose_weights_are_lost_is_refused(harm, start, images, t
 
 def test_signal_while_a_stage_draws_stops_before_the_next(start, images, tmp_path, monkeypatch):
     run, model = start(), Tiny()
-    monkeypatch.setattr("launch.record.show.show", lambda *_: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr("launch.report.show.show", lambda *_: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(Refused, match="stopped by SIGTERM") as refused:
         train(run, model, images, optimizer_for(model), epochs=1, batch=BATCH, stage="one")
     assert signal.signal(signal.SIGTERM, signal.SIG_DFL) == signal.SIG_IGN  # what comes now cannot disturb the end

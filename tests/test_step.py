@@ -5,16 +5,18 @@ import json
 from dataclasses import replace
 
 import pytest
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 from conftest import Tiny, metrics
 from training import BATCH, EPOCHS, Linear, TwoConvolutions, fit, step_of
 
-from launch import checkpoint, train
-from launch.checkpoint import weights
-from launch.data import Feed, bounds, draws, order
+from launch import train
+from launch.data.images import Feed
+from launch.data.order import bounds, draws, order
 from launch.errors import Refused
-from launch.state import Meter
+from launch.training.state import Meter
+from launch.weights.tensors import weights
 
 
 def test_dropout_depends_on_seed_step_and_slice(start, images):
@@ -166,7 +168,7 @@ def test_compiled_net_is_saved_under_its_own_names(start, images, tmp_path, monk
     compiled = torch.compile
     monkeypatch.setattr(torch, "compile", lambda net, **how: compiled(net, backend="eager", **how))
     fit(start(compile=True), images)
-    saved = checkpoint.safetensors.torch.load_file(tmp_path / "run/model.safetensors")
+    saved = safetensors.torch.load_file(tmp_path / "run/model.safetensors")
     assert saved.keys() == weights(Tiny()).keys()
 
 

@@ -16,7 +16,7 @@ from launch.command_line import parse
 from launch.commands import sweep, sweep_cells
 from launch.errors import Refused
 from launch.recipe import load
-from launch.record.runs import find, in_use, read, read_metrics
+from launch.report.runs import find, in_use, read, read_metrics
 
 CIFAR2 = ROOT / "recipes/cifar2.py"
 

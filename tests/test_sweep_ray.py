@@ -16,7 +16,7 @@ from launch import commands
 from launch.commands import sweep_ray
 from launch.commands.sweep_cells import Cell
 from launch.errors import Refused
-from launch.record.runs import read, read_metrics
+from launch.report.runs import read, read_metrics
 
 CIFAR2 = ROOT / "recipes/cifar2.py"
 FLAGS = ("--data", "synthetic", "--limit", 64, "--batch", 16, "--net", "NetRes", "--threads", 1)

@@ -16,7 +16,7 @@ from jobs import wait_for
 from launch import commands
 from launch.commands import sweep
 from launch.folder import MARK
-from launch.record.runs import read
+from launch.report.runs import read
 
 TINY = ROOT / "tests/tiny.py"
 # sbatch says what Slurm does; srun starts the task and hands signals on; scontrol notes what it was asked.

@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from torchvision.models import resnet18
 
 from launch import sources
-from launch.checkpoint import weights_sha256
-from launch.data import crop_and_flip
+from launch.data.augment import crop_and_flip
 from launch.errors import Refused
 from launch.recipe import load
+from launch.weights.tensors import weights_sha256
 from nets.residual import CifarResNet
 from nets.zoo import zoo
 

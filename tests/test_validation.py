@@ -4,17 +4,21 @@ from dataclasses import replace
 
 import jobs
 import pytest
+import safetensors.torch
 from conftest import ROOT, Tiny, metrics, result
 from made_runs import compared
 from tiny import tiny_images
 from training import fit
 
-from launch import Run, checkpoint, evaluate, loop
-from launch.checkpoint import weights_sha256
-from launch.data import Images, Split, folds, with_validation
+from launch import Run, evaluate
+from launch.data.dataset import Split
+from launch.data.images import Images, with_validation
+from launch.data.order import folds
 from launch.errors import Refused
 from launch.recipe import load
-from launch.record.runs import read
+from launch.report.runs import read
+from launch.training import loop
+from launch.weights.tensors import load_weights, weights, weights_sha256
 
 FRACTION = 0.2  # of 21, 20 and 20 images: 4 of each class
 
@@ -130,7 +134,7 @@ def test_validation_chooses_the_best_weights(start, contrary, tmp_path):
     assert best["epoch"] == best_epoch(lines)
     assert best["accuracy"] == max(line["accuracy"] for line in lines)
     model = Tiny()
-    checkpoint.load_weights(model, checkpoint.safetensors.torch.load_file(tmp_path / "run/best.safetensors"))
+    load_weights(model, safetensors.torch.load_file(tmp_path / "run/best.safetensors"))
     measured = evaluate(start(out="other"), model, with_validation(contrary, FRACTION), "validation")
     assert measured["accuracy"] == best["accuracy"]
 
@@ -150,9 +154,9 @@ def test_test_images_are_measured_at_the_end_with_the_last_and_the_best_weights(
     model = fit(start(validation=FRACTION), images, epochs=6)
     (line,), found = lines_of(tmp_path / "run", "test"), result(tmp_path / "run")
     assert line["epoch"] == 6 != found["best"]["epoch"]
-    assert weights_sha256(checkpoint.weights(model)) == found["weights_sha256"]  # the best ones are put away again
+    assert weights_sha256(weights(model)) == found["weights_sha256"]  # the best ones are put away again
     for file, measured in {"model": found["test"], "best": found["best"]["test"]}.items():
-        checkpoint.load_weights(model, checkpoint.safetensors.torch.load_file(tmp_path / f"run/{file}.safetensors"))
+        load_weights(model, safetensors.torch.load_file(tmp_path / f"run/{file}.safetensors"))
         assert evaluate(start(out=file), model, images) == measured
     assert found["test"] != found["best"]["test"]
 
@@ -249,7 +253,7 @@ def test_two_processes_and_a_kill_give_the_bits_of_one(tmp_path):
 def test_longer_run_starts_where_the_shorter_one_ended(images, tmp_path, monkeypatch, capsys):
     """The shorter one has measured the test images at its end: that line is not among the longer one's."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("launch.record.show.show", lambda *_: None)
+    monkeypatch.setattr("launch.report.show.show", lambda *_: None)
     folders = {}
     for name, epochs, out in (("straight", 6, tmp_path / "elsewhere/straight"), ("short", 3, None), ("long", 6, None)):
         run = Run(data="synthetic", wandb="disabled", threads=1, validation=FRACTION, out=out)

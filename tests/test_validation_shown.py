@@ -11,14 +11,14 @@ from made_runs import compared, write_run
 from test_report import Page
 from trained import train_here
 
-from launch.checkpoint import weights_sha256
 from launch.commands import main as oneloop_main
-from launch.rebuild import WORDS
-from launch.record import mirror, predictions, show
-from launch.record.runs import describe
+from launch.report import predictions, show, wandb_mirror
+from launch.report.runs import describe
+from launch.trained import WORDS
 from launch.verify.checks import _evaluated
 from launch.verify.trial import Trial
 from launch.weights import load
+from launch.weights.tensors import weights_sha256
 
 pytestmark = pytest.mark.usefixtures("own_path")
 
@@ -80,11 +80,11 @@ def test_page_says_what_chose(chosen, trained_runs):
 
 
 def test_curves_are_those_of_the_images_that_chose(chosen, tmp_path, monkeypatch):
-    from launch.record import pictures
+    from launch.report import plots
 
     figures = []
     monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda figure, _: figures.append(figure))
-    pictures.history(tmp_path / "curves.png", [json.loads(line) for line in (chosen / "metrics.jsonl").read_text().splitlines()])
+    plots.history(tmp_path / "curves.png", [json.loads(line) for line in (chosen / "metrics.jsonl").read_text().splitlines()])
     losses, accuracies = figures[0].axes
     assert [text.get_text() for text in losses.get_legend().get_texts()] == ["train", "validation"]
     assert accuracies.get_title().startswith("validation: ")
@@ -95,7 +95,7 @@ def test_curves_are_those_of_the_images_that_chose(chosen, tmp_path, monkeypatch
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_curves_have_the_average_and_the_ring_lies_on_its_best(averaged, averaged_and_chosen, tmp_path, monkeypatch, split):
     """The plain weights are best after another epoch: here, always after the last."""
-    from launch.record import pictures
+    from launch.report import plots
 
     figures, folder = [], averaged_and_chosen if split == "validation" else averaged
     monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda figure, _: figures.append(figure))
@@ -103,7 +103,7 @@ def test_curves_have_the_average_and_the_ring_lies_on_its_best(averaged, average
     for event in events:
         if event.get("split") in (split, "ema"):
             event["accuracy"] = (0.1 if event["split"] == "ema" else -0.1) * (9 - event["epoch"])
-    pictures.history(tmp_path / "curves.png", events)
+    plots.history(tmp_path / "curves.png", events)
     losses, accuracies = figures[0].axes
     assert [text.get_text() for text in losses.get_legend().get_texts()] == ["train", split, f"average, {split}"]
     plain, average, ring = accuracies.lines
@@ -174,7 +174,7 @@ def test_where_an_average_is_kept_every_number_is_the_average_s(averaged, oneloo
     assert words[words.index("test accuracy") + 1] == accuracy
     assert predictions.read(averaged).right.sum() == round(ema["accuracy"] * ema["count"])
     board = Board()
-    mirror.end(board, averaged, result(averaged))
+    wandb_mirror.end(board, averaged, result(averaged))
     assert {name: board.summary[name] for name in ("weights", "accuracy", "loss")} == {
         "weights": "ema", "accuracy": ema["accuracy"], "loss": ema["loss"],
     }  # fmt: skip
@@ -315,14 +315,14 @@ def test_without_validation_images_there_is_no_column(tmp_path, capsys):
 
 
 def test_curves_of_a_comparison_are_of_the_images_that_rank(tmp_path, monkeypatch):
-    from launch.record import charts
+    from launch.report import compare_plots
 
     figures = {}
     monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda figure, path: figures.setdefault(path.parent.name, figure))
     write_run(tmp_path / "runs/a", (0.9, 0.8), validation=(0.5, 0.6))
     for name in ("all", "mixed"):
         (tmp_path / name).mkdir()
-        charts.draw(tmp_path / name, compared(tmp_path / "runs"), [])
+        compare_plots.draw(tmp_path / name, compared(tmp_path / "runs"), [])
         write_run(tmp_path / "runs/b", (0.5, 0.7), net="Other")
     axes, mixed = figures["all"].axes[0], figures["mixed"].axes[0]
     assert (axes.get_ylabel(), [*axes.lines[0].get_ydata()]) == ("validation accuracy", [0.5, 0.6])
@@ -344,15 +344,15 @@ class Board:
 
 def test_wandb_has_validation_beside_test(chosen):
     events = [json.loads(line) for line in (chosen / "metrics.jsonl").read_text().splitlines()]
-    shown, board = mirror.rows(events), Board()
+    shown, board = wandb_mirror.rows(events), Board()
     assert [row["validation/accuracy"] for row in shown] == [
         line_of(chosen, "validation", epoch)["accuracy"] for epoch in (1, 2, 3, 4)
     ]
     assert ["test/accuracy" in row for row in shown] == [False, False, False, True]
-    mirror.axes(board)
+    wandb_mirror.axes(board)
     assert board.defined["validation/accuracy"] == {"step_metric": "epoch", "summary": "max,last"}
-    mirror.end(board, chosen, best := result(chosen))
+    wandb_mirror.end(board, chosen, best := result(chosen))
     assert board.summary["best/accuracy"] == best["best"]["accuracy"]
     assert board.summary["best/test_accuracy"] == best["best"]["test"]["accuracy"]
     facts = {"model": "Net", "parameters": 1, "trainable": 1}
-    assert mirror.options(chosen, "offline", facts)["config"]["data"]["validation"] == 60
+    assert wandb_mirror.options(chosen, "offline", facts)["config"]["data"]["validation"] == 60

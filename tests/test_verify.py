@@ -18,7 +18,7 @@ from jobs import begin, wait_for
 from launch import train
 from launch.commands import main
 from launch.errors import Refused
-from launch.record.runs import read
+from launch.report.runs import read
 from launch.verify import checks as checking
 from launch.verify import trial as trials
 from launch.verify.few_tests import fewer

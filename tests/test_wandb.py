@@ -14,8 +14,8 @@ from conftest import ROOT, command, metrics, result, run_recipe
 from servers import silent
 from wandb_server import KEY, Received, Server, wandb_server
 
-from launch.record import mirror
-from launch.record.runs import read_metrics
+from launch.report import wandb_mirror
+from launch.report.runs import read_metrics
 
 FLAGS = ("--data", "synthetic", "--limit", 300, "--epochs", 3, "--threads", 1, "--out", "run")
 
@@ -87,7 +87,7 @@ def test_rows_of_the_record():
         {"event": "eval", **head, "split": "test", "loss": 1.0, "accuracy": 0.5, "count": 2},
         {"event": "eval", **head, "split": "train", "loss": 0.5, "accuracy": 0.75, "count": 4},
     ]
-    assert mirror.rows(events) == [
+    assert wandb_mirror.rows(events) == [
         {"train/loss": 3.0, "epoch": 1, "images": 16, "lr": 0.1},
         {
             "train/loss": 2.0, "train/gradient_norm": 7.0, "images_per_second": 9.0, "epoch": 2, "images": 32,
@@ -128,9 +128,9 @@ def test_unreachable_server_costs_seconds_and_changes_nothing(kind, plain, tmp_p
 def test_server_that_would_take_nothing_is_known_at_once(status, content, said):
     with wandb_server() as server:
         settings = SimpleNamespace(base_url=server.url, api_key=KEY)
-        assert mirror.unusable(settings) == ""  # control
+        assert wandb_mirror.unusable(settings) == ""  # control
         server.broken[""] = status, content
-        assert mirror.unusable(settings) == f"{server.url} {said}"
+        assert wandb_mirror.unusable(settings) == f"{server.url} {said}"
 
 
 @pytest.mark.parametrize("where", ["", "RunResumeStatus"])
@@ -320,16 +320,16 @@ def test_upload_sends_each_stage_and_the_whole(tmp_path):
 
 
 def test_sweep_agent_sets_project_and_run_id(plain, tmp_path, monkeypatch):
-    known = mirror.identity(plain)["id"]
-    assert mirror.options(plain, "offline", {"model": "Net", "parameters": 1, "trainable": 1})["project"] == "oneloop"
+    known = wandb_mirror.identity(plain)["id"]
+    assert wandb_mirror.options(plain, "offline", {"model": "Net", "parameters": 1, "trainable": 1})["project"] == "oneloop"
     monkeypatch.setenv("WANDB_RUN_ID", "fromagent")
-    assert mirror.identity(plain)["id"] != "fromagent"  # a run id alone is not a sweep
+    assert wandb_mirror.identity(plain)["id"] != "fromagent"  # a run id alone is not a sweep
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
-    assert mirror.identity(plain) == {"id": "fromagent", "rows": 0} != {"id": known, "rows": 0}
+    assert wandb_mirror.identity(plain) == {"id": "fromagent", "rows": 0} != {"id": known, "rows": 0}
     for name, rows in {"another": 0, "fromagent": 2}.items():  # the run was already sent
-        mirror.mark(tmp_path, {"id": name, "rows": 2})
-        assert mirror.identity(tmp_path) == {"id": "fromagent", "rows": rows}
-    assert "project" not in mirror.options(plain, "offline", {"model": "Net", "parameters": 1, "trainable": 1})
+        wandb_mirror.mark(tmp_path, {"id": name, "rows": 2})
+        assert wandb_mirror.identity(tmp_path) == {"id": "fromagent", "rows": rows}
+    assert "project" not in wandb_mirror.options(plain, "offline", {"model": "Net", "parameters": 1, "trainable": 1})
 
 
 def begin(*flags, cwd: Path, env: dict, rows: int) -> jobs.Job:

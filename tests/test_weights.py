@@ -18,9 +18,9 @@ from torch import nn
 from weight_files import Evil, refusal, same, saved, sha256
 
 from launch import train
-from launch.checkpoint import weights, weights_sha256, write_tensors
 from launch.errors import Refused
 from launch.weights import load, load_into
+from launch.weights.tensors import weights, weights_sha256, write_tensors
 from nets.residual import CifarResNet
 
 pytestmark = pytest.mark.usefixtures("own_cache")

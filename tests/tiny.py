@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from launch import Run, cli, train
-from launch.data import Images, Split, crop_and_flip
+from launch.data.augment import crop_and_flip
+from launch.data.dataset import Split
+from launch.data.images import Images
 
 
 def tiny_images(limit: int = 0) -> Images:

@@ -10,9 +10,9 @@ import safetensors.torch
 from PIL import Image
 
 from launch import cli, commands
-from launch.rebuild import rebuild
 from launch.recipe import load
-from launch.record import runs
+from launch.report import runs
+from launch.trained import rebuild
 
 ROOT = Path(__file__).parents[1]
 

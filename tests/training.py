@@ -8,9 +8,9 @@ from tiny import Tiny
 from torch import nn
 
 from launch import train
-from launch.data import Feed
+from launch.data.images import Feed
 from launch.errors import Refused
-from launch.step import Step
+from launch.training.step import Step
 
 EPOCHS, BATCH = 3, 8
 STEPS = EPOCHS * 8

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from .. import recipe
 from ..errors import Refused
-from ..rebuild import CHOSEN, WEIGHTS
-from ..record.runs import home
+from ..report.runs import home
+from ..trained import CHOSEN, WEIGHTS
 
 OWN_FILES = (  # of a run or a stage, beside its pictures
     *WEIGHTS.values(), "config.json", "metrics.jsonl", "result.json", "stopped.json", "predictions.json", "report.html", "lock",

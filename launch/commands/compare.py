@@ -1,6 +1,6 @@
 """`oneloop compare`: several runs side by side, as a table and as pictures.
 
-What is compared is in launch/record/compare.py, a new measure in measures.py, a new picture in charts.py.
+What is compared is in launch/report/compare.py, a new measure in measures.py, a new picture in charts.py.
 """
 
 import argparse
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import Refused, printable
-from ..record.compare import Comparison, compare, text_of
-from ..record.paired import Pair, pairs
-from ..record.runs import find
+from ..report.compare import Comparison, compare, text_of
+from ..report.paired import Pair, pairs
+from ..report.runs import find
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -88,11 +88,11 @@ def show(comparison: Comparison, paired: Sequence[Pair], form: str | None = None
 
 def draw(comparison: Comparison, paired: Sequence[Pair], folder: Path, quiet: bool = False) -> None:
     """Draw both into `folder` and print the pictures' paths. Raises Refused (1) if they cannot be written."""
-    from ..record import charts  # imports matplotlib: half a second
+    from ..report import compare_plots  # imports matplotlib: half a second
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        written = charts.draw(folder, comparison, paired)
+        written = compare_plots.draw(folder, comparison, paired)
     except OSError as error:
         raise Refused(f"cannot write {error.filename or folder}: {error.strerror or error}") from error
     for path in written if not quiet else ():

@@ -1,4 +1,4 @@
-"""`oneloop data`: what pictures there are, before a training. What is found out is in launch/pictures/survey.py."""
+"""`oneloop data`: what pictures there are, before a training. What is found out is in launch/sources/survey.py."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -47,8 +47,8 @@ def main(args: Sequence[str]) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from ..pictures import path_table, split
-    from ..pictures.survey import located, summary, survey
+    from ..sources import path_table, split
+    from ..sources.survey import located, summary, survey
 
     for flag, target in (("--html", chosen.html), ("--write-split", chosen.write_split)):
         if target and located(target) == located(chosen.path):
@@ -65,7 +65,7 @@ def main(args: Sequence[str]) -> None:
         rows = [(each.path, each.label, found.splits[each.path], found.facts[each.path].sha256) for each in found.good]
         _write(chosen.write_split, split.as_csv(rows))
     if chosen.html:
-        from ..pictures import page  # jinja2 takes 0.1 s
+        from ..sources import page  # jinja2 takes 0.1 s
 
         _write(chosen.html, page.render(found, said))
     if chosen.json:
@@ -78,12 +78,13 @@ def main(args: Sequence[str]) -> None:
 
 
 def _clear(path: Path) -> None:
-    from ..cache_folder import slug
-    from ..pictures import hub, index, parquet, store
-    from ..pictures.survey import located
+    from ..cache import slug
+    from ..data import store
+    from ..sources import hub_images, index, parquet
+    from ..sources.survey import located
 
     path = located(path)
-    cleared = index.clear(slug("pictures", path)), parquet.clear(path), hub.clear(path), *store.clear(path)
+    cleared = index.clear(slug("pictures", path)), parquet.clear(path), hub_images.clear(path), *store.clear(path)
     deleted = [each for each in cleared if each]
     for each in deleted:
         print(printable(f"deleted {each}"))
@@ -153,7 +154,7 @@ def _pixels(said: dict) -> Iterator[str]:
 
 def _trouble(said: dict) -> Iterator[str]:
     """What is worth a look before training."""
-    from ..pictures.survey import UNEVEN
+    from ..sources.survey import UNEVEN
 
     if (ratio := said["imbalance"]) and ratio >= UNEVEN:
         yield f"imbalance: the largest class has {ratio:.0f} times the pictures of the smallest"

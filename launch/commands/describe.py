@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..errors import Refused, printable
-from ..rebuild import MOST_PIXELS
 from ..recipe import build, load
-from ..schedules import Schedule
+from ..trained import MOST_PIXELS
+from ..training.schedules import Schedule
 from .arguments import add_recipe, command_parser
 
 COLUMNS, ROWS, BARS = 60, 4, " ▁▂▃▄▅▆▇█"  # of the picture of a schedule

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import Refused, printable
-from ..rebuild import WORDS, Trained, described, find_run, rebuild
-from ..record.runs import Record, chooser, read_metrics, read_result
+from ..report.runs import Record, chooser, read_metrics, read_result
+from ..trained import WORDS, Trained, described, find_run, rebuild
 from .arguments import add_trained_net, command_parser
 
 if TYPE_CHECKING:
-    from ..data import Images
+    from ..data.images import Images
 
 
 def main(args: Sequence[str]) -> None:
@@ -32,10 +32,10 @@ def main(args: Sequence[str]) -> None:
 
     import torch
 
-    from ..data import with_validation
-    from ..data.others import needs
-    from ..loop import evaluate_with_logits
-    from ..record.scores import scores
+    from ..data.images import with_validation
+    from ..report.scores import scores
+    from ..sources.others import needs
+    from ..training.loop import evaluate_with_logits
 
     record, stage = find_run(chosen.run)
     precision = record.options["precision"]
@@ -85,7 +85,7 @@ def main(args: Sequence[str]) -> None:
 
 def _pictures(data: str, trained: Trained, record: Record) -> "Images":
     """The pictures at `data`, which may be those of the run, moved. Raises Refused (1, 4)."""
-    from ..data import others
+    from ..sources import others
 
     known = ("validation", "test", "split", "columns", "skip_bad", "limit")
     options = {name: record.options[name] for name in known if name in record.options}

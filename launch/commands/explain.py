@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import Refused, printable
-from ..rebuild import feed, find_run, rebuild
+from ..trained import feed, find_run, rebuild
 from .arguments import add_trained_net, command_parser, refuse_own_file
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def main(args: Sequence[str]) -> None:
 
     import torch
 
-    from ..data.picture import read_image
+    from ..data.image_file import read_image
     from ..files import write_atomically
 
     trained = rebuild(*find_run(chosen.run), weights=chosen.weights, recipe=chosen.recipe)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import Refused, first_line, printable
-from ..rebuild import WORDS, Trained, feed, find_run, rebuild
+from ..trained import WORDS, Trained, feed, find_run, rebuild
 from .arguments import add_trained_net, command_parser, refuse_own_file
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def as_safetensors(trained: Trained) -> tuple[bytes, Exported]:
     import safetensors.torch
     import torch
 
-    from ..checkpoint import load_weights, weights
+    from ..weights.tensors import load_weights, weights
 
     channels, size = trained.shape[0], trained.images.size
     height, width = (size, size) if size else trained.shape[1:]
@@ -142,7 +142,7 @@ def _with_preprocessing(trained: Trained, net: "nn.Module") -> "nn.Module":
     import torch
     from torch import nn
 
-    from ..data import resized
+    from ..data.images import resized
 
     class Whole(nn.Module):
         mean: "Tensor"

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import Refused, printable
-from ..pictures.listing import entries, is_picture, kind_of
-from ..rebuild import Trained, feed, find_run, rebuild
+from ..sources.listing import entries, is_picture, kind_of
+from ..trained import Trained, feed, find_run, rebuild
 from .arguments import add_trained_net, command_parser
 
 BATCH = 500  # images in memory at a time, fewer if they are large
@@ -50,7 +50,7 @@ def predictions(trained: Trained, files: Sequence[Path], top: int) -> Iterator[t
     """Each file and its `top` predictions {"class", "probability"}, most probable first. Unreadable files go to stderr."""
     import torch
 
-    from ..data.picture import read_image
+    from ..data.image_file import read_image
 
     device = trained.run.accelerator.device
     net = trained.net.to(device)

@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from ..errors import Refused, printable
-from ..record.compare import trainings_of
-from ..record.runs import find, read
+from ..report.compare import trainings_of
+from ..report.runs import find, read
 from .compare import PAPER, width_of
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Refused, first_line, printable
-from ..record import paired
-from ..record.compare import compare
+from ..report import paired
+from ..report.compare import compare
 from .arguments import add_recipe, launch_file
 from .sweep_cells import Cell, run
 
@@ -135,10 +135,10 @@ def grid(path: Path, axes: dict[str, list[str]], at_once: int, config_file: str 
 
     Parses each command line: raises Refused, or exits with 2.
     """
-    from ..code import sources
     from ..command_line import parse
     from ..processes import cores, precision_here
     from ..recipe import load
+    from ..source_copy import sources
 
     recipe, (precision, processes) = load(path), launched(config_file)
     precision = precision_here(precision) if here else precision

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import Refused, printable
-from ..record.runs import describe, in_use, read, read_result
+from ..report.runs import describe, in_use, read, read_result
 
 POLL_SECONDS = 0.1
 END_SECONDS = 90  # after a signal: for the runs to save and for W&B to finish

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Refused, first_line, printable
-from ..record.runs import describe, in_use
+from ..report.runs import describe, in_use
 from .sweep_cells import END_SECONDS, POLL_SECONDS, Cell, end, numbered, signals_noted, stopped, unfinished
 
 RETRIES = 20  # starts of a run after its machine was lost; a run that fails is not tried again

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import Refused, first_line
 from ..files import write_atomically
-from ..record.runs import in_use
+from ..report.runs import in_use
 from ..run import Run
 from .sweep_cells import Cell
 

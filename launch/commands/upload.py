@@ -1,11 +1,11 @@
-"""`oneloop upload`: send finished or interrupted run folders to W&B. What is sent is defined in launch/record/mirror.py."""
+"""`oneloop upload`: send finished or interrupted run folders to W&B. What is sent is defined in launch/report/wandb_mirror.py."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import Refused, first_line
-from ..record.runs import find, home, in_use, read, read_json, read_metrics, stages
+from ..report.runs import find, home, in_use, read, read_json, read_metrics, stages
 
 
 def main(args: Sequence[str]) -> None:
@@ -22,12 +22,12 @@ def main(args: Sequence[str]) -> None:
     chosen = parser.parse_args(args)
     folders = find(chosen.runs)
 
-    from ..record import mirror
+    from ..report import wandb_mirror
 
-    settings = mirror.settings()
-    if not mirror.has_key(settings):
+    settings = wandb_mirror.settings()
+    if not wandb_mirror.has_key(settings):
         raise Refused(f"no API key for {settings.base_url}: run `wandb login` or set WANDB_API_KEY", 2)
-    if why := mirror.unusable(settings):
+    if why := wandb_mirror.unusable(settings):
         raise Refused(f"{why}; try again later, the run folders keep everything", 1)
     for folder in folders:
         for part, job in _parts(folder):
@@ -50,25 +50,25 @@ def _send(folder: Path, job: str, new: bool) -> str:
     """Send what W&B does not have yet of `folder`; returns a line for the screen. Raises Refused (1)."""
     import wandb
 
-    from ..record import mirror
+    from ..report import wandb_mirror
 
-    result, rows = read_json(folder / "result.json"), mirror.rows(read_metrics(folder / "metrics.jsonl"))
-    state = mirror.identity(folder, new)
+    result, rows = read_json(folder / "result.json"), wandb_mirror.rows(read_metrics(folder / "metrics.jsonl"))
+    state = wandb_mirror.identity(folder, new)
     known = home(folder)[1] | (result or {})
     facts = {"model": known.get("model") or known.get("net")} | {key: known.get(key) for key in ("parameters", "trainable")}
-    options = mirror.options(folder, "online", facts, job) | {"id": state["id"]}
+    options = wandb_mirror.options(folder, "online", facts, job) | {"id": state["id"]}
     options["settings"].finish_timeout_raises = True
     try:
-        mirror.mark(folder, state)  # first: nothing is sent under an id that is not saved
+        wandb_mirror.mark(folder, state)  # first: nothing is sent under an id that is not saved
         run = wandb.init(**options)
         arrived = run.starting_step
-        mirror.axes(run)
+        wandb_mirror.axes(run)
         for row in rows[arrived:]:
             run.log(row)
-        if result and arrived <= len(rows) and (end := mirror.end(run, folder, result)):
+        if result and arrived <= len(rows) and (end := wandb_mirror.end(run, folder, result)):
             run.log(end)
         run.finish()
-        mirror.mark(folder, state | {"rows": len(rows) + bool(result)})
+        wandb_mirror.mark(folder, state | {"rows": len(rows) + bool(result)})
     except (wandb.errors.Error, OSError) as error:  # OSError: a folder that may not be written, such as another user's
         raise Refused(f"{folder} could not be sent: {first_line(error)}; run the same command to send the rest", 1) from error
     return f"{folder}: {max(len(rows) - arrived, 0)} of {len(rows)} rows sent, {run.url}"

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..errors import Refused, printable
-from ..record.runs import recorded_json
+from ..report.runs import recorded_json
 from ..verify.checks import checks
 from ..verify.trial import EPOCHS, SIZES, Trial
 from .arguments import add_recipe, command_parser

@@ -1,37 +1,88 @@
-"""The data: from a source to batches on the device.
+"""How images reach a net: from files or memory to batches on the device. Its modules are imported when they are asked for.
 
-sources     what a recipe calls: cifar10, mnist, fashion_mnist; where `--data` chooses a source (a new one is a file and a line)
-            hub, folder, idx, npz, synthetic: a source each, which returns a DataSet (dataset)
-            table: what `datasets` reads; picture: how an image file is decoded; cache: decoded images on disk
-images      Images, which a recipe trains on, its validation images, and Feed, which makes batches of them
-pictures    the same for pictures of any size, which threads read from the disk: PictureSplit, PictureFeed
+images      Images, which a recipe trains on, its validation images, and Feed, which makes batches of those in memory
+disk_feed   the same for images of any size, which threads read from the disk; store: decoded ones, kept
+decode      how an image file is decoded; resize: the rule for size; image_file: a file as a tensor
+dataset     what a source returns
 order       the order of the samples, slices, random draws, folds and validation, as functions of the random seed
-augment     augmentations (a new one is a function); operations: those of TrivialAugment and RandAugment
-mix         mixup and cutmix
+augment     augmentations (a new one is a function); augment_ops: those of TrivialAugment and RandAugment; mix: mixup and cutmix
 """
 
-from . import sources
-from .augment import (
-    Augment,
-    Draw,
-    EpochDraws,
-    alternating_flip,
-    crop_and_flip,
-    mirror,
-    random_erasing,
-    random_resized_crop,
-    translate,
-)
-from .dataset import Split
-from .images import Feed, Images, feed_of, resized, with_validation
-from .mix import Mix, cutmix, either, mixed, mixup
-from .operations import rand_augment, trivial_augment
-from .order import bounds, draws, folds, order, part, slice_seed
-from .pictures import PictureFeed, PictureSplit
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .augment import (
+        Augment,
+        Draw,
+        EpochDraws,
+        alternating_flip,
+        crop_and_flip,
+        mirror,
+        random_erasing,
+        random_resized_crop,
+        translate,
+    )
+    from .augment_ops import rand_augment, trivial_augment
+    from .dataset import Split
+    from .disk_feed import PictureFeed, PictureSplit
+    from .images import Feed, Images, feed_of, resized, with_validation
+    from .mix import Mix, cutmix, either, mixed, mixup
+    from .order import bounds, draws, folds, part, slice_seed
 
 __all__ = [
     "Augment", "Draw", "EpochDraws", "Feed", "Images", "Mix", "PictureFeed", "PictureSplit", "Split", "alternating_flip",
-    "bounds", "crop_and_flip", "cutmix", "draws", "either", "feed_of", "folds", "mirror", "mixed", "mixup", "order", "part",
-    "rand_augment", "random_erasing", "random_resized_crop", "resized", "slice_seed", "sources", "translate",
+    "bounds", "crop_and_flip", "cutmix", "draws", "either", "feed_of", "folds", "mirror", "mixed", "mixup", "part",
+    "rand_augment", "random_erasing", "random_resized_crop", "resized", "slice_seed", "translate",
     "trivial_augment", "with_validation",
 ]  # fmt: skip
+HOMES = {  # each module is imported when it is first asked for: image files are decoded without torch
+    "augment": (
+        "Augment",
+        "Draw",
+        "EpochDraws",
+        "alternating_flip",
+        "crop_and_flip",
+        "mirror",
+        "random_erasing",
+        "random_resized_crop",
+        "translate",
+    ),
+    "augment_ops": (
+        "rand_augment",
+        "trivial_augment",
+    ),
+    "dataset": ("Split",),
+    "disk_feed": (
+        "PictureFeed",
+        "PictureSplit",
+    ),
+    "images": (
+        "Feed",
+        "Images",
+        "feed_of",
+        "resized",
+        "with_validation",
+    ),
+    "mix": (
+        "Mix",
+        "cutmix",
+        "either",
+        "mixed",
+        "mixup",
+    ),
+    "order": (
+        "bounds",
+        "draws",
+        "folds",
+        "part",
+        "slice_seed",
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f".{module}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

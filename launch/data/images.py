@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ..errors import Refused
 from .dataset import Split
+from .disk_feed import Augmented, PictureFeed, PictureSplit
 from .normalise import normaliser
 from .order import held_out
-from .pictures import Augmented, PictureFeed, PictureSplit
 
 SIZE_LIMIT = 4096  # pixels a side
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import Refused
 from ..recipe import flag_names
-from ..record.runs import recorded_json
+from ..report.runs import recorded_json
 from .records import beginnings_near, first_difference
 from .trial import Trial
 
@@ -176,7 +176,7 @@ def train_mode_traits(trial: Trial) -> tuple[bool, bool]:
     change the function, and whether it draws random numbers."""
     import torch
 
-    from ..data import feed_of
+    from ..data.images import feed_of
     from ..recipe import build, load
 
     flags = trial.flags if "--data" in flag_names(trial.flags) else ["--data", "hub", *trial.flags]

@@ -16,7 +16,7 @@ import psutil
 
 from ..errors import Refused
 from ..recipe import flag_names
-from ..record.runs import read_metrics, recorded_json, trainings, without_clock
+from ..report.runs import read_metrics, recorded_json, trainings, without_clock
 
 # Training and test images to try in turn, until the run is short enough. They are primes, so that no batch, slice or number of
 # processes divides them; of 503 test images each of two processes evaluates a batch.

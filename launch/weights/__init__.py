@@ -1,7 +1,6 @@
 """Weights from files, URLs and run folders, and how they get into a net. Nothing in a file is ever executed."""
 
-from .download import public_address
 from .files import Source, load, read
 from .into import Report, for_classes, kept, load_into
 
-__all__ = ["Report", "Source", "for_classes", "kept", "load", "load_into", "public_address", "read"]
+__all__ = ["Report", "Source", "for_classes", "kept", "load", "load_into", "read"]

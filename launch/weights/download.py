@@ -19,29 +19,13 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import filelock
 
-from ..cache_folder import cache_folder
-from ..errors import Refused, first_line
+from ..cache import cache_folder
+from ..errors import Refused, first_line, without_secrets
 
 ANSWER_SECONDS = 30  # until the file begins, connection and redirects included; then for each silence
 DOWNLOAD_SECONDS = 3600  # for a whole file
 DOWNLOAD_BYTES = 4 << 30  # torchvision's largest file has 2.6e9
 ANOTHER_WAY = "download it another way and pass the file"
-
-
-def public_address(text: str) -> str:
-    """An http or https URL without user, password, query and fragment, which may be secrets; any other text unchanged."""
-    return without_secrets(text) if re.match(r"\s*https?://", text, re.IGNORECASE) else text
-
-
-def without_secrets(address: str) -> str:
-    """A URL of any scheme as a message may show it: without what may be secret, only its scheme if the host is unclear."""
-    found = re.match(r"\s*([a-z][a-z0-9+.-]*)://([^/?#]*)([^?#]*)", address, re.IGNORECASE | re.ASCII)
-    if not found:
-        return address
-    scheme, (host, path) = found[1].lower(), (found[2].rpartition("@")[2], found[3])
-    # A password with an unescaped / or ? in it would look like host and path.
-    sound = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^\s:@\[\]]*)(:\d*)?", host, re.IGNORECASE)
-    return f"{scheme}://{host}{path}".rstrip() if sound else f"{scheme}://…"
 
 
 def sha256_in_name(address: SplitResult) -> str:

@@ -3,7 +3,7 @@
     load("weights/resnet18.safetensors")                    safetensors, or a state dict saved by torch (.pt, .pth, .th)
     load("https://…/resnet18-f37072fd.pth")                 a URL; its sha256 is given, or in the digits that end the name
     load("runs/cifar10/CifarResNet-0a1b2c3d")               a run folder: the weights that `oneloop predict` uses, see
-                                                            launch/record/runs.py, or the best ones of an unfinished run
+                                                            launch/report/runs.py, or the best ones of an unfinished run
 
 The bytes whose sha256 is checked are the bytes that are parsed. Weights written by `train`, last and best alike, must match the
 digests in their own file and in the run's result.json.
@@ -23,11 +23,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ..checkpoint import weights_sha256
-from ..errors import Refused, first_line, printable
-from ..record.runs import read_json, used
-from .download import check_sha256, fetch, sha256_in_name, without_secrets
+from ..errors import Refused, first_line, printable, without_secrets
+from ..report.runs import read_json, used
+from .download import check_sha256, fetch, sha256_in_name
 from .saved import CONVERT, refuse_others, saved_by_torch, state_dict
+from .tensors import weights_sha256
 
 MOST_SHARED = 8  # times the bytes of a file that its tensors may have together: some share their numbers
 

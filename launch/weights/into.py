@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from ..checkpoint import load_weights, weights
 from ..errors import Refused, printable
 from .files import Source
+from .tensors import load_weights, weights
 
 
 class Report(NamedTuple):

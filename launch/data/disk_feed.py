@@ -1,0 +1,193 @@
+"""Pictures of any size, more than memory holds, as batches: threads prepare those of the coming batches.
+
+What a picture looks like in a batch depends on (seed, epoch, picture) alone, never on threads, slices or processes.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from functools import partial
+from time import perf_counter
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .dataset import Split
+from .normalise import normaliser
+from .resize import Rule, centred, resized
+from .store import Store, Wanted
+
+if TYPE_CHECKING:
+    import numpy as np
+
+UNEVEN = 1.5  # from this ratio of the largest class to the smallest on
+AHEAD = 3  # slices that are prepared while one is computed
+JOBS = 4  # of a thread for a slice: with one for each picture, threads wait for Python's lock
+
+
+@dataclass(frozen=True)
+class PictureSplit:
+    """One split of a data set of pictures: `labels` int64 (N,). Pictures come from `store`."""
+
+    labels: Tensor
+    pictures: Sequence[Wanted]
+    store: Store
+    rule: Rule
+
+    def __len__(self) -> int:
+        return self.labels.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) as the net sees them."""
+        return 3, self.rule.size, self.rule.size
+
+    def select(self, ids: Tensor) -> "PictureSplit":
+        """The pictures `ids`, int64 (n,), alone."""
+        return replace(self, labels=self.labels[ids], pictures=[self.pictures[index] for index in ids.tolist()])
+
+    def some(self, ids: Tensor) -> Split:
+        """The pictures `ids`, int64 (n,), in memory, as evaluation sees them. Raises Refused (4) for one that has changed."""
+        reader = Reader(self)
+        pixels = torch.stack([reader.centred(index) for index in ids.tolist()]).permute(0, 3, 1, 2).contiguous()
+        return Split(pixels, self.labels[ids])
+
+
+class Reader:
+    """Reads the pictures of a split, from any thread. Raises Refused (4) for one that has changed."""
+
+    def __init__(self, split: PictureSplit):
+        self.split = split
+
+    def reduced(self, index: int) -> "np.ndarray":
+        """uint8 (h, w, 3), not to be written to."""
+        return self.split.store.read(self.split.pictures[index])
+
+    def centred(self, index: int) -> Tensor:
+        """uint8 (size, size, 3): see launch/data/resize.py."""
+        return torch.from_numpy(centred(self.reduced(index), self.split.rule))
+
+    def cropped(self, index: int, view: Sequence[int]) -> Tensor:
+        """uint8 (size, size, 3): the part (top, left, height, width) of the reduced picture, resized, and mirrored if view[4]."""
+        top, left, height, width, mirrored = view
+        part, size = self.reduced(index)[top : top + height, left : left + width], self.split.rule.size
+        resized_ = torch.from_numpy(resized(part, size, size))
+        return resized_.flip(1) if mirrored else resized_
+
+
+# (pixels uint8 (n, H, W, C), ids int64 (n,)) -> pixels, the same. The first one of pictures maps sizes int64 (n, 2), height and
+# width of the reduced pictures, to views int64 (n, 5), see Reader.cropped
+Augmented = Callable[[Tensor, Tensor], Tensor]
+
+
+class Prepared(NamedTuple):
+    """A slice that threads are preparing: `pixels` (n, size, size, 3), float32 normalised; for another device uint8."""
+
+    ids: Tensor
+    pixels: Tensor
+    jobs: list[Future]
+
+
+class PictureFeed:
+    """Batches of a PictureSplit, as `Feed` makes them of a Split. Its threads end with it.
+
+    Views are drawn on the CPU, whatever the device; pixels reach a GPU from pinned memory while it computes, and are normalised
+    there. `uneven` are the numbers of pictures by class, where some class has so many fewer than another that accuracy alone
+    misleads, else ().
+
+    `waited` are the seconds that `batch` has waited for pictures, `reading` those that the threads took to decode and crop them,
+    and `changing` those for the augmentations after that, whose names are `changes`.
+    """
+
+    resident = False  # see Feed
+
+    def __init__(self, split: PictureSplit, mean: Sequence[float], std: Sequence[float], device: torch.device):
+        self.device, self.drawn_on, self.labels = device, torch.device("cpu"), split.labels
+        self.reader, self.rule = Reader(split), split.rule
+        self.batches = max(1, 500 * 64**2 // split.rule.size**2)  # of evaluation: 500 small ones, 40 of 224 × 224
+        counts = split.labels.bincount().tolist()
+        there = [count for count in counts if count]
+        self.uneven = tuple(counts) if max(there) > UNEVEN * min(there) else ()
+        sizes = [(picture.height, picture.width) for picture in split.pictures]
+        self.sizes = torch.tensor(sizes, dtype=torch.int32).reshape(-1, 2)
+        self.normalise = normaliser(mean, std, split.rule.size, device)
+        self.coming: deque[Tensor] = deque()
+        self.prepared: deque[Prepared] = deque()
+        self.waited = self.reading = self.changing = 0.0
+        self.changes: list[str] = []
+        self.threads = torch.get_num_threads()
+        # One thread of torch's own in each of them: more would be in each other's way.
+        self.pool = ThreadPoolExecutor(self.threads, "pictures", torch.set_num_threads, (1,))
+
+    def order(self, ids: Tensor) -> Tensor:
+        return ids
+
+    def expect(self, slices: Sequence[Tensor]) -> None:
+        """The ids that `batch` is going to be called with, in this order: AHEAD of them are prepared meanwhile."""
+        self.coming = deque(slices)
+
+    def batch(self, ids: Tensor, augments: Sequence[Augmented] = ()) -> tuple[Tensor, Tensor]:
+        """The pictures `ids`, int64 (n,): normalised, float32 (n, 3, size, size), channels last in memory; labels int64 (n,).
+
+        The first of `augments` says which part of each; without any, the central square. The others change the pixels of one
+        picture at a time, in the threads. Raises Refused (4), naming a picture that has changed.
+        """
+        while self.prepared and not torch.equal(self.prepared[0].ids, ids):  # not what was expected
+            for job in self.prepared.popleft().jobs:
+                job.cancel()
+        if not self.prepared:
+            if self.coming and torch.equal(self.coming[0], ids):
+                self.coming.popleft()
+            self.prepared.append(self._prepare(ids, augments))
+        while self.coming and len(self.prepared) <= AHEAD:
+            self.prepared.append(self._prepare(self.coming.popleft(), augments))
+        ready = self.prepared.popleft()
+        began = perf_counter()
+        wait(ready.jobs)
+        self.waited += perf_counter() - began
+        for job in ready.jobs:
+            reading, changing = job.result()  # raises what went wrong
+            self.reading, self.changing = self.reading + reading, self.changing + changing
+        if not self.prepared:  # no more are expected
+            self.reader.split.store.flush()
+        pixels = ready.pixels.to(self.device, non_blocking=True)
+        labels = self.labels[ids].to(self.device, non_blocking=True)
+        images = pixels if pixels.is_floating_point() else self._normalised(pixels)
+        return images.permute(0, 3, 1, 2), labels
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        """float32 (..., H, W, C), from uint8 of the same shape."""
+        return self.normalise(pixels.flatten(-2)).view(pixels.shape)
+
+    def _prepare(self, ids: Tensor, augments: Sequence[Augmented]) -> Prepared:
+        size, indices, on_cpu = self.rule.size, ids.tolist(), self.device.type == "cpu"
+        # A GPU takes bytes, and normalises them itself.
+        dtype, pinned = torch.float32 if on_cpu else torch.uint8, self.device.type == "cuda"
+        pixels = torch.empty(len(ids), size, size, 3, dtype=dtype, pin_memory=pinned)
+        chosen = augments[0](self.sizes[ids].long(), ids).tolist() if augments else None
+        self.changes = [_name(augment) for augment in augments[1:]] or self.changes
+
+        def fill(rows: range) -> tuple[float, float]:
+            """Returns the seconds for reading and for changing."""
+            reading = changing = 0.0
+            for row in rows:
+                index, began = indices[row], perf_counter()
+                picture = self.reader.cropped(index, chosen[row]) if chosen else self.reader.centred(index)
+                read = perf_counter()
+                for augment in augments[1:]:
+                    picture = augment(picture[None], ids[row : row + 1])[0]
+                reading, changing = reading + read - began, changing + perf_counter() - read
+                pixels[row] = self._normalised(picture) if on_cpu else picture
+            return reading, changing
+
+        rows = range(len(ids))
+        some = max(1, len(ids) // (JOBS * self.threads))
+        return Prepared(ids, pixels, [self.pool.submit(fill, rows[first : first + some]) for first in rows[::some]])
+
+
+def _name(augment: Augmented) -> str:
+    """What people call an augmentation: TrivialAugment for trivial_augment, RandAugment for what rand_augment() returned."""
+    inner = augment.args[0] if isinstance(augment, partial) and augment.args else augment
+    return getattr(inner, "__qualname__", type(inner).__name__).partition(".")[0].title().replace("_", "")

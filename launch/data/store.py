@@ -1,0 +1,241 @@
+"""Reduced pictures, kept as they are decoded: uint8 RGB in one file of the cache folder, which all processes of a machine map.
+
+A picture is known by the sha256 of its file, `stored` and `white` (see rule.py). An index beside the pixels has a line for each
+picture, written after its pixels, so whatever ends the process keeps the finished part. What the disk allowance does not hold is
+decoded each time, and what a slow disk has not taken in this epoch is stored in a later one.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import IO, TYPE_CHECKING, NamedTuple
+
+import PIL
+
+from ..cache import cache_folder, locked, slug, unwritable
+from ..errors import Refused, first_line
+from ..files import checked, with_checksum
+from . import decode, resize
+
+if TYPE_CHECKING:
+    import numpy as np
+
+LIMIT = "ONELOOP_STORED_GIB"  # the disk allowance of all stores; without it, half of what the disk has left
+FORMAT = 2
+CHUNK = 64  # pictures that are written at a time
+SHARE, SLACK = 0.1, 0.1  # writing may take this part of the time that decoding takes, and so many seconds more
+
+
+class Wanted(NamedTuple):
+    """A picture: the sha256 of its file, its reduced width and height, and what opens it."""
+
+    sha256: str
+    width: int
+    height: int
+    name: str  # in messages
+    open: Callable[[], IO[bytes]]
+
+
+class Place(NamedTuple):
+    """Where the pixels of a picture are: uint8 (height, width, 3) from byte `offset` on."""
+
+    offset: int
+    height: int
+    width: int
+
+    @property
+    def end(self) -> int:
+        return self.offset + 3 * self.height * self.width
+
+
+class Store:
+    """The reduced pictures of a folder, table or data set `source`; without one, nothing is kept.
+
+    Several threads may read at a time, and several processes may add to it. `places` is what is kept, by the sha256 of the
+    pictures' files. Raises Refused: 1 if the cache cannot be read or written, 2 for a wrong allowance.
+    """
+
+    def __init__(self, size_rule: resize.Rule, source: Path | None = None, pictures: Sequence[Wanted] = ()):
+        self.rule, self.places, self.allowed = size_rule, dict[str, Place](), set[str]()
+        self.lock, self.new = threading.Lock(), list[tuple[str, "np.ndarray"]]()
+        self.busy = threading.Lock()  # held by the thread that writes
+        self.head, self.position = b"", 0  # the first line of the index, and the bytes of it that were read
+        self.end = 0  # of the last picture that the index names
+        self.mapped: np.ndarray | None = None
+        self.decoding, self.writing = 0.0, 0.0  # seconds
+        if source is not None:
+            self.name = f"{slug('stored', source)}-{size_rule.stored}" + f"-{size_rule.white}" * bool(size_rule.white)
+            self.path = cache_folder() / f"{self.name}.rgb"
+            self.index = self.path.with_suffix(".rgb.jsonl")
+            self._read_index()
+            self.allowed = self._allowed(pictures)
+
+    def read(self, picture: Wanted) -> "np.ndarray":
+        """The reduced picture, uint8 (h, w, 3), not to be written to. Raises Refused (4), naming it, if it has changed."""
+        if place := self.places.get(picture.sha256):
+            with contextlib.suppress(OSError, ValueError):  # somebody has deleted it meanwhile
+                return self._at(place)
+        began = perf_counter()
+        pixels = decoded(picture, self.rule)
+        if picture.sha256 in self.allowed:
+            with self.lock:
+                self.decoding += perf_counter() - began
+                if self.writing <= SHARE * self.decoding + SLACK and len(self.new) < 2 * CHUNK:  # else the disk is behind
+                    self.new.append((picture.sha256, pixels))
+                full = len(self.new) >= CHUNK and not self.busy.locked()
+            if full:
+                self.flush()
+        return pixels
+
+    def flush(self) -> None:
+        """Write what was decoded. Raises Refused (1) if that fails, and leaves nothing half-written."""
+        with self.busy:
+            with self.lock:
+                new, self.new = self.new, []
+            if new:
+                self._write(new)
+
+    def _write(self, new: Sequence[tuple[str, "np.ndarray"]]) -> None:
+        with locked(self.name):
+            try:
+                self._read_index()  # what other processes have added
+                self._add([each for each in dict(new).items() if each[0] not in self.places])
+            except OSError as error:
+                with contextlib.suppress(OSError):
+                    os.truncate(self.path, self.end)
+                raise unwritable(self.path.parent, error) from error
+
+    def _at(self, place: Place) -> "np.ndarray":
+        import numpy as np
+
+        if self.mapped is None or place.end > len(self.mapped):
+            with open(self.index, "rb") as file:
+                if file.readline() != self.head:
+                    raise FileNotFoundError
+            self.mapped = np.memmap(self.path, np.uint8, "c")  # private: nothing that is written there gets into the file
+        return self.mapped[place.offset : place.end].reshape(place.height, place.width, 3)
+
+    def _add(self, new: Sequence[tuple[str, "np.ndarray"]]) -> None:
+        import numpy as np
+
+        if not self.position:
+            self.path.unlink(missing_ok=True)
+            self.head = _head()
+            self.index.write_bytes(self.head)
+            self.position = len(self.head)
+        began, end, text, added = perf_counter(), self.end, "", {}
+        with open(self.path, "ab") as pixels, open(self.index, "r+b") as lines:
+            pixels.truncate(end)  # what was cut off, here and in the index
+            lines.truncate(self.position)
+            lines.seek(self.position)
+            for sha256, picture in new:
+                pixels.write(np.ascontiguousarray(picture).data)
+                added[sha256] = place = Place(end, *picture.shape[:2])
+                text += with_checksum(json.dumps([sha256, *place]))
+                end = place.end
+            pixels.flush()
+            lines.write(text.encode())
+            lines.flush()
+        self.writing += perf_counter() - began
+        self.position, self.end = self.position + len(text), end
+        self.places.update(added)
+
+    def _read_index(self) -> None:
+        """Add to `places` what the index has from `position` on: nothing, if another Pillow or other code decoded it."""
+        try:
+            size = self.path.stat().st_size
+            with open(self.index, "rb") as file:
+                head = file.readline()
+                if head != self.head:  # the first time, or it was deleted meanwhile and begun anew
+                    self._forget(head)
+                if not _readable(head):
+                    return
+                self.position = self.position or len(head)
+                file.seek(self.position)
+                for line in file:
+                    if not line.endswith(b"\n"):  # cut off
+                        break
+                    if not (text := checked(line)):  # damaged: all is decoded again, as others may count on that picture's place
+                        return self._forget(b"")
+                    sha256, *numbers = json.loads(text)
+                    if (place := Place(*numbers)).end > size:
+                        break
+                    self.places[sha256], self.end = place, max(self.end, place.end)
+                    self.position += len(line)
+        except FileNotFoundError:
+            self._forget(self.head)
+        except OSError as error:
+            raise Refused(f"cannot read {self.index} ({error}); delete it to decode the pictures again") from error
+
+    def _forget(self, head: bytes) -> None:
+        """Begin anew with an index whose first line is `head`; none is there if it is empty."""
+        self.head, self.position, self.end, self.mapped = head, 0, 0, None
+        self.places.clear()
+
+    def _allowed(self, pictures: Sequence[Wanted]) -> set[str]:
+        """The contents to be kept that are not, as far as the allowance goes."""
+        missing = {each.sha256: each for each in pictures if each.sha256 not in self.places}
+        left, allowed = self._allowance() if missing else 0, set()
+        for each in missing.values():
+            left -= 3 * each.width * each.height
+            if left < 0:
+                break
+            allowed.add(each.sha256)
+        return allowed
+
+    def _allowance(self) -> int:
+        """Bytes that may be added. Raises Refused (2) if the environment's is no number."""
+        given = os.environ.get(LIMIT)
+        folder = next(parent for parent in self.path.parents if parent.exists())
+        free = shutil.disk_usage(folder).free
+        if given is None:
+            return free // 2
+        try:
+            limit = int(float(given) * 2**30)
+        except (ValueError, OverflowError) as error:
+            raise Refused(f"{LIMIT} is {given!r}; it takes a number of GiB, 0 to store nothing", 2) from error
+        used = sum(each.stat().st_size for each in self.path.parent.glob("stored-*.rgb"))
+        return min(limit - used, free)
+
+
+def clear(source: Path) -> list[Path]:
+    """Delete what is kept of `source`. Returns the paths of what was there. Raises Refused (1)."""
+    folder, gone = cache_folder(), []
+    try:
+        for path in sorted(folder.glob(f"{slug('stored', source)}-*.rgb*")):
+            path.unlink(missing_ok=True)
+            gone.append(path)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    return gone
+
+
+def _head() -> bytes:
+    """The first line of a new index: what decodes, and a number that no other index has."""
+    known = {"oneloop": "stored", "format": FORMAT, "decode": decode.VERSION, "pillow": PIL.__version__}
+    return json.dumps(known | {"id": os.urandom(8).hex()}).encode() + b"\n"
+
+
+def _readable(head: bytes) -> bool:
+    try:
+        known = json.loads(head)
+        return bool((known["format"], known["decode"], known["pillow"]) == (FORMAT, decode.VERSION, PIL.__version__))
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def decoded(picture: Wanted, size_rule: resize.Rule) -> "np.ndarray":
+    """The reduced picture, uint8 (h, w, 3). Raises Refused (4), naming it, if it is no longer what it was."""
+    try:
+        with picture.open() as file:
+            found = resize.read(file, size_rule)
+    except Exception as error:  # PIL raises a dozen kinds for broken files
+        raise Refused(f"{picture.name} cannot be decoded any more: {first_line(error)}; run the command again", 4) from error
+    if found.shape[:2] != (picture.height, picture.width):
+        raise Refused(f"{picture.name} has changed since it was examined; run the command again", 4)
+    return found

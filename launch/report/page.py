@@ -1,0 +1,101 @@
+"""report.html: a run's configuration, result and pictures on one page, which opens from disk and loads nothing from elsewhere.
+
+The page shows every PNG in the run folder; PICTURES has the captions. Layout and style are in launch/templates/.
+"""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+from ..files import write_atomically
+from ..templates.render import render
+from .compare import compare
+from .runs import command, describe, home, recorded_json, stages, tested, used
+
+PICTURES = {  # file -> caption, in the order of the page
+    "curves": "Loss and accuracy by epoch. The ring marks the best epoch, which the {chooser} images chose",
+    "confusion": "Test images by true class (rows) and predicted class (columns), in eval mode, {weights}",
+    "kernels": "The first layer's kernels, on a common scale",
+}
+USED = {"best": "with the best weights", "ema": "with the average of the weights", "last": "with the last weights"}
+SCORES = {"f1": "mean F1", "top_5": "top-5 accuracy", "calibration_error": "calibration error"}
+
+
+def write(folder: Path, result: dict) -> Path:
+    """Write report.html into the folder of a run or stage, from `result` and the files there. Raises OSError."""
+    page = render("run.html", _content(folder, result))
+    write_atomically(path := folder / "report.html", page)
+    return path
+
+
+def _content(folder: Path, result: dict) -> dict[str, Any]:
+    place, recorded = home(folder)
+    ours = [folder / f"{name}.png" for name in PICTURES]
+    pictures = [*filter(Path.exists, ours), *sorted({*folder.glob("*.png")} - {*ours, folder / "mistakes.png"})]
+    stage = folder.resolve().relative_to(place).parts
+    chooser = "validation" if "validation" in result else "test"
+    weights = USED[used(result)] if "test" in result and "best" in result else ""
+    captions = {name: caption.format(chooser=chooser, weights=weights) for name, caption in PICTURES.items()}
+    return {
+        "title": " · ".join((result["recipe"], *([result["net"]] if "net" in result else []), *stage)),
+        "summary": describe(result),
+        "pictures": [
+            (path.stem, captions.get(path.stem, "Drawn by the recipe"), base64.b64encode(path.read_bytes()).decode())
+            for path in pictures
+        ],
+        **(_several(folder) if stages(folder) else _one(folder, result)),
+        "tables": {
+            "Configuration": {key: _text(value) for key, value in (recorded["config"] | {"shards": recorded["shards"]}).items()},
+            "Data": {key: _text(value) for key, value in recorded["data"].items()},
+            "Environment": {
+                **{name: recorded[name] for name in ("device", "world_size", "threads", "precision", "started", "git")},
+                **recorded["versions"],
+            },
+            "Result": {key: _text(value) for key, value in result.items() if key != "stages"},
+        },
+        "command": command(recorded),
+        "resumed": [launch["started"] for launch in recorded["resumed"]],
+    }
+
+
+def _one(folder: Path, result: dict) -> dict[str, Any]:
+    """What only the page of one training has."""
+    shown = recorded_json(folder / "predictions.json")
+    test, best, classes = tested(result), result["best"], shown["classes"]
+    on = " on validation" if "validation" in result else ""
+    return {
+        "figures": {
+            "test accuracy": f"{test['accuracy']:.4f}",
+            **({"balanced": f"{test['balanced_accuracy']:.4f}"} if "balanced_accuracy" in test else {}),
+            "test loss": f"{test['loss']:.4f}",
+            **{name: f"{shown['scores'][key]:.4f}" for key, name in SCORES.items() if key in shown["scores"]},
+            f"best{on}, epoch {best['epoch']}": f"{best['accuracy']:.4f}",
+            "epochs": f"{result['epochs']:,}",
+            "parameters": f"{result['parameters']:,}",
+            "images/s": f"{result['images_per_second']:,.0f}",
+            "seconds": f"{result['seconds']:,.1f}",
+        },
+        "classes": [
+            (name, sum(row), row[index], f"{row[index] / max(sum(row), 1):.1%}", f"{of['precision']:.1%}", f"{of['f1']:.1%}")
+            for index, (name, row, of) in enumerate(zip(classes, shown["counts"], shown["scores"]["classes"], strict=True))
+        ],
+        "mistakes": [mistake | {key: classes[mistake[key]] for key in ("true", "predicted")} for mistake in shown["mistakes"]],
+        "wrong": test["count"] - sum(row[index] for index, row in enumerate(shown["counts"])),
+        "trainings": None,
+    }
+
+
+def _several(folder: Path) -> dict[str, Any]:
+    """What only the page of a run with several stages has: their comparison."""
+    compared, _ = compare([folder])
+    return {"figures": {}, "trainings": compared.table()}
+
+
+def _text(value: Any) -> str:
+    """A table's value as text: a list as its items, a dict as its keys and values."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_text(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,110 @@
+"""predictions.parquet: what a net says of each test image. Written at the end of a run, read by `oneloop compare`.
+
+    id                place in the test set, from 0
+    label, predicted  class indexes
+    true, guess       their names
+    probabilities     float32, one for each class
+    path              of the picture's file, for pictures of one's own
+
+pyarrow's own conversions would import pandas, which takes half a second. Reading loads no torch.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..errors import printable
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow
+    from torch import Tensor
+
+    from ..data.dataset import Split
+    from ..data.disk_feed import PictureSplit
+    from ..data.images import Images
+
+NAME = "predictions.parquet"
+
+
+class Answers(NamedTuple):
+    """Which test images a net had right, bool (N,), and the sha256 of these images and of those that validated.
+
+    `validation` is "" without them, or where it was not recorded yet.
+    """
+
+    right: "np.ndarray"
+    images: str
+    validation: str = ""
+
+
+def write(folder: Path, logits: "Tensor", images: "Images") -> None:
+    """Write the file from logits float32 (N, classes) of the test images in order, on the CPU. Raises OSError."""
+    import pyarrow
+    import pyarrow.parquet
+    import torch
+
+    from ..data.disk_feed import PictureSplit
+
+    labels, names = images.test.labels, _texts(images.classes)
+    columns = {"id": _numbers(torch.arange(len(labels)))}
+    for index, name, values in (("label", "true", labels), ("predicted", "guess", logits.argmax(1))):
+        columns[index] = _numbers(values)
+        columns[name] = pyarrow.DictionaryArray.from_arrays(columns[index], names)
+    columns["probabilities"] = pyarrow.FixedSizeListArray.from_arrays(_numbers(logits.softmax(1)), logits.shape[1])
+    if isinstance(images.test, PictureSplit):
+        columns["path"] = _texts([picture.name for picture in images.test.pictures])
+    table = pyarrow.table(columns).replace_schema_metadata(
+        {"images": _sha256(images.test, images.classes)}
+        | ({"validation": _sha256(images.validation, images.classes)} if images.validation is not None else {})
+    )
+    pyarrow.parquet.write_table(table, folder / NAME)
+
+
+def read(folder: Path) -> Answers | None:
+    """What the file of a training says; None without a sound one."""
+    import numpy as np
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(folder / NAME) as file:
+            table = file.read(columns=["label", "predicted"])
+        label, predicted = (np.from_dlpack(table[name].combine_chunks()) for name in ("label", "predicted"))
+        of = {name: table.schema.metadata.get(name.encode(), b"").decode() for name in ("images", "validation")}
+        return Answers(label == predicted, of["images"], of["validation"])
+    except (OSError, pyarrow.ArrowException, BufferError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _numbers(values: "Tensor") -> "pyarrow.Array":
+    import pyarrow
+
+    values = values.flatten() if values.is_floating_point() else values.int()
+    kind = pyarrow.float32() if values.is_floating_point() else pyarrow.int32()
+    return pyarrow.Array.from_buffers(kind, values.numel(), [None, pyarrow.py_buffer(values.contiguous().numpy())])
+
+
+def _texts(values: Sequence[str]) -> "pyarrow.Array":
+    import numpy as np
+    import pyarrow
+
+    encoded = [printable(value).encode() for value in values]
+    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+    buffers = [None, pyarrow.py_buffer(ends), pyarrow.py_buffer(b"".join(encoded))]
+    return pyarrow.Array.from_buffers(pyarrow.large_string(), len(encoded), buffers)
+
+
+def _sha256(split: "Split | PictureSplit", classes: Sequence[str]) -> str:
+    """Of a split's images and their labels: runs are compared on the same ones only."""
+    from ..data.dataset import Split
+
+    digest = hashlib.sha256(json.dumps(classes).encode())
+    digest.update(split.labels.numpy().data)
+    if isinstance(split, Split):
+        digest.update(split.pixels.contiguous().numpy().data)
+    else:
+        digest.update("".join(picture.sha256 for picture in split.pictures).encode())
+    return digest.hexdigest()

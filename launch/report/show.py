@@ -1,0 +1,107 @@
+"""What a finished run shows: predictions.json, four pictures and report.html in its folder.
+
+One pass over the test images in eval mode makes both, with the weights that are used unless told otherwise (`runs.used`);
+pictures, page and W&B's last row come from it. A new picture
+is a function in pictures.py and its call in `show`.
+
+    predictions.parquet  a row for each test image: what it is, what was predicted, the probability of each class
+    predictions.json  classes; counts, a row for each true class; scores; the worst mistakes with their images as base64 PNG
+    curves.png        loss and accuracy by epoch
+    confusion.png     counts and the accuracy of each class
+    mistakes.png      the mistakes with the highest loss
+    kernels.png       the first layer's, if it is a convolution over grey or RGB images
+"""
+
+import base64
+import io
+import json
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from ..data.disk_feed import PictureFeed
+from ..data.images import Feed, Images
+from . import page, plots, predictions
+from .run_log import Running
+from .runs import read_metrics
+from .scores import confusion, scores
+
+MISTAKES = 24  # images, those with the highest loss
+THUMBNAIL = 96  # pixels, the longer side at most
+
+
+def show(run: Running, net: nn.Module, feed: Feed | PictureFeed, images: Images, result: dict) -> None:
+    """Write the files listed above into the run folder, of `net` as it is; `feed` is that of the test images.
+
+    Called on the main process only: nothing here is collective. Raises OSError, and whatever the net or a font raises.
+    """
+    logits = _logits(run, net, feed)
+    shown = summary(logits, images)
+    predictions.write(run.folder, logits, images)
+    (run.folder / "predictions.json").write_text(json.dumps(shown))
+    plots.history(run.folder / "curves.png", read_metrics(run.folder / "metrics.jsonl"))
+    plots.confusion(run.folder / "confusion.png", torch.tensor(shown["counts"]), images.classes)
+    thumbnails = [Image.open(io.BytesIO(base64.b64decode(wrong["png"]))) for wrong in shown["mistakes"]]
+    captions = [
+        (images.classes[wrong["true"]], images.classes[wrong["predicted"]], wrong["probability"]) for wrong in shown["mistakes"]
+    ]
+    plots.mistakes(run.folder / "mistakes.png", thumbnails, captions)
+    layers = [(name, module) for name, module in net.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    name, first = layers[0] if layers else ("", None)
+    if isinstance(first, nn.Conv2d) and first.weight.shape[1] in (1, 3):
+        plots.kernels(run.folder / "kernels.png", first.weight.detach().cpu(), name)  # host-device sync
+    page.write(run.folder, result)
+
+
+def summary(logits: Tensor, images: Images) -> dict:
+    """The content of predictions.json, from logits float (N, classes) of the test images in order. Raises ValueError."""
+    labels = images.test.labels
+    if logits.shape[1] != len(images.classes):
+        raise ValueError(f"the net has {logits.shape[1]} outputs for {len(images.classes)} classes")
+    probabilities, predicted = logits.softmax(1).max(1)
+    wrong = predicted != labels
+    losses = F.cross_entropy(logits, labels, reduction="none").where(wrong, -1.0)
+    worst = losses.argsort(descending=True, stable=True)[: min(MISTAKES, int(wrong.sum()))].tolist()
+    return {
+        "classes": images.classes,
+        "counts": confusion(labels, predicted, len(images.classes)).tolist(),
+        "scores": scores(logits, labels),
+        "mistakes": [
+            {
+                "id": index,
+                "true": labels[index].item(),
+                "predicted": predicted[index].item(),
+                "probability": probabilities[index].item(),
+                "loss": losses[index].item(),
+                "png": _png(images.test.some(torch.tensor([index])).pixels[0]),
+            }
+            for index in worst
+        ],
+    }
+
+
+@torch.no_grad()
+def _logits(run: Running, net: nn.Module, feed: Feed | PictureFeed) -> Tensor:
+    """Logits of every image of `feed` in eval mode: float32 (N, classes), on the CPU."""
+    was_training = net.training
+    net.eval()
+    try:
+        parts = []
+        for ids in feed.order(torch.arange(len(feed.labels))).split(feed.batches):
+            pixels, _ = feed.batch(ids)
+            with run.accelerator.autocast():
+                parts.append(net(pixels).float())
+    finally:
+        net.train(was_training)
+    return torch.cat(parts).cpu()  # host-device sync
+
+
+def _png(pixels: Tensor) -> str:
+    """uint8 (C, H, W), grey or RGB, as a base64 PNG of at most THUMBNAIL × THUMBNAIL pixels."""
+    image = plots.picture(pixels)
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    file = io.BytesIO()
+    image.save(file, "png")
+    return base64.b64encode(file.getvalue()).decode()

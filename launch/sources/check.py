@@ -1,0 +1,184 @@
+"""Each file of a listing, opened once: what it is, or what is wrong with it.
+
+Threads share the work, as Pillow decodes and hashlib hashes outside of Python's lock. What is found is kept in the index and used
+again for a file whose size and time of change are the same; the content of such a file is not compared.
+"""
+
+import contextlib
+import hashlib
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from ..cache import locked, slug
+from ..data import decode
+from ..errors import first_line
+from . import index
+from .index import Facts
+from .listing import Listing, Picture, open_picture
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+CHUNK = 16  # files: what a thread takes at a time, and what an interruption loses of each thread at most
+LOST = "no such file"
+TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+
+
+class Examined(NamedTuple):
+    """`facts` of each path, and how many files were opened for them: the others are as the index has them."""
+
+    facts: dict[str, Facts]
+    opened: int
+
+
+def examine(listing: Listing, bar: "Progress") -> Examined:
+    """The facts of each picture of `listing`, from the index where they are known; `bar` shows the others, while it runs.
+
+    Another process that examines the same is waited for. Raises Refused (1) if the index cannot be read or written.
+    """
+    name = slug("pictures", listing.source)
+    known = index.read(name)
+    if not _unknown(listing, known):
+        return Examined(_of(listing, known), 0)
+    with locked(name):
+        known = index.read(name)
+        todo = _unknown(listing, known)
+        known = _of(listing, known)
+        with index.writer(name, known) as write:
+            task = bar.add_task("examining pictures", total=len(todo))
+            for facts in _in_parallel(listing, todo):
+                known.update(facts)
+                write({path: each for path, each in facts.items() if each.sha256})
+                bar.advance(task, len(facts))
+    return Examined(known, len(todo))
+
+
+def _unknown(listing: Listing, known: dict[str, Facts]) -> list[Picture]:
+    """Those, each path once, of which nothing is known, or that have changed since."""
+    same = {path: facts[:2] for path, facts in known.items()}
+    return [*{each.path: each for each in listing.pictures if same.get(each.path) != (each.size, each.time)}.values()]
+
+
+def _of(listing: Listing, known: dict[str, Facts]) -> dict[str, Facts]:
+    """What of `known` still holds for the pictures of `listing`."""
+    wanted = {each.path: (each.size, each.time) for each in listing.pictures}
+    return {path: facts for path, facts in known.items() if wanted.get(path) == facts[:2]}
+
+
+def _in_parallel(listing: Listing, pictures: Sequence[Picture]) -> Iterator[dict[str, Facts]]:
+    """The facts of `pictures`, some at a time, as they get ready."""
+
+    def work(some: Sequence[Picture]) -> dict[str, Facts]:
+        return {each.path: _look(listing, each) for each in some}
+
+    Image.preinit()  # first, so that a JPEG is not taken for rarer formats before it is opened
+    Image.init()  # once, not by several threads at a time
+    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        warnings.filterwarnings("ignore", module="PIL")  # broken EXIF data, pictures that are only rather large
+        try:
+            waiting = [pool.submit(work, pictures[start : start + CHUNK]) for start in range(0, len(pictures), CHUNK)]
+            for done in as_completed(waiting):
+                yield done.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # after an interruption, only what has begun is finished
+
+
+def _look(listing: Listing, picture: Picture) -> Facts:
+    """The facts of one picture."""
+    try:
+        with open_picture(listing, picture) as file:
+            facts = Facts(picture.size, picture.time)
+            if not listing.row:  # a file may have changed since it was listed
+                status = os.fstat(file.fileno())
+                facts = Facts(status.st_size, status.st_mtime_ns)
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            file.seek(0)
+            return _decoded(file, facts._replace(sha256=sha256))
+    except (FileNotFoundError, ValueError):  # the latter for a path that cannot be one
+        return Facts(0, 0, problem="no picture in this row" if listing.row else LOST)
+    except OSError as error:
+        return Facts(0, 0, problem=f"cannot be read: {error.strerror or error}")
+
+
+def _decoded(file: BinaryIO, facts: Facts) -> Facts:
+    """`facts` with what decoding `file` tells."""
+    if not facts.size:
+        return facts._replace(problem="empty file: 0 bytes")
+    try:
+        with Image.open(file) as opened:
+            mode, frames = opened.mode, False
+            deep = mode[0] == "I" or any(";16" in str(each[3]) for each in opened.tile)  # of colours, only the file has 16
+            (width, height), shown = _reduced(opened) if opened.format in ("JPEG", "MPO") else _whole(opened)
+            flat, highest = _is_flat(shown), 0
+            if deep:
+                flat, highest = _levels(opened, shown)
+            with contextlib.suppress(Exception):  # whether the second frame can be decoded does not matter
+                frames = bool(getattr(opened, "is_animated", False))
+            facts = facts._replace(bits=16 if deep else 8, highest=highest, bands=decode.bands(opened))
+        if flat and shown.size != (width, height):  # perhaps only at an eighth of its size
+            file.seek(0)
+            flat = _is_flat(decode.decode(file, 3))
+        return facts._replace(width=width, height=height, mode=mode, frames=frames, flat=flat)
+    except MemoryError:
+        return facts._replace(sha256="", problem="out of memory while decoding it")
+    except Exception as error:  # PIL raises a dozen kinds for broken files
+        return facts._replace(problem=_reason(error, file))
+
+
+def _whole(opened: Image.Image) -> tuple[tuple[int, int], Image.Image]:
+    """Width and height, upright, and the picture."""
+    picture = decode.converted(opened, 3)
+    return picture.size, picture
+
+
+def _is_flat(picture: Image.Image) -> bool:
+    return picture.getcolors(1) is not None
+
+
+def _levels(opened: Image.Image, shown: Image.Image) -> tuple[bool, int]:
+    """Whether all pixels of a 16-bit picture, which is `shown` in 8 bits, are the same, and its highest value.
+
+    Of colours, Pillow keeps 8 bits.
+    """
+    import numpy as np
+
+    grey = opened.mode[0] == "I"
+    levels = np.asarray(opened if grey else shown)
+    return bool(levels.min() == levels.max()) if grey else _is_flat(shown), int(levels.max()) * (1 if grey else 257)
+
+
+def _reduced(opened: Image.Image) -> tuple[tuple[int, int], Image.Image]:
+    """Width and height of a JPEG file, upright, and the picture.
+
+    To be decoded at an eighth of its size: all of the file is read, in half the time.
+    """
+    width, height = opened.size
+    turned = False
+    with contextlib.suppress(Exception):  # as in decode.py
+        turned = opened.getexif().get(ExifTags.Base.Orientation) in TURNED
+    decode.draft(opened, 1)
+    return ((height, width) if turned else (width, height)), opened
+
+
+def _reason(error: Exception, file: BinaryIO) -> str:
+    """Why a file is no picture, in a few words."""
+    if isinstance(error, Image.DecompressionBombError):
+        return f"decompression bomb: more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels"
+    said = first_line(error)
+    if isinstance(error, UnidentifiedImageError):
+        with contextlib.suppress(OSError, ValueError):
+            file.seek(0)
+            start = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+            if start.startswith((b"<!doctype html", b"<html")):
+                return "a web page (HTML), not a picture"
+            if start[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc"):
+                return "HEIC, which Pillow does not read: convert it to JPEG"
+        return "not a picture in a format that Pillow reads"
+    if "truncated" in said.lower() or isinstance(error, EOFError):
+        return "truncated: the end of the file is missing"
+    return f"cannot be decoded: {said}"

@@ -1,0 +1,170 @@
+"""Pictures of one's own as a recipe trains on them: found, examined, split (launch/pictures/) and decoded once."""
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
+
+from ..console import complain
+from ..data import decode
+from ..data.disk_feed import PictureSplit
+from ..data.images import Images
+from ..data.order import order
+from ..data.resize import Rule, reduced_size
+from ..data.store import Store, Wanted
+from ..errors import Refused, printable
+from . import path_table, synthetic
+from .check import LOST
+from .listing import open_picture
+from .split import NAMES, as_csv
+from .survey import Survey, duplicates, notes, survey
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+FRACTION = 0.1  # of pictures that are not split: for validation, and for the test
+SHOWN = 50  # bad files that are named on the screen
+NAMED, CUT = 10, 40  # classes in the first line, and characters of a name
+
+
+def pictures(
+    data: str,
+    rule: Rule,
+    *,
+    limit: int = 0,
+    validation: float | None = None,
+    test: float = FRACTION,
+    split: str = "",
+    columns: Sequence[str] = (),
+    skip_bad: bool = False,
+    classes: tuple[str, ...] = (),
+    main: bool = True,
+) -> Images:
+    """The pictures at `data`, of any sizes, as nets see them by `rule`: images (3, size, size), normalised as ImageNet's.
+
+    `data` is a folder, a table, a data set of the hub (owner/name), or "synthetic"; `columns` names columns that are not to be
+    guessed, as in "label=species". Splits are those of the file `split`, else those that `data` has, else made by content: the
+    fraction `validation` (None: FRACTION) and `test` of each class. Where there is no test split, the validation pictures are the
+    test images, and choose the best weights. `limit` is the number of training images to use (0: all).
+
+    A picture is decoded when it is first wanted and then kept, as far as the disk allowance goes (launch/data/store.py); not
+    for a run with `classes`, which only rebuilds its net. `main`: on the main process, which says what it finds.
+
+    Raises Refused: 1 if `data` cannot be read or the cache not written, 2 for wrong arguments, 4 if there are bad files (unless
+    `skip_bad`), or if a split lacks a class.
+    """
+    if data == "synthetic":
+        return _said(_drawings(rule, classes), main and not classes)
+    if data == "hub":
+        raise Refused("--data hub names no data set: it takes a folder, a table, owner/name of the hub, or synthetic", 2)
+    chosen = path_table.chosen(columns)
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not main or not console.is_terminal) as bar:
+        fraction = FRACTION if validation is None else validation
+        found = survey(Path(data), chosen, Path(split) if split else None, fraction, test, bar, classes)
+        if all(facts.problem == LOST for facts in found.facts.values()):
+            raise Refused(f"{data}: none of its {len(found.facts):,} pictures is there, such as {next(iter(found.facts))}")
+        if found.bad and not skip_bad:
+            _refuse_bad(found, main)
+        if main and not classes:
+            for note in notes(found, rule.white):
+                complain(f"{found.listing.source}: {note}")
+        if main:
+            _say_duplicates(found)
+        made = not split and not any(each.split for each in found.listing.pictures)
+        images = _images(found, rule, limit, held=validation if made else None, kept=not classes)
+    return _said(images, main and not classes)
+
+
+def _said(images: Images, main: bool) -> Images:
+    """`images`, after saying on the main process which classes were found."""
+    if main:
+        names = [name if len(name) <= CUT else f"{name[: CUT - 1]}…" for name in images.classes[:NAMED]]
+        more = f" and {len(images.classes) - NAMED:,} more" if len(images.classes) > NAMED else ""
+        sides = {"train": images.train, "validation": images.validation, "test": images.test}
+        counts = ", ".join(f"{len(split):,} {name}" for name, split in sides.items() if split is not None)
+        print(printable(f"{images.source}: {len(images.classes):,} classes: {', '.join(names)}{more}; pictures: {counts}"))
+    return images
+
+
+def _refuse_bad(found: Survey, main: bool) -> None:
+    """Name the bad files, and raise Refused (4)."""
+    where, bad = found.listing.source, found.bad
+    if main:
+        for each in bad[:SHOWN]:
+            complain(f"{each.path}: {found.facts[each.path].problem}")
+        if len(bad) > SHOWN:
+            complain(f"… and {len(bad) - SHOWN:,} more: oneloop data {where} names them all")
+    counts = {label: sum(each.label == label for each in bad) for label in found.listing.classes}
+    said = ", ".join(f"{label} {count}" for label, count in counts.items() if count)
+    files = f"{len(bad):,} bad file{'s' * (len(bad) > 1)} ({said})"
+    raise Refused(f"{where}: {files}; repair or remove them, or train without them: --skip-bad", 4)
+
+
+def _say_duplicates(found: Survey) -> None:
+    """Say that pictures are there twice, where that spoils what is learned or measured."""
+    twice, where = duplicates(found), found.listing.source
+    for what, trouble in (("across_classes", "in several classes"), ("across_splits", "in several splits")):
+        if count := len(twice[what]):
+            are = "pictures are" if count > 1 else "picture is"
+            complain(f"{where}: {count:,} {are} {trouble}; oneloop data {where} names them")
+
+
+def _images(found: Survey, rule: Rule, limit: int, held: float | None, kept: bool) -> Images:
+    listing, classes = found.listing, found.listing.classes
+    numbers = {name: number for number, name in enumerate(classes)}
+    wanted: dict[str, list[Wanted]] = {name: [] for name in NAMES}
+    labels: dict[str, list[int]] = {name: [] for name in NAMES}
+    digest = hashlib.sha256(json.dumps([classes, rule, decode.VERSION]).encode())
+    for each in found.good:
+        facts, side, label = found.facts[each.path], found.splits[each.path], numbers[each.label]
+        size = reduced_size(facts.width, facts.height, rule)
+        wanted[side].append(Wanted(facts.sha256, *size, each.path, partial(open_picture, listing, each)))
+        labels[side].append(label)
+        digest.update(f"{facts.sha256} {label} {side}\n".encode())
+    sides = {name: name for name in NAMES if wanted[name]}
+    if "test" not in sides and "validation" in sides:
+        sides["test"] = sides.pop("validation")
+    for name in ("train", "test"):
+        there = {*labels[sides[name]]} if name in sides else set()
+        if absent := [label for number, label in enumerate(classes) if number not in there]:
+            raise Refused(f"{listing.source}: no {name} pictures of {', '.join(absent[:10])}; every class needs at least one", 4)
+    every = [each for side in sides.values() for each in wanted[side]]
+    store = Store(rule, listing.source, every) if kept else Store(rule)
+    splits = {name: PictureSplit(torch.tensor(labels[side]), wanted[side], store, rule) for name, side in sides.items()}
+    train = splits["train"]
+    if limit and limit < len(train):
+        train = train.select(order(len(train), seed=0, epoch=0)[:limit].sort().values)
+    test, validation = splits["test"], splits.get("validation")
+    return Images(train, test, classes, MEAN, STD, str(listing.source), digest.hexdigest(), 0, validation, held, _lists(found))
+
+
+def _lists(found: Survey) -> dict[str, bytes]:
+    """split.csv, and bad.csv if files were left out."""
+    rows = [(each.path, each.label, found.splits[each.path], found.facts[each.path].sha256) for each in found.good]
+    bad = [(each.path, each.label, found.facts[each.path].problem) for each in found.bad]
+    return {"split.csv": as_csv(rows)} | ({"bad.csv": as_csv(bad, ("path", "label", "problem"))} if bad else {})
+
+
+def _drawings(rule: Rule, classes: tuple[str, ...]) -> Images:
+    """Drawings of CIFAR-10's classes as pictures of 32×32, for trying a recipe without any: 400 to train, 100 to test.
+
+    With `classes` these are their names, with noise where there is no drawing: for the net of a run whose pictures are not here.
+    """
+    names = classes or synthetic.DRAWN
+    drawn = synthetic.read(names, (3, 32, 32), {"train": 400, "test": 100})
+    splits = {}
+    for name, images in (("train", drawn.train), ("test", drawn.test)):
+        wanted = []
+        for number, pixels in enumerate(images.pixels):
+            file = io.BytesIO()
+            Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file, "png")
+            size = reduced_size(32, 32, rule)
+            wanted.append(Wanted(f"{name}{number}", *size, f"drawing {number}", partial(io.BytesIO, file.getvalue())))
+        splits[name] = PictureSplit(images.labels, wanted, Store(rule), rule)
+    return Images(splits["train"], splits["test"], names, MEAN, STD, "synthetic", drawn.fingerprint)

@@ -1,0 +1,108 @@
+"""What is known about each file of a folder: JSON in the cache folder, a line for each file after a header.
+
+Lines are added as files are examined, so whatever ends the process keeps the finished part. Each ends with its checksum; one that
+was cut off or damaged is ignored, and its file examined again. Before lines are added, those that still hold are written to a new
+file, which is renamed into place.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import PIL
+
+from ..cache import cache_folder, unwritable
+from ..data import decode
+from ..errors import Refused
+from ..files import checked, with_checksum
+
+FORMAT = 2
+
+
+class Facts(NamedTuple):
+    """A file as it was when it was opened. `width` and `height` are those of the decoded picture, 0 if it is bad.
+
+    `problem` is empty for a good one. `sha256`, of the whole content, is empty if the file could not be read: that may pass, so
+    it is not kept.
+    """
+
+    size: int  # bytes
+    time: int  # of the last change, ns
+    sha256: str = ""
+    width: int = 0
+    height: int = 0
+    mode: str = ""  # Pillow's: RGB, L, CMYK, …
+    frames: bool = False  # whether it has more than one, of which the first is taken
+    problem: str = ""
+    bits: int = 8  # of each value in the file: 16 if it has so many
+    highest: int = 0  # value of the levels of grey, or of the colours, if `bits` is 16
+    flat: bool = False  # whether it is of one colour
+    bands: str = ""  # what is made of other bands than colours, as decode.bands says
+
+
+def read(name: str) -> dict[str, Facts]:
+    """What is known, by path. Nothing if it was found by another Pillow or other code, which may decode other files.
+
+    Raises Refused (1) if the file cannot be read.
+    """
+    known = {}
+    try:
+        with open(_path(name), "rb") as file:
+            if file.readline() == _head().encode():
+                for line in file:
+                    if text := checked(line):
+                        path, *facts = json.loads(text)
+                        known[path] = Facts(*facts)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise Refused(f"cannot read the index {_path(name)} ({error}); delete it to rebuild it") from error
+    return known
+
+
+@contextlib.contextmanager
+def writer(name: str, known: Mapping[str, Facts]) -> Iterator[Callable[[Mapping[str, Facts]], None]]:
+    """Replace the index by what is `known`; inside, call what this gives with more of it. Raises Refused (1) if that fails."""
+    path = _path(name)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+
+    def lines(facts: Mapping[str, Facts]) -> str:
+        return "".join(with_checksum(json.dumps([path, *each])) for path, each in facts.items())
+
+    def write(facts: Mapping[str, Facts]) -> None:
+        file.write(lines(facts))
+        file.flush()
+
+    try:
+        temporary.write_text(_head() + lines({path: facts for path, facts in known.items() if facts.sha256}), encoding="utf-8")
+        temporary.replace(path)
+        with open(path, "a", encoding="utf-8") as file:
+            yield write
+    except OSError as error:
+        raise unwritable(path.parent, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def clear(name: str) -> Path | None:
+    """Delete the index. Returns its path, or None if there was none. Raises Refused (1)."""
+    path = _path(name)
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise unwritable(path.parent, error) from error
+    return path
+
+
+def _path(name: str) -> Path:
+    return cache_folder() / f"{name}.jsonl"
+
+
+def _head() -> str:
+    return json.dumps({"oneloop": "pictures", "format": FORMAT, "decode": decode.VERSION, "pillow": PIL.__version__}) + "\n"

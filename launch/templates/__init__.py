@@ -1,0 +1,1 @@
+"""The pages: run.html, data.html, and what they share."""

@@ -1,0 +1,1 @@
+"""One training: the loop, a step, what surrounds them, and what a checkpoint holds."""

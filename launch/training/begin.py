@@ -1,0 +1,133 @@
+"""The beginning of a training: refuse what would fail later, take the run folder, resume from the newest sound checkpoint."""
+
+import itertools
+import math
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
+
+from ..data.images import Images, feed_of, with_validation
+from ..data.order import bounds
+from ..errors import Refused, first_line
+from ..processes import broadcast
+from ..report.runs import read_json, read_metrics
+from ..run import Run
+from ..weights.tensors import load_weights, weights, weights_sha256
+from . import checkpoint, extend
+from .ema import Average
+from .job import Job, Plan
+from .state import Meter, State
+from .train_mode import batch_norms, buffers_kept
+
+FEW_IMAGES = 16  # with fewer in a slice, batch norm's statistics are poor
+
+
+def begin(
+    run: Run,
+    model: nn.Module,
+    images: Images,
+    optimizer: torch.optim.Optimizer,
+    plan: Plan,
+    ema: float,
+) -> Job:
+    """The training of `model`, as earlier launches left it. Collective. Parameters and errors as `loop.train`."""
+    if run.finished:
+        run.open(images, {})
+    epochs, batch, stage = plan.epochs, plan.batch, plan.stage
+    if epochs < 1 or batch < 1:
+        raise Refused(f"--epochs and --batch must be at least 1, they are {epochs} and {batch}", 2)
+    if lazy := [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if is_lazy(tensor)]:
+        raise Refused(f"{', '.join(lazy[:4])} have no shape yet: call the net once on a batch before its optimizer is made", 2)
+    given, images = images, with_validation(images, run.validation)
+    samples, net = len(images.train), model.to(run.accelerator.device).to(memory_format=torch.channels_last)
+    broadcast(weights(net).values(), run.world)  # what each process has read or drawn may differ
+    _check_optimizer(optimizer, net)
+    _check_batches(run, net, images, {batch if batch <= samples else 0, samples % batch})
+    facts = {
+        "model": type(net).__name__,
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "trainable": sum(p.numel() for p in net.parameters() if p.requires_grad),
+    }
+    run.open(given, facts)
+    run = run.stage(stage) if stage else run
+    groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    settings = extend.Settings(groups, plan.schedule, math.ceil(samples / batch))
+    result = run.on_main(lambda: read_json(run.folder / "result.json")) or None  # of a stage, or of a run whose data have moved
+    start = "" if result else weights_sha256(weights(net))  # host-device sync; of no use once finished
+    found, notes = run.on_main(lambda: checkpoint.latest(run.folder / "checkpoints"))
+    if found and found["state"].get("origin") != run.origin(images.fingerprint):
+        where = run.folder / "checkpoints"
+        raise Refused(f"{where} was saved with another configuration, other data or an older oneloop; --fresh starts over", 4)
+    if not found and not result:
+        begun = run.on_main(lambda: bool(read_metrics(run.folder / "metrics.jsonl")))
+        if not stage and not run.fresh:
+            found, further = run.on_main(lambda: extend.find(run, images.fingerprint, start, settings))
+            notes += further
+        if begun and not found:
+            notes.append(f"{run.folder} has no checkpoint: starts again from step 0")
+    average = Average(net, ema) if ema else None
+    state, meter = _restored(run, net, optimizer, found, average)
+    state.start = state.start or start
+    if result:
+        digest = run.on_main(lambda: weights_sha256(weights(net)))  # host-device sync
+        if digest != result["weights_sha256"]:
+            why = "; ".join(notes) or f"{run.folder / 'checkpoints'} lacks it"
+            raise Refused(f"{run.folder} is finished, but its last checkpoint cannot be used: {why}. --fresh starts over", 4)
+        if not stage:
+            run.say_finished(result)
+        torch.manual_seed(run.seed)
+    notes = [*run.notes, *notes]
+    if not run.quiet and batch // run.shards < FEW_IMAGES and batch_norms(net):
+        sees = f"batch norm sees only {batch // run.shards} images at a time (--batch {batch} in {run.shards} slices)"
+        notes.append(f"{sees}; a larger --batch or fewer --shards would give it more")
+    return Job(run, net, images, optimizer, plan, settings, average, facts, state, meter, notes, result)
+
+
+def _restored(
+    run: Run, net: nn.Module, optimizer: torch.optim.Optimizer, found: dict | None, average: Average | None
+) -> tuple[State, Meter]:
+    """Where the checkpoint `found` stands, whose tensors net, optimizer and average take; the start without one."""
+    state, meter = State(), Meter(run.accelerator.device)
+    if found:
+        meter.loss += found["optimizer"].pop("log/loss").to(meter.loss.device)
+        load_weights(net, found["model"])
+        if average:
+            for name, tensor in average.tensors.items():
+                tensor.copy_(found["optimizer"].pop(f"average/{name}"))
+        described = found["state"]
+        checkpoint.load_optimizer_state(optimizer, net, found["optimizer"], described["optimizer"])
+        for name, value in described["meter"].items():
+            setattr(meter, name, value)
+        if run.accelerator.scaler is not None:
+            run.accelerator.scaler.load_state_dict(described["scaler"])
+        state = State(**{name: described[name] for name in State.__dataclass_fields__ if name in described})
+    return state, meter
+
+
+def _check_batches(run: Run, net: nn.Module, images: Images, sizes: set[int]) -> None:
+    """Raise Refused (2) if batches of one of these `sizes` leave batch norm one image to normalise."""
+    alone = [size for size in sizes if any(end - start == 1 for start, end in itertools.pairwise(bounds(size, run.shards)))]
+    if not alone or not any(isinstance(module, _BatchNorm) for module in net.modules()):
+        return
+    feed = feed_of(images.train.select(torch.zeros(1, dtype=torch.int64)), images, run.accelerator.device)
+    try:
+        with buffers_kept(net), torch.no_grad():
+            net.train()(feed.batch(feed.order(torch.zeros(1, dtype=torch.int64)))[0])
+    except ValueError as error:
+        raise Refused(
+            f"a batch of {alone[0]} images in {run.shards} slices leaves one image by itself, which {type(net).__name__}'s "
+            f"batch norm cannot normalise ({first_line(error)}); choose another --batch, --limit or --shards",
+            2,
+        ) from error
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer, net: nn.Module) -> None:
+    """Raise Refused (2) for an optimizer that no checkpoint can hold; lay out its state as a resume does."""
+    own = {id(parameter) for parameter in net.parameters()}
+    if any(id(parameter) not in own for group in optimizer.param_groups for parameter in group["params"]):
+        raise Refused("the optimizer has a parameter that is not in the net: no checkpoint would hold it; add it to the net", 2)
+    if optimizer.state:  # made by its constructor, before the net moved to its device and memory format
+        tensors, scalars = checkpoint.optimizer_state(optimizer, net), checkpoint.optimizer_scalars(optimizer, net)
+        checkpoint.load_optimizer_state(optimizer, net, tensors, scalars)

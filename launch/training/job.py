@@ -1,0 +1,269 @@
+"""One training inside a run: its epochs, batches, log lines and checkpoints.
+
+Created by `launch.training.begin`, used by `launch.training.loop.train`, ended by `launch.training.finish`.
+"""
+
+import contextlib
+import itertools
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from .. import processes
+from ..console import complain
+from ..data.disk_feed import PictureFeed
+from ..data.images import Feed, Images, feed_of
+from ..data.order import bounds, order, part
+from ..errors import Refused
+from ..report.run_log import Track
+from ..run import Run
+from ..weights.tensors import weights
+from . import checkpoint
+from .ema import Average
+from .extend import Settings
+from .publish import publish
+from .schedules import Schedule
+from .state import Meter, Reading, State
+from .step import Step
+
+SAVE_SECONDS = 30  # from one checkpoint to the next at the end of an epoch: an epoch may take less than a checkpoint does
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a training goes: see `loop.train`."""
+
+    epochs: int
+    batch: int  # images
+    schedule: Schedule | None
+    shuffle: bool
+    mixed: bool  # whether images are mixed
+    patience: int  # epochs
+    stage: str
+
+
+@dataclass
+class Job:
+    """One training. `result` is set if an earlier launch finished it: net and optimizer are in their final state."""
+
+    run: Run  # or its stage
+    net: nn.Module
+    images: Images
+    optimizer: torch.optim.Optimizer
+    plan: Plan
+    settings: Settings  # the optimizer's options, and the factor of its rates at each step
+    average: Average | None  # of the weights
+    facts: dict  # of the net: its name, its numbers of parameters
+    state: State
+    meter: Meter
+    notes: list[str]  # what the user should know before the first step
+    result: dict | None = None
+
+    def __post_init__(self) -> None:
+        self.samples, self.steps = len(self.images.train), self.settings.steps  # of an epoch
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        # Seconds that this launch's steps have waited for pictures, and that earlier launches have trained.
+        self.waited, self.trained_before = 0.0, self.meter.train_seconds
+        # From this step on every process has started up; torch.compile compiles once for each size of batch.
+        self.started_up = self.state.step + (self.steps if self.run.compile else 1)
+        self.saved = time.perf_counter()  # when the last checkpoint was, else when this launch began
+        self.best: dict[str, Tensor] = {}  # the best weights, until they are published with the next checkpoint
+
+    @cached_property
+    def feeds(self) -> dict[str, Feed | PictureFeed]:
+        device = self.run.accelerator.device
+        names = dict.fromkeys(("train", self.images.chooser, "test"))  # each once, in this order
+        feeds = {name: feed_of(getattr(self.images, name), self.images, device) for name in names}
+        return feeds | {"ema": feeds[self.images.chooser]}
+
+    # ---------------------------------------------------------------------------------------------------------------- epochs
+
+    @property
+    def ended(self) -> bool:
+        """Whether all epochs are done, or the last ones have used up the patience."""
+        return self.state.epochs == self.plan.epochs or ("train" in self.state.results and self._used_up(self.state.epochs))
+
+    def _used_up(self, epochs: int) -> bool:
+        return 0 < self.plan.patience <= epochs - self.state.best["epoch"]
+
+    def epochs_left(self) -> Iterator[int]:
+        """The epochs that are left, from 0, each when the one before it is closed."""
+        while not self.ended:
+            yield self.state.epochs
+
+    def splits_due(self, results: dict[str, dict]) -> Iterator[str]:
+        """What to evaluate at the end of this epoch; "ema" is the average of the weights on the images that choose.
+
+        `results` has those before: they say whether this epoch is the last.
+        """
+        chooser, done = self.images.chooser, self.state.epochs + 1
+        if done == self.plan.epochs or done % self.run.eval_every == 0:
+            yield chooser
+            if self.average:
+                yield "ema"
+        if done == self.plan.epochs or (results and not self._better(results) and self._used_up(done)):
+            yield from (split for split in ("test", "train") if split != chooser)
+
+    def _better(self, results: dict[str, dict]) -> bool:
+        return results["ema" if self.average else self.images.chooser]["accuracy"] > self.state.best["accuracy"]
+
+    def weights_of(self, split: str) -> contextlib.AbstractContextManager[None]:
+        """Within it the net has the weights that `split` of `splits_due` is measured with. Collective."""
+        if split != "ema" or not self.average:
+            return contextlib.nullcontext()
+        self.average.of_main(self.run.world)
+        return self.average.applied()
+
+    @property
+    def best_is_last(self) -> bool:
+        """Whether the best weights so far are those that the net has after the last epoch."""
+        return self.state.best["epoch"] == self.state.epochs and not self.average
+
+    # ----------------------------------------------------------------------------------------------------------------- steps
+
+    def batches_left(self) -> Iterator[Tensor]:
+        """The samples of each batch that this epoch still has, int64 (batch,) or fewer: a function of (seed, epoch)."""
+        epoch = self.state.epochs
+        ids = order(self.samples, self.run.seed, epoch) if self.plan.shuffle else torch.arange(self.samples)
+        left = self.feeds["train"].order(ids)[(self.state.step - epoch * self.steps) * self.plan.batch :]
+        batches = left.split(self.plan.batch) if len(left) else ()
+        self.feeds["train"].expect([part for batch in batches for part in self._own(batch)])
+        yield from batches
+
+    def _own(self, batch: Tensor) -> Iterator[Tensor]:
+        """This process's slices of a batch."""
+        shards, rank, world = self.run.shards, self.run.rank, self.run.world
+        cuts = bounds(len(batch), shards)[rank * shards // world : (rank + 1) * shards // world + 1]
+        return (part(batch, start, end, self.plan.mixed) for start, end in itertools.pairwise(cuts) if start < end)
+
+    def set_learning_rates(self) -> None:
+        """Set the learning rates of the next step: a function of the step."""
+        if self.settings.schedule:
+            for group, rate in zip(self.optimizer.param_groups, self._rates(self.state.step), strict=True):
+                group["lr"] = rate
+
+    def _rates(self, step: int) -> list[float]:
+        """The learning rates of the groups in the step after `step` others."""
+        factor = self.settings.schedule(step / self.steps) if self.settings.schedule else 1.0
+        return [rate * factor for rate in self.rates]
+
+    def count(self, mean_loss: Tensor, images: int) -> None:
+        """Count a step. Collective once a launch, see processes.end_startup."""
+        self.meter.add(mean_loss, images)
+        self.state.step += 1
+        if self.run.world > 1 and self.state.step == self.started_up:
+            processes.end_startup(self.run.accelerator)
+
+    @property
+    def within_epoch(self) -> bool:
+        """Whether the epoch has further steps: its end has its own lines and its own checkpoint."""
+        return self.state.step < (self.state.epochs + 1) * self.steps
+
+    def due(self, every: int) -> bool:
+        return every > 0 and self.state.step % every == 0
+
+    # ----------------------------------------------------------------------------------------------------------------- lines
+
+    def track(self) -> Track:
+        """The open record; the clock of the launch starts. Collective."""
+        self.began = time.perf_counter() - self.state.seconds
+        # An epoch that was stopped at its end, before its lines were complete, writes them again.
+        kept = self.state.step if self.within_epoch else self.state.step - 1
+        self.record = Track(self.run, self.images, self.facts, self.state.step, total=self.plan.epochs * self.steps, kept=kept)
+        for line in self.notes:
+            (complain if self.run.quiet else self.record.say)(line)  # a trial says nothing else
+        return self.record
+
+    def write_train_line(self) -> None:
+        """Host-device sync."""
+        self.record.write(self._train_line(self.meter.read(self.net)))
+        self.meter.reset()
+
+    def close_epoch(self, reading: Reading, results: dict[str, dict]) -> None:
+        """Write the epoch's lines; keep the weights if they are the best so far."""
+        state = self.state
+        evals = [self._event("eval") | {"split": split} | result for split, result in results.items()]
+        self.record.write(self._train_line(reading), *evals)
+        title = f"epoch {state.epochs + 1:>{len(str(self.plan.epochs))}}/{self.plan.epochs}"
+        self.record.epoch(title, reading.loss, reading.images_per_second, results)
+        self.meter.reset()
+        better = results and self._better(results)
+        state.epochs, state.results = state.epochs + 1, results
+        if better:
+            chosen = "ema" if self.average else self.images.chooser
+            state.best = {"accuracy": results[chosen]["accuracy"], "epoch": state.epochs}
+            with self.weights_of(chosen):
+                self.best = {name: tensor.detach().clone() for name, tensor in weights(self.net).items()}
+
+    def _event(self, kind: str) -> dict:
+        """The head of a line of metrics.jsonl; `images` counts from the start of the run."""
+        state = self.state
+        done = min((state.step - state.epochs * self.steps) * self.plan.batch, self.samples)
+        images = state.epochs * self.samples + done
+        return {"event": kind, "step": state.step, "epoch": state.epochs + 1, "images": images}
+
+    def _train_line(self, reading: Reading) -> dict:
+        lr, seconds = self._rates(self.state.step - 1)[0], time.perf_counter() - self.began
+        known = math.isfinite(reading.gradient_norm) and self.run.accelerator.scaler is None  # fp16 leaves gradients scaled
+        gradient = {"gradient_norm": reading.gradient_norm} if known else {}
+        speed = {"images_per_second": reading.images_per_second, "seconds": seconds}
+        if isinstance(feed := self.feeds["train"], PictureFeed):
+            self.waited += feed.waited
+            speed["data_wait"] = feed.waited / max(self.meter.seconds, 1e-9)
+            feed.waited = 0.0
+        return self._event("train") | {"loss": reading.loss, "lr": lr, **gradient, **speed}
+
+    # ------------------------------------------------------------------------------------------------------------ checkpoints
+
+    def save_due(self) -> bool:
+        """Whether the epoch that was closed ends with a checkpoint: by the main process's clock, or --save-every. Collective."""
+        if self.ended:
+            return True
+        if self.run.save_every:
+            return self.due(self.run.save_every)
+        return self.run.on_main(lambda: time.perf_counter() - self.saved >= SAVE_SECONDS)
+
+    def save(self, step: Step) -> None:
+        """Save a checkpoint, if the losses, gradients and parameters are finite; publish the best weights with it.
+
+        Collective; host-device sync.
+        """
+        step.check(self.state.step)
+        if self.within_epoch:
+            self.meter.stop()
+        else:  # stopped before the epoch's lines, which a resume cannot write without this gradient's norm
+            self.meter.read(self.net)
+        self.state.seconds = time.perf_counter() - self.began
+        if self.best:  # never without a checkpoint that knows them: a resume may not come to the same
+            self.state.best["weights_sha256"] = publish(self.run, self.net, self.images, "best.safetensors", self.best)
+            self.best = {}
+        self.run.on_main(self.record.sync)  # the record first: a checkpoint is never ahead of it
+        scaler = self.run.accelerator.scaler
+        described = asdict(self.state) | {
+            "origin": self.run.origin(self.images.fingerprint),
+            "optimizer": checkpoint.optimizer_scalars(self.optimizer, self.net),
+            "meter": {name: getattr(self.meter, name) for name in Meter.SAVED},
+            "scaler": scaler.state_dict() if scaler is not None else {},
+        }
+        if self.ended:  # a longer run may start from the last one
+            described["settings"] = self.settings.sha256(self.state.step)
+        self.run.on_main(lambda: self._write_checkpoint(described))
+        self.saved = time.perf_counter()
+
+    def _write_checkpoint(self, described: dict) -> None:
+        broken = [name for name, parameter in self.net.named_parameters() if not parameter.isfinite().all()]  # host-device sync
+        if broken:
+            raise Refused(
+                f"{broken[0]} is not finite after step {self.state.step}, and was not saved. "
+                "A smaller --lr is the usual cure; the last checkpoint is sound",
+                3,
+            )
+        tensors = checkpoint.optimizer_state(self.optimizer, self.net) | {"log/loss": self.meter.loss}
+        if self.average:
+            tensors |= {f"average/{name}": tensor for name, tensor in self.average.tensors.items()}
+        checkpoint.save(self.run.folder / "checkpoints", weights(self.net), tensors, described)

@@ -1,0 +1,51 @@
+"""The weights of a training in its run folder: written with what their user needs to know, read back when they are measured."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from ..data.disk_feed import PictureSplit
+from ..data.images import Images
+from ..errors import Refused
+from ..run import Run
+from ..weights import load
+from ..weights.tensors import other_weights, weights, weights_sha256, write_tensors
+
+
+def publish(run: Run, net: nn.Module, images: Images, name: str, tensors: dict[str, Tensor] | None = None) -> str:
+    """Write the net's weights, or `tensors` in their place, as the file `name` of the run folder.
+
+    Returns their sha256. Collective; host-device sync.
+    """
+    return run.on_main(lambda: _write(run, net, images, name, tensors or weights(net)))
+
+
+def _write(run: Run, net: nn.Module, images: Images, name: str, tensors: dict[str, Tensor]) -> str:
+    digest, net_name = weights_sha256(tensors), run.config.get("net", type(net).__name__)
+    about: dict = {"recipe": run.recipe, "classes": images.classes, "mean": images.mean, "std": images.std}
+    about |= {"shape": [*images.train.shape], "size": images.size, "net": net_name, "weights_sha256": digest}
+    if isinstance(images.train, PictureSplit):
+        about |= {"stored": images.train.rule.stored, "white": images.train.rule.white}
+    write_tensors(run.folder / name, tensors, {"oneloop": json.dumps(about)})
+    return digest
+
+
+@contextlib.contextmanager
+def best_weights(run: Run, net: nn.Module, best: dict) -> Iterator[None]:
+    """Within it the net has the weights that State.best describes, and afterwards its own again. Collective.
+
+    Raises Refused (1, 4).
+    """
+    with other_weights(net, run.on_main(lambda: _read(run.folder / "best.safetensors", best))):
+        yield
+
+
+def _read(path: Path, best: dict) -> dict[str, Tensor]:
+    tensors = load(path)
+    if weights_sha256(tensors) != best["weights_sha256"]:
+        way = "delete it, and the same command ends with the last weights, or start over with --fresh"
+        raise Refused(f"{path} has other weights than those of epoch {best['epoch']}; {way}", 4)
+    return tensors

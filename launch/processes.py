@@ -31,6 +31,7 @@ START_SECONDS = 1800  # that a process waits for another before the first step: 
 OUT_OF_TIME = 75  # the exit code: EX_TEMPFAIL of sysexits.h, "try again"
 CLOCKS_APART = 10  # seconds between the starts of two processes of a job
 SILENCE_SECONDS = 300  # and after it: longer than anything that a process does alone in a run
+ANSWER_SECONDS = 5  # that a process waits to hear whether another has said the same
 LAUNCHERS = {"ACCELERATE_DYNAMO_BACKEND", "TORCHELASTIC_RUN_ID"}  # what torch's and accelerate's set, one or both
 NUMBERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT", "TORCHELASTIC_MAX_RESTARTS")
 MPI = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")  # what accelerate would look at
@@ -245,10 +246,16 @@ def first_to_say(error: Refused) -> bool:
         return first_here()
     what = LostProcess.__name__ if isinstance(error, LostProcess) else str(error)
     place = "/".join((env.get("GROUP_RANK", ""), env.get("TORCHELASTIC_RESTART_COUNT", ""), what))
-    try:
-        return distributed.distributed_c10d._get_default_store().add(place, 1) == 1
-    except RuntimeError:  # the store ended with the process that had it
-        return True
+    store, answer = distributed.distributed_c10d._get_default_store(), list[int]()
+
+    def ask() -> None:
+        with contextlib.suppress(RuntimeError):  # the store ended with the process that had it
+            answer.append(store.add(place, 1))
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(ANSWER_SECONDS)  # a machine that was cut off gets no answer, and torch would wait for it without an end
+    return answer in ([], [1])
 
 
 def end_with_launcher() -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+import threading
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from accelerate.commands import launch as launcher
 from conftest import ROOT
 
 from launch.errors import Refused
-from launch.processes import accelerator, cpu_only_emulates_bf16
+from launch.processes import accelerator, cpu_only_emulates_bf16, first_to_say
 
 NO_BF16 = cpu_only_emulates_bf16()
 PROMISES = {  # file -> (processes, precision); None: as many as GPUs
@@ -206,3 +207,19 @@ def test_control_another_number_of_gpus_or_another_file_starts_something_else(st
     assert started(8, "--config_file", str(tmp_path / "few.yaml")) != Started(8, "bf16")
     with pytest.raises(ValueError, match="Cuda is not available"):
         started(0, "--config_file", str(ROOT / "launch/gpus.yaml"))
+
+
+def test_a_process_whose_machine_was_cut_off_says_its_line_without_an_answer(monkeypatch):
+    """torch's store is on the first machine, and its clients wait for its answers without an end."""
+    answers, back = [], threading.Event()
+
+    def add(*_):
+        return answers.pop(0) if answers else (back.wait(20), 2)[1]
+
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.distributed_c10d._get_default_store", lambda: SimpleNamespace(add=add))
+    monkeypatch.setattr("launch.processes.ANSWER_SECONDS", 0.2)
+    answers += [1, 2]
+    assert [first_to_say(Refused("lost")) for _ in range(2)] == [True, False]
+    assert first_to_say(Refused("lost"))
+    back.set()

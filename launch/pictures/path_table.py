@@ -26,7 +26,7 @@ def read(table: Path, columns: Mapping[str, str]) -> Listing:
     """The pictures of `table`, an absolute path. `columns` names columns that should not be guessed: image, label, split.
 
     Raises Refused: 1 if it cannot be read, 2 for a column that is not there or that nobody can guess, 4 for a row without path,
-    label or a known split, for a path that an earlier row has, and where no row names a file that is there.
+    label or a known split, for a path that an earlier row has; where no row names a file that is there, see `_nowhere`.
     """
     head, values = _columns(table)
     chosen = {what: _choose(table, what, head, values, columns.get(what, "")) for what in COLUMNS}
@@ -50,7 +50,7 @@ def read(table: Path, columns: Mapping[str, str]) -> Listing:
         there = there or time != 0
         pictures.append(Picture(path, classes[label], SPLITS[split.casefold()] if split else "", size, time))
     if not there:
-        raise Refused(f"{table}: {_nowhere(table, paths)}", 4)
+        raise _nowhere(table, paths)
     if unused := [name for name in head if name not in chosen.values()]:
         notes.append(f"columns that are not used: {', '.join(map(shown, unused[:SHOWN]))}" + " …" * (len(unused) > SHOWN))
     return Listing(table, table.parent, pictures, notes=tuple(notes))
@@ -169,15 +169,16 @@ def _found(folder: Path, path: str) -> tuple[str, int, int]:
     return path, 0, 0
 
 
-def _nowhere(table: Path, paths: Sequence[str]) -> str:
-    """What to say where no path of a table leads to a file."""
+def _nowhere(table: Path, paths: Sequence[str]) -> Refused:
+    """What to say where no path of a table leads to a file: 1, as for a folder that is gone; 4 if the paths look wrong."""
     path = os.path.join(table.parent, paths[0])
-    hint = "its paths are relative to its folder"
+    hint, code = "its paths are relative to its folder", 1
     if any("\\" in each for each in paths):
-        hint = "write / in its paths, not \\"
+        hint, code = "write / in its paths, not \\", 4
     elif not os.path.splitext(paths[0])[1]:
-        hint = "its paths lack a suffix such as .jpg"
-    return f"none of the files that it names is there, such as {path if len(path) <= LONG else path[:LONG] + '…'}; {hint}"
+        hint, code = "its paths lack a suffix such as .jpg", 4
+    such = path if len(path) <= LONG else path[:LONG] + "…"
+    return Refused(f"{table}: none of the files that it names is there, such as {such}; {hint}", code)
 
 
 def guess(what: str, head: Sequence[str]) -> str:

@@ -42,6 +42,7 @@ from .weights.tensors import weights_sha256
 
 MOST_VALIDATION = 0.9
 MOST, MOST_SHARDS = 10**9, 2**16  # of a whole number that a flag takes; slices are counted out at every step
+BELOW_ONE = {"ema", "smoothing"}  # flags of recipes: an average that never follows its net, labels that say nothing
 
 
 @dataclass
@@ -147,7 +148,10 @@ class Run:
                 raise Refused(f"--{name.replace('_', '-')} must not be negative, it is {_short(value)}", 2)
             if isinstance(value, int | float) and value > MOST:
                 raise Refused(f"--{name.replace('_', '-')} is too large: {_short(value)}", 2)
-        if not options.get("batch", 1):
+        for name in BELOW_ONE & options.keys():
+            if options[name] >= 1:
+                raise Refused(f"--{name} must be less than 1, it is {options[name]:g}", 2)
+        if options.get("batch") == 0:  # here, as a recipe may take its folder before its training begins
             raise Refused("--batch must be at least 1, it is 0", 2)
         if self.threads > (most := max(64, 4 * cores())):
             raise Refused(f"--threads is {self.threads}; this machine takes {most} at most", 2)

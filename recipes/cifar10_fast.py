@@ -15,7 +15,6 @@ import torch.nn.functional as F
 
 from launch import Run, cli, evaluate, sources, train
 from launch.data import Feed, alternating_flip, translate
-from launch.errors import Refused
 from launch.training.optimizers import Muon
 from launch.training.schedules import linear
 from nets.fast import FastNet, SixViews
@@ -41,8 +40,6 @@ def main(
         weight_decay: Weight decay of an image, for biases and the last layer, independent of their learning rates.
         smoothing: Label smoothing: this part of each label is spread over all classes.
     """
-    if smoothing >= 1:
-        raise Refused(f"--smoothing must be at least 0 and less than 1, it is {smoothing}", 2)
     images = sources.cifar10(run.data, limit=run.limit)
     net = FastNet()
     pixels, _ = Feed(images.train, images, torch.device("cpu")).batch(torch.arange(min(WHITENED, len(images.train))))

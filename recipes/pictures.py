@@ -105,9 +105,6 @@ def main(
         raise Refused(f"--mode {mode} {wants}", 2)
     if epochs < (2 if mode == "gradual" else 1):
         raise Refused("--epochs must be at least 1, and at least 2 for --mode gradual, which trains twice", 2)
-    for name, part in {"smoothing": smoothing, "ema": ema}.items():
-        if part >= 1:
-            raise Refused(f"--{name} must be at least 0 and less than 1, it is {part}", 2)
     rule = rule_for(size, stored, white)
     if not 0 <= white <= 65535:
         raise Refused(f"--white must be from 0 to 65535, it is {white}", 2)

@@ -124,6 +124,20 @@ def test_numbers_out_of_all_reason_are_refused_at_once(recipe, recipes, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_share_of_one_or_more_and_an_empty_batch_are_refused_before_the_run_folder(recipes, tmp_path, monkeypatch):
+    """An average that never follows, smoothing that torch refuses at the first step: not after a folder was made."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    refused = {("--ema", "1"): "less than 1", ("--ema", "1.5"): "less than 1", ("--smoothing", "2"): "less than 1"}
+    for (flag, value), why in (refused | {("--batch", "0"): "at least 1"}).items():
+        given = ["--data", "synthetic", "--net", "Net", "--size", "32", "--epochs", "1", "--limit", "16", flag, value]
+        monkeypatch.setattr(sys, "argv", [recipes["pictures"].__file__, *given])
+        code, said = ended(lambda: cli(recipes["pictures"].main))
+        assert (code, said.count("\n")) == (2, 1), said
+        assert f"{flag} must be {why}, it is {value}" in said
+        assert list(tmp_path.iterdir()) == []
+
+
 # --------------------------------------------------------------------------------------------------------- a random hand
 
 ODD = (

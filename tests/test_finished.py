@@ -136,6 +136,7 @@ def test_a_sweep_starts_a_finished_cell_whose_data_changed(command, table, tmp_p
     said = capsys.readouterr()
     assert "1 runs, 0 of them already finished" in said.out
     assert "failed: was trained on other data" in said.err
+    assert "seconds" not in said.out  # the heading of a column: no table shows the old result
 
 
 @pytest.mark.usefixtures("few_synthetic")

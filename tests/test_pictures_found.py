@@ -354,7 +354,7 @@ def test_folders_that_look_the_same_are_one_class(oneloop, said, tmp_path):
         ("path,split,Split,label\n0000.jpg,test,train,y\n", 2, "which column is the split?"),
         ("path,cat,dog\n0000.jpg,1,0\n0001.jpg,0,1\n", 4, "a column of 0 and 1 for each class (cat, dog …); write one column"),
         ("path,cat,dog\n0000.jpg,1,0\n0001.jpg,1,1\n", 4, "and row 2 has 2 ones: pictures with several labels or none are not"),
-        ("path,label\na\\0000.jpg,x\n", 1, "a\\0000.jpg; write / in its paths, not \\"),
+        ("path,label\na\\0000.jpg,x\n", 4, "a\\0000.jpg; write / in its paths, not \\"),
         ("path,label\na.jpg,x\nb.jpg,y\n", 1, "none of the files that it names is there, such as"),
         ("path,label\nPK\0\0,x\n", 1, "it is no text in UTF-8; save it as CSV in UTF-8"),
         ("PK\3\4\0\0,x\n", 1, "it is no text in UTF-8; save it as CSV in UTF-8"),

@@ -71,7 +71,8 @@ def main(args: Sequence[str]) -> None:
 
     from .compare import draw, show
 
-    if begun := [cell.folder for cell in cells if (cell.folder / "config.json").exists()]:
+    old = {cell for cell in left if cell.stale}  # their results are of other data
+    if begun := [cell.folder for cell in cells if cell not in old and (cell.folder / "config.json").exists()]:
         try:
             comparison, complaints = compare(begun)
             found = paired.pairs(comparison)

@@ -25,8 +25,8 @@ SHOWN, LONG = 10, 200  # columns in a message, characters of a path
 def read(table: Path, columns: Mapping[str, str]) -> Listing:
     """The pictures of `table`, an absolute path. `columns` names columns that should not be guessed: image, label, split.
 
-    Raises Refused: 1 if it cannot be read or no row names a file that is there, 2 for a column that is not there or that nobody
-    can guess, 4 for a row without path, label or a known split, and for a path that an earlier row has.
+    Raises Refused: 1 if it cannot be read, 2 for a column that is not there or that nobody can guess, 4 for a row without path,
+    label or a known split, for a path that an earlier row has; where no row names a file that is there, see `_nowhere`.
     """
     head, values = _columns(table)
     chosen = {what: _choose(table, what, head, values, columns.get(what, "")) for what in COLUMNS}
@@ -178,16 +178,17 @@ def _found(folder: Path, path: str) -> tuple[str, int, int]:
 
 
 def _nowhere(table: Path, paths: Sequence[str]) -> Refused:
-    """Where no path of a table leads to a file: 4 for a column of something else, else 1, as the files may be gone."""
-    path, hint, code = os.path.join(table.parent, paths[0]), "its paths are relative to its folder", 1
+    """What to say where no path of a table leads to a file: 1, as for a folder that is gone; 4 if the paths look wrong."""
+    path = os.path.join(table.parent, paths[0])
+    hint, code = "its paths are relative to its folder", 1
     if paths[0][:2] in ("b'", 'b"') or paths[0][0] in "[{":
         hint, code = "the column holds no paths", 4
     elif any("\\" in each for each in paths):
-        hint = "write / in its paths, not \\"
+        hint, code = "write / in its paths, not \\", 4
     elif not os.path.splitext(paths[0])[1]:
-        hint = "its paths lack a suffix such as .jpg"
-    shown = path if len(path) <= LONG else path[:LONG] + "…"
-    return Refused(f"{table}: none of the files that it names is there, such as {shown}; {hint}", code)
+        hint, code = "its paths lack a suffix such as .jpg", 4
+    such = path if len(path) <= LONG else path[:LONG] + "…"
+    return Refused(f"{table}: none of the files that it names is there, such as {such}; {hint}", code)
 
 
 def guess(what: str, head: Sequence[str]) -> str:

@@ -50,7 +50,8 @@ def test_export_is_the_net_with_its_preprocessing(trained_runs, oneloop, tmp_pat
         "export", trained_runs / "twice/second", "--recipe", trained_runs / "twice.py", "--format", kind, "--out", file
     )
     assert (code, error) == (0, "")
-    assert out.startswith(f"{file}: {file.stat().st_size:,} bytes, last weights; logits of 16 images match the net's within ")
+    assert out.startswith(f"{file}: {file.stat().st_size:,} bytes; logits of 16 images match the net's within ")
+    assert out.endswith(", with the last weights\n")
     trained = rebuild(runs.read(trained_runs / "twice"), "second", recipe=trained_runs / "twice.py")
     function, about = in_file(kind, file, trained.net)
     assert about["classes"] == [*map(str, range(10))]

@@ -59,7 +59,10 @@ def test_killed_at_every_kind_of_moment_the_same_command_gives_the_same_bits(pho
         chaos, processes = ("--rank", rank, "--at", at, "--do", "SIGKILL"), 2 if number in (1, 3) else None
         job = start(photos, tmp_path, chaos=chaos, processes=processes, env=cache)
         assert job.wait(60) != 0, at
-        assert job.process.exitcode == -9 if processes is None else "SIGKILL" in job.output, job.output
+        if processes is None:
+            assert job.process.exitcode == -9
+        else:  # torch's launcher names the process that it sees ended first: the killed one, or the one that misses it
+            assert "SIGKILL" in job.output or "another process died" in job.output, job.output
     job = start(photos, tmp_path, processes=2, env=cache)
     assert job.wait(60) == 0, job.output
     same(tmp_path / "run", reference)

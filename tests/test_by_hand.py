@@ -11,7 +11,8 @@ from conftest import ROOT, Tiny, optimizer_for, result, run_recipe
 from safetensors.torch import load_file
 from tiny import tiny_images
 
-from launch import Run, cli, data, train
+from launch import Run, cli, train
+from launch.data.order import order as shuffled
 from launch.errors import Refused
 from launch.recipe import load
 from launch.weights.tensors import weights_sha256
@@ -106,7 +107,7 @@ def test_interrupted_by_hand_claims_nothing_saved(by_hand, tmp_path, monkeypatch
     def order(n, seed, epoch):
         if epoch == 1:
             signal.raise_signal(signal.SIGINT)
-        return data.order(n, seed, epoch)
+        return shuffled(n, seed, epoch)
 
     monkeypatch.setattr(by_hand, "order", order)
     said = interrupted(by_hand.main, tmp_path, monkeypatch, capsys, "--limit", "8")

@@ -222,12 +222,12 @@ def test_a_damaged_byte_of_the_index_is_examined_again_and_stops_nothing(said, c
 SLOW = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-from launch.pictures import examine
-look = examine._look
+from launch.sources import check
+look = check._look
 def slow(*picture):
     time.sleep(0.02)
     return look(*picture)
-examine._look = slow
+check._look = slow
 from launch.commands import main
 sys.exit(main(sys.argv[1:]))
 """

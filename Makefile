@@ -9,7 +9,8 @@ PIP ?=
 IN = . $(VENV)/bin/activate &&
 
 demo: $(VENV)/.oneloop  # one training on drawings that come with the package
-	$(IN) accelerate launch recipes/cifar2.py --data synthetic --epochs 20
+	$(IN) accelerate launch --config_file accelerate_config.yaml recipes/cifar2.py --data synthetic --epochs 20
+	@echo "Open report.html in this folder. The same command resumes a run that was killed, and tells the result of a finished one."
 
 check: $(VENV)/.oneloop-test  # what CI runs
 	$(IN) ruff check .
@@ -22,7 +23,7 @@ $(VENV)/.oneloop $(VENV)/.oneloop-test: setup.cfg pyproject.toml
 		"A tenth of that: make $(MAKECMDGOALS) TORCH=cpu"
 	[ -x $(VENV)/bin/python ] || $(PYTHON) -m venv $(VENV)
 	$(if $(filter cpu,$(TORCH)),$(IN) pip install --quiet torch torchvision --index-url https://download.pytorch.org/whl/cpu)
-	$(IN) pip install --quiet --no-compile $(PIP) -e $(if $(findstring test,$@),".[test]",.)
+	$(IN) pip install --quiet --disable-pip-version-check --no-compile $(PIP) -e $(if $(findstring test,$@),".[test]",.)
 	@$(IN) python -m compileall -qq -j 0 $(VENV)/lib || true  # on all cores, where pip uses one; some files are for another Python
 	@touch $@
 

@@ -20,7 +20,7 @@ $(VENV)/.oneloop $(VENV)/.oneloop-test: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}; make PYTHON=python3.12 …")'
 	@[ -n "$(TORCH)" ] || [ "$$(uname)" != Linux ] || command -v nvidia-smi > /dev/null || echo \
 		"No NVIDIA GPU found. PyTorch's default build for Linux brings CUDA all the same: 3 GB to download, 6 GB on disk, some minutes." \
-		"A tenth of that: make $(MAKECMDGOALS) TORCH=cpu"
+		"Without CUDA: make $(MAKECMDGOALS) TORCH=cpu"
 	[ -x $(VENV)/bin/python ] || $(PYTHON) -m venv $(VENV)
 	$(if $(filter cpu,$(TORCH)),$(IN) pip install --quiet torch torchvision --index-url https://download.pytorch.org/whl/cpu)
 	$(IN) pip install --quiet --disable-pip-version-check --no-compile $(PIP) -e $(if $(findstring test,$@),".[test]",.)

@@ -454,7 +454,7 @@ def test_a_training_that_waits_for_its_pictures_says_how_much_of_the_time(tmp_pa
             train(start(out=f"run{pause}"), net, images, torch.optim.SGD(net.parameters(), lr=0.1), **options)
         said = [line for line in capsys.readouterr().out.splitlines() if "waiting for pictures" in line]
         assert len(said) == bool(pause)
-        assert not pause or int(said[0].partition("%")[0]) > 50
+        assert not pause or 50 < int(said[0].partition("%")[0]) <= 100  # the evaluation of these pictures does not count
 
 
 def test_uneven_classes_have_their_balanced_accuracy_on_the_screen(tmp_path, start, capsys):

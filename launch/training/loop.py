@@ -195,7 +195,7 @@ def _validate(
     `train_mode_batch` is 0, or the size of the batches in which the net is measured in train mode, as the book did: the random
     numbers are the step's, the running statistics stay as they are. `outputs` gets ids and logits of this process's batches.
     """
-    count = len(feed.labels)
+    count, waited = len(feed.labels), getattr(feed, "waited", 0.0)
     parts = feed.order(torch.arange(count)).split(train_mode_batch or feed.batches)
     feed.expect(parts[run.rank :: run.world])
     broadcast(net.buffers(), run.world)  # running statistics are those of slice 0, which the main process has
@@ -221,6 +221,8 @@ def _validate(
             if stop and stop.requested(step, number):
                 sums[-1, 0] = 1
                 break  # the others learn of it in the sum below, which every process comes to
+    if isinstance(feed, PictureFeed):
+        feed.waited = waited  # what is said of waiting is of the training's steps
     if run.world > 1:
         torch.distributed.all_reduce(numbers)  # collective: a batch has one process's numbers, plus zeros; counts are whole
     numbers = numbers.cpu()  # host-device sync

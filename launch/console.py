@@ -31,6 +31,14 @@ class Screen:
             _silence(self.stream)
 
 
+def say(text: str) -> None:
+    """Print to standard output, if it is open: a reader that is gone ends no training."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        _silence(sys.stdout)
+
+
 def complain(line: str) -> None:
     """Print one line to standard error, if it is open."""
     try:

@@ -17,7 +17,7 @@ import torch.distributed
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from .console import complain
+from .console import complain, say
 from .data.images import Images, with_validation
 from .environment import environment
 from .errors import Finished, Refused, first_line, public_address
@@ -313,7 +313,7 @@ class Run:
     def say_finished(self, result: dict, unknown: str = "") -> None:
         """What an earlier launch has recorded, on the main process's screen; `unknown`: why its data cannot be compared."""
         if self.rank == 0:
-            print(f"already finished: {describe(result)}\n{self.folder}")
+            say(f"already finished: {describe(result)}\n{self.folder}")
             if unknown:
                 complain(f"its data cannot be compared with those that it was trained on: {unknown}")
 

@@ -23,6 +23,7 @@ from typing import Literal
 import torch
 
 from launch import Run, cli, evaluate, sources, train
+from launch.console import say
 from launch.data import Images, crop_and_flip
 from launch.errors import Refused
 from launch.weights import load_into
@@ -93,7 +94,7 @@ def measure(run: Run, model: torch.nn.Module, images: Images):
     summary = f"{run.config['net']}-{run.config['depth']} as it is: test accuracy {test['accuracy']:.4f}, loss {test['loss']:.4f}"
     run.finish({"recipe": run.recipe, "summary": summary, "test": test})
     if run.rank == 0:
-        print(summary)
+        say(summary)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from launch import Run, cli, evaluate, sources, train
+from launch.console import say
 from launch.data import Feed, alternating_flip, translate
 from launch.training.optimizers import Muon
 from launch.training.schedules import linear
@@ -61,7 +62,7 @@ def main(
     summary = f"test accuracy {test['accuracy']:.4f} over six views of each image, {trained['test']['accuracy']:.4f} over one"
     run.finish({"recipe": run.recipe, "summary": summary, "test": test, "one_view": trained["test"], "stages": [trained]})
     if run.rank == 0:
-        print(summary)
+        say(summary)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from launch import Run, cli, sources, train
+from launch.console import say
 from launch.data import Images, Split, folds, slice_seed
 from launch.errors import Refused
 from launch.report.plots import curves
@@ -74,7 +75,7 @@ def main(
         optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, fused=True)
         stage = f"{net}/seed{seed}-fold{fold}"
         result = train(alone, model, fold_of(images, parts, fold), optimizer, epochs=epochs, batch=batch, stage=stage)
-        print(f"{stage}: validation accuracy {result['test']['accuracy']:.4f}, {result['seconds']:.0f} s", flush=True)
+        say(f"{stage}: validation accuracy {result['test']['accuracy']:.4f}, {result['seconds']:.0f} s")
     run.wait_for_everyone(days=7)  # collective: trials may take very different times
     if run.rank == 0:
         report(run, nets, [f"seed{seed}-fold{fold}" for seed in range(seeds) for fold in range(k)], epochs)
@@ -120,10 +121,10 @@ def report(run: Run, nets: tuple[str, ...], trials: list[str], epochs: int) -> N
         table.add_row(row["net"], *counts, spread, span, f"{row['gap']:+.3f}", f"{row['seconds']:.0f}")
     Console().print(table)
     for row in rows:
-        print(f"{row['net']}: {row['verdict']}")
+        say(f"{row['net']}: {row['verdict']}")
     best = rows[0]
     summary = f"{best['net']}: validation accuracy {best['mean']:.4f} ± {best['deviation']:.4f} over {best['trials']} trials"
-    print(f"{summary}\n{run.folder / 'selection.png'}")
+    say(f"{summary}\n{run.folder / 'selection.png'}")
     run.single_process().finish({"recipe": run.recipe, "summary": summary, "epochs": epochs, "ranking": rows})
 
 

@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from launch import Run, cli, sources, train
+from launch.console import say
 from launch.data import Images, cutmix, either, mixup, rand_augment, random_resized_crop, trivial_augment
 from launch.data.resize import rule_for
 from launch.errors import Refused, first_line
@@ -142,7 +143,7 @@ def main(
     summary = f"gradual: test accuracy {after:.4f}, {before:.4f} before the last block was unlocked"
     run.finish({"recipe": run.recipe, "summary": summary, "test": tested(second), "stages": [first, second]})
     if run.rank == 0:
-        print(summary)
+        say(summary)
 
 
 def net_for(run: Run, name: str, images: Images, pretrained: bool, source: str, sha256: str) -> tuple[nn.Module, Images]:
@@ -182,7 +183,7 @@ def net_for(run: Run, name: str, images: Images, pretrained: bool, source: str, 
             said += [f"pictures are normalised as the source's were: mean {its['mean']}, std {its['std']}"]
         usual = its
     if run.rank == 0 and said:
-        print("\n".join(said))
+        say("\n".join(said))
     return model, replace(images, **usual)
 
 

@@ -23,6 +23,7 @@ from typing import Literal
 import torch
 
 from launch import Run, cli, sources, train
+from launch.console import say
 from launch.data import Images, crop_and_flip
 from launch.errors import Refused
 from launch.report.runs import tested
@@ -105,7 +106,7 @@ def main(
     run.finish({"recipe": run.recipe, "summary": summary} | facts)
     if run.rank == 0:
         locked = mode in ("frozen", "gradual")
-        print(summary + (f"; locked tensors unchanged, sha256 {before[:16]}" if locked else ""))
+        say(summary + (f"; locked tensors unchanged, sha256 {before[:16]}" if locked else ""))
 
 
 def begin_with(run: Run, model: CifarResNet, source: Source) -> None:
@@ -115,7 +116,7 @@ def begin_with(run: Run, model: CifarResNet, source: Source) -> None:
     if missing := [name for name in report.new if not name.startswith("linear.")]:
         raise Refused(f"--source is not a ResNet-20: it lacks {', '.join(missing[:4])}", 4)
     if run.rank == 0:
-        print("\n".join(filter(None, [str(report), said])))
+        say("\n".join(filter(None, [str(report), said])))
 
 
 def task_a(run: Run, epochs: int) -> dict[str, torch.Tensor]:

@@ -17,7 +17,7 @@ import torch
 from conftest import ROOT, Tiny, metrics, optimizer_for, result
 
 from launch import commands, train
-from launch.console import Screen
+from launch.console import Screen, say
 from launch.errors import Refused, printable
 from launch.report.runs import in_use, read, read_metrics, without_clock
 
@@ -213,3 +213,13 @@ def test_control_characters_are_escaped_on_the_screen(start, images, tmp_path, c
     shown = capsys.readouterr().out
     assert "\x1b" not in shown
     assert r"a\x1b[31m" in shown
+
+
+def test_what_is_said_before_a_training_needs_no_reader(monkeypatch):
+    """As in `python recipes/pictures.py … | head -n 3`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as nobody_reads:
+        monkeypatch.setattr(sys, "stdout", nobody_reads)
+        say("photos: 2 classes")
+        say("weights: 114 matched")

@@ -12,7 +12,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from ..console import complain
+from ..console import complain, say
 from ..data import decode
 from ..data.disk_feed import PictureSplit
 from ..data.images import Images
@@ -88,7 +88,7 @@ def _said(images: Images, main: bool) -> Images:
         more = f" and {len(images.classes) - NAMED:,} more" if len(images.classes) > NAMED else ""
         sides = {"train": images.train, "validation": images.validation, "test": images.test}
         counts = ", ".join(f"{len(split):,} {name}" for name, split in sides.items() if split is not None)
-        print(printable(f"{images.source}: {len(images.classes):,} classes: {', '.join(names)}{more}; pictures: {counts}"))
+        say(printable(f"{images.source}: {len(images.classes):,} classes: {', '.join(names)}{more}; pictures: {counts}"))
     return images
 
 

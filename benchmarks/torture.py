@@ -258,7 +258,8 @@ def kill_one(process: subprocess.Popen, rank: int) -> bool:
 
 def written(folder: Path) -> int:
     """The lines of metrics.jsonl in a run's folder, those of its stages included."""
-    return sum(path.read_bytes().count(b"\n") for path in folder.rglob("metrics.jsonl")) if folder.exists() else 0
+    records = (*folder.glob("metrics.jsonl"), *folder.glob("*/metrics.jsonl"))  # not below: checkpoints come and go meanwhile
+    return sum(path.read_bytes().count(b"\n") for path in records)
 
 
 def digest_of(folder: Path) -> str:

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,6 +51,17 @@ def locked(slug: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def deleted(path: Path) -> Path | None:
+    """Delete a file or folder of the cache. Returns its path, or None if there was none. Raises Refused (1)."""
+    try:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise unwritable(path.parent, error) from error
+    return path
 
 
 def unwritable(folder: Path, error: Exception) -> Refused:

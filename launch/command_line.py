@@ -7,7 +7,6 @@ and an exit code (launch/errors.py).
 import dataclasses
 import functools
 import inspect
-import os
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ import tyro
 from . import source_copy
 from .console import complain
 from .errors import Refused, exhausted, first_line
-from .processes import first_to_say, follow_launcher, launched, lost_process
+from .processes import first_to_say, follow_launcher, launched, lost_process, main_here
 from .run import Run
 
 SWITCHED = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -42,7 +41,7 @@ def parse(main: Callable[..., Any], args: Sequence[str] | None = None, prog: str
         args=words,
         prog=prog,
         description=title + "\n\n" + "\n".join(f" {line}" for line in header.strip().splitlines()),  # a space keeps the lines
-        console_outputs=not launched() or os.environ["RANK"] == "0",
+        console_outputs=main_here(),
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
 
@@ -69,7 +68,7 @@ def _flags_as_tyro_has_them(main: Callable[..., Any], words: Sequence[str]) -> l
         if not given:
             value = rest.popleft() if named == flag and rest and rest[0].lower() in SWITCHED else "true"
         if value.lower() not in SWITCHED or (given and named != flag):
-            if int(os.environ.get("RANK", 0)) == 0:
+            if main_here():
                 complain(f"{word}: this flag is on or off: --{named} or --{named}=true, --no-{named} or --{named}=false")
             sys.exit(2)
         on[named] = SWITCHED[value.lower()] == (named == flag)
@@ -99,7 +98,7 @@ def cli(main: Callable[..., Any]) -> None:
     except KeyboardInterrupt:
         status = 130
         run.stopped(status, "interrupted")
-        if not launched() or os.environ["RANK"] == "0":
+        if main_here():
             saved = run.folder.name and any(run.folder.rglob("checkpoints/step-*"))
             resume = "the last checkpoint is sound: run the same command to resume"
             complain(f"interrupted; {resume if saved else 'nothing was saved: the same command starts over'}")

@@ -33,10 +33,7 @@ class Screen:
 
 def say(text: str) -> None:
     """Print to standard output, if it is open: a reader that is gone ends no training."""
-    try:
-        print(text, flush=True)
-    except OSError:
-        _silence(sys.stdout)
+    print(text, file=Screen(sys.stdout), flush=True)  # it passes on what it does not have
 
 
 def complain(line: str) -> None:

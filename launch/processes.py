@@ -82,11 +82,11 @@ def accelerator(precision: str | None = None) -> Accelerator:
         device = int(env.get("LOCAL_RANK", 0))
         if (precision or wanted) == "bf16" and only_emulates_bf16(torch.cuda.get_device_capability(device)):
             precision = "fp16"
-            if int(env.get("RANK", 0)) == 0:
+            if main_here():
                 complain(f"{torch.cuda.get_device_name(device)} only emulates bf16: fp16 is used, and recorded as the precision")
     if on_cpu and precision is None and wanted == "bf16" and cpu_only_emulates_bf16():
         precision = "no"
-        if int(env.get("RANK", 0)) == 0:
+        if main_here():
             complain(
                 "this CPU only emulates bf16 (it has neither AVX512-BF16 nor AMX), which is several times slower than float32: "
                 "float32 is used, and recorded as the precision (no)"
@@ -144,6 +144,11 @@ def launched() -> bool:
 def first_here() -> bool:
     """Whether this is the first process of its machine, as far as its launcher says."""
     return not launched() or os.environ["LOCAL_RANK"] == "0"
+
+
+def main_here() -> bool:
+    """Whether this is the main process of its job, as far as its launcher says."""
+    return not launched() or os.environ["RANK"] == "0"
 
 
 def only_emulates_bf16(capability: tuple[int, int]) -> bool:

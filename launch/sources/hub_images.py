@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..cache import cache_folder, locked, slug, unwritable
+from ..cache import cache_folder, deleted, locked, slug, unwritable
 from ..errors import Refused
 from ..files import write_atomically
 from . import hub, image_table
@@ -60,14 +60,7 @@ def read(source: Path, wanted: Mapping[str, str], bar: "Progress") -> Listing:
 
 def clear(source: Path) -> Path | None:
     """Forget the revision, so that the hub is asked again. Returns the deleted file, or None. Raises Refused (1)."""
-    path = _path(source)
-    try:
-        path.unlink()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise unwritable(path.parent, error) from error
-    return path
+    return deleted(_path(source))
 
 
 def _splits(source: Path, names: list[str]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import PIL
 
-from ..cache import cache_folder, unwritable
+from ..cache import cache_folder, deleted, unwritable
 from ..data import decode
 from ..errors import Refused
 from ..files import checked, with_checksum
@@ -90,14 +90,7 @@ def writer(name: str, known: Mapping[str, Facts]) -> Iterator[Callable[[Mapping[
 
 def clear(name: str) -> Path | None:
     """Delete the index. Returns its path, or None if there was none. Raises Refused (1)."""
-    path = _path(name)
-    try:
-        path.unlink()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise unwritable(path.parent, error) from error
-    return path
+    return deleted(_path(name))
 
 
 def _path(name: str) -> Path:

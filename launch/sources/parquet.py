@@ -7,12 +7,11 @@ take the room of the parquet files once more, and hold until the size or the tim
 import contextlib
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..cache import cache_folder, digest, locked, slug, unwritable
+from ..cache import cache_folder, deleted, digest, locked, slug, unwritable
 from ..errors import Refused, first_line
 from . import image_table
 from .image_table import Columns, Part
@@ -63,14 +62,7 @@ def read(source: Path, files: Sequence[Path], wanted: Mapping[str, str], bar: "P
 
 def clear(source: Path) -> Path | None:
     """Delete the Arrow files of `source`. Returns their folder, or None if there was none. Raises Refused (1)."""
-    folder = _folder(source)
-    try:
-        shutil.rmtree(folder)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise unwritable(folder.parent, error) from error
-    return folder
+    return deleted(_folder(source))
 
 
 def _folder(source: Path) -> Path:

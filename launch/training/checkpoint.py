@@ -84,9 +84,6 @@ def _laid_out(value: Tensor | float, parameter: Tensor) -> Tensor | float:
     return torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
 
 
-# -------------------------------------------------------------------------------------------------------------------- files
-
-
 # -------------------------------------------------------------------------------------------------------------- checkpoints
 
 

@@ -51,8 +51,11 @@ def test_a_flag_that_is_on_or_off_takes_what_users_type(flags, recipes):
     assert (options["pretrained"], options["size"], run.fresh, run.wandb_artifacts) == (SWITCHES[flags], 32, True, False)
 
 
+@pytest.mark.parametrize("rank", [None, "abc"])  # what was left in the shell
 @pytest.mark.parametrize("flag", ["--pretrained=maybe", "--no-pretrained=1", "--fresh=", "--compile=2"])
-def test_another_value_of_it_is_one_line(flag, recipes, capsys):
+def test_another_value_of_it_is_one_line(flag, rank, recipes, monkeypatch, capsys):
+    if rank:
+        monkeypatch.setenv("RANK", rank)
     with pytest.raises(SystemExit) as ended:
         parse(recipes["pictures"].main, ["--data", "x", flag])
     assert ended.value.code == 2

@@ -13,7 +13,7 @@ import torch
 from data_files import write_image_folder
 from tiny import Tiny as Tiny
 from tiny import tiny_images
-from trained import birds, oneloop, own_path, trained_runs  # noqa: F401 - fixtures
+from trained import birds, oneloop, own_path, said, trained_runs  # noqa: F401 - fixtures
 from weight_files import own_cache, tensors  # noqa: F401 - fixtures
 
 from launch import Run

@@ -24,19 +24,6 @@ def cache(tmp_path, monkeypatch) -> Path:
     return tmp_path / "cache"
 
 
-@pytest.fixture
-def said(oneloop):
-    """said(path, flags…) -> what `oneloop data --json` prints."""
-
-    def said(*args) -> dict:
-        code, out, error = oneloop("data", *args, "--json")
-        found = json.loads(out)
-        assert code == (4 if found["bad"] else 0), error
-        return found
-
-    return said
-
-
 def surveyed(path: Path) -> Survey:
     with Progress(disable=True) as bar:
         return survey(path, {}, None, 0.1, 0.1, bar)

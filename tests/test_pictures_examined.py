@@ -1,7 +1,6 @@
 """Each file is opened once: bad ones are named with the reason, and what is known is used until a file changes."""
 
 import io
-import json
 import os
 import shutil
 import signal
@@ -20,24 +19,11 @@ from launch.data.image_file import read_image
 from launch.errors import Refused
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> Path:
     """This test's own cache."""
     monkeypatch.setenv("ONELOOP_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-@pytest.fixture
-def said(oneloop, cache):
-    """said(path) -> what `oneloop data --json` prints."""
-
-    def said(path: Path) -> dict:
-        code, out, error = oneloop("data", path, "--json")
-        found = json.loads(out)
-        assert code == (4 if found["bad"] else 0), error
-        return found
-
-    return said
 
 
 def test_every_kind_of_bad_file_is_named_with_its_reason_and_class(oneloop, said, tmp_path):

@@ -3,7 +3,6 @@
 import base64
 import csv
 import io
-import json
 import os
 import re
 import shutil
@@ -22,18 +21,6 @@ from launch.sources import walk
 def cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("ONELOOP_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-@pytest.fixture
-def said(oneloop):
-    """said(path, …) -> what --json prints."""
-
-    def said(*args) -> dict:
-        _, out, error = oneloop("data", *args, "--json")
-        assert out, error
-        return json.loads(out)
-
-    return said
 
 
 def rows_of(table) -> list[dict]:

@@ -97,3 +97,16 @@ def claimed(folder: Path, **changes) -> None:
         about, tensors = json.loads(file.metadata()["oneloop"]) | changes, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     about = {name: value for name, value in about.items() if value is not None}
     safetensors.torch.save_file(tensors, folder / "model.safetensors", {"oneloop": json.dumps(about)})
+
+
+@pytest.fixture
+def said(oneloop):
+    """said(path, flags…) -> what `oneloop data --json` prints."""
+
+    def said(*args) -> dict:
+        code, out, error = oneloop("data", *args, "--json")
+        found = json.loads(out)
+        assert code == (4 if found["bad"] else 0), error
+        return found
+
+    return said

@@ -8,8 +8,9 @@ order       the order of the samples, slices, random draws, folds and validation
 augment     augmentations (a new one is a function); augment_ops: those of TrivialAugment and RandAugment; mix: mixup and cutmix
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..lazy import lazily
 
 if TYPE_CHECKING:
     from .augment import (
@@ -36,53 +37,12 @@ __all__ = [
     "rand_augment", "random_erasing", "random_resized_crop", "resized", "slice_seed", "translate",
     "trivial_augment", "with_validation",
 ]  # fmt: skip
-HOMES = {  # each module is imported when it is first asked for: image files are decoded without torch
-    "augment": (
-        "Augment",
-        "Draw",
-        "EpochDraws",
-        "alternating_flip",
-        "crop_and_flip",
-        "mirror",
-        "random_erasing",
-        "random_resized_crop",
-        "translate",
-    ),
-    "augment_ops": (
-        "rand_augment",
-        "trivial_augment",
-    ),
-    "dataset": ("Split",),
-    "disk_feed": (
-        "PictureFeed",
-        "PictureSplit",
-    ),
-    "images": (
-        "Feed",
-        "Images",
-        "feed_of",
-        "resized",
-        "with_validation",
-    ),
-    "mix": (
-        "Mix",
-        "cutmix",
-        "either",
-        "mixed",
-        "mixup",
-    ),
-    "order": (
-        "bounds",
-        "draws",
-        "folds",
-        "part",
-        "slice_seed",
-    ),
-}
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in HOMES.items():
-        if name in names:
-            return getattr(importlib.import_module(f".{module}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazily(__name__, {  # image files are decoded without torch
+    "augment": "Augment Draw EpochDraws alternating_flip crop_and_flip mirror random_erasing random_resized_crop translate",
+    "augment_ops": "rand_augment trivial_augment",
+    "dataset": "Split",
+    "disk_feed": "PictureFeed PictureSplit",
+    "images": "Feed Images feed_of resized with_validation",
+    "mix": "Mix cutmix either mixed mixup",
+    "order": "bounds draws folds part slice_seed",
+})  # fmt: skip

@@ -22,7 +22,7 @@ from ..data.store import Store, Wanted
 from ..errors import Refused, printable
 from . import path_table, synthetic
 from .check import LOST
-from .listing import open_picture
+from .listing import Picture, open_picture
 from .split import NAMES, as_csv
 from .survey import Survey, duplicates, notes, survey
 
@@ -77,7 +77,7 @@ def pictures(
         if main:
             _say_duplicates(found)
         made = not split and not any(each.split for each in found.listing.pictures)
-        images = _images(found, rule, limit, held=validation if made else None, kept=not classes)
+        images = images_of(found, rule, limit, held=validation if made else None, kept=not classes)
     return _said(images, main and not classes)
 
 
@@ -96,14 +96,26 @@ def _refuse_bad(found: Survey, main: bool) -> None:
     """Name the bad files, and raise Refused (4)."""
     where, bad = found.listing.source, found.bad
     if main:
-        for each in bad[:SHOWN]:
-            complain(f"{each.path}: {found.facts[each.path].problem}")
-        if len(bad) > SHOWN:
-            complain(f"… and {len(bad) - SHOWN:,} more: oneloop data {where} names them all")
+        name_bad(found)
     counts = {label: sum(each.label == label for each in bad) for label in found.listing.classes}
     said = ", ".join(f"{label} {count}" for label, count in counts.items() if count)
     files = f"{len(bad):,} bad file{'s' * (len(bad) > 1)} ({said})"
     raise Refused(f"{where}: {files}; repair or remove them, or train without them: --skip-bad", 4)
+
+
+def name_bad(found: Survey) -> None:
+    """Say of the bad files what is wrong with each, of SHOWN at most."""
+    for each in found.bad[:SHOWN]:
+        complain(f"{each.path}: {found.facts[each.path].problem}")
+    if len(found.bad) > SHOWN:
+        complain(f"… and {len(found.bad) - SHOWN:,} more: oneloop data {found.listing.source} names them all")
+
+
+def wanted_by(found: Survey, picture: Picture, rule: Rule) -> Wanted:
+    """A good picture of those found, as the store keeps it by the `rule` for size."""
+    facts = found.facts[picture.path]
+    size = reduced_size(facts.width, facts.height, rule)
+    return Wanted(facts.sha256, *size, picture.path, partial(open_picture, found.listing, picture))
 
 
 def _say_duplicates(found: Survey) -> None:
@@ -115,18 +127,18 @@ def _say_duplicates(found: Survey) -> None:
             complain(f"{where}: {count:,} {are} {trouble}; oneloop data {where} names them")
 
 
-def _images(found: Survey, rule: Rule, limit: int, held: float | None, kept: bool) -> Images:
+def images_of(found: Survey, rule: Rule, limit: int, held: float | None, kept: bool) -> Images:
+    """What a recipe trains on, of the pictures found, `kept` once decoded or not. Raises Refused (4): a split lacks a class."""
     listing, classes = found.listing, found.listing.classes
     numbers = {name: number for number, name in enumerate(classes)}
     wanted: dict[str, list[Wanted]] = {name: [] for name in NAMES}
     labels: dict[str, list[int]] = {name: [] for name in NAMES}
     digest = hashlib.sha256(json.dumps([classes, rule, decode.VERSION]).encode())
     for each in found.good:
-        facts, side, label = found.facts[each.path], found.splits[each.path], numbers[each.label]
-        size = reduced_size(facts.width, facts.height, rule)
-        wanted[side].append(Wanted(facts.sha256, *size, each.path, partial(open_picture, listing, each)))
+        side, label = found.splits[each.path], numbers[each.label]
+        wanted[side].append(wanted_by(found, each, rule))
         labels[side].append(label)
-        digest.update(f"{facts.sha256} {label} {side}\n".encode())
+        digest.update(f"{found.facts[each.path].sha256} {label} {side}\n".encode())
     sides = {name: name for name in NAMES if wanted[name]}
     if "test" not in sides and "validation" in sides:
         sides["test"] = sides.pop("validation")

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,11 +12,11 @@ from ..data.dataset import Shape, Split
 from ..data.disk_feed import PictureSplit
 from ..data.image_file import stack
 from ..data.images import Images
-from ..data.resize import Rule, reduced_size
-from ..data.store import Store, Wanted
+from ..data.resize import Rule
+from ..data.store import Store
 from ..errors import Refused
 from . import custom, path_table
-from .listing import class_folders, entries, is_picture, open_picture
+from .listing import class_folders, entries, is_picture
 from .split import NAMES, read
 from .survey import Survey, located, survey
 
@@ -63,8 +62,7 @@ def pictures(
         found = survey(Path(data), chosen, None, fraction, test, bar, known=like.classes)
     where = found.listing.source
     if found.bad and not skip_bad:
-        for each in found.bad[: custom.SHOWN]:
-            complain(f"{each.path}: {found.facts[each.path].problem}")
+        custom.name_bad(found)
         raise Refused(f"{where}: {len(found.bad):,} bad file{'s' * (len(found.bad) > 1)}; repair or remove them", 4)
     if rule and (trained_on := _own(found, rule, fingerprint, split, limit, validation)):
         return replace(trained_on, mean=like.mean, std=like.std)
@@ -101,7 +99,7 @@ def _own(found: Survey, rule: Rule, fingerprint: str, split: str, limit: int, va
     for given in splits:
         with suppress(Refused):
             held = None if any(each.split for each in found.listing.pictures) or given is not found.splits else validation
-            images = custom._images(replace(found, splits=given), rule, limit, held, kept=False)
+            images = custom.images_of(replace(found, splits=given), rule, limit, held, kept=False)
             if images.fingerprint == fingerprint:
                 return images
     return None
@@ -112,9 +110,4 @@ def _split(found: Survey, those: list, classes: Sequence[str], shape: Shape, rul
     if rule is None:
         files = [(str(found.listing.root / each.path), found.listing.root / each.path) for each in those]
         return Split(stack(files, len(those), shape), labels)
-    wanted = []
-    for each in those:
-        facts = found.facts[each.path]
-        size = reduced_size(facts.width, facts.height, rule)
-        wanted.append(Wanted(facts.sha256, *size, each.path, partial(open_picture, found.listing, each)))
-    return PictureSplit(labels, wanted, Store(rule), rule)
+    return PictureSplit(labels, [custom.wanted_by(found, each, rule) for each in those], Store(rule), rule)

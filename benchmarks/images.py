@@ -156,9 +156,8 @@ def ours(folder: str, kind: str) -> float:
         images = sources.custom(folder, rule_for(SIZE), test=0.0, split=split_of(folder))
         feed, drawn = feed_of(images.train, images, torch.device("cpu")), EpochDraws(1, len(images.train), torch.device("cpu"))
         parts = order(len(images.train), 1, 0).split(BATCH)
-        feed.expect(parts)
-        for ids in parts:
-            feed.batch(ids, [lambda sizes, ids: random_resized_crop(sizes, drawn.of(ids))])
+        for _ in feed.stream(parts, [lambda sizes, ids: random_resized_crop(sizes, drawn.of(ids))]):
+            pass
         return len(images.train)
 
     if kind == "store":
@@ -194,13 +193,12 @@ def trained(folder: str, size: int, steps: int = 6, batch: int = 16) -> float:
 
     def turn(stored: bool) -> float:
         parts = torch.arange(steps * batch).split(batch)
-        if stored:
-            feed.expect(parts)
+        stream = feed.stream(parts, [lambda sizes, ids: random_resized_crop(sizes, drawn.of(ids))])
         began = time.perf_counter()
         for ids in parts:
             pixels, labels = random, ids % 2
             if stored:
-                pixels, labels = feed.batch(ids, [lambda sizes, ids: random_resized_crop(sizes, drawn.of(ids))])
+                pixels, labels = next(stream)
             optimizer.zero_grad()
             F.cross_entropy(net(pixels), labels).backward()
             optimizer.step()

@@ -143,19 +143,20 @@ def test_the_host_waits_for_the_gpu_at_polls_only(start, images, monkeypatch):
     """Eager and captured steps; a control: at a poll it does wait."""
     call, polls = Step.__call__, []
 
-    def watched(self, ids, epoch, step, stop):
-        if self.captured and len(ids) not in self.captured.graphs and self.captured.calls[len(ids)] > 1:
-            return call(self, ids, epoch, step, stop)  # looks for synchronisation itself, or captures
+    def watched(self, batch, stop):
+        size, step = len(batch.ids), batch.step
+        if self.captured and size not in self.captured.graphs and self.captured.calls[size] > 1:
+            return call(self, batch, stop)  # looks for synchronisation itself, or captures
         torch.cuda.set_sync_debug_mode("error")
         try:
             if step % POLL_STEPS:
-                return call(self, ids, epoch, step, stop)
+                return call(self, batch, stop)
             with pytest.raises(RuntimeError, match="synchronizing"):
                 self.check(step)
             polls.append(step)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-        return call(self, ids, epoch, step, stop)
+        return call(self, batch, stop)
 
     monkeypatch.setattr(Step, "__call__", watched)
     for captured in (True, False):

@@ -90,9 +90,8 @@ def batches(images, threads, micro_batches):
         for epoch in range(2):
             drawn.begin(epoch)
             parts = torch.arange(len(images.train)).split(micro_batches)
-            feed.expect(parts)
             augments = [partial(drawn_by, drawn, augment) for augment in (random_resized_crop, trivial_augment, random_erasing)]
-            seen += [feed.batch(ids, augments)[0] for ids in parts]
+            seen += [pixels for pixels, _ in feed.stream(parts, augments)]
         return torch.cat(seen)
     finally:
         torch.set_num_threads(before)
@@ -113,17 +112,19 @@ def test_a_batch_does_not_depend_on_threads_micro_batches_or_the_store(folder, m
     assert not torch.equal(first, second)  # control: another epoch
 
 
-def test_batches_that_nobody_expected_are_right_too(folder):
+def test_a_batch_by_itself_is_right_while_others_are_prepared(folder):
     images = load(folder)
     feed = DiskFeed(images.test, images.mean, images.std, CPU)
-    feed.expect(torch.arange(11).split(3))
-    feed.batch(torch.arange(3))
+    stream = feed.stream(torch.arange(11).split(3))
+    next(stream)
     ids = torch.tensor([9, 2, 4])
     found, labels = feed.batch(ids)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (images.mean, images.std))
     expected = (images.test.some(ids).pixels / 255 - mean) / std
     torch.testing.assert_close(found, expected)
     assert labels.tolist() == images.test.labels[ids].tolist()
+    others = torch.arange(3, 11)
+    torch.testing.assert_close(torch.cat([pixels for pixels, _ in stream]), (images.test.some(others).pixels / 255 - mean) / std)
 
 
 def test_a_view_is_that_part_of_the_image_mirrored_or_not(folder):
@@ -162,13 +163,14 @@ def test_resume_is_exact(start, folder, at, tmp_path):
 
 
 def test_micro_batches_see_the_images_of_the_batch_once_an_epoch(start, folder, monkeypatch):
-    seen, batch = [], DiskFeed.batch
+    seen, stream = [], DiskFeed.stream
 
-    def noted(self, ids, augments=()):
-        seen.extend(ids.tolist() if augments else ())
-        return batch(self, ids, augments)
+    def noted(self, parts, augments=()):
+        parts = list(parts)
+        seen.extend(torch.cat(parts).tolist() if augments else ())
+        return stream(self, parts, augments)
 
-    monkeypatch.setattr(DiskFeed, "batch", noted)
+    monkeypatch.setattr(DiskFeed, "stream", noted)
     fit(start(micro_batches=3), load(folder), mix=None)
     assert sorted(seen) == sorted([*range(42)] * 2)
 
@@ -207,15 +209,14 @@ def test_train_lines_say_what_was_waited_for(start, folder, tmp_path, monkeypatc
     ],
 )
 def test_what_is_waited_for_is_named_if_it_is_worth_a_word(start, folder, monkeypatch, capsys, slow, part, said):
-    feeds, whole = [], DiskFeed.batch
+    whole = DiskFeed.stream
 
-    def noted(self, ids, augments=()):
-        feeds.append(self)
-        found = whole(self, ids, augments)
-        self.reading, self.changing = (0.0, 1.0) if slow else (1.0, 0.5)
-        return found
+    def noted(self, parts, augments=()):
+        for images in whole(self, parts, augments):
+            self.reading, self.changing = (0.0, 1.0) if slow else (1.0, 0.5)
+            yield images
 
-    monkeypatch.setattr(DiskFeed, "batch", noted)
+    monkeypatch.setattr(DiskFeed, "stream", noted)
     monkeypatch.setattr(
         "launch.training.job.Job.waited",
         property(lambda job: part * job.meter.train_seconds, lambda job, value: None),

@@ -104,7 +104,7 @@ def test_control_partners_within_a_micro_batch_would(start, images, monkeypatch)
     def within(ids, start, end, before):
         return part(ids[start:end], 0, end - start, before)
 
-    monkeypatch.setattr("launch.training.step.part", within)
+    monkeypatch.setattr("launch.training.batches.part", within)
     with pytest.raises(AssertionError):
         test_micro_batches_do_not_change_what_is_mixed("mixup", start, images)
 

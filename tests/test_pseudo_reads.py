@@ -21,6 +21,7 @@ from launch import Run, sources
 from launch.data.augment import Augment, EpochDraws, alternating_flip, crop_and_flip, random_resized_crop, translate
 from launch.data.images import Images, MemoryFeed
 from launch.sources import synthetic
+from launch.training.batches import TrainingFeed
 from launch.training.loop import _validate
 from launch.training.step import POLL_STEPS, Step
 from nets.cifar2 import Net
@@ -71,15 +72,15 @@ def waits(run: Run, model: nn.Module, **options) -> dict[str, set]:
     """How many copies to the host and how many reads a step makes: without a poll, and with one."""
     call, seen = Step.__call__, {"quiet": set(), "poll": set()}
 
-    def watched(self, ids, epoch, step, stop):
+    def watched(self, batch, stop):
         before = counts()
-        done = call(self, ids, epoch, step, stop)
+        done = call(self, batch, stop)
         made = tuple(after - earlier for after, earlier in zip(counts(), before, strict=True))
         assert self.poll == POLL_STEPS
         assert len(self.rates) == 1
         kept = (done[0], *self.rates, self.found_inf, self.broken, *self.net.state_dict().values())
         assert {tensor.device.type for tensor in kept} == {"pseudo"}
-        seen["quiet" if step % POLL_STEPS else "poll"].add(made)
+        seen["quiet" if batch.step % POLL_STEPS else "poll"].add(made)
         return done
 
     with pytest.MonkeyPatch.context() as patch:
@@ -144,12 +145,12 @@ def operators(place: Path, model: nn.Module, augment=None) -> Counter:
     model = model.to("pseudo", memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True)
     run = begun(place)
-    feed = MemoryFeed(images.train, images, torch.device("pseudo"))
-    step = Step(run, model.train(), feed, optimizer, F.cross_entropy, [augment] if augment else [])
-    ids = torch.arange(4, device="pseudo")
-    step(ids, 0, 1, False)
+    feed = TrainingFeed(run, MemoryFeed(images.train, images, torch.device("pseudo")), [augment] if augment else [])
+    step = Step(run, model.train(), feed, optimizer, F.cross_entropy)
+    first, second = feed.batches([torch.arange(4, device="pseudo")] * 2, 0, 1)
+    step(first, False)
     with Operators() as mode:
-        step(ids, 0, 2, False)
+        step(second, False)
     run.end()
     return mode.seen
 

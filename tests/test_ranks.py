@@ -66,9 +66,9 @@ def process(folder: Path, rank: int, patch: pytest.MonkeyPatch, fault: Callable[
     collectives, micro_batches, tested, backward, batch = Collectives(), [], [], Step._backward, MemoryFeed.batch
     prepare_model = Accelerator.prepare_model
 
-    def noted_micro_batch(self, ids, weight, *rest, **options):
-        micro_batches.append([self.number, ids.tolist(), weight])
-        return backward(self, ids, weight, *rest, **options)
+    def noted_micro_batch(self, micro_batch, *rest, **options):
+        micro_batches.append([self.number, micro_batch.ids.tolist(), micro_batch.weight])
+        return backward(self, micro_batch, *rest, **options)
 
     def with_hook(self, model, **options):
         prepared = prepare_model(self, model, **options)

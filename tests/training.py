@@ -10,6 +10,7 @@ from torch import nn
 from launch import train
 from launch.data.images import MemoryFeed
 from launch.errors import Refused
+from launch.training.batches import TrainingFeed
 from launch.training.step import Step
 
 EPOCHS, BATCH = 3, 8
@@ -27,7 +28,13 @@ def fit(run, images, kind="sgd", model=None, **options):
 
 def step_of(run, model, images):
     """One update, without the loop around it."""
-    return Step(run, model, MemoryFeed(images.train, images, torch.device("cpu")), optimizer_for(model), F.cross_entropy)
+    feed = TrainingFeed(run, MemoryFeed(images.train, images, torch.device("cpu")))
+    return Step(run, model, feed, optimizer_for(model), F.cross_entropy)
+
+
+def batch_of(step, ids, number: int):
+    """The batch of step `number`, in the first epoch."""
+    return next(step.feed.batches([ids], 0, number))
 
 
 def at_step(number: int):

@@ -4,7 +4,7 @@ What an image looks like in a batch depends on (seed, epoch, image) alone, never
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import partial
@@ -97,7 +97,7 @@ class DiskFeed:
     there. `uneven` are the numbers of images by class, where some class has so many fewer than another that accuracy alone
     misleads, else ().
 
-    `waited` are the seconds that `batch` has waited for images, `reading` those that the threads took to decode and crop them,
+    `waited` are the seconds that `stream` has waited for images, `reading` those that the threads took to decode and crop them,
     and `changing` those for the augmentations after that, whose names are `changes`.
     """
 
@@ -113,8 +113,6 @@ class DiskFeed:
         sizes = [(image.height, image.width) for image in split.images]
         self.sizes = torch.tensor(sizes, dtype=torch.int32).reshape(-1, 2)
         self.normalise = normaliser(mean, std, split.rule.size, device)
-        self.coming: deque[Tensor] = deque()
-        self.prepared: deque[Prepared] = deque()
         self.waited = self.reading = self.changing = 0.0
         self.changes: list[str] = []
         self.threads = torch.get_num_threads()
@@ -124,36 +122,42 @@ class DiskFeed:
     def order(self, ids: Tensor) -> Tensor:
         return ids
 
-    def expect(self, micro_batches: Sequence[Tensor]) -> None:
-        """The ids that `batch` is going to be called with, in this order: MICRO_BATCHES_AHEAD of them are prepared meanwhile."""
-        self.coming = deque(micro_batches)
-
     def batch(self, ids: Tensor, augments: Sequence[Augmented] = ()) -> tuple[Tensor, Tensor]:
         """The images `ids`, int64 (n,): normalised, float32 (n, 3, size, size), channels last in memory; labels int64 (n,).
 
         The first of `augments` says which part of each; without any, the central square. The others change the pixels of one
         image at a time, in the threads. Raises Refused (4), naming an image that has changed.
         """
-        while self.prepared and not torch.equal(self.prepared[0].ids, ids):  # not what was expected
-            for job in self.prepared.popleft().jobs:
-                job.cancel()
-        if not self.prepared:
-            if self.coming and torch.equal(self.coming[0], ids):
-                self.coming.popleft()
-            self.prepared.append(self._prepare(ids, augments))
-        while self.coming and len(self.prepared) <= MICRO_BATCHES_AHEAD:
-            self.prepared.append(self._prepare(self.coming.popleft(), augments))
-        ready = self.prepared.popleft()
+        return next(self.stream([ids], augments))
+
+    def stream(self, parts: Iterable[Tensor], augments: Sequence[Augmented] = ()) -> Iterator[tuple[Tensor, Tensor]]:
+        """`batch` of each of `parts`, in turn: while one is used, threads prepare the MICRO_BATCHES_AHEAD after it."""
+        coming: deque[Prepared] = deque()
+        try:
+            for ids in parts:
+                coming.append(self._prepare(ids, augments))
+                if len(coming) > MICRO_BATCHES_AHEAD:
+                    yield self._ready(coming.popleft())
+            while coming:
+                images = self._ready(coming.popleft())
+                if not coming:
+                    self.reader.split.store.flush()
+                yield images
+        finally:  # also where nobody asks for the rest
+            for prepared in coming:
+                for job in prepared.jobs:
+                    job.cancel()
+
+    def _ready(self, ready: Prepared) -> tuple[Tensor, Tensor]:
+        """Wait for a micro-batch."""
         began = perf_counter()
         wait(ready.jobs)
         self.waited += perf_counter() - began
         for job in ready.jobs:
             reading, changing = job.result()  # raises what went wrong
             self.reading, self.changing = self.reading + reading, self.changing + changing
-        if not self.prepared:  # no more are expected
-            self.reader.split.store.flush()
         pixels = ready.pixels.to(self.device, non_blocking=True)
-        labels = self.labels[ids].to(self.device, non_blocking=True)
+        labels = self.labels[ready.ids].to(self.device, non_blocking=True)
         images = pixels if pixels.is_floating_point() else self._normalised(pixels)
         return images.permute(0, 3, 1, 2), labels
 

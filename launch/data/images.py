@@ -1,6 +1,6 @@
 """A data set in memory, and how it reaches a net: uint8 pixels become normalised float32 batches on the device."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -98,9 +98,6 @@ class MemoryFeed:
         """Whether the pixels are where they are needed."""
         return self.rows.device.type == self.device.type
 
-    def expect(self, micro_batches: Sequence[Tensor]) -> None:
-        """As DiskFeed.expect. Nothing needs to be prepared here."""
-
     def order(self, ids: Tensor) -> Tensor:
         """`ids` (int64) on the rows' device: moved once an epoch, not once a batch."""
         return ids.to(self.rows.device)
@@ -116,6 +113,10 @@ class MemoryFeed:
             rows = augment(rows.view(self.shape), ids.to(self.device)).flatten(1)
         pixels = self.normalise(rows).view(self.shape).permute(0, 3, 1, 2)
         return resized(pixels, self.size), labels
+
+    def stream(self, parts: Iterable[Tensor], augments: Sequence[Augmented] = ()) -> Iterator[tuple[Tensor, Tensor]]:
+        """`batch` of each of `parts`, in turn."""
+        return (self.batch(ids, augments) for ids in parts)
 
 
 def feed_of(split: Split | DiskSplit, images: Images, device: torch.device) -> MemoryFeed | DiskFeed:

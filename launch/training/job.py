@@ -4,10 +4,9 @@ Created by `launch.training.begin`, used by `launch.training.loop.train`, ended 
 """
 
 import contextlib
-import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
@@ -16,14 +15,17 @@ from torch import Tensor, nn
 
 from .. import processes
 from ..console import complain
+from ..data.augment import Augment
 from ..data.disk_feed import DiskFeed
 from ..data.images import Images, MemoryFeed, feed_of
-from ..data.order import micro_batch_bounds, order, part
+from ..data.mix import Mix
+from ..data.order import order
 from ..errors import Refused
 from ..report.run_log import RunLog
 from ..run import Run
 from ..weights.tensors import weights
 from . import checkpoint
+from .batches import Batch, TrainingFeed
 from .ema import Average
 from .extend import Settings
 from .publish import publish
@@ -42,7 +44,8 @@ class Plan:
     batch: int  # images
     schedule: Schedule | None
     shuffle: bool
-    mixed: bool  # whether images are mixed
+    augments: Sequence[Augment]
+    mix: Mix | None
     patience: int  # epochs
     stage: str
 
@@ -80,6 +83,10 @@ class Job:
         names = dict.fromkeys(("train", self.images.chooser, "test"))  # each once, in this order
         feeds = {name: feed_of(getattr(self.images, name), self.images, device) for name in names}
         return feeds | {"ema": feeds[self.images.chooser]}
+
+    @cached_property
+    def training_feed(self) -> TrainingFeed:
+        return TrainingFeed(self.run, self.feeds["train"], self.plan.augments, self.plan.mix, len(self.images.classes))
 
     # ---------------------------------------------------------------------------------------------------------------- epochs
 
@@ -126,21 +133,12 @@ class Job:
 
     # ----------------------------------------------------------------------------------------------------------------- steps
 
-    def batches_left(self) -> Iterator[Tensor]:
-        """The samples of each batch that this epoch still has, int64 (batch,) or fewer: a function of (seed, epoch)."""
-        epoch = self.state.epochs
+    def batches(self) -> Iterator[Batch]:
+        """The batches that this epoch still has: their samples are a function of (seed, epoch)."""
+        epoch, step = self.state.epochs, self.state.step
         ids = order(self.samples, self.run.seed, epoch) if self.plan.shuffle else torch.arange(self.samples)
-        left = self.feeds["train"].order(ids)[(self.state.step - epoch * self.steps) * self.plan.batch :]
-        batches = left.split(self.plan.batch) if len(left) else ()
-        self.feeds["train"].expect([part for batch in batches for part in self._own(batch)])
-        yield from batches
-
-    def _own(self, batch: Tensor) -> Iterator[Tensor]:
-        """This process's micro-batches of a batch."""
-        micro_batches, rank, world = self.run.micro_batches, self.run.rank, self.run.world
-        first, last = rank * micro_batches // world, (rank + 1) * micro_batches // world
-        cuts = micro_batch_bounds(len(batch), micro_batches)[first : last + 1]
-        return (part(batch, start, end, self.plan.mixed) for start, end in itertools.pairwise(cuts) if start < end)
+        left = self.feeds["train"].order(ids)[(step - epoch * self.steps) * self.plan.batch :]
+        return self.training_feed.batches(left.split(self.plan.batch) if len(left) else (), epoch, step)
 
     def set_learning_rates(self) -> None:
         """Set the learning rates of the next step: a function of the step."""

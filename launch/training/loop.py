@@ -76,15 +76,14 @@ def train(
     Raises Refused: a process lost (1), wrong numbers or net (2), non-finite loss or weights (3), mismatch (4), folder in use (5),
     out of time (75), stopped by a signal (130, 138, 143).
     """
-    plan = Plan(epochs, batch, schedule, shuffle, mixed=mix is not None, patience=patience, stage=stage)
+    augments = [augment] if callable(augment) else augment
+    plan = Plan(epochs, batch, schedule, shuffle, augments, mix, patience, stage)
     job = begin(run, model, images, optimizer, plan, ema)
     if job.result is not None:  # already finished: net and optimizer are restored to their final state
         return job.result
     run, net, state = job.run, job.net, job.state  # the run, or its stage
     train_mode_batch = batch if measured_in == "train" else 0  # as the book measured
-    augments = [augment] if callable(augment) else augment
-    options = augments, mix, len(job.images.classes), clip, job.average
-    step = Step(run, net, job.feeds["train"], optimizer, loss, *options)
+    step = Step(run, net, job.training_feed, optimizer, loss, clip, job.average)
 
     with (
         lost_process(run.world, run.accelerator.device.type, lambda: state.step),
@@ -95,12 +94,12 @@ def train(
         step.warm_up(batch, state.step)  # collective
         for epoch in job.epochs_left():
             net.train()
-            for ids in job.batches_left():
+            for global_batch in job.batches():
                 job.set_learning_rates()
                 job.meter.start()
                 # Zero the gradients, forward, loss, backward, optimizer.step: see launch/training/step.py.
-                batch_loss, stopping = step(ids, epoch, state.step, stop.requested(state.step))
-                job.count(batch_loss, len(ids))
+                batch_loss, stopping = step(global_batch, stop.requested(state.step))
+                job.count(batch_loss, len(global_batch.ids))
                 after_step()
                 track.progress(state.step, f"epoch {epoch + 1}/{epochs}")
                 if job.within_epoch and job.due(run.log_every):
@@ -197,7 +196,6 @@ def _validate(
     """
     count, waited = len(feed.labels), getattr(feed, "waited", 0.0)
     parts = feed.order(torch.arange(count)).split(train_mode_batch or feed.batches)
-    feed.expect(parts[run.rank :: run.world])
     broadcast(net.buffers(), run.world)  # running statistics are those of micro-batch 0, which the main process has
     rows, classes = len(parts) + 1, len(feed.uneven)
     numbers = torch.zeros(2 * rows + classes, device=run.accelerator.device)
@@ -205,10 +203,10 @@ def _validate(
     correct_by_class = numbers[2 * rows :]
     with mode_kept(net), buffers_kept(net):
         net.train(train_mode_batch > 0)
-        for number in range(run.rank, len(parts), run.world):
+        mine = range(run.rank, len(parts), run.world)  # of the batches
+        for number, (pixels, labels) in zip(mine, feed.stream(parts[number] for number in mine), strict=True):
             if train_mode_batch:
                 torch.manual_seed(micro_batch_seed(run.seed, step, number))
-            pixels, labels = feed.batch(parts[number])
             with run.accelerator.autocast():
                 logits = net(pixels).float()
             if outputs is not None:

@@ -9,22 +9,19 @@ import contextlib
 import math
 import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from ..data.augment import Augment, EpochDraws
-from ..data.disk_feed import DiskFeed
-from ..data.images import MemoryFeed
-from ..data.mix import Mix, mixed
-from ..data.order import micro_batch_bounds, micro_batch_seed, part
+from ..data.order import micro_batch_seed
 from ..errors import Refused
 from ..processes import broadcast
 from ..run import Run
+from .batches import Batch, MicroBatch, TrainingFeed
 from .cuda_graph import Captured, replaced
 from .ema import Average
 from .train_mode import batch_norms, buffers_kept, other_buffers
@@ -41,25 +38,17 @@ class Step:
         self,
         run: Run,
         net: nn.Module,
-        feed: MemoryFeed | DiskFeed,
+        feed: TrainingFeed,
         optimizer: torch.optim.Optimizer,
         loss: Loss,
-        augments: Sequence[Augment] = (),
-        mix: Mix | None = None,
-        classes: int = 0,
         clip: float = 0.0,
         average: Average | None = None,
     ):
-        """`classes` is needed to `mix`; the others as in `loop.train`, `average` following its `ema`."""
-        self.augments, self.draws = augments, EpochDraws(run.seed, len(feed.labels), feed.drawn_on)
-        self.mix, self.classes, self.clip, self.average = mix, classes, clip, average
+        """As in `loop.train`, `average` following its `ema`."""
+        self.clip, self.average = clip, average
         self.accelerator, self.net, self.feed, self.optimizer, self.loss = run.accelerator, net, feed, optimizer, loss
         self.seed, self.micro_batches, self.world = run.seed, run.micro_batches, run.world
-        rank, device = run.rank, run.accelerator.device
-        mine = range(rank * self.micro_batches // self.world, (rank + 1) * self.micro_batches // self.world)
-        # Two processes sum up their halves of the micro-batches and then add the two sums. One does so too, to round the same.
-        half = len(mine) // 2 if self.world == 1 and self.micro_batches % 2 == 0 else 0
-        self.blocks = [mine[:half], mine[half:]] if half else [mine]
+        device = run.accelerator.device
         # Checkpoints take the net itself, under its own names, never this wrapping of it by torch.compile and DDP.
         with warnings.catch_warnings():  # torch 2.15 renames an option that accelerate 1.15 still passes by its old name
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
@@ -93,37 +82,36 @@ class Step:
         self.found_inf = torch.zeros((), dtype=torch.float32, device=device)
         self.broken = torch.zeros((), device=device)  # steps since then
         self.latest = self.broken  # the loss of the last step
-        self.recent: deque[Tensor] = deque(maxlen=self.poll)  # the samples of the steps that the host has not looked at
+        self.recent: deque[Batch] = deque(maxlen=self.poll)  # those of the steps that the host has not looked at
         self.no, self.yes = torch.zeros_like(self.found_inf), torch.ones_like(self.found_inf)
         # On a GPU the learning rates are there, too: numbers of the host would be fixed in a captured step.
         self.rates = [torch.zeros((), device=device) for _ in optimizer.param_groups] if self.poll > 1 else []
         self.held = [math.nan for _ in self.rates]  # what they hold
-        capturable = run.captured and feed.resident and device.type == "cuda" and self.poll > 1 and self.micro_batches == 1
+        capturable = run.captured and feed.feed.resident and device.type == "cuda" and self.poll > 1 and self.micro_batches == 1
         self.captured = Captured(self._whole, self.parameters) if capturable else None
         self.named: Callable[[str], contextlib.AbstractContextManager] = contextlib.nullcontext  # see profile.py
         self.number = 0  # of the step, from 0
 
-    def __call__(self, ids: Tensor, epoch: int, step: int, stop: bool) -> tuple[Tensor, bool]:
-        """Update the net with the samples `ids` int64 (n,). Returns their mean loss, on the device, and whether to stop.
+    def __call__(self, batch: Batch, stop: bool) -> tuple[Tensor, bool]:
+        """Update the net with a global batch. Returns its mean loss, on the device, and whether to stop.
 
-        `epoch` and `step` count from 0. Any process may ask to `stop`; all learn of it at the same step. Raises Refused, before
-        the update, on all processes: a loss that is not finite (3), a parameter without gradient (2).
+        Any process may ask to `stop`; all learn of it at the same step. Raises Refused, before the update, on all processes: a
+        loss that is not finite (3), a parameter without gradient (2).
         """
-        self.number = step
-        self.draws.begin(epoch)
-        self.recent.append(ids)
+        step = self.number = batch.step
+        self.recent.append(batch)
         self._hold_rates()
         asked, wish = step % self.poll == 0, None
         if self.captured:
             self._seed(step, 0)
-            self.latest = self.captured(ids)
+            self.latest = self.captured(batch.ids)
             if self.average:
                 self.average.update(step)
             if asked:
                 self.check(step + 1)  # a broken update was skipped on the device
             return self.latest, asked and stop
         self.before = [tensor.clone() for _, _, tensor in self.running] if self.micro_batches > 1 else []
-        loss = self._gradients(ids, step)
+        loss = self._gradients(batch)
         if self.before:
             self._set_running(self.after)
             broadcast((tensor for _, _, tensor in self.running), self.world)  # collective: micro-batch 0 is the main process's
@@ -144,7 +132,8 @@ class Step:
 
     def _whole(self, ids: Tensor) -> Tensor:
         """All the work of a step of one micro-batch on one process, except what the host does: for `Captured`."""
-        loss = self._backward(self._part(ids, 0, len(ids)), 1.0, 0, first=True, last=True)
+        whole = self.feed.whole(ids)
+        loss = self._backward(whole, self.feed.stream([whole]), first=True, last=True)
         self._check_used(self.number)
         self._note_broken(loss)
         self._update()
@@ -192,10 +181,13 @@ class Step:
         """
         if self.world == 1:
             return
-        ids = self.feed.order(torch.arange(min(len(self.feed.labels), max(2, batch // self.micro_batches))))
+        feed = self.feed.feed
+        ids = feed.order(torch.arange(min(len(feed.labels), max(2, batch // self.micro_batches))))
+        index = self.feed.cut(ids)[0][0].index
+        nothing = replace(self.feed.whole(ids), index=index, weight=0.0)
         self.net.train()
         with buffers_kept(self.net):
-            self._micro_batch(self._part(ids, 0, len(ids)), 0.0, step, self.blocks[0][0], first=True, last=True)
+            self._micro_batch(nothing, self.feed.stream([nothing]), step, first=True, last=True)
         self._check_used(step)
         for parameter in self.parameters:
             parameter.grad = None
@@ -206,24 +198,24 @@ class Step:
             module.track_running_stats = True
 
     @torch.no_grad()
-    def _culprits(self, ids: Tensor) -> str:
+    def _culprits(self, batch: Batch) -> str:
         """Which of the samples alone give non-finite outputs, in words; "" if none or all do. Collective."""
-        cuts, found = micro_batch_bounds(len(ids), self.micro_batches), list[tuple[int, int]]()
+        found = list[tuple[int, int]]()
         for module in self.statistics:  # the broken batch is in them; the run ends here
             module.track_running_stats = True
             module.reset_running_stats()
         self.net.eval()
-        for index in (index for block in self.blocks for index in block if cuts[index] < cuts[index + 1]):
-            these = ids[cuts[index] : cuts[index + 1]]
+        micro_batches = [micro_batch for block in batch.blocks for micro_batch in block if micro_batch.weight]
+        for micro_batch, (ids, images) in zip(micro_batches, self.feed.alone(micro_batches), strict=True):
             with self.accelerator.autocast():
-                finite = self.net(self.feed.batch(these, self._augmented())[0]).isfinite().flatten(1).all(1)
-            found += [(number, index) for number in these[~finite.to(these.device)].tolist()]  # host-device sync
+                finite = self.net(images).isfinite().flatten(1).all(1)
+            found += [(number, micro_batch.index) for number in ids[~finite.to(ids.device)].tolist()]  # host-device sync
         self.net.train()
         if self.world > 1:
             everywhere: list[list[tuple[int, int]]] = [[] for _ in range(self.world)]
             torch.distributed.all_gather_object(everywhere, found)  # collective
             found = [each for part in everywhere for each in part]
-        if not 0 < len(found) < len(ids):
+        if not 0 < len(found) < len(batch.ids):
             return ""
         ranks = {index: index * self.world // self.micro_batches for _, index in found}
         named = [f"{number} (micro-batch {index}, process {ranks[index]})" for number, index in found[:4]]
@@ -250,49 +242,39 @@ class Step:
         with replaced(self.optimizer, self.rates) if self.rates else contextlib.nullcontext():
             self.optimizer.step()
 
-    def _gradients(self, ids: Tensor, step: int) -> Tensor:
+    def _gradients(self, batch: Batch) -> Tensor:
         """The gradients of the global batch, in every process; returns this process's share of its loss."""
-        cuts = micro_batch_bounds(len(ids), self.micro_batches)
-        busy = [[index for index in block if cuts[index] < cuts[index + 1]] for block in self.blocks]
-        if not any(busy):  # a last batch with fewer images than micro-batches: join the reduction with a gradient of 0
-            return self._micro_batch(self._part(ids, 0, 2), 0.0, step, self.blocks[0][0], first=True, last=True)
-        first, *second = [block for block in busy if block]
-        loss = self._block(first, ids, cuts, step)
+        first, *second = batch.blocks
+        loss = self._block(batch, first)
         for block in second:
             kept = [parameter.grad for parameter in self.net.parameters()]
-            loss = loss + self._block(block, ids, cuts, step)
+            loss = loss + self._block(batch, block)
             for parameter, gradient in zip(self.net.parameters(), kept, strict=True):
                 if gradient is not None and parameter.grad is not None:
                     parameter.grad += gradient
         return loss
 
-    def _block(self, block: list[int], ids: Tensor, cuts: list[int], step: int) -> Tensor:
+    def _block(self, batch: Batch, block: list[MicroBatch]) -> Tensor:
         """Set the gradients to the sum over the micro-batches in `block`; returns their share of the loss."""
         shares = []
-        for index in block:
-            start, end = cuts[index], cuts[index + 1]
-            weight, first, last = (end - start) / len(ids), index == block[0], index == block[-1]
-            shares.append(self._micro_batch(self._part(ids, start, end), weight, step, index, first, last))
+        for micro_batch in block:
+            first, last = micro_batch is block[0], micro_batch is block[-1]
+            shares.append(self._micro_batch(micro_batch, batch.images, batch.step, first, last))
         return sum(shares[1:], shares[0])
-
-    def _part(self, ids: Tensor, start: int, end: int) -> Tensor:
-        """The samples that a micro-batch needs: its own, and one before them if images are mixed."""
-        return part(ids, start, end, before=self.mix is not None)
-
-    def _augmented(self) -> list[Callable[[Tensor, Tensor], Tensor]]:
-        return [partial(lambda augment, pixels, ids: augment(pixels, self.draws.of(ids)), augment) for augment in self.augments]
 
     def _seed(self, step: int, index: int) -> None:
         """Seed what micro-batch `index` of this step draws, dropout and the like."""
         for generator in self.generators:
             generator.manual_seed(micro_batch_seed(self.seed, step, index))
 
-    def _micro_batch(self, ids: Tensor, weight: float, step: int, index: int, first: bool, last: bool) -> Tensor:
-        self._seed(step, index)
-        loss = self._backward(ids, weight, index, first, last)
+    def _micro_batch(
+        self, micro_batch: MicroBatch, images: Iterator[tuple[Tensor, Tensor]], step: int, first: bool, last: bool
+    ) -> Tensor:
+        self._seed(step, micro_batch.index)
+        loss = self._backward(micro_batch, images, first, last)
         if self.before:
             # Every micro-batch finds what this step found, as if each had a process of its own.
-            if index == 0:
+            if micro_batch.index == 0:
                 self.after = [tensor.clone() for _, _, tensor in self.running]
             self._set_running(self.before)
         return loss
@@ -312,15 +294,14 @@ class Step:
                 tensor.copy_(now.detach())
                 module._buffers[name] = tensor
 
-    def _backward(self, ids: Tensor, weight: float, index: int, first: bool, last: bool) -> Tensor:
+    def _backward(self, micro_batch: MicroBatch, images: Iterator[tuple[Tensor, Tensor]], first: bool, last: bool) -> Tensor:
         """Forward, loss, zero the gradients (for the first), backward: one micro-batch, weighted by its part of the batch."""
+        index, weight = micro_batch.index, micro_batch.weight
         for module in self.statistics:  # running statistics follow micro-batch 0: one update a step
             if module.track_running_stats != (index == 0):
                 module.track_running_stats = index == 0
         with self.named("data"):
-            pixels, labels = self.feed.batch(ids, self._augmented())
-            if self.mix:
-                pixels, labels = mixed(self.mix, pixels, labels, self.draws.of(ids[1:]), self.classes)
+            pixels, labels = next(images)
         with contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped):
             with self.named("forward"):
                 logits = self.wrapped(pixels)

@@ -10,7 +10,6 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from launch.commands import export
 from launch.report import runs
 from launch.trained import rebuild
 
@@ -92,20 +91,6 @@ def test_an_export_that_is_not_the_net_is_not_published(trained_runs, oneloop, t
     assert [path.name for path in tmp_path.iterdir()] == ["exported"]
 
 
-def test_an_export_without_out_lies_in_the_run_and_ends_as_its_format_says(birds, oneloop, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(export, "_needs_onnx", lambda: None)
-    for made in ("as_torch_export", "as_onnx"):  # where it lies is all that is asked, and these take seconds
-        monkeypatch.setattr(export, made, export.as_safetensors)
-    before = {path.name for path in birds.iterdir()}
-    names = {"safetensors": "exported.safetensors", "torch-export": "exported.pt2", "onnx": "exported.onnx"}
-    for kind, name in names.items():
-        code, out, error = oneloop("export", birds, "--format", kind)
-        assert (code, error) == (0, "")
-        assert out.startswith(f"{birds / name}: {(birds / name).stat().st_size:,} bytes; ")
-    assert {path.name for path in birds.iterdir()} - before == {*names.values()}
-
-
 def test_an_export_leaves_the_runs_own_files(birds, trained_runs, oneloop, tmp_path, monkeypatch):
     """Files of this run and of any other are refused as --out; earlier exports may be replaced."""
     other, twice = shutil.copytree(birds, tmp_path / "other"), shutil.copytree(trained_runs / "twice", tmp_path / "twice")
@@ -126,12 +111,12 @@ def test_an_export_leaves_the_runs_own_files(birds, trained_runs, oneloop, tmp_p
     (birds / "result.json").write_bytes(before[birds / "result.json"])
     pytest.importorskip("captum")
     for path in (birds / "curves.png", birds / "model.safetensors", other / "kernels.png"):
-        assert oneloop("explain", birds, trained_runs / "pictures/test/bird/01.png", "--out", path)[0] == 2
+        assert oneloop("explain", birds, trained_runs / "images/test/bird/01.png", "--out", path)[0] == 2
     assert {path: path.read_bytes() for path in before} == before
     monkeypatch.chdir(birds)
     for _ in range(2):  # control: what it makes, it may make again
         assert oneloop("export", birds, "--format", "safetensors")[0] == 0
-        assert oneloop("explain", birds, trained_runs / "pictures/test/bird/01.png", "--out", "my-explained.png")[0] == 0
+        assert oneloop("explain", birds, trained_runs / "images/test/bird/01.png", "--out", "my-explained.png")[0] == 0
     assert oneloop("export", ".", "--format", "safetensors", "--out", tmp_path / "model.safetensors")[0] == 0
     assert oneloop("export", birds, "--format", "safetensors", "--out", "link.safetensors")[0] == 0  # not where it leads
     (tmp_path / "config.json").write_text('{"model_type": "of others"}')  # a folder of weights, and no run

@@ -19,7 +19,7 @@ from training import ChoosesOnTheHost, ReadsOnTheHost, fit
 
 from launch import Run, sources
 from launch.data.augment import Augment, EpochDraws, alternating_flip, crop_and_flip, random_resized_crop, translate
-from launch.data.images import Feed, Images
+from launch.data.images import Images, MemoryFeed
 from launch.sources import synthetic
 from launch.training.loop import _validate
 from launch.training.step import POLL_STEPS, Step
@@ -34,15 +34,14 @@ aten = torch.ops.aten
 def pixels_in(home: str) -> Iterator[None]:
     """Feeds that are made within it keep their pixels there; in main memory as those that do not fit on the device."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("launch.data.images._fits", lambda rows, device: home == device.type)
+        patch.setattr("launch.data.images._fits", lambda *_: home == "pseudo")
         yield
 
 
-def batch_there(images: Images, ids: Tensor, augment: Augment | None, device: torch.device, home: str) -> list[Tensor]:
+def batch_there(images: Images, ids: Tensor, augment: Augment | None, device: torch.device) -> list[Tensor]:
     """The first images of an epoch; a batch is made on `device`, wherever the feed's pixels are."""
-    feed, epoch = Feed(images.train, images, device), EpochDraws(1, 61, device)
-    assert {feed.rows.device.type, feed.order(ids).device.type} == {home}
-    assert feed.resident == (home == device.type)
+    feed, epoch = MemoryFeed(images.train, images, device), EpochDraws(1, 61, device)
+    assert feed.resident == (feed.rows.device == feed.order(ids).device == device)
     epoch.begin(1)
     pixels, labels = feed.batch(feed.order(ids), [lambda pixels, ids: augment(pixels, epoch.of(ids))] if augment else [])
     assert {pixels.device.type, labels.device.type} == {device.type}
@@ -59,11 +58,11 @@ def test_a_batch_is_made_on_the_device(place):
     ids, augments = torch.arange(7), (None, crop_and_flip, translate, alternating_flip)
     for size, augment in itertools.product((0, 12, 6), augments):
         images = replace(tiny_images(), size=size)
-        on_cpu = batch_there(images, ids, augment, torch.device("cpu"), "cpu")
+        on_cpu = batch_there(images, ids, augment, torch.device("cpu"))
         for home in ("pseudo", "cpu"):
             with pixels_in(home):
                 before = counts()
-                made = batch_there(images, ids, augment, torch.device("pseudo", 0), home)
+                made = batch_there(images, ids, augment, torch.device("pseudo", 0))
                 assert counts() == before, (size, augment, home)
             assert all(one.cpu().equal(other) for one, other in zip(made, on_cpu, strict=True)), (size, augment, home)
 
@@ -92,16 +91,16 @@ def waits(run: Run, model: nn.Module, **options) -> dict[str, set]:
 @there
 def test_the_host_reads_nothing_between_polls(place):
     falling = {"augment": crop_and_flip, "schedule": lambda epoch: 1 - epoch / 3}
-    for home, shards in itertools.product(("pseudo", "cpu"), (1, 2)):
+    for home, micro_batches in itertools.product(("pseudo", "cpu"), (1, 2)):
         with pixels_in(home):
-            seen = waits(begun(place / f"{home}-{shards}", shards=shards), Tiny(), **falling)
-        assert seen == {"quiet": {(0, 0)}, "poll": {(0, 1)}}, (home, shards)
+            seen = waits(begun(place / f"{home}-{micro_batches}", micro_batches=micro_batches), Tiny(), **falling)
+        assert seen == {"quiet": {(0, 0)}, "poll": {(0, 1)}}, (home, micro_batches)
 
 
 def reads_of_an_evaluation(run: Run, model: nn.Module, train_mode_batch: int) -> tuple[int, ...]:
     """Copies and reads, of several batches."""
     images = tiny_images()
-    feed = Feed(images.test, images, torch.device("pseudo", 0))
+    feed = MemoryFeed(images.test, images, torch.device("pseudo", 0))
     feed.batches = 4
     before = counts()
     _validate(run, model.to("pseudo"), feed, 8, None, train_mode_batch)
@@ -145,7 +144,7 @@ def operators(place: Path, model: nn.Module, augment=None) -> Counter:
     model = model.to("pseudo", memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True)
     run = begun(place)
-    feed = Feed(images.train, images, torch.device("pseudo"))
+    feed = MemoryFeed(images.train, images, torch.device("pseudo"))
     step = Step(run, model.train(), feed, optimizer, F.cross_entropy, [augment] if augment else [])
     ids = torch.arange(4, device="pseudo")
     step(ids, 0, 1, False)

@@ -36,7 +36,8 @@ from torch import nn
 from launch import Run
 from launch.data.augment import Augment, crop_and_flip
 from launch.data.dataset import Split
-from launch.data.images import Images, MemoryFeed
+from launch.data.feed import MemoryFeed
+from launch.data.images import Images
 from launch.data.order import order
 from launch.training.batches import TrainingFeed
 from launch.training.state import Meter

@@ -39,7 +39,8 @@ from torch import nn
 
 from launch import Run
 from launch.data.dataset import Split
-from launch.data.images import Images, MemoryFeed
+from launch.data.feed import MemoryFeed
+from launch.data.images import Images
 from launch.data.order import order
 from launch.processes import Stop
 from launch.training.batches import TrainingFeed

@@ -35,7 +35,7 @@ import launch.training.checkpoint
 import launch.training.finish
 import launch.training.loop
 from launch import Run
-from launch.data.images import MemoryFeed
+from launch.data.feed import MemoryFeed
 
 SEAMS = {
     "import": (runpy, "run_path"),

@@ -13,7 +13,7 @@ from training import fit
 
 from launch.data.augment import crop_and_flip
 from launch.data.dataset import Split
-from launch.data.order import draws
+from launch.data.order import random_integers
 from launch.errors import Refused
 from launch.training.step import POLL_STEPS, Step
 
@@ -75,7 +75,7 @@ def test_the_loop_runs_on_the_gpu(start, images):
 
 def test_draws_are_those_of_the_cpu():
     ids = torch.arange(1000)
-    assert draws(1, 2, ids.cuda(), 0, 9).tolist() == draws(1, 2, ids, 0, 9).tolist()
+    assert random_integers(1, 2, ids.cuda(), 0, 9).tolist() == random_integers(1, 2, ids, 0, 9).tolist()
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adam"])

@@ -17,7 +17,7 @@ from torch import nn
 from training import at_step
 
 from launch import evaluate, sources, train
-from launch.data.augment import EpochDraws, random_erasing, random_resized_crop
+from launch.data.augment import EpochRng, random_erasing, random_resized_crop
 from launch.data.augment_ops import rand_augment, trivial_augment
 from launch.data.disk_feed import DiskFeed, DiskReader
 from launch.data.mix import cutmix, either, mixup, soft_labels
@@ -76,8 +76,8 @@ def record(folder):
     return metrics(folder), result(folder)["weights_sha256"]
 
 
-def drawn_by(drawn, augment, pixels, ids):
-    return augment(pixels, drawn.of(ids))
+def augmented(rng, augment, pixels, ids):
+    return augment(pixels, rng.of(ids))
 
 
 def batches(images, threads, micro_batches):
@@ -86,11 +86,11 @@ def batches(images, threads, micro_batches):
     torch.set_num_threads(threads)
     try:
         feed = DiskFeed(images.train, images.mean, images.std, CPU)
-        drawn, seen = EpochDraws(1, len(images.train), CPU), []
+        rng, seen = EpochRng(1, len(images.train), CPU), []
         for epoch in range(2):
-            drawn.begin(epoch)
+            rng.begin(epoch)
             parts = torch.arange(len(images.train)).split(micro_batches)
-            augments = [partial(drawn_by, drawn, augment) for augment in (random_resized_crop, trivial_augment, random_erasing)]
+            augments = [partial(augmented, rng, augment) for augment in (random_resized_crop, trivial_augment, random_erasing)]
             seen += [pixels for pixels, _ in feed.stream(parts, augments)]
         return torch.cat(seen)
     finally:
@@ -138,7 +138,7 @@ def test_a_view_is_that_part_of_the_image_mirrored_or_not(folder):
 
 def test_crops_lie_inside_and_have_the_sizes_of_the_paper():
     sizes = torch.tensor([[100, 150]]).expand(4000, 2)
-    views = random_resized_crop(sizes, EpochDraws(1, 4000, CPU).of(torch.arange(4000)))
+    views = random_resized_crop(sizes, EpochRng(1, 4000, CPU).of(torch.arange(4000)))
     top, left, height, width, mirrored = views.unbind(1)
     assert (top >= 0).all()
     assert (left >= 0).all()
@@ -230,18 +230,18 @@ def test_what_is_waited_for_is_named_if_it_is_worth_a_word(start, folder, monkey
 def test_the_threads_time_is_told_apart(folder):
     """Reading is decoding and cropping; changing is what comes after."""
     images = load(folder)
-    feed, drawn = DiskFeed(images.train, images.mean, images.std, CPU), EpochDraws(1, len(images.train), CPU)
+    feed, rng = DiskFeed(images.train, images.mean, images.std, CPU), EpochRng(1, len(images.train), CPU)
 
     def slow(pixels, ids):
         time.sleep(0.01)
         return pixels
 
     ids = torch.arange(8)
-    feed.batch(ids, [partial(drawn_by, drawn, random_resized_crop)])
+    feed.batch(ids, [partial(augmented, rng, random_resized_crop)])
     before = feed.reading
     assert before > 0
     assert feed.changing < 0.01
-    feed.batch(ids, [partial(drawn_by, drawn, random_resized_crop), slow])
+    feed.batch(ids, [partial(augmented, rng, random_resized_crop), slow])
     assert feed.changing >= 0.08
     assert feed.reading > before
 

@@ -18,8 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from training import ChoosesOnTheHost, ReadsOnTheHost, fit
 
 from launch import Run, sources
-from launch.data.augment import Augment, EpochDraws, alternating_flip, crop_and_flip, random_resized_crop, translate
-from launch.data.images import Images, MemoryFeed
+from launch.data.augment import Augment, EpochRng, alternating_flip, crop_and_flip, random_resized_crop, translate
+from launch.data.feed import MemoryFeed
+from launch.data.images import Images
 from launch.sources import synthetic
 from launch.training.batches import TrainingFeed
 from launch.training.loop import _validate
@@ -35,13 +36,13 @@ aten = torch.ops.aten
 def pixels_in(home: str) -> Iterator[None]:
     """Feeds that are made within it keep their pixels there; in main memory as those that do not fit on the device."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("launch.data.images._fits", lambda rows, device: home == device.type)
+        patch.setattr("launch.data.feed._fits", lambda rows, device: home == device.type)
         yield
 
 
 def batch_there(images: Images, ids: Tensor, augment: Augment | None, device: torch.device, home: str) -> list[Tensor]:
     """The first images of an epoch; a batch is made on `device`, wherever the feed's pixels are."""
-    feed, epoch = MemoryFeed(images.train, images, device), EpochDraws(1, 61, device)
+    feed, epoch = MemoryFeed(images.train, images, device), EpochRng(1, 61, device)
     assert {feed.rows.device.type, feed.order(ids).device.type} == {home}
     assert feed.resident == (home == device.type)
     epoch.begin(1)
@@ -103,7 +104,7 @@ def reads_of_an_evaluation(run: Run, model: nn.Module, train_mode_batch: int) ->
     """Copies and reads, of several batches."""
     images = tiny_images()
     feed = MemoryFeed(images.test, images, torch.device("pseudo", 0))
-    feed.batches = 4
+    feed.evaluation_batch = 4
     before = counts()
     _validate(run, model.to("pseudo"), feed, 8, None, train_mode_batch)
     return tuple(after - earlier for after, earlier in zip(counts(), before, strict=True))

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from training import fit
 
 from launch import Run
-from launch.data.images import MemoryFeed
+from launch.data.feed import MemoryFeed
 from launch.processes import accelerator
 from launch.training.step import Step
 
@@ -87,7 +87,7 @@ def process(folder: Path, rank: int, patch: pytest.MonkeyPatch, fault: Callable[
     patch.setattr(Accelerator, "prepare_model", with_hook)
     patch.setattr(Step, "_backward", noted_micro_batch)
     patch.setattr(MemoryFeed, "batch", noted_batch)
-    patch.setattr(MemoryFeed, "batches", 2)  # so that an evaluation has more batches than there are processes
+    patch.setattr(MemoryFeed, "evaluation_batch", 2)  # so that an evaluation has more batches than there are processes
     patch.setattr(Run, "on_main", on_main)
     places = {
         "RANK": rank,

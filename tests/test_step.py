@@ -12,8 +12,8 @@ from conftest import Tiny, metrics
 from training import BATCH, EPOCHS, Linear, TwoConvolutions, batch_of, fit, step_of
 
 from launch import train
-from launch.data.images import MemoryFeed
-from launch.data.order import draws, micro_batch_bounds, order
+from launch.data.feed import MemoryFeed
+from launch.data.order import micro_batch_bounds, order, random_integers
 from launch.errors import Refused
 from launch.training.state import Meter
 from launch.weights.tensors import weights
@@ -41,13 +41,13 @@ def test_augmentation_is_drawn_anew_each_epoch(start, images):
     """With the epoch that the step belongs to, counted from 0, and the run's seed."""
     seen = []
 
-    def augment(pixels, draw):
-        seen.append(draw(0, 1000).tolist())
+    def augment(pixels, rng):
+        seen.append(rng.integers(0, 1000).tolist())
         return pixels
 
     fit(start(seed=5), images, augment=augment)
     ids = [batch for epoch in range(EPOCHS) for batch in order(61, 5, epoch).split(8)]
-    assert seen == [draws(5, number // 8, batch, 0, 1000).tolist() for number, batch in enumerate(ids)]
+    assert seen == [random_integers(5, number // 8, batch, 0, 1000).tolist() for number, batch in enumerate(ids)]
 
 
 def test_every_sample_once_an_epoch_whatever_the_shards(start, images, tmp_path, monkeypatch):

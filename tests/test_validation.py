@@ -226,7 +226,7 @@ def same(folder, reference) -> None:
 SMALL = """
 import launch.data, tiny
 from launch import cli
-launch.data.MemoryFeed.batches = 3  # so that each process has some batches of each split
+launch.data.MemoryFeed.evaluation_batch = 3  # so that each process has some batches of each split
 main = tiny.main
 if __name__ == "__main__":
     cli(main)

@@ -8,7 +8,8 @@ from tiny import Tiny
 from torch import nn
 
 from launch import train
-from launch.data.images import MemoryFeed
+from launch.data.augment import Rng
+from launch.data.feed import MemoryFeed
 from launch.errors import Refused
 from launch.training.batches import TrainingFeed
 from launch.training.step import Step
@@ -53,6 +54,19 @@ def interrupted(start, images, at: int, kind="sgd", epochs=EPOCHS, optimizer=Non
         fit(start(stop_when=at_step(at), **flags), images, kind, epochs=epochs)
     assert refused.value.code == 143
     return fit(start(**flags), images, kind, epochs=epochs)
+
+
+class Answers(Rng):
+    """Integers as a function answers: (kind, n, by_turns if it is true) -> int64 (batch,)."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def integers(self, kind, n, by_turns=False):
+        return self.answer(kind, n, *([True] if by_turns else []))
+
+    def on(self, device):
+        return self
 
 
 class Linear(nn.Module):

@@ -4,7 +4,7 @@ What an image looks like in a batch depends on (seed, epoch, image) alone, never
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,12 +15,15 @@ import torch
 from torch import Tensor
 
 from .dataset import Split
+from .feed import Augmented
 from .normalise import normaliser
 from .resize import ResizeRule, centred, resized
 from .store import Store, StoredImage
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from .images import Images
 
 UNEVEN = 1.5  # from this ratio of the largest class to the smallest on
 MICRO_BATCHES_AHEAD = 3  # micro-batches that are prepared while one is computed
@@ -54,6 +57,10 @@ class DiskSplit:
         pixels = torch.stack([reader.centred(index) for index in ids.tolist()]).permute(0, 3, 1, 2).contiguous()
         return Split(pixels, self.labels[ids])
 
+    def feed(self, images: "Images", device: torch.device) -> "DiskFeed":
+        """Its batches on `device`, normalised as `images` says."""
+        return DiskFeed(self, images.mean, images.std, device)
+
 
 class DiskReader:
     """Reads the images of a split, from any thread. Raises Refused (4) for one that has changed."""
@@ -77,11 +84,6 @@ class DiskReader:
         return resized_.flip(1) if mirrored else resized_
 
 
-# (pixels uint8 (n, H, W, C), ids int64 (n,)) -> pixels, the same. The first one of images maps sizes int64 (n, 2), height and
-# width of the reduced images, to views int64 (n, 5), see DiskReader.cropped
-Augmented = Callable[[Tensor, Tensor], Tensor]
-
-
 class Prepared(NamedTuple):
     """A micro-batch that threads are preparing: `pixels` (n, size, size, 3), float32 normalised; for another device uint8."""
 
@@ -94,19 +96,18 @@ class DiskFeed:
     """Batches of a DiskSplit, as `MemoryFeed` makes them of a Split. Its threads end with it.
 
     Views are drawn on the CPU, whatever the device; pixels reach a GPU from pinned memory while it computes, and are normalised
-    there. `uneven` are the numbers of images by class, where some class has so many fewer than another that accuracy alone
-    misleads, else ().
+    there.
 
-    `waited` are the seconds that `stream` has waited for images, `reading` those that the threads took to decode and crop them,
-    and `changing` those for the augmentations after that, whose names are `changes`.
+    `reading` are the seconds that the threads took to decode and crop images, `changing` those for the augmentations after that,
+    whose names are `changes`.
     """
 
-    resident = False  # see MemoryFeed
+    resident = False
 
     def __init__(self, split: DiskSplit, mean: Sequence[float], std: Sequence[float], device: torch.device):
         self.device, self.drawn_on, self.labels = device, torch.device("cpu"), split.labels
         self.reader, self.rule = DiskReader(split), split.rule
-        self.batches = max(1, 500 * 64**2 // split.rule.size**2)  # of evaluation: 500 small ones, 40 of 224 × 224
+        self.evaluation_batch = max(1, 500 * 64**2 // split.rule.size**2)  # 500 small ones, 40 of 224 × 224
         counts = split.labels.bincount().tolist()
         there = [count for count in counts if count]
         self.uneven = tuple(counts) if max(there) > UNEVEN * min(there) else ()
@@ -160,6 +161,9 @@ class DiskFeed:
         labels = self.labels[ready.ids].to(self.device, non_blocking=True)
         images = pixels if pixels.is_floating_point() else self._normalised(pixels)
         return images.permute(0, 3, 1, 2), labels
+
+    def slow_augmentations(self) -> str:
+        return " and ".join(self.changes) if self.changing > self.reading else ""
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         """float32 (..., H, W, C), from uint8 of the same shape."""

@@ -6,11 +6,10 @@ from functools import partial
 
 from torch import Tensor
 
-from ..data.augment import Augment, EpochDraws
-from ..data.disk_feed import DiskFeed
-from ..data.images import MemoryFeed
+from ..data.augment import Augment, EpochRng
+from ..data.feed import Feed
 from ..data.mix import Mix, mixed
-from ..data.order import micro_batch_bounds, part
+from ..data.order import micro_batch_bounds, with_neighbour
 from ..run import Run
 
 
@@ -37,17 +36,15 @@ class Batch:
 class TrainingFeed:
     """Batches of the training images: cut, augmented and mixed."""
 
-    def __init__(
-        self, run: Run, feed: MemoryFeed | DiskFeed, augments: Sequence[Augment] = (), mix: Mix | None = None, classes: int = 0
-    ):
+    def __init__(self, run: Run, feed: Feed, augments: Sequence[Augment] = (), mix: Mix | None = None, classes: int = 0):
         """`classes` is needed to `mix`."""
         self.run, self.feed, self.mix, self.classes = run, feed, mix, classes
-        self.draws = EpochDraws(run.seed, len(feed.labels), feed.drawn_on)
+        self.rng = EpochRng(run.seed, len(feed.labels), feed.drawn_on)
         self.augments = [partial(self._augmented, augment) for augment in augments]
 
     def batches(self, global_batches: Sequence[Tensor], epoch: int, step: int) -> Iterator[Batch]:
         """These batches of the `epoch`, int64 (n,) each; the first is that of `step`. Both count from 0."""
-        self.draws.begin(epoch)
+        self.rng.begin(epoch)
         cuts = [self.cut(ids) for ids in global_batches]
         images = self.stream(micro_batch for blocks in cuts for block in blocks for micro_batch in block)
         for number, (ids, blocks) in enumerate(zip(global_batches, cuts, strict=True), start=step):
@@ -84,10 +81,10 @@ class TrainingFeed:
 
     def _mixed(self, mix: Mix, parts: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         for ids, (images, labels) in zip(parts, self.feed.stream(parts, self.augments), strict=True):
-            yield mixed(mix, images, labels, self.draws.of(ids[1:]), self.classes)
+            yield mixed(mix, images, labels, self.rng.of(ids[1:]), self.classes)
 
     def _augmented(self, augment: Augment, pixels: Tensor, ids: Tensor) -> Tensor:
-        return augment(pixels, self.draws.of(ids))
+        return augment(pixels, self.rng.of(ids))
 
     def _part(self, ids: Tensor, start: int, end: int) -> Tensor:
-        return part(ids, start, end, before=self.mix is not None)
+        return with_neighbour(ids, start, end) if self.mix else ids[start:end]

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from .. import processes
-from ..data.disk_feed import DiskFeed
+from ..data.feed import Feed
 from ..report.runs import used
 from .job import Job
 from .publish import best_weights, publish
@@ -42,8 +42,8 @@ def finish(job: Job, draw: Callable[[Path], None] | None) -> dict:
         "weights_sha256": digest,
     }
     waited = job.waited / max(job.meter.train_seconds - job.trained_before, 1e-9)
-    if waited > WORTH_SAYING and isinstance(feed := job.feeds["train"], DiskFeed):
-        job.record.say(f"{waited:.0%} of the training's time was waiting for images{_cure(feed)}")
+    if waited > WORTH_SAYING and job.feeds["train"].threads:
+        job.record.say(f"{waited:.0%} of the training's time was waiting for images{_cure(job.feeds['train'])}")
     if state.epochs < job.plan.epochs:
         job.record.say(f"ended early: no better accuracy since epoch {state.best['epoch']}")
     result["weights"] = used(result)
@@ -53,12 +53,11 @@ def finish(job: Job, draw: Callable[[Path], None] | None) -> dict:
     return result
 
 
-def _cure(feed: DiskFeed) -> str:
+def _cure(feed: Feed) -> str:
     """What took the threads' time, and what helps."""
     more = "more cores" if feed.threads >= processes.cores() else "more --threads"
-    if feed.changing > feed.reading:
-        what = " and ".join(feed.changes)
-        return f", most of it for {what}: a lighter augmentation (recipes/custom.py: --augment crop), or {more}"
+    if slow := feed.slow_augmentations():
+        return f", most of it for {slow}: a lighter augmentation (recipes/custom.py: --augment crop), or {more}"
     return f": {more}, a smaller --cache-size, or a larger ONELOOP_STORED_GIB if not all are stored"
 
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from .. import processes
 from ..console import complain
 from ..data.augment import Augment
-from ..data.disk_feed import DiskFeed
-from ..data.images import Images, MemoryFeed, feed_of
+from ..data.feed import Feed
+from ..data.images import Images
 from ..data.mix import Mix
 from ..data.order import order
 from ..errors import Refused
@@ -78,11 +78,11 @@ class Job:
         self.best: dict[str, Tensor] = {}  # the best weights, until they are published with the next checkpoint
 
     @cached_property
-    def feeds(self) -> dict[str, MemoryFeed | DiskFeed]:
+    def feeds(self) -> dict[str, Feed]:
         device = self.run.accelerator.device
-        names = dict.fromkeys(("train", self.images.chooser, "test"))  # each once, in this order
-        feeds = {name: feed_of(getattr(self.images, name), self.images, device) for name in names}
-        return feeds | {"ema": feeds[self.images.chooser]}
+        names = dict.fromkeys(("train", self.images.model_selection_split, "test"))  # each once, in this order
+        feeds = {name: getattr(self.images, name).feed(self.images, device) for name in names}
+        return feeds | {"ema": feeds[self.images.model_selection_split]}
 
     @cached_property
     def training_feed(self) -> TrainingFeed:
@@ -108,7 +108,7 @@ class Job:
 
         `results` has those before: they say whether this epoch is the last.
         """
-        chooser, done = self.images.chooser, self.state.epochs + 1
+        chooser, done = self.images.model_selection_split, self.state.epochs + 1
         if done == self.plan.epochs or done % self.run.eval_every == 0:
             yield chooser
             if self.average:
@@ -117,7 +117,7 @@ class Job:
             yield from (split for split in ("test", "train") if split != chooser)
 
     def _better(self, results: dict[str, dict]) -> bool:
-        return results["ema" if self.average else self.images.chooser]["accuracy"] > self.state.best["accuracy"]
+        return results["ema" if self.average else self.images.model_selection_split]["accuracy"] > self.state.best["accuracy"]
 
     def weights_of(self, split: str) -> contextlib.AbstractContextManager[None]:
         """Within it the net has the weights that `split` of `splits_due` is measured with. Collective."""
@@ -194,7 +194,7 @@ class Job:
         better = results and self._better(results)
         state.epochs, state.results = state.epochs + 1, results
         if better:
-            chosen = "ema" if self.average else self.images.chooser
+            chosen = "ema" if self.average else self.images.model_selection_split
             state.best = {"accuracy": results[chosen]["accuracy"], "epoch": state.epochs}
             with self.weights_of(chosen):
                 self.best = {name: tensor.detach().clone() for name, tensor in weights(self.net).items()}
@@ -211,7 +211,8 @@ class Job:
         known = math.isfinite(reading.gradient_norm) and self.run.accelerator.scaler is None  # fp16 leaves gradients scaled
         gradient = {"gradient_norm": reading.gradient_norm} if known else {}
         speed = {"images_per_second": reading.images_per_second, "seconds": seconds}
-        if isinstance(feed := self.feeds["train"], DiskFeed):
+        feed = self.feeds["train"]
+        if feed.threads:
             self.waited += feed.waited
             speed["data_wait"] = feed.waited / max(self.meter.seconds, 1e-9)
             feed.waited = 0.0

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data.augment import Augment
-from ..data.disk_feed import DiskFeed
-from ..data.images import Images, MemoryFeed, feed_of
+from ..data.feed import Feed
+from ..data.images import Images
 from ..data.mix import Mix
 from ..data.order import micro_batch_seed
 from ..errors import Refused
@@ -124,7 +124,7 @@ def train(
             job.close_epoch(reading, results)
             if job.save_due():
                 job.save(step)
-        if job.images.chooser != "test":
+        if job.images.model_selection_split != "test":
             tested = _test_best(job, stop, train_mode_batch)
             if tested is None:  # the last checkpoint has everything else
                 raise stop.refusal(run.folder, state.step)
@@ -162,7 +162,7 @@ def evaluate_with_logits(run: Run, model: nn.Module, images: Images, split: str 
 def _evaluate(run: Run, model: nn.Module, images: Images, split: str, outputs: list[tuple[Tensor, Tensor]] | None = None) -> dict:
     """As `evaluate`; `outputs` as for `_validate`."""
     device = run.accelerator.device
-    result = _validate(run, model.to(device), feed_of(getattr(images, split), images, device), outputs=outputs)
+    result = _validate(run, model.to(device), getattr(images, split).feed(images, device), outputs=outputs)
     assert result is not None  # no Stop was passed
     return result
 
@@ -183,7 +183,7 @@ def _test_best(job: Job, stop: Stop, train_mode_batch: int) -> dict | None:
 def _validate(
     run: Run,
     net: nn.Module,
-    feed: MemoryFeed | DiskFeed,
+    feed: Feed,
     step: int = 0,
     stop: Stop | None = None,
     train_mode_batch: int = 0,
@@ -194,8 +194,8 @@ def _validate(
     `train_mode_batch` is 0, or the size of the batches in which the net is measured in train mode, as the book did: the random
     numbers are the step's, the running statistics stay as they are. `outputs` gets ids and logits of this process's batches.
     """
-    count, waited = len(feed.labels), getattr(feed, "waited", 0.0)
-    parts = feed.order(torch.arange(count)).split(train_mode_batch or feed.batches)
+    count, waited = len(feed.labels), feed.waited
+    parts = feed.order(torch.arange(count)).split(train_mode_batch or feed.evaluation_batch)
     broadcast(net.buffers(), run.world)  # running statistics are those of micro-batch 0, which the main process has
     rows, classes = len(parts) + 1, len(feed.uneven)
     numbers = torch.zeros(2 * rows + classes, device=run.accelerator.device)
@@ -219,8 +219,7 @@ def _validate(
             if stop and stop.requested(step, number):
                 sums[-1, 0] = 1
                 break  # the others learn of it in the sum below, which every process comes to
-    if isinstance(feed, DiskFeed):
-        feed.waited = waited  # what is said of waiting is of the training's steps
+    feed.waited = waited  # what is said of waiting is of the training's steps
     if run.world > 1:
         torch.distributed.all_reduce(numbers)  # collective: a batch has one process's numbers, plus zeros; counts are whole
     numbers = numbers.cpu()  # host-device sync

@@ -32,6 +32,7 @@ import launch.data.store
 import launch.processes
 import launch.sources.survey
 import launch.training.checkpoint
+import launch.training.evaluate
 import launch.training.finish
 import launch.training.loop
 from launch import Run
@@ -44,7 +45,7 @@ SEAMS = {
     "save": (launch.training.checkpoint, "save"),
     "examine": (launch.sources.survey, "examine"),
     "store": (launch.data.store.Store, "_write"),
-    "best": (launch.training.loop, "best_weights"),
+    "best": (launch.training.evaluate, "best_weights"),
     "draw": (launch.training.finish, "_show"),
 }
 

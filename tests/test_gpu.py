@@ -15,7 +15,8 @@ from launch.data.augment import crop_and_flip
 from launch.data.dataset import Split
 from launch.data.order import random_integers
 from launch.errors import Refused
-from launch.training.step import POLL_STEPS, Step
+from launch.training.finite import POLL_STEPS
+from launch.training.step import Step
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for --deterministic; read when CUDA is first used
@@ -152,7 +153,7 @@ def test_the_host_waits_for_the_gpu_at_polls_only(start, images, monkeypatch):
             if step % POLL_STEPS:
                 return call(self, batch, stop)
             with pytest.raises(RuntimeError, match="synchronizing"):
-                self.check(step)
+                self.finite.check(step)
             polls.append(step)
         finally:
             torch.cuda.set_sync_debug_mode("default")

@@ -40,7 +40,7 @@ def test_fused_optimizer_skips_a_broken_update_on_the_device(start, images):
     """As on a GPU, where the host looks at every 16th step only: the weights stay those before the first broken step."""
     model = Linear()
     step = step_of(start(), model, images)
-    step.poll = 4
+    step.finite.poll = 4
     step(batch_of(step, torch.arange(8), 1), False)
     before = model.fc.weight.detach().clone()
     step.loss = lambda logits, labels: F.cross_entropy(logits, labels) * float("inf")
@@ -58,7 +58,7 @@ def test_broken_loss_between_polls_is_neither_saved_nor_finished(start, images, 
 
     def seldom(self, *args, **options):
         original(self, *args, **options)
-        self.poll = 16
+        self.finite.poll = 16
 
     monkeypatch.setattr(Step, "__init__", seldom)
     calls = []

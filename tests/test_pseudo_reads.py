@@ -23,8 +23,9 @@ from launch.data.feed import MemoryFeed
 from launch.data.images import Images
 from launch.sources import synthetic
 from launch.training.batches import TrainingFeed
-from launch.training.loop import _validate
-from launch.training.step import POLL_STEPS, Step
+from launch.training.evaluate import measure
+from launch.training.finite import POLL_STEPS
+from launch.training.step import Step
 from nets.cifar2 import Net
 from nets.residual import CifarResNet
 
@@ -78,9 +79,9 @@ def waits(run: Run, model: nn.Module, **options) -> dict[str, set]:
         before = counts()
         done = call(self, batch, stop)
         made = tuple(after - earlier for after, earlier in zip(counts(), before, strict=True))
-        assert self.poll == POLL_STEPS
-        assert len(self.rates) == 1
-        kept = (done[0], *self.rates, self.found_inf, self.broken, *self.net.state_dict().values())
+        assert self.finite.poll == POLL_STEPS
+        assert len(self.device_lrs.rates) == 1
+        kept = (done[0], *self.device_lrs.rates, self.finite.found_inf, self.finite.bad_steps, *self.net.state_dict().values())
         assert {tensor.device.type for tensor in kept} == {"pseudo"}
         seen["quiet" if batch.step % POLL_STEPS else "poll"].add(made)
         return done
@@ -106,7 +107,7 @@ def reads_of_an_evaluation(run: Run, model: nn.Module, train_mode_batch: int) ->
     feed = MemoryFeed(images.test, images, torch.device("pseudo", 0))
     feed.evaluation_batch = 4
     before = counts()
-    _validate(run, model.to("pseudo"), feed, 8, None, train_mode_batch)
+    measure(run, model.to("pseudo"), feed, 8, None, train_mode_batch)
     return tuple(after - earlier for after, earlier in zip(counts(), before, strict=True))
 
 

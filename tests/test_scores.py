@@ -75,7 +75,7 @@ EVALUATED = """
 import json, torch, tiny
 from pathlib import Path
 from launch import Run, cli
-from launch.training.loop import evaluate_with_logits
+from launch.training.evaluate import evaluate_with_logits
 from launch.report.scores import scores
 
 def main(run: Run):

@@ -117,7 +117,7 @@ def test_no_host_sync_in_a_step(start, images, monkeypatch):
     """Between polls and lines nothing is read from the device."""
     model = Linear()
     step = step_of(start(micro_batches=2), model, images)
-    step.poll = 1000
+    step.finite.poll = 1000
     meter = Meter(torch.device("cpu"))
     for name in ("item", "tolist", "__bool__", "__float__", "__int__", "cpu", "numpy"):
         monkeypatch.setattr(torch.Tensor, name, lambda *_, name=name: pytest.fail(f"Tensor.{name} reads from the device"))

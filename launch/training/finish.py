@@ -16,7 +16,7 @@ from .publish import best_weights, publish
 WORTH_SAYING = 0.1  # of the time of the training
 
 
-def finish(job: Job, draw: Callable[[Path], None] | None) -> dict:
+def finish(job: Job, plots: Callable[[Path], None] | None) -> dict:
     """Publish the weights, draw the plots, record the result, which this returns. Collective."""
     run, state = job.run, job.state
     state.seconds = time.perf_counter() - job.began
@@ -48,7 +48,7 @@ def finish(job: Job, draw: Callable[[Path], None] | None) -> dict:
         job.record.say(f"ended early: no better accuracy since epoch {state.best['epoch']}")
     result["weights"] = used(result)
     with _weights(job, result["weights"]):  # collective
-        job.record.finish(result, lambda: _show(job, result, draw))
+        job.record.finish(result, lambda: _show(job, result, plots))
     run.finish(result)  # last, as the mark of a finished run: what is killed before shows itself when it resumes
     return result
 
@@ -77,10 +77,10 @@ def reset_for_next_stage(job: Job) -> None:
         job.run.accelerator.free_memory()  # it holds every net that it has prepared
 
 
-def _show(job: Job, result: dict, draw: Callable[[Path], None] | None) -> None:
+def _show(job: Job, result: dict, plots: Callable[[Path], None] | None) -> None:
     """The recipe's own plots and those of every run: main process only, nothing in it is collective."""
-    if draw:
-        draw(job.run.folder)
+    if plots:
+        plots(job.run.folder)
     if not job.run.quiet:
         from ..report import show  # matplotlib takes half a second: only where it draws
 

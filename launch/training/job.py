@@ -47,6 +47,7 @@ class Plan:
     augments: Sequence[Augment]
     mix: Mix | None
     patience: int  # epochs
+    train_mode_batch: int  # images; 0: evaluate in eval mode
     stage: str
 
 
@@ -91,7 +92,7 @@ class Job:
     # ---------------------------------------------------------------------------------------------------------------- epochs
 
     @property
-    def ended(self) -> bool:
+    def finished(self) -> bool:
         """Whether all epochs are done, or the last ones have used up the patience."""
         return self.state.epochs == self.plan.epochs or ("train" in self.state.results and self._used_up(self.state.epochs))
 
@@ -100,27 +101,27 @@ class Job:
 
     def epochs_left(self) -> Iterator[int]:
         """The epochs that are left, from 0, each when the one before it is closed."""
-        while not self.ended:
+        while not self.finished:
             yield self.state.epochs
 
-    def splits_due(self, results: dict[str, dict]) -> Iterator[str]:
+    def splits_to_evaluate(self, results: dict[str, dict]) -> Iterator[str]:
         """What to evaluate at the end of this epoch; "ema" is the average of the weights on the images that choose.
 
         `results` has those before: they say whether this epoch is the last.
         """
-        chooser, done = self.images.model_selection_split, self.state.epochs + 1
+        selecting, done = self.images.model_selection_split, self.state.epochs + 1
         if done == self.plan.epochs or done % self.run.eval_every == 0:
-            yield chooser
+            yield selecting
             if self.average:
                 yield "ema"
         if done == self.plan.epochs or (results and not self._better(results) and self._used_up(done)):
-            yield from (split for split in ("test", "train") if split != chooser)
+            yield from (split for split in ("test", "train") if split != selecting)
 
     def _better(self, results: dict[str, dict]) -> bool:
         return results["ema" if self.average else self.images.model_selection_split]["accuracy"] > self.state.best["accuracy"]
 
     def weights_of(self, split: str) -> contextlib.AbstractContextManager[None]:
-        """Within it the net has the weights that `split` of `splits_due` is measured with. Collective."""
+        """Within it the net has the weights that `split` of `splits_to_evaluate` is measured with. Collective."""
         if split != "ema" or not self.average:
             return contextlib.nullcontext()
         self.average.of_main(self.run.world)
@@ -134,13 +135,19 @@ class Job:
     # ----------------------------------------------------------------------------------------------------------------- steps
 
     def batches(self) -> Iterator[Batch]:
-        """The batches that this epoch still has: their samples are a function of (seed, epoch)."""
+        """The batches that this epoch still has, each once its learning rates are set and the clock of the steps runs.
+
+        Their samples are a function of (seed, epoch).
+        """
         epoch, step = self.state.epochs, self.state.step
         ids = order(self.samples, self.run.seed, epoch) if self.plan.shuffle else torch.arange(self.samples)
         left = self.feeds["train"].order(ids)[(step - epoch * self.steps) * self.plan.batch :]
-        return self.training_feed.batches(left.split(self.plan.batch) if len(left) else (), epoch, step)
+        for batch in self.training_feed.batches(left.split(self.plan.batch) if len(left) else (), epoch, step):
+            self._set_learning_rates()
+            self.meter.start()
+            yield batch
 
-    def set_learning_rates(self) -> None:
+    def _set_learning_rates(self) -> None:
         """Set the learning rates of the next step: a function of the step."""
         if self.settings.schedule:
             for group, rate in zip(self.optimizer.param_groups, self._rates(self.state.step), strict=True):
@@ -151,8 +158,8 @@ class Job:
         factor = self.settings.schedule(step / self.steps) if self.settings.schedule else 1.0
         return [rate * factor for rate in self.rates]
 
-    def count(self, mean_loss: Tensor, images: int) -> None:
-        """Count a step. Collective once a launch, see processes.end_startup."""
+    def after_step(self, mean_loss: Tensor, images: int) -> None:
+        """Count a step of this many `images`. Collective once a launch, see processes.end_startup."""
         self.meter.add(mean_loss, images)
         self.state.step += 1
         if self.run.world > 1 and self.state.step == self.started_up:
@@ -163,8 +170,9 @@ class Job:
         """Whether the epoch has further steps: its end has its own lines and its own checkpoint."""
         return self.state.step < (self.state.epochs + 1) * self.steps
 
-    def due(self, every: int) -> bool:
-        return every > 0 and self.state.step % every == 0
+    def every(self, steps: int) -> bool:
+        """Whether this many steps are done again; never if it is 0."""
+        return steps > 0 and self.state.step % steps == 0
 
     # ----------------------------------------------------------------------------------------------------------------- lines
 
@@ -178,10 +186,17 @@ class Job:
             (complain if self.run.quiet else self.record.say)(line)  # a trial says nothing else
         return self.record
 
-    def write_train_line(self) -> None:
-        """Host-device sync."""
+    def write_train_line(self, step: Step) -> None:
+        """Raises Refused (3), see Finite.check. Host-device sync."""
+        step.finite.check(self.state.step)
         self.record.write(self._train_line(self.meter.read(self.net)))
         self.meter.reset()
+
+    def read_meter(self, step: Step) -> Reading:
+        """What the last train line of an epoch says. Raises Refused (3), see Finite.check. Host-device sync."""
+        reading = self.meter.read(self.net)
+        step.finite.check(self.state.step)
+        return reading
 
     def close_epoch(self, reading: Reading, results: dict[str, dict]) -> None:
         """Write the epoch's lines; keep the weights if they are the best so far."""
@@ -222,10 +237,10 @@ class Job:
 
     def save_due(self) -> bool:
         """Whether the epoch that was closed ends with a checkpoint: by the main process's clock, or --save-every. Collective."""
-        if self.ended:
+        if self.finished:
             return True
         if self.run.save_every:
-            return self.due(self.run.save_every)
+            return self.every(self.run.save_every)
         return self.run.on_main(lambda: time.perf_counter() - self.saved >= SAVE_SECONDS)
 
     def save(self, step: Step) -> None:
@@ -233,7 +248,7 @@ class Job:
 
         Collective; host-device sync.
         """
-        step.check(self.state.step)
+        step.finite.check(self.state.step)
         if self.within_epoch:
             self.meter.stop()
         else:  # stopped before the epoch's lines, which a resume cannot write without this gradient's norm
@@ -250,7 +265,7 @@ class Job:
             "meter": {name: getattr(self.meter, name) for name in Meter.SAVED},
             "scaler": scaler.state_dict() if scaler is not None else {},
         }
-        if self.ended:  # a longer run may start from the last one
+        if self.finished:  # a longer run may start from the last one
             described["settings"] = self.settings.sha256(self.state.step)
         self.run.on_main(lambda: self._write_checkpoint(described))
         self.saved = time.perf_counter()

@@ -293,7 +293,7 @@ def test_full_disk_is_one_line_and_the_finished_part_stays(cache, wanted, tmp_pa
     assert whole(keep(wanted), wanted)
 
 
-def test_a_image_that_has_changed_is_named(cache, wanted, tmp_path):
+def test_an_image_that_has_changed_is_named(cache, wanted, tmp_path):
     photo(200, 90, 40).save(tmp_path / "7.png")
     with pytest.raises(Refused, match=r"7\.png has changed since it was examined") as refused:
         keep(wanted)

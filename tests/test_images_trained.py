@@ -540,7 +540,7 @@ def test_modes_train_what_they_say(start, recipe, tmp_path, monkeypatch):
     assert rest[1][-1][0] == pytest.approx(0.01)
 
 
-def test_a_image_that_changes_during_training_is_named(folder, tmp_path, monkeypatch):
+def test_an_image_that_changes_during_training_is_named(folder, tmp_path, monkeypatch):
     shutil.copytree(folder, tmp_path / "photos")
     monkeypatch.setenv(LIMIT, "0")
     monkeypatch.setenv("ONELOOP_CACHE", str(tmp_path / "cache"))

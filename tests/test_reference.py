@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -130,3 +131,46 @@ def test_places_that_contributing_names_exist():
     """`x` in a path stands for a new file's name."""
     for path in re.findall(r"`((?:recipes|launch|nets|tests|benchmarks|docs)/[\w/.-]*)`", (ROOT / "CONTRIBUTING.md").read_text()):
         assert (ROOT / path).exists() or re.search(r"/(x|mine)\.", path), path
+
+
+FOLDERS = ("launch", "recipes", "nets", "tests", "benchmarks", "docs", "findings")
+NAMED = re.compile(rf"(?<![\w/.-])((?:(?:{'|'.join(FOLDERS)})/[\w/.-]*)?\w+\.(?:py|md|yaml|sh|toml|txt|json|png))\b")
+NOT_OURS = {"airbench94_muon.py"}
+
+
+def remarks(file: Path) -> str:
+    """The docstrings and comments of a Python file; all of another one."""
+    if file.suffix != ".py":
+        return file.read_text()
+    with tokenize.open(file) as lines:
+        texts = [
+            token.string
+            for token in tokenize.generate_tokens(lines.readline)
+            if token.type in (tokenize.COMMENT, tokenize.STRING)
+        ]
+    return "\n".join(text for text in texts if text.startswith(("#", '"""')))
+
+
+def lost(text: str) -> set[str]:
+    """Files that a text names but that are not here: with their folder, or Python files without. x.py and the like stand for any."""
+    modules = {path.name for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")} | NOT_OURS
+    paths = [path for path in NAMED.findall(text) if Path(path).stem not in ("x", "X", "NAME", "mine")]
+    moved = {path for path in paths if "/" in path and not (ROOT / path).exists()}
+    return moved | {path for path in paths if "/" not in path and path.endswith(".py") and path not in modules}
+
+
+@pytest.mark.parametrize("place", ["*.md", "docs", "launch", "nets", "recipes", "benchmarks", "findings"])
+def test_files_that_are_named_exist(place):
+    files = ROOT.glob(place) if "*" in place else (ROOT / place).rglob("*")
+    files = [file for file in files if file.suffix in (".md", ".py", ".yaml", ".sh", ".html") and file.name != "CHANGELOG.md"]
+    assert files
+    missing = {file.relative_to(ROOT).as_posix(): names for file in files if (names := lost(remarks(file)))}
+    assert not missing
+
+
+def test_control_a_file_that_moved_is_noticed():
+    assert lost("launch/run.py, loop.py and recipes/x.py; launch/capture.py, charts.py, docs/pictures.md") == {
+        "launch/capture.py",
+        "charts.py",
+        "docs/pictures.md",
+    }

@@ -1,6 +1,6 @@
 """`oneloop compare`: several runs side by side, as a table and as plots.
 
-What is compared is in launch/report/compare.py, a new measure in measures.py, a new plot in charts.py.
+What is compared is in launch/report/compare.py, a new measure in measures.py, a new plot in compare_plots.py.
 """
 
 import argparse

@@ -3,7 +3,7 @@
 The unit is a training: a run folder or, if its recipe trains several times, each of its stages. Trainings that differ only in the
 seed form a group. Unfinished ones form groups of their own, so that no mean mixes them with finished ones.
 
-What is measured is in measures.py, the plots are in charts.py.
+What is measured is in measures.py, the plots are in compare_plots.py.
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""Plots of one run, and what recipes draw, as PNG files. Plots of several runs are in charts.py.
+"""Plots of one run, and what recipes draw, as PNG files. Plots of several runs are in compare_plots.py.
 
 A new plot of a run is a function here and its call in show.py: page and W&B then show it, and its caption goes into page.py.
 Colours are Okabe and Ito's, which colour-blind readers can tell apart.

@@ -1,6 +1,6 @@
 """What a run reports while it trains: `metrics.jsonl` is the record; the screen and W&B mirror it.
 
-Only the main process writes. A new kind of line on the screen is a method of RunLog; what W&B gets is in mirror.py. If W&B fails,
+Only the main process writes. A new kind of line on the screen is a method of RunLog; what W&B gets is in wandb_mirror.py. If W&B fails,
 one line says so and the run continues without it.
 """
 

@@ -1,4 +1,4 @@
-"""What W&B gets of a run, live (track.py) and afterwards (`oneloop upload`): rows, configuration, summary, plots, weights.
+"""What W&B gets of a run, live (run_log.py) and afterwards (`oneloop upload`): rows, configuration, summary, plots, weights.
 
 A row of W&B's history holds the events of one step of metrics.jsonl; the last row has the plots. Rows are counted and sent
 once, so interrupted, resumed and uploaded runs have no duplicates. A new value for the charts goes into `rows`, for the end of a

@@ -206,7 +206,7 @@ class Run:
         return found
 
     def compare_data(self, main: Callable[..., Any], options: dict[str, Any]) -> str:
-        """Whether this run, which is finished, has the data that `main(run, **options)` would train it on: until `open`.
+        """Return whether this run, which is finished, has the data that `main(run, **options)` would train it on: until `open`.
 
         Returns why that cannot be said, if they are not there any more. Not collective. Raises Refused (4).
         """
@@ -256,7 +256,7 @@ class Run:
         return self.folder, notes, self.config["data"]
 
     def origin(self, fingerprint: str, **other: Any) -> str:
-        """Of a checkpoint: sha256 of the configuration, the micro-batches and the data, which are all that its numbers come from.
+        """Origin of a checkpoint: sha256 of configuration, micro-batches and data, which are all that its numbers come from.
 
         `other` are options in place of this run's.
         """
@@ -287,7 +287,7 @@ class Run:
                 complain(f"{self.folder} has no report.html: {first_line(error)}")
 
     def on_main(self, action: Callable[[], Any]) -> Any:
-        """What `action()` returns or raises on the main process, on every process. Collective: one broadcast.
+        """Run `action` on the main process; every process gets its result, or raises its error. Collective: one broadcast.
 
         An OSError (disk full, no permission) becomes Refused.
         """
@@ -314,7 +314,7 @@ class Run:
             set_timeout(START_SECONDS)
 
     def say_finished(self, result: dict, unknown: str = "") -> None:
-        """What an earlier launch has recorded, on the main process's screen; `unknown`: why its data cannot be compared."""
+        """Print, on the main process, what an earlier launch has recorded; `unknown`: why its data cannot be compared."""
         if self.rank == 0:
             say(f"already finished: {describe(result)}\n{self.folder}")
             if unknown:

@@ -152,7 +152,7 @@ def remarks(file: Path) -> str:
 
 
 def lost(text: str) -> set[str]:
-    """Files that a text names but that are not here: with their folder, or Python files without. x.py and the like stand for any."""
+    """Files that a text names but that are not here: with their folder, or Python files without; x.py stands for any."""
     modules = {path.name for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")} | NOT_OURS
     paths = [path for path in NAMED.findall(text) if Path(path).stem not in ("x", "X", "NAME", "mine")]
     moved = {path for path in paths if "/" in path and not (ROOT / path).exists()}

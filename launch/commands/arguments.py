@@ -1,4 +1,4 @@
-"""What the subcommands' command lines share. Imports no torch: help must not wait for it."""
+"""Arguments that the subcommands share. Imports no torch: help must not wait for it."""
 
 import argparse
 import fnmatch

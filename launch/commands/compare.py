@@ -124,7 +124,7 @@ def _print_table(comparison: Comparison, paired: Sequence[Pair]) -> None:
 
 
 def width_of(table: "Table", console: "Console") -> int:
-    """How many columns `table` takes if nothing in it is wrapped or truncated."""
+    """Count the columns that `table` takes if nothing in it is wrapped or truncated."""
     return console.measure(table, options=console.options.update(width=PAPER)).maximum
 
 

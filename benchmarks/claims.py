@@ -98,8 +98,8 @@ Written by `make claims` from tests/claims.toml.
 ## Trained
 
 Accuracies are on the test images (the chapter's validation set); one run each, seed 1. "Trained as published" trains and measures
-as the chapter's notebook did (`--book`): no shuffling but for the baseline, accuracies in train mode. Where that column has a number, it is
-the one compared with the band. Run on: {"; ".join(machines) or "nothing yet"}.
+as the chapter's notebook did (`--book`): no shuffling but for the baseline, accuracies in train mode. Where that column has a
+number, it is the one compared with the band. Run on: {"; ".join(machines) or "nothing yet"}.
 
 | source | what | number | published | trained as published | done right | band | verdict | command |
 |---|---|---|---|---|---|---|---|---|

@@ -1,4 +1,4 @@
-"""What `oneloop data` finds at a path: class folders, split or not, tables; and what it passes over."""
+"""Images that `oneloop data` finds at a path: class folders, split or not, tables; and files that it passes over."""
 
 import csv
 import json

@@ -184,7 +184,7 @@ def test_some_of_a_split_are_those_images_with_their_labels(tmp_path):
 
 
 def test_a_limit_that_leaves_out_a_class_is_no_uneven_data_set(tmp_path):
-    """Of the classes that are there, none has so few images that accuracy alone misleads."""
+    """None of the classes that have images has so few that accuracy alone misleads."""
     images = load(colours(tmp_path / "photos", {f"{side}/{name}": 10 for side in ("train", "test") for name in "abc"}))
     two = images.train.select((images.train.labels < 2).nonzero().flatten())
     assert DiskFeed(two, images.mean, images.std, CPU).uneven == ()
@@ -267,7 +267,7 @@ def detailed(width, height):
 
 @pytest.mark.parametrize("cache_size", [75, 100, 220])
 def test_a_stored_jpeg_has_the_detail_of_its_stored_size(cache_size):
-    """Whatever size the net sees: training crops parts of what is stored."""
+    """Any size may be stored, whatever the net sees: training crops parts of it."""
     file = io.BytesIO()
     detailed(600, 450).save(file, "JPEG", quality=97, subsampling=0)
     whole = Image.open(io.BytesIO(file.getvalue()))
@@ -365,7 +365,7 @@ def opened(monkeypatch):
 
 
 def epoch(images, ids=None):
-    """What an epoch and its evaluations read: a part of the training images, or all."""
+    """Images that an epoch and its evaluations read: a part of the training images, or all."""
     found = []
     for split, chosen in ((images.train, ids), (images.validation, None), (images.test, None)):
         feed = DiskFeed(split, images.mean, images.std, CPU)

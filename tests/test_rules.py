@@ -1,4 +1,4 @@
-"""What the code must not contain, and which package may import which."""
+"""Rules: what the code must not contain, which package may import which, what pages must name."""
 
 import ast
 import re

@@ -21,7 +21,7 @@ from launch.weights.tensors import weights
 
 def test_dropout_depends_on_seed_step_and_micro_batch(start, images):
     def masks(run, step: int) -> list[torch.Tensor]:
-        """What is dropped of the same two images in each of two micro-batches."""
+        """Units that are dropped for the same two images in each of two micro-batches."""
         torch.manual_seed(1)  # of the weights
         model, seen = Tiny(), []
         made = step_of(run, model.train(), images)

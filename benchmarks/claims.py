@@ -92,8 +92,8 @@ def main(only: str = "", data: str = "hub", run: bool = True) -> None:
     text = f"""# Results
 
 Numbers of chapter 8 of *Deep Learning with PyTorch* (*DLwPT ch. 8*) and of four sets of lecture notes, beside ours: *transfer
-notes* (architectures, transfer learning), *MNIST notes*, *NiN notes* (Network in Network), *Inception notes* (Inception, residual nets).
-Written by `make claims` from tests/claims.toml.
+notes* (architectures, transfer learning), *MNIST notes*, *NiN notes* (Network in Network), *Inception notes* (Inception and
+residual nets). Written by `make claims` from tests/claims.toml.
 
 ## Trained
 

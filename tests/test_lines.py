@@ -77,7 +77,7 @@ def test_time_of_an_earlier_launch_counts(start, images, tmp_path):
     with pytest.raises(Refused):
         train(run := start(stop_when=at_step(12)), model, images, optimizer_for(model), slow, epochs=2, batch=BATCH)
     run.end()
-    fit(start(images=True), images, model=Linear(), epochs=2)
+    fit(start(plots=True), images, model=Linear(), epochs=2)
     ended = result(tmp_path / "run")
     assert 2 < ended["seconds"] < 60
     assert ended["images_per_second"] < 61

@@ -75,7 +75,7 @@ def python(*args, **place) -> Job:
 
 
 def run(*args, timeout: float = 120, **place) -> subprocess.CompletedProcess:
-    """As subprocess.run([sys.executable, *args], capture_output=True, text=True, check=False): `python` to its end."""
+    """Run `python` to its end, as subprocess.run([sys.executable, *args], capture_output=True, text=True, check=False) does."""
     with tempfile.TemporaryDirectory() as folder:
         log, errors = Path(folder) / "out", Path(folder) / "err"
         code = python(*args, log=log, errors=errors, **place).wait(timeout)
@@ -158,7 +158,7 @@ def wait_for(condition, seconds: float = 60) -> None:
 
 
 def gone(group: int) -> bool:
-    """Whether no process of the group is left."""
+    """Return whether no process of the group is left."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:

@@ -39,7 +39,7 @@ SPACE = v2.TrivialAugmentWide._AUGMENTATION_SPACE
 @pytest.mark.parametrize("level", [0, 7, 30])
 @pytest.mark.parametrize("negative", [0, 1])
 def test_an_operation_is_torchvisions(name, level, negative, pixels, monkeypatch):
-    """Of TrivialAugmentWide, and of RandAugment of one operation."""
+    """The operations equal TrivialAugmentWide's and RandAugment's."""
     number = augment_ops.NAMES.index(name)
     magnitudes, signed = list(SPACE.values())[number]
     plain = magnitudes(31, 20, 24) is None
@@ -58,7 +58,7 @@ def test_an_operation_is_torchvisions(name, level, negative, pixels, monkeypatch
 
 
 def test_each_image_has_an_operation_of_its_own(pixels, draw):
-    """As if each were a batch by itself."""
+    """Each image is augmented as if it were a batch by itself."""
     some = pixels[torch.arange(N) % 40][:200]
 
     def drawn(kind, n, by_turns=False):

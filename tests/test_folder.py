@@ -88,7 +88,7 @@ def test_links_in_a_prepared_folder_are_not_written_through(start, images, tmp_p
 
 
 def killed_at(event: int, folder: str, action) -> bool:
-    """Whether `action`, in a process of its own, came to this event in the file system, in `folder`, and was killed there."""
+    """Return whether `action`, in a process of its own, came to this event in `folder`'s file system and was killed there."""
     if child := os.fork():
         return os.waitpid(child, 0)[1] == signal.SIGKILL
     seen = count(1)
@@ -311,7 +311,7 @@ def test_secrets_of_an_address_are_not_recorded(start, images, tmp_path, monkeyp
     ],
 )
 def test_what_started_the_command_is_recorded(words, launcher, start, images, tmp_path, monkeypatch):
-    """As its parent's command line says; the page's command can be copied, flags of the launcher included."""
+    """It is on the parent's command line; the page's command can be copied, flags of the launcher included."""
     own = ["recipe.py", "--data", "my photos"]
     parent = SimpleNamespace(cmdline=lambda: [*words.split(), *own] if words else ["-bash"])
     monkeypatch.setattr(sys, "argv", own)

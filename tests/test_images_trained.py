@@ -322,7 +322,7 @@ def test_predict_evaluate_and_onnx_see_what_the_training_saw(trained, folder, on
 @pytest.mark.usefixtures("own_path")
 @pytest.mark.parametrize("there", [("ant", "bee", "cow"), ("ant", "cow"), ("bee",)])
 def test_all_of_other_images_are_measured_if_they_are_not_split(trained, oneloop, tmp_path, there):
-    """Of a folder or a table, classes may be missing, which is said; `predict` on the same files agrees."""
+    """Classes may be missing from a folder or a table, which is said; `predict` on the same files agrees."""
     write_photos(tmp_path / "other", dict.fromkeys(there, 7), start=900)
     files = sorted((tmp_path / "other").rglob("*.jpg"))
     rows = [f"{file},{file.parent.name}" for file in files]
@@ -540,7 +540,7 @@ def test_modes_train_what_they_say(start, recipe, tmp_path, monkeypatch):
     assert rest[1][-1][0] == pytest.approx(0.01)
 
 
-def test_a_image_that_changes_during_training_is_named(folder, tmp_path, monkeypatch):
+def test_an_image_that_changes_during_training_is_named(folder, tmp_path, monkeypatch):
     shutil.copytree(folder, tmp_path / "photos")
     monkeypatch.setenv(LIMIT, "0")
     monkeypatch.setenv("ONELOOP_CACHE", str(tmp_path / "cache"))

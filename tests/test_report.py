@@ -1,4 +1,4 @@
-"""What a finished run shows: four plots, and a page that loads nothing from elsewhere."""
+"""Report of a finished run: four plots, and a page that loads nothing from elsewhere."""
 
 import base64
 import io

@@ -101,7 +101,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _text(said: dict) -> Iterator["RenderableType"]:
-    """What the terminal shows, line by line, and tables."""
+    """Lines and tables for the terminal."""
     examined, splits = said["examined"], said["splits"]
     yield printable(said["source"] + (f" at revision {said['revision']}" if said["revision"] else ""))
     opened = f"{examined['opened']:,} {said['unit']}{'s' * (examined['opened'] != 1)} opened"
@@ -153,7 +153,7 @@ def _pixels(said: dict) -> Iterator[str]:
 
 
 def _trouble(said: dict) -> Iterator[str]:
-    """What is worth a look before training."""
+    """Findings that are worth a look before training."""
     from ..sources.survey import UNEVEN
 
     if (ratio := said["imbalance"]) and ratio >= UNEVEN:

@@ -63,7 +63,7 @@ def _content(folder: Path, result: dict) -> dict[str, Any]:
 
 
 def _one(folder: Path, result: dict) -> dict[str, Any]:
-    """What only the page of one training has."""
+    """The parts that only the page of one training has."""
     shown = recorded_json(folder / "predictions.json")
     test, best, classes = tested(result), result["best"], shown["classes"]
     on = " on validation" if "validation" in result else ""
@@ -90,7 +90,7 @@ def _one(folder: Path, result: dict) -> dict[str, Any]:
 
 
 def _several(folder: Path) -> dict[str, Any]:
-    """What only the page of a run with several stages has: their comparison."""
+    """The part that only the page of a run with several stages has: their comparison."""
     compared, _ = compare([folder])
     return {"figures": {}, "trainings": compared.table()}
 

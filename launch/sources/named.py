@@ -8,7 +8,7 @@
     a file      an npz file, for MNIST and Fashion-MNIST (npz.py)
 
 To add a data set, write a function here like `cifar10`. To add a source, write a file beside this one whose `read` returns a
-`DataSet`, and add a line to `_read`. Image files are decoded in image.py, and only there; cache.py alone knows where decoded
+`DataSet`, and add a line to `_read`. Image files are decoded in decode.py, and only there; cache.py alone knows where decoded
 images are kept, and in what format.
 """
 

@@ -144,7 +144,7 @@ def summary(found: Survey) -> dict:
 
 
 def notes(found: Survey, white: int = 0) -> list[str]:
-    """Lines about what was guessed, and about what is probably not meant. `white` as in rule.py."""
+    """Lines about what was guessed, and about what is probably not meant. `white` as in resize.py."""
     facts = [found.facts[each.path] for each in found.good]
     lines = [*found.listing.notes, *alike(found.listing.classes)]
     if flat := [each.path for each in found.good if found.facts[each.path].flat]:

@@ -100,7 +100,7 @@ class Step:
         self.held = [math.nan for _ in self.rates]  # what they hold
         capturable = run.captured and feed.resident and device.type == "cuda" and self.poll > 1 and self.micro_batches == 1
         self.captured = Captured(self._whole, self.parameters) if capturable else None
-        self.named: Callable[[str], contextlib.AbstractContextManager] = contextlib.nullcontext  # see profile.py
+        self.named: Callable[[str], contextlib.AbstractContextManager] = contextlib.nullcontext  # see profiler.py
         self.number = 0  # of the step, from 0
 
     def __call__(self, ids: Tensor, epoch: int, step: int, stop: bool) -> tuple[Tensor, bool]:

@@ -1,4 +1,4 @@
-"""Runs a recipe as `python FILE` does, but evaluates on few of the test images: the processes of `oneloop verify`.
+"""Run a recipe as `python FILE` does, but evaluates on few of the test images: the processes of `oneloop verify`.
 
     python -m launch.verify.few_tests TESTS RECIPE [the recipe's own flags]
 """

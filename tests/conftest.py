@@ -84,11 +84,11 @@ def folder(tmp_path) -> Path:
 
 @pytest.fixture
 def start(tmp_path, monkeypatch):
-    """start(**flags) -> a started Run in this process, in the folder `out` of the test; half a second faster without images."""
+    """start(**flags) -> a started Run in this process, in the folder `out` of the test; half a second faster without plots."""
     begun = []
 
-    def start(out="run", options=None, images=False, stop_when=None, **flags) -> Run:
-        if not images:
+    def start(out="run", options=None, plots=False, stop_when=None, **flags) -> Run:
+        if not plots:
             monkeypatch.setattr("launch.report.show.show", lambda *_: None)
         run = Run(data="synthetic", out=tmp_path / out, wandb="disabled", threads=1, **flags)
         assert run.start("test", options or {}) is None

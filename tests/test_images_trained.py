@@ -282,7 +282,7 @@ def trained(folder, tmp_path_factory):
         "--out",
         "run",
         cwd=place,
-        images=True,
+        plots=True,
     )
     assert done.returncode == 0, done.stderr
     return place / "run"

@@ -46,7 +46,7 @@ def test_exit_codes():
 
 @pytest.fixture
 def finished(start, images):
-    run = start(images=True, profile=True)
+    run = start(plots=True, profile=True)
     model = Tiny()
     train(run, model, images, optimizer_for(model), epochs=2, batch=8, ema=0.9)
     return run.folder
@@ -122,7 +122,7 @@ def test_the_recipe_of_the_readme_runs(tmp_path):
     recipe = tmp_path / "mine.py"
     recipe.write_text(re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1])
     flags = ("--data", "synthetic", "--limit", 300, "--hidden", 16, "--epochs", 1, "--threads", 1, "--out", "run")
-    job = begin(recipe, *flags, cwd=tmp_path, images=True)
+    job = begin(recipe, *flags, cwd=tmp_path, plots=True)
     assert job.wait(60) == 0, job.log.read_text()
     assert result(tmp_path / "run")["test"]["count"] == 500
 

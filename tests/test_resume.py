@@ -168,7 +168,7 @@ def test_lost_checkpoints_are_said(start, images, tmp_path, capsys):
     with pytest.raises(Refused):
         fit(start(stop_when=at_step(12)), images)
     shutil.rmtree(tmp_path / "run/checkpoints")
-    fit(start(images=False), images)
+    fit(start(plots=False), images)
     assert "has no checkpoint: starts again from step 0" in capsys.readouterr().out
 
 

@@ -134,8 +134,9 @@ def test_places_that_contributing_names_exist():
 
 
 FOLDERS = ("launch", "recipes", "nets", "tests", "benchmarks", "docs", "findings")
-NAMED = re.compile(rf"(?<![\w/.-])((?:(?:{'|'.join(FOLDERS)})/[\w/.-]*)?\w+\.(?:py|md|yaml|sh|toml|txt|json|png))\b")
-NOT_OURS = {"airbench94_muon.py"}
+PLACE = rf"(?:{'|'.join(FOLDERS)})/[\w/.-]*"  # below the root
+NAMED = re.compile(rf"(?<![\w/.-])((?:{PLACE})?\w+\.(?:py|md|yaml|sh|toml|txt|json|png)\b|{PLACE}/(?!\w))")
+NOT_OURS, INSTALLED = {"airbench94_muon.py"}, "launch/recipes/"
 
 
 def remarks(file: Path) -> str:
@@ -154,7 +155,7 @@ def remarks(file: Path) -> str:
 def lost(text: str) -> set[str]:
     """Files that a text names but that are not here: with their folder, or Python files without; x.py stands for any."""
     modules = {path.name for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")} | NOT_OURS
-    paths = [path for path in NAMED.findall(text) if Path(path).stem not in ("x", "X", "NAME", "mine")]
+    paths = [path for path in NAMED.findall(text) if Path(path).stem not in ("x", "X", "NAME", "mine") and path != INSTALLED]
     moved = {path for path in paths if "/" in path and not (ROOT / path).exists()}
     return moved | {path for path in paths if "/" not in path and path.endswith(".py") and path not in modules}
 
@@ -169,8 +170,11 @@ def test_files_that_are_named_exist(place):
 
 
 def test_control_a_file_that_moved_is_noticed():
-    assert lost("launch/run.py, loop.py and recipes/x.py; launch/capture.py, charts.py, docs/pictures.md") == {
+    assert lost(
+        "launch/run.py, loop.py, launch/data/ and recipes/x.py; launch/capture.py, charts.py, docs/pictures.md, launch/record/"
+    ) == {
         "launch/capture.py",
         "charts.py",
         "docs/pictures.md",
+        "launch/record/",
     }

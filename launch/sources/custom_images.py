@@ -1,4 +1,4 @@
-"""Images of one's own as a recipe trains on them: found, examined, split (launch/images/) and decoded once."""
+"""Images of one's own as a recipe trains on them: found, examined, split (launch/sources/) and decoded once."""
 
 import hashlib
 import io

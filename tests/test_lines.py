@@ -49,9 +49,7 @@ def test_train_loss_is_the_mean_over_the_images_since_the_last_line(start, image
 
 def test_schedule_is_a_function_of_the_step(start, images, tmp_path):
     model = Tiny()
-    train(
-        start(log_every=1), model, images, optimizer_for(model), epochs=2, batch=BATCH, schedule=lambda epoch: 1 - epoch / 2
-    )
+    train(start(log_every=1), model, images, optimizer_for(model), epochs=2, batch=BATCH, schedule=lambda epoch: 1 - epoch / 2)
     rates = [line["lr"] for line in metrics(tmp_path / "run") if line["event"] == "train"]
     assert rates == [0.1 * (1 - step / 8 / 2) for step in range(16)]
 

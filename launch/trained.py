@@ -25,7 +25,8 @@ from .report.runs import Record, chooser, command, read, read_json, read_metrics
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from .data.images import Images, MemoryFeed
+    from .data.feed import MemoryFeed
+    from .data.images import Images
     from .data.resize import ResizeRule
     from .run import Run
 
@@ -259,6 +260,6 @@ def feed(trained: Trained, pixels: "Tensor", device: Any = "cpu") -> "MemoryFeed
     import torch
 
     from .data.dataset import Split
-    from .data.images import MemoryFeed
+    from .data.feed import MemoryFeed
 
     return MemoryFeed(Split(pixels, torch.zeros(len(pixels), dtype=torch.int64)), trained.images, torch.device(device))

@@ -147,13 +147,14 @@ def ours(folder: str, kind: str) -> float:
     from launch.data.order import order
     from launch.data.resize import rule_for
     from launch.processes import keep_freed_memory
+    from launch.sources.options import DataOptions
     from launch.sources.survey import survey  # noqa: F401 - imported before the clock starts
 
     torch.set_num_threads(os.cpu_count() or 1)
     keep_freed_memory()  # as every run does
 
     def one() -> int:
-        images = sources.custom(folder, rule_for(SIZE), test=0.0, split=split_of(folder))
+        images = sources.custom(folder, rule_for(SIZE), DataOptions(test=0.0, split=split_of(folder)))
         feed, drawn = feed_of(images.train, images, torch.device("cpu")), EpochDraws(1, len(images.train), torch.device("cpu"))
         parts = order(len(images.train), 1, 0).split(BATCH)
         feed.expect(parts)
@@ -165,7 +166,7 @@ def ours(folder: str, kind: str) -> float:
         for _ in range(3):  # a slow disk may not take all of them at once
             one()
     elif kind != "new":
-        sources.custom(folder, rule_for(SIZE), test=0.0, split=split_of(folder))  # examined
+        sources.custom(folder, rule_for(SIZE), DataOptions(test=0.0, split=split_of(folder)))  # examined
     settle()
     began = time.perf_counter()
     count = one()
@@ -183,10 +184,11 @@ def trained(folder: str, size: int, steps: int = 6, batch: int = 16) -> float:
     from launch.data.images import feed_of
     from launch.data.resize import rule_for
     from launch.processes import keep_freed_memory
+    from launch.sources.options import DataOptions
 
     torch.set_num_threads(os.cpu_count() or 1)
     keep_freed_memory()
-    images = sources.custom(folder, rule_for(size), test=0.0, split=split_of(folder), limit=2 * steps * batch)
+    images = sources.custom(folder, rule_for(size), DataOptions(test=0.0, split=split_of(folder)), limit=2 * steps * batch)
     feed, drawn = feed_of(images.train, images, torch.device("cpu")), EpochDraws(1, len(images.train), torch.device("cpu"))
     net = resnet18(num_classes=2).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)

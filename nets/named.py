@@ -1,6 +1,6 @@
 """A net by its name: the package's own, torchvision's, timm's; and its parts, whatever the architecture: heads and last block.
 
-Source  document 001, sections 2.1 (torchvision's architectures) and 2.3 (the last layer replaced, the last block unlocked)
+Source  transfer notes, sections 2.1 (torchvision's architectures) and 2.3 (the last layer replaced, the last block unlocked)
 Shapes  images float (N, 3, H, W) -> logits float (N, num_classes)
 """
 

@@ -110,8 +110,8 @@ def _listing(path: Path, columns: Mapping[str, str], bar: "Progress") -> Listing
     raise Refused(f"{path}: {wrong}; {ways_out}")
 
 
-def summary(found: Survey) -> dict:
-    """All that there is to say, as JSON has it. Sizes are in pixels (width, height), bytes are integers."""
+def summary(found: Survey, white: int = 0) -> dict:
+    """All that there is to say, as JSON has it. Sizes are in pixels (width, height), bytes are integers; `white`: see `notes`."""
     listing, good, bad, facts = found.listing, found.good, found.bad, found.facts
     classes = {}
     for label in listing.classes:
@@ -136,7 +136,7 @@ def summary(found: Survey) -> dict:
         "first_frame_only": [each.path for each in good if facts[each.path].frames],
         "duplicates": duplicates(found),
         "bad": [{"path": each.path, "class": each.label, "reason": facts[each.path].problem} for each in bad],
-        "notes": notes(found),
+        "notes": notes(found, white),
         "ignored": dict(listing.ignored.most_common()),
         "cost": _cost(known),
         "examined": {"opened": found.opened, "unchanged": len(facts) - found.opened},

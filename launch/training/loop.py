@@ -1,4 +1,4 @@
-"""The only loop: document 000's training_loop and validate (sections 4 and 4.1), on any number of processes.
+"""The only loop: training_loop and validate of DLwPT ch. 8, sections 4 and 4.1, on any number of processes.
 
 All that a step depends on is a function of (seed, step): the samples, the learning rate, and the random numbers that a net draws.
 Hence a checkpoint is parameters, buffers, optimizer and step, and a run resumes from it as if nothing had happened.
@@ -67,7 +67,7 @@ def train(
     average of the weights is kept (launch.training.ema): it is evaluated beside the net, chooses the best epoch and is its best.
     With `patience` the training ends when that many epochs have brought no better accuracy.
 
-    `measured_in` "train" evaluates as the book did, with dropout and the batch's own statistics, in batches of `batch`. `draw` is
+    `measured_in` "train" evaluates as DLwPT did, with dropout and the batch's own statistics, in batches of `batch`. `draw` is
     called at the end, on the main process, with the run folder; the PNG files that it writes there also go to report.html and to
     W&B. A recipe that trains several times names each `stage`: it has a folder of its own in the run's, and a finished one is not
     trained again: net and optimizer are as it left them.
@@ -81,7 +81,7 @@ def train(
     if job.result is not None:  # already finished: net and optimizer are restored to their final state
         return job.result
     run, net, state = job.run, job.net, job.state  # the run, or its stage
-    train_mode_batch = batch if measured_in == "train" else 0  # as the book measured
+    train_mode_batch = batch if measured_in == "train" else 0  # as DLwPT measured
     augments = [augment] if callable(augment) else augment
     options = augments, mix, len(job.images.classes), clip, job.average
     step = Step(run, net, job.feeds["train"], optimizer, loss, *options)
@@ -192,7 +192,7 @@ def _validate(
 ) -> dict | None:
     """As `evaluate`, after `step` steps; None, on all processes, if any of them was asked to stop meanwhile.
 
-    `train_mode_batch` is 0, or the size of the batches in which the net is measured in train mode, as the book did: the random
+    `train_mode_batch` is 0, or the size of the batches in which the net is measured in train mode, as DLwPT did: the random
     numbers are the step's, the running statistics stay as they are. `outputs` gets ids and logits of this process's batches.
     """
     count, waited = len(feed.labels), getattr(feed, "waited", 0.0)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import Refused, first_line, printable
 from .old_names import options_of_today
+from .option_groups import together
 from .recipe import find as find_recipe
 from .recipe import load as load_recipe
 from .recipe import run_until_train
@@ -117,6 +118,7 @@ def rebuild(
     with contextlib.suppress(Refused):  # raised again below, if nothing else is wrong
         run.classes = tuple(_about(path)["classes"])
     try:
+        options = together(module.main, options)
         inspect.signature(module.main).bind(run, **options)
     except TypeError as error:
         raise Refused(

@@ -24,6 +24,7 @@ from launch.data.mix import cutmix, either, mixup, soft_labels
 from launch.data.resize import ResizeRule, centred, read
 from launch.data.store import LIMIT
 from launch.errors import Refused
+from launch.sources.options import DataOptions
 from nets import named
 from nets.transfer import locked
 
@@ -56,7 +57,8 @@ def folder(tmp_path_factory):
 
 
 def load(folder, **options):
-    return sources.custom(str(folder), RULE, **options)
+    of_run = {name: options.pop(name) for name in ("limit", "validation", "classes", "main") if name in options}
+    return sources.custom(str(folder), RULE, DataOptions(**options), **of_run)
 
 
 def fit(run, images, **options):

@@ -19,6 +19,7 @@ from launch.data.disk_feed import DiskFeed, DiskReader
 from launch.data.resize import ResizeRule, centred, read
 from launch.errors import Refused
 from launch.report import predictions
+from launch.sources.options import DataOptions
 
 CPU = torch.device("cpu")
 RULE = ResizeRule(size=12, cache_size=14)
@@ -31,7 +32,8 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 
 def load(folder, rule=RULE, **options):
-    return sources.custom(str(folder), rule, **options)
+    of_run = {name: options.pop(name) for name in ("limit", "validation", "classes", "main") if name in options}
+    return sources.custom(str(folder), rule, DataOptions(**options), **of_run)
 
 
 def splits_of(images) -> dict[str, str]:

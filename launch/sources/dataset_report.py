@@ -96,8 +96,8 @@ def _listing(path: Path, columns: Mapping[str, str], bar: "Progress") -> Listing
     raise Refused(f"{path}: {wrong}; {ways_out}")
 
 
-def summary(report: DatasetReport) -> dict:
-    """All that there is to say, as JSON has it. Sizes are in pixels (width, height), bytes are integers."""
+def summary(report: DatasetReport, white: int = 0) -> dict:
+    """All that there is to say, as JSON has it. Sizes are in pixels (width, height), bytes are integers; `white`: see `notes`."""
     listing, good, bad, files = report.listing, report.good, report.bad, report.files
     classes = {}
     for label in listing.classes:
@@ -122,7 +122,7 @@ def summary(report: DatasetReport) -> dict:
         "first_frame_only": [image.path for image in good if files[image.path].frames],
         "duplicates": duplicates(report),
         "bad": [{"path": image.path, "class": image.label, "reason": files[image.path].problem} for image in bad],
-        "notes": notes(report),
+        "notes": notes(report, white),
         "ignored": dict(listing.ignored.most_common()),
         "cost": _cost(known),
         "examined": {"opened": report.opened, "unchanged": len(files) - report.opened},

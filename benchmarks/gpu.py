@@ -1,4 +1,4 @@
-"""What only a GPU can show, in one command: tests, verify, speed. Writes benchmarks/results/<card>.json and prints a table.
+"""Measurements that need a GPU, in one command: tests, verify, speed. Writes benchmarks/results/<card>.json and prints a table.
 
     make gpu                                             some minutes on one card
     python benchmarks/gpu.py --only steps epochs         a part of it
@@ -107,7 +107,7 @@ def tests(rounds: int, data: str) -> dict:
 
 
 def verify(rounds: int, data: str) -> dict:
-    """What `oneloop verify` says of a recipe on this card, by check."""
+    """Outcome of `oneloop verify` for a recipe on this card, by check."""
     checks = {}
     for flags in ([], ["--deterministic"]):
         command = [

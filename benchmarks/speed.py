@@ -1,9 +1,9 @@
-"""What the loop costs: the same work four ways, in turns.
+"""Speed of the loop: the same work four ways, in alternation.
 
     make bench                              on this machine's device; writes benchmarks/results/<machine>.json
     python benchmarks/speed.py --rounds 50  more rounds
 
-The work: `Net` on 32×32 colour images in batches of 64, and a net of document 002's shape on 28×28 grey ones in batches of 100;
+The work: `Net` on 32×32 colour images in batches of 64, and a net of the MNIST notes' shape on 28×28 grey ones in batches of 100;
 10,000 uint8 images in memory, SGD. The four ways:
 
     ours        the step and the sums of the loop
@@ -14,7 +14,7 @@ The work: `Net` on 32×32 colour images in batches of 64, and a net of document 
 
 and on a GPU a fifth: ours with --deterministic, whose price is the ratio of ours against it.
 
-Each way has a process of its own, started once; they run in turns, so that a noisy machine disturbs all alike.
+Each way has a process of its own, started once; they alternate, so that a noisy machine disturbs all alike.
 A ratio is the median over rounds of the ratio within a round.
 """
 
@@ -54,7 +54,7 @@ N = 10_000  # images
 
 
 class MnistShaped(nn.Module):
-    """(N, 1, 28, 28) -> (N, 10): the layers of document 002's net, without dropout; 21,840 parameters."""
+    """(N, 1, 28, 28) -> (N, 10): the layers of the MNIST notes' net, without dropout; 21,840 parameters."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""How a run runs: what a recipe imports. `oneloop --help` need not wait for torch."""
+"""Names that a recipe imports. `oneloop --help` need not wait for torch."""
 
 from typing import TYPE_CHECKING
 

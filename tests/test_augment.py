@@ -40,7 +40,7 @@ SPACE = v2.TrivialAugmentWide._AUGMENTATION_SPACE
 @pytest.mark.parametrize("level", [0, 7, 30])
 @pytest.mark.parametrize("negative", [0, 1])
 def test_an_operation_is_torchvisions(name, level, negative, pixels, monkeypatch):
-    """Of TrivialAugmentWide, and of RandAugment of one operation."""
+    """The operations equal TrivialAugmentWide's and RandAugment's."""
     number = augment_ops.NAMES.index(name)
     magnitudes, signed = list(SPACE.values())[number]
     plain = magnitudes(31, 20, 24) is None

@@ -385,7 +385,7 @@ def remedied(monkeypatch):
 
 
 def kind(call) -> dict:
-    """What a method changes, of one call: the names of what is not as in plain SGD."""
+    """Names of the arguments of one call that a method changes from plain SGD."""
     logits, labels = torch.tensor([[3.0, 0.0], [1.0, 2.0]]), torch.tensor([0, 0])
     images, others = torch.zeros(N, 1, 4, 4), torch.ones(N, 1, 4, 4)
     mix = call.mix and call.mix(images, others, EpochRng(1, N, CPU).of(torch.arange(N)))

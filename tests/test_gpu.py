@@ -1,4 +1,4 @@
-"""What only a GPU can show; `make gpu` runs it. An epoch of tests/training.py has 7 full batches and one of 5 images."""
+"""Tests that need a GPU; `make gpu` runs them. An epoch of tests/training.py has 7 full batches and one of 5 images."""
 
 import os
 from dataclasses import replace
@@ -117,7 +117,7 @@ def test_control_a_net_that_cannot_be_captured_trains_eagerly_and_says_so(start,
 
 
 def stopped_and_resumed(start, images, at, kind="sgd", **flags):
-    """As after a SIGTERM during step `at`: it is heard at the next poll, or in the evaluation before it."""
+    """A stop as after a SIGTERM during step `at`: it is heard at the next poll, or in the evaluation before it."""
     with pytest.raises(Refused, match="stopped by SIGTERM"):
         fit(start(stop_when=lambda step, batch: step >= at, **flags), images, kind, epochs=EPOCHS)
     fit(start(**flags), images, kind, epochs=EPOCHS)

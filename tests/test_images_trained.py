@@ -24,6 +24,7 @@ from launch.data.mix import cutmix, either, mixup, soft_labels
 from launch.data.resize import ResizeRule, centred, read
 from launch.data.store import LIMIT
 from launch.errors import Refused
+from launch.sources.options import DataOptions
 from nets import named
 from nets.transfer import locked
 
@@ -56,7 +57,8 @@ def folder(tmp_path_factory):
 
 
 def load(folder, **options):
-    return sources.custom(str(folder), RULE, **options)
+    of_run = {name: options.pop(name) for name in ("limit", "validation", "classes", "main") if name in options}
+    return sources.custom(str(folder), RULE, DataOptions(**options), **of_run)
 
 
 def fit(run, images, **options):
@@ -283,7 +285,7 @@ def trained(folder, tmp_path_factory):
         "--out",
         "run",
         cwd=place,
-        images=True,
+        plots=True,
     )
     assert done.returncode == 0, done.stderr
     return place / "run"
@@ -323,7 +325,7 @@ def test_predict_evaluate_and_onnx_see_what_the_training_saw(trained, folder, on
 @pytest.mark.usefixtures("own_path")
 @pytest.mark.parametrize("there", [("ant", "bee", "cow"), ("ant", "cow"), ("bee",)])
 def test_all_of_other_images_are_measured_if_they_are_not_split(trained, oneloop, tmp_path, there):
-    """Of a folder or a table, classes may be missing, which is said; `predict` on the same files agrees."""
+    """Classes may be missing from a folder or a table, which is said; `predict` on the same files agrees."""
     write_photos(tmp_path / "other", dict.fromkeys(there, 7), start=900)
     files = sorted((tmp_path / "other").rglob("*.jpg"))
     rows = [f"{file},{file.parent.name}" for file in files]
@@ -541,7 +543,7 @@ def test_modes_train_what_they_say(start, recipe, tmp_path, monkeypatch):
     assert rest[1][-1][0] == pytest.approx(0.01)
 
 
-def test_a_image_that_changes_during_training_is_named(folder, tmp_path, monkeypatch):
+def test_an_image_that_changes_during_training_is_named(folder, tmp_path, monkeypatch):
     shutil.copytree(folder, tmp_path / "photos")
     monkeypatch.setenv(LIMIT, "0")
     monkeypatch.setenv("ONELOOP_CACHE", str(tmp_path / "cache"))

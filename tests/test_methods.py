@@ -35,7 +35,7 @@ def fit(run, images, method, model=None, **options):
 
 
 def of(folder):
-    """What a run leaves: the digests of its weights, and its record."""
+    """Digests of a run's weights, and its record."""
     files = {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
     return result(folder)["weights_sha256"], files, metrics(folder)
 

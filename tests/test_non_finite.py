@@ -37,7 +37,7 @@ def test_broken_loss_stops_before_the_update(fused, start, images, tmp_path):
 
 
 def test_fused_optimizer_skips_a_broken_update_on_the_device(start, images):
-    """As on a GPU, where the host looks at every 16th step only: the weights stay those before the first broken step."""
+    """On a GPU, the host looks at every 16th step only: the weights stay those before the first broken step."""
     model = Linear()
     step = step_of(start(), model, images)
     step.finite.poll = 4
@@ -53,7 +53,7 @@ def test_fused_optimizer_skips_a_broken_update_on_the_device(start, images):
 
 
 def test_broken_loss_between_polls_is_neither_saved_nor_finished(start, images, tmp_path, monkeypatch):
-    """As on a GPU: the loss breaks in step 3, the host would look at step 16 of 8."""
+    """On a GPU: the loss breaks in step 3 of 8, and the host would look at step 16."""
     original = Step.__init__
 
     def seldom(self, *args, **options):

@@ -1,4 +1,4 @@
-"""What the host of a device that is not a CPU has to wait for, and how much it launches, on one that any machine has."""
+"""Waits and launches of the host of a device that is not a CPU, and that any machine has."""
 
 import contextlib
 import itertools

@@ -46,7 +46,7 @@ class Collectives(TorchDispatchMode):
 
 
 def reduced(_, bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
-    """What DDP does with a bucket; of its own reduction it would wait for the result, which the fake one lacks."""
+    """DDP's handling of a bucket; it would wait for the result of its own reduction, which the fake group lacks."""
     torch.distributed.all_reduce(bucket.buffer())
     future = torch.futures.Future()
     future.set_result(bucket.buffer())
@@ -114,7 +114,7 @@ def process(folder: Path, rank: int, patch: pytest.MonkeyPatch, fault: Callable[
 
 
 def broken(record: list[dict]) -> list[str]:
-    """What of the promises the processes of a job do not keep."""
+    """The promises that the processes of a job do not keep."""
     found = ["schedule"] * any(each["collectives"] != record[0]["collectives"] for each in record)
     micro_batches = [part for each in record for part in each["micro_batches"] if part[2]]  # weight 0: joins the reduction
     for epoch in range(EPOCHS):
@@ -130,7 +130,7 @@ def broken(record: list[dict]) -> list[str]:
 
 
 def forked(body: str, place: Path) -> dict:
-    """What a function of this file writes into record.json, in a process of its own: there is one process group in a process."""
+    """Content of the record.json that a function of this file writes, in a process of its own with its one process group."""
     code = f"import os; os.fsync = lambda _: None; import test_ranks; test_ranks.{body}(test_ranks.Path.cwd())"
     done = jobs.run("-c", code, cwd=place, env={"CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == 0, done.stdout + done.stderr

@@ -168,13 +168,13 @@ def test_lost_checkpoints_are_said(start, images, tmp_path, capsys):
     with pytest.raises(Refused):
         fit(start(stop_when=at_step(12)), images)
     shutil.rmtree(tmp_path / "run/checkpoints")
-    fit(start(images=False), images)
+    fit(start(plots=False), images)
     assert "has no checkpoint: starts again from step 0" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("other", [{}, {"seed": 2}, {"micro_batches": 2}, {"options": {"lr": 0.2}}, {"data": "62"}, {"begun": 2}])
 def test_checkpoint_of_another_configuration_is_refused(other, start, images, tmp_path):
-    """As when a folder is deleted and used again while its first job still saves, or when checkpoints are copied about."""
+    """A folder may be deleted and used again while its first job still saves, and checkpoints may be copied about."""
     fit(start(), images)
     refused_for, other = bool(other), dict(other)
     images = replace(images, fingerprint=other.pop("data", images.fingerprint))

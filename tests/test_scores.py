@@ -106,7 +106,7 @@ def test_two_processes_have_the_scores_of_one(tmp_path):
 def test_predictions_of_a_run_are_in_a_table(start, tmp_path):
     images = tiny_images()
     images = replace(images, test=Split(images.test.pixels, images.test.labels), classes=("a", "b\udcff", "c"))
-    train(start(images=True), net := Tiny(), images, optimizer_for(net), epochs=2, batch=8)
+    train(start(plots=True), net := Tiny(), images, optimizer_for(net), epochs=2, batch=8)
     table = pyarrow.parquet.read_table(tmp_path / "run/predictions.parquet").to_pydict()
     assert table["id"] == [*range(23)]
     assert table["label"] == images.test.labels.tolist()

@@ -21,7 +21,7 @@ from launch.weights.tensors import weights
 
 def test_dropout_depends_on_seed_step_and_micro_batch(start, images):
     def masks(run, step: int) -> list[torch.Tensor]:
-        """What is dropped of the same two images in each of two micro-batches."""
+        """Units that are dropped for the same two images in each of two micro-batches."""
         torch.manual_seed(1)  # of the weights
         model, seen = Tiny(), []
         made = step_of(run, model.train(), images)
@@ -50,7 +50,7 @@ def test_augmentation_is_drawn_anew_each_epoch(start, images):
     assert seen == [random_integers(5, number // 8, batch, 0, 1000).tolist() for number, batch in enumerate(ids)]
 
 
-def test_every_sample_once_an_epoch_whatever_the_shards(start, images, tmp_path, monkeypatch):
+def test_every_sample_once_an_epoch_however_it_is_cut(start, images, tmp_path, monkeypatch):
     seen = {}
     for micro_batches in (1, 2, 3, 4):
         batches = []
@@ -94,7 +94,7 @@ def test_gradient_is_that_of_the_mean_over_the_true_batch(micro_batches, start, 
     assert torch.allclose(wrong, model.fc.weight.grad.double(), rtol=1e-5, atol=1e-7) == (micro_batches == 1)
 
 
-def test_shards_are_the_same_function(start, images, tmp_path):
+def test_micro_batches_are_the_same_function(start, images, tmp_path):
     """Without batch norm and dropout the number of micro-batches changes rounding only."""
     weight = {}
     for micro_batches in (1, 4):

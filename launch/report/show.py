@@ -1,10 +1,9 @@
-"""What a finished run shows: predictions.json, four plots and report.html in its folder.
+"""Report of a finished run: predictions.json, four plots and report.html in its folder.
 
-One pass over the test images in eval mode makes both, with the weights that are used unless told otherwise (`runs.used`);
-plots, page and W&B's last row come from it. A new plot
-is a function in plots.py and its call in `show`.
+They come from one pass over the test images in eval mode, with the weights that are used by default (`runs.used`), and so does
+W&B's last row. A new plot is a function in plots.py and its call in `show`.
 
-    predictions.parquet  a row for each test image: what it is, what was predicted, the probability of each class
+    predictions.parquet  a row for each test image: its label, the predicted class, the probability of each class
     predictions.json  classes; counts, a row for each true class; scores; the worst mistakes with their images as base64 PNG
     curves.png        loss and accuracy by epoch
     confusion.png     counts and the accuracy of each class
@@ -98,7 +97,7 @@ def _logits(run: Running, net: nn.Module, feed: Feed) -> Tensor:
 
 
 def _png(pixels: Tensor) -> str:
-    """uint8 (C, H, W), grey or RGB, as a base64 PNG of at most THUMBNAIL × THUMBNAIL pixels."""
+    """Encode an image, uint8 (C, H, W), grey or RGB, as a base64 PNG of at most THUMBNAIL × THUMBNAIL pixels."""
     image = plots.plot(pixels)
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     file = io.BytesIO()

@@ -1,6 +1,6 @@
-"""Runs a recipe as `python FILE` does, but evaluates on few of the test images: the processes of `oneloop verify`.
+"""Run a recipe as `python FILE` does, but evaluates on few of the test images: the processes of `oneloop verify`.
 
-    python -m launch.verify.few_tests TESTS RECIPE [the recipe's own flags]
+python -m launch.verify.few_tests TESTS RECIPE [the recipe's own flags]
 """
 
 import functools

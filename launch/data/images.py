@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import Refused
 from .dataset import Split
 from .disk_feed import Augmented, PictureFeed, PictureSplit
-from .normalise import normaliser
+from .normalise import Normaliser
 from .order import held_out
 
 SIZE_LIMIT = 4096  # pixels a side
@@ -91,7 +91,7 @@ class Feed:
         rows = split.pixels.permute(0, 2, 3, 1).reshape(len(split), -1)
         home = device if _fits(rows, device) else torch.device("cpu")
         self.rows, self.labels = rows.to(home), split.labels.to(home)
-        self.normalise = normaliser(images.mean, images.std, height * width, device)
+        self.normalise = Normaliser(images.mean, images.std, height * width, device)
 
     @property
     def resident(self) -> bool:

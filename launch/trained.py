@@ -24,8 +24,8 @@ from .report.runs import Record, chooser, command, read, read_json, read_metrics
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from .data.images import Feed, Images
-    from .data.resize import Rule
+    from .data.images import MemoryFeed, Images
+    from .data.resize import ResizeRule
     from .run import Run
 
 # torch is imported where it is needed: a command's help must not wait for it.
@@ -46,7 +46,7 @@ class Trained(NamedTuple):
     shape: tuple[int, int, int]  # (C, H, W) of an image, before it is resized to `images.size`
     about: dict  # as in the file of the weights: recipe, net, classes, mean, std, shape, size
     run: "Run"  # not started; its accelerator has the device
-    rule: "Rule | None"  # of nets for pictures of any size
+    rule: "ResizeRule | None"  # of nets for images of any size
     measured_in: str  # the mode, "eval" or "train", of the evaluations that the training logged
     weights: str  # which: "last", "best" or "ema"
 
@@ -65,7 +65,7 @@ def find_run(path: Path) -> tuple[Record, str]:
 
 def _sound(record: Record) -> Record:
     """The record, if it has the entries that `rebuild` and its callers read. Raises Refused (4)."""
-    kinds = {"recipe": str, "data": str, "precision": str, "limit": int, "seed": int, "shards": int, "compile": bool}
+    kinds = {"recipe": str, "data": str, "precision": str, "limit": int, "seed": int, "micro_batches": int, "compile": bool}
     try:
         wrong = [name for name, kind in kinds.items() if not isinstance(record.options[name], kind)]
         wrong += [name for name in ("fingerprint", "source") if not isinstance(record.config["data"][name], str)]
@@ -97,7 +97,7 @@ def rebuild(
     from dataclasses import replace
 
     from . import source_copy
-    from .data.resize import Rule
+    from .data.resize import ResizeRule
     from .describe import shape_walk
     from .weights import load
     from .weights.tensors import load_weights
@@ -142,7 +142,7 @@ def rebuild(
     net = net.to("cpu").eval().requires_grad_(False)
     shape_walk(net, (about["shape"][0], *([about["size"]] * 2 if about["size"] else about["shape"][1:])))
     images = replace(images, mean=tuple(about["mean"]), std=tuple(about["std"]), size=about["size"])
-    rule = Rule(about["shape"][1], about["stored"], about["white"]) if about["stored"] else None
+    rule = ResizeRule(about["shape"][1], about["cache_size"], about["white"]) if about["cache_size"] else None
     return Trained(net, images, tuple(about["shape"]), about, run, rule, given.get("measured_in", "eval"), weights)
 
 
@@ -178,7 +178,7 @@ def _recorded_run(record: Record, data: str) -> tuple["Run", dict[str, Any]]:
     run = Run(
         data=data or (recorded if recorded != "hub" and os.path.exists(recorded) else "synthetic"),
         out=record.folder,
-        **{name: options.pop(name) for name in ("limit", "seed", "shards", "compile")},
+        **{name: options.pop(name) for name in ("limit", "seed", "micro_batches", "compile")},
         deterministic=options.pop("deterministic", False),
         validation=options.pop("validation", None),
     )
@@ -213,7 +213,7 @@ def _about(path: Path) -> dict:
             length = int.from_bytes(file.read(8), "little")
             about = json.loads(json.loads(file.read(min(length, MOST_METADATA)))["__metadata__"]["oneloop"])
         about = {name: about[name] for name in ("recipe", "net", "classes", "mean", "std", "shape", "size")} | {
-            "stored": about.get("stored", 0),
+            "cache_size": about.get("cache_size", 0),
             "white": about.get("white", 0),
         }
     except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
@@ -230,7 +230,7 @@ def _about(path: Path) -> dict:
         **{name: isinstance(about[name], str) for name in ("recipe", "net")},
         "classes": listed("classes", lambda name: isinstance(name, str)) and 1 <= len(about["classes"]) <= MOST_CLASSES,
         "shape": channels in (1, 3) and listed("shape", lambda size: whole(size, 1, MOST_PIXELS)),
-        **{name: whole(about[name], 0, MOST_PIXELS) for name in ("size", "stored")},
+        **{name: whole(about[name], 0, MOST_PIXELS) for name in ("size", "cache_size")},
         "white": whole(about["white"], 0, 65535),
         "mean": listed("mean", _finite) and len(about["mean"]) == channels,
         "std": listed("std", lambda value: _finite(value) and value > 0) and len(about["std"]) == channels,
@@ -253,11 +253,11 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
-def feed(trained: Trained, pixels: "Tensor", device: Any = "cpu") -> "Feed":
+def feed(trained: Trained, pixels: "Tensor", device: Any = "cpu") -> "MemoryFeed":
     """`pixels` uint8 (N, C, H, W) as the net takes them, preprocessed as the run's own images were."""
     import torch
 
     from .data.dataset import Split
-    from .data.images import Feed
+    from .data.images import MemoryFeed
 
-    return Feed(Split(pixels, torch.zeros(len(pixels), dtype=torch.int64)), trained.images, torch.device(device))
+    return MemoryFeed(Split(pixels, torch.zeros(len(pixels), dtype=torch.int64)), trained.images, torch.device(device))

@@ -30,7 +30,7 @@ def normalised(split: Split, images: Images) -> Tensor:
 
 
 def main(run: Run, epochs: int = 100, batch: int = 64, lr: float = 1e-2):
-    if run.shards > 1 or run.compile or run.accelerator.mixed_precision != "no":
+    if run.micro_batches > 1 or run.compile or run.accelerator.mixed_precision != "no":
         raise Refused("by_hand.py runs whole batches on one process, in fp32, not compiled; use recipes/cifar2.py instead", 2)
     if run.validation:
         raise Refused("by_hand.py has no best weights to choose; leave out --validation, or use recipes/cifar2.py", 2)

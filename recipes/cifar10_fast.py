@@ -3,9 +3,9 @@
 Source  Jordan: 94% on CIFAR-10 in 3.29 Seconds on a Single GPU (arXiv:2404.00498); settings of airbench94_muon.py at
         github.com/KellerJordan/cifar10-airbench, which trains 8 epochs, and the whitening layer's bias in the first 3 alone
 Data    CIFAR-10: 50,000 training and 10,000 test images, (3, 32, 32)
-Expect  test accuracy 0.9411 ± 0.0024 over six views of each image, 0.9330 ± 0.0024 over one (3 seeds, bf16, --shards 4: slices
+Expect  test accuracy 0.9411 ± 0.0024 over six views of each image, 0.9330 ± 0.0024 over one (3 seeds, bf16, --micro-batches 4: micro-batches
         of 500, about 10 minutes on 2 CPU cores)
-Run     accelerate launch --config_file launch/gpu.yaml recipes/cifar10_fast.py --shards 4
+Run     accelerate launch --config_file launch/gpu.yaml recipes/cifar10_fast.py --micro-batches 4
 """
 
 from functools import partial
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from launch import Run, cli, evaluate, sources, train
 from launch.console import say
-from launch.data import Feed, alternating_flip, translate
+from launch.data import MemoryFeed, alternating_flip, translate
 from launch.training.optimizers import Muon
 from launch.training.schedules import linear
 from nets.fast import FastNet, SixViews
@@ -43,7 +43,7 @@ def main(
     """
     images = sources.cifar10(run.data, limit=run.limit)
     net = FastNet()
-    pixels, _ = Feed(images.train, images, torch.device("cpu")).batch(torch.arange(min(WHITENED, len(images.train))))
+    pixels, _ = MemoryFeed(images.train, images, torch.device("cpu")).batch(torch.arange(min(WHITENED, len(images.train))))
     net.whiten(pixels)
     learning = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
     filters = [p for _, p in learning if p.ndim == 4]

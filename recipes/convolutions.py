@@ -1,11 +1,11 @@
-"""What a convolution sees: the chapter's pictures, drawn from a real image and a trained net.
+"""What a convolution sees: the chapter's plots, drawn from a real image and a trained net.
 
 Source  document 000, sections 2 to 2.2: a random kernel, the 1/9 kernel, the vertical-edge kernel; then Net's trained kernels
-Data    CIFAR-10, classes airplane and bird; the pictures show the first bird among the test images
+Data    CIFAR-10, classes airplane and bird; the plots show the first bird among the test images
 Expect  filters.png and features.png in the run folder, beside the kernels.png of every run; also in W&B
 Run     accelerate launch recipes/convolutions.py --epochs 10
 
-Over three channels the 1/9 kernel gives three times the mean, because a convolution sums over channels. The picture shows it
+Over three channels the 1/9 kernel gives three times the mean, because a convolution sums over channels. The plot shows it
 beside the 1/27 kernel, which gives the mean.
 """
 
@@ -38,8 +38,8 @@ def main(run: Run, epochs: int = 10, batch: int = 64, lr: float = 1e-2):
 
     def draw(folder: Path) -> None:
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (images.mean, images.std))
-        picture = images.test.pixels[images.test.labels.tolist().index(1)].float() / 255
-        image = ((picture - mean) / std)[None]
+        plot = images.test.pixels[images.test.labels.tolist().index(1)].float() / 255
+        image = ((plot - mean) / std)[None]
         kernels = {
             "random": random_kernel,
             "1/9: three times the mean": blur(1 / 9),
@@ -49,8 +49,8 @@ def main(run: Run, epochs: int = 10, batch: int = 64, lr: float = 1e-2):
         seen = [(name, F.conv2d(image, kernel, padding=1)[0, 0]) for name, kernel in kernels.items()]
         with torch.no_grad():
             features = torch.tanh(model.conv1(image.to(model.conv1.weight.device)))[0].cpu()
-        maps(folder / "filters.png", [("image", picture), *seen], columns_per_row=5)
-        maps(folder / "features.png", [("image", picture), *((f"map {i}", m) for i, m in enumerate(features))], 6)
+        maps(folder / "filters.png", [("image", plot), *seen], columns_per_row=5)
+        maps(folder / "features.png", [("image", plot), *((f"map {i}", m) for i, m in enumerate(features))], 6)
 
     train(run, model, images, optimizer, epochs=epochs, batch=batch, draw=draw)
 

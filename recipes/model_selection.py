@@ -23,7 +23,7 @@ from rich.table import Table
 
 from launch import Run, cli, sources, train
 from launch.console import say
-from launch.data import Images, Split, folds, slice_seed
+from launch.data import Images, Split, folds, micro_batch_seed
 from launch.errors import Refused
 from launch.report.plots import curves
 from launch.report.runs import read_json, read_metrics
@@ -69,7 +69,7 @@ def main(
     trials = [(net, seed, fold) for net in nets for seed in range(seeds) for fold in range(k)]
     for net, seed, fold in trials[run.rank :: run.world]:
         alone = run.single_process()
-        alone.seed = slice_seed(run.seed, seed, fold)  # weight init, data order, dropout
+        alone.seed = micro_batch_seed(run.seed, seed, fold)  # weight init, data order, dropout
         torch.manual_seed(alone.seed)
         model = NETS[net]()
         optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, fused=True)
@@ -90,7 +90,7 @@ def fold_of(images: Images, parts: list[torch.Tensor], fold: int) -> Images:
 
 
 def report(run: Run, nets: tuple[str, ...], trials: list[str], epochs: int) -> None:
-    """Rank the nets from their recorded trials: table, picture, verdicts. `gap` is training minus validation accuracy."""
+    """Rank the nets from their recorded trials: table, plot, verdicts. `gap` is training minus validation accuracy."""
     rows, series = [], {}
     for net in nets:
         results = [read_json(run.folder / net / trial / "result.json") for trial in trials]

@@ -6,7 +6,7 @@ Steps and evaluations are those that `Run.stop_when` is asked at; for the others
 torch's elastic agent, in the same job, is left in peace.
 
 --at   step=N: before step N of the run; import=N (of the recipe), start=N (finding the other processes), open=N (taking the run
-       folder), examine=N, store=N (pictures), best=N (measuring the best weights), draw=N (the report), save=N: at the N-th call
+       folder), examine=N, store=N (images), best=N (measuring the best weights), draw=N (the report), save=N: at the N-th call
        in this process, from 1; save=N.M: at the M-th fsync of the N-th save; evaluate=N: in the evaluation after step N
 --do   signals to this process (SIGKILL, SIGSTOP, or several: SIGTERM,SIGTERM), LAUNCHER (SIGKILL to its parent), raise, ENOSPC,
        NAN (the first image of this process's next batch), or a command in one string
@@ -35,7 +35,7 @@ import launch.training.checkpoint
 import launch.training.finish
 import launch.training.loop
 from launch import Run
-from launch.data.images import Feed
+from launch.data.images import MemoryFeed
 
 SEAMS = {
     "import": (runpy, "run_path"),
@@ -70,7 +70,7 @@ def strike(what: str) -> None:
 
 def poison() -> None:
     """The first image of the next batch, and ever after that image, has a pixel that is no number."""
-    original, chosen = Feed.batch, []
+    original, chosen = MemoryFeed.batch, []
 
     def batch(self, ids, augments=()):
         pixels, labels = original(self, ids, augments)
@@ -79,7 +79,7 @@ def poison() -> None:
             pixels[row, 0, 0, 0] = torch.nan
         return pixels, labels
 
-    Feed.batch = batch
+    MemoryFeed.batch = batch
 
 
 def wrap(place: object, name: str, at: int, action: Callable[[], None]) -> None:

@@ -79,16 +79,16 @@ def few_synthetic(monkeypatch) -> None:
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """An image folder."""
-    return write_image_folder(tmp_path / "pictures")
+    return write_image_folder(tmp_path / "images")
 
 
 @pytest.fixture
 def start(tmp_path, monkeypatch):
-    """start(**flags) -> a started Run in this process, in the folder `out` of the test; half a second faster without pictures."""
+    """start(**flags) -> a started Run in this process, in the folder `out` of the test; half a second faster without images."""
     begun = []
 
-    def start(out="run", options=None, pictures=False, stop_when=None, **flags) -> Run:
-        if not pictures:
+    def start(out="run", options=None, images=False, stop_when=None, **flags) -> Run:
+        if not images:
             monkeypatch.setattr("launch.report.show.show", lambda *_: None)
         run = Run(data="synthetic", out=tmp_path / out, wandb="disabled", threads=1, **flags)
         assert run.start("test", options or {}) is None

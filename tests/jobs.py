@@ -84,12 +84,12 @@ def run(*args, timeout: float = 120, **place) -> subprocess.CompletedProcess:
 
 def _start(
     action: Callable[..., int | None], *args, cwd: Path, env: dict | None = None, log: Path | None = None,
-    errors: Path | None = None, network: str = "", pictures: bool = False,
+    errors: Path | None = None, network: str = "", images: bool = False,
 ) -> Job:  # fmt: skip
     """Have a forked process do `action(*args)` in the folder `cwd`.
 
     `network` names a network namespace to live in. What is said goes to `log`, on standard error to `errors` if that is given.
-    None in `env` unsets. Without the `pictures` of a finished run, which few tests look at, it takes a second less.
+    None in `env` unsets. Without the `images` of a finished run, which few tests look at, it takes a second less.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["jobs", "preloaded"])
@@ -101,7 +101,7 @@ def _start(
     environment = {name: value for name, value in (os.environ | (env or {})).items() if value is not None}
     process = context.Process(
         target=_become,
-        args=(action, args, environment, cwd, log, errors or log, network, pictures),
+        args=(action, args, environment, cwd, log, errors or log, network, images),
     )
     process.start()
     wait_for(lambda: log.exists())
@@ -109,7 +109,7 @@ def _start(
 
 
 def _become(
-    action: Callable[..., int | None], args: tuple, env: dict, cwd: Path, log: Path, errors: Path, network: str, pictures: bool
+    action: Callable[..., int | None], args: tuple, env: dict, cwd: Path, log: Path, errors: Path, network: str, images: bool
 ) -> None:
     os.setsid()
     if network:
@@ -121,7 +121,7 @@ def _become(
     for stream, path in ((2, errors), (1, log)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     launch.training.job.SAVE_SECONDS = 0  # as in conftest.py
-    if not pictures:
+    if not images:
         launch.report.show.show = lambda *_: None
     sys.exit(action(*args))
 

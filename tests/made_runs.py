@@ -16,11 +16,11 @@ def write_run(
     """
     inner = folder / stage
     inner.mkdir(parents=True, exist_ok=True)
-    config = {"recipe": "mine", "net": "Net", "epochs": 2, "batch": 50, "data": "hub", "shards": 0, "seed": seed} | options
+    config = {"recipe": "mine", "net": "Net", "epochs": 2, "batch": 50, "data": "hub", "micro_batches": 0, "seed": seed} | options
     machine = {"device": "cpu", "world_size": 1, "threads": 1, "precision": "no"}
     environment = {"started": f"2026-01-01T{started:02}:00:00+0000", **machine}
     data = {"fingerprint": "61" * 32, "train": 100}
-    about = {"format": 1, "config": config, "shards": 1, "parameters": 7, "resumed": [], "data": data, **environment}
+    about = {"format": 1, "config": config, "micro_batches": 1, "parameters": 7, "resumed": [], "data": data, **environment}
     (folder / "config.json").write_text(json.dumps(about))
     events = []
     for epoch, accuracy in enumerate(accuracies, 1):

@@ -14,9 +14,9 @@ BAD = {  # file name -> what is said of it
     "truncated.jpg": "truncated: the end of the file is missing",
     "truncated.png": "truncated: the end of the file is missing",
     "empty.jpg": "empty file: 0 bytes",
-    "page.jpg": "a web page (HTML), not a picture",
+    "page.jpg": "a web page (HTML), not an image",
     "bomb.png": "decompression bomb: more than 178,956,970 pixels",
-    "letter.jpg": "not a picture in a format that Pillow reads",
+    "letter.jpg": "not an image in a format that Pillow reads",
     "phone.heic": "HEIC, which Pillow does not read: convert it to JPEG",
     "float.tiff": "cannot be decoded: pixel values have no known range (PIL mode F); save it with 8 or 16 bits",
     "lost.jpg": "no such file",
@@ -24,7 +24,7 @@ BAD = {  # file name -> what is said of it
 
 
 def photo(number: int, width: int = 24, height: int = 16) -> Image.Image:
-    """A picture of its own for each number."""
+    """An image of its own for each number."""
     coarse = np.random.default_rng(number).integers(0, 256, (4, 6, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BILINEAR)
 
@@ -55,7 +55,7 @@ def write_bad(folder: Path) -> None:
         "truncated.jpg": whole[: len(whole) // 2],
         "truncated.png": png.getvalue()[:5000],
         "empty.jpg": b"",
-        "page.jpg": b"\n<!DOCTYPE html><html><body>404 Not Found</body></html>",
+        "page.jpg": b"\n<!DOCTYPE html><html><body>404 Not RunFolder</body></html>",
         "bomb.png": b"\x89PNG\r\n\x1a\n" + bomb,
         "letter.jpg": b"Dear Sir or Madam, " * 40,
         "phone.heic": struct.pack(">I", 24) + b"ftypheic" + bytes(200),

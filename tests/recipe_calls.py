@@ -73,7 +73,7 @@ def given(start, one_run, monkeypatch):
 
         monkeypatch.setattr(module, "train", recorded)
         run = start(limit=limit) if name in STAGED else replace(one_run, limit=limit)
-        run.accelerator, run.shards = run.accelerator or one_run.accelerator, 1
+        run.accelerator, run.micro_batches = run.accelerator or one_run.accelerator, 1
         torch.manual_seed(run.seed)
         module.main(run, **options)
         return calls

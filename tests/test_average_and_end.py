@@ -80,14 +80,14 @@ def test_a_training_that_ended_early_counts_what_it_trained(start, images, tmp_p
 
 
 def test_a_training_to_its_end_does_not_say_that_it_ended_early(start, images, tmp_path, capsys):
-    """Nor that it waited for pictures, of which it has none. And the numbers of its result are those of its net."""
+    """Nor that it waited for images, of which it has none. And the numbers of its result are those of its net."""
     model = Tiny()
     model.fc.bias.requires_grad_(False)
     torch.manual_seed(0)
     model = fit(start(), images, model=model, patience=EPOCHS)
     said, found = capsys.readouterr().out, result(tmp_path / "run")
     assert "ended early" not in said
-    assert "waiting for pictures" not in said
+    assert "waiting for images" not in said
     assert (found["epochs"], found["steps"], found["parameters"], found["trainable"]) == (EPOCHS, EPOCHS * STEPS, 243, 240)
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     tests = {line["epoch"]: line["accuracy"] for line in lines if line.get("split") == "test"}
@@ -104,9 +104,9 @@ def test_a_training_of_nothing_is_refused_and_leaves_nothing(start, images, tmp_
     assert not (tmp_path / "run/config.json").exists()
 
 
-@pytest.mark.parametrize(("batch", "shards", "said"), [(15, 1, 15), (16, 1, 0), (30, 2, 15), (32, 2, 0), (61, 8, 7)])
-def test_slices_that_are_small_for_batch_norm_are_said(start, images, capsys, batch, shards, said):
-    fit(start(shards=shards), images, epochs=1, batch=batch)
+@pytest.mark.parametrize(("batch", "micro_batches", "said"), [(15, 1, 15), (16, 1, 0), (30, 2, 15), (32, 2, 0), (61, 8, 7)])
+def test_micro_batches_that_are_small_for_batch_norm_are_said(start, images, capsys, batch, micro_batches, said):
+    fit(start(micro_batches=micro_batches), images, epochs=1, batch=batch)
     assert (f"batch norm sees only {said} images at a time" in capsys.readouterr().out) == bool(said)
 
 

@@ -53,7 +53,7 @@ def test_prints_every_tenth_epoch(by_hand, start, capsys):
 
 
 @pytest.mark.parametrize(("flags", "options", "why"), [
-    ({"shards": 2}, {}, "whole batches on one process"),
+    ({"micro_batches": 2}, {}, "whole batches on one process"),
     ({"compile": True}, {}, "not compiled"),
     ({}, {"epochs": 0}, "at least 1, they are 0 and 64"),
     ({}, {"batch": 0}, "at least 1, they are 1 and 0"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from data_files import COUNTS, GOLDEN, check, cifar2, picture, write_golden_folder
+from data_files import COUNTS, GOLDEN, check, cifar2, image, write_golden_folder
 from PIL import Image
 
 from launch import sources
@@ -41,7 +41,7 @@ def test_a_second_start_decodes_nothing(folder, monkeypatch):
 
 def test_a_changed_folder_is_read_again(folder):
     first = cifar2(folder)
-    Image.fromarray(picture(999)).save(folder / "train/bird/999.png")
+    Image.fromarray(image(999)).save(folder / "train/bird/999.png")
     again = cifar2(folder)
     assert len(again.train) == len(first.train) + 1
     assert again.fingerprint != first.fingerprint
@@ -52,7 +52,7 @@ def test_a_changed_size_time_or_name_is_noticed(change, folder, cache):
     first = cifar2(folder)
     file = folder / "train/bird/002.png"
     before = file.stat()
-    Image.fromarray(picture(999)).save(file)
+    Image.fromarray(image(999)).save(file)
     content = file.read_bytes()
     if change == "size":
         file.write_bytes(content + b"\0")
@@ -105,7 +105,7 @@ def test_grey_and_colour_of_one_folder_are_kept_apart(tmp_path):
     for split in COUNTS:
         for name in sources.CIFAR10_CLASSES:
             (tmp_path / split / name).mkdir(parents=True)
-            Image.fromarray(picture(1)).save(tmp_path / split / name / "1.png")
+            Image.fromarray(image(1)).save(tmp_path / split / name / "1.png")
     assert sources.cifar10(str(tmp_path)).train.pixels.shape == (10, 3, 32, 32)
     with pytest.raises(Refused, match=r"is 32×32 .* takes 28×28"):
         sources.mnist(str(tmp_path))
@@ -149,7 +149,7 @@ def nobody():
 def shared(folder, monkeypatch):
     """A folder of images and a cache, which other users may read and not write."""
     with tempfile.TemporaryDirectory() as place:
-        shutil.copytree(folder, f"{place}/pictures")
+        shutil.copytree(folder, f"{place}/images")
         (Path(place) / "cache").mkdir()
         for path in (Path(place), *Path(place).rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)
@@ -161,12 +161,12 @@ def shared(folder, monkeypatch):
 def test_a_cache_that_cannot_be_written_is_one_line(shared, monkeypatch):
     (shared / "cache").chmod(0o555)
     with nobody(), pytest.raises(Refused, match=r"cannot write the cache .*/cache: Permission denied; .* ONELOOP_CACHE"):
-        cifar2(shared / "pictures")
+        cifar2(shared / "images")
     (shared / "file").touch()
     for place in (shared / "file", shared / ("long" * 100)):
         monkeypatch.setenv("ONELOOP_CACHE", str(place))
         with pytest.raises(Refused, match=r"cannot write the cache .* choose another with ONELOOP_CACHE") as refused:
-            cifar2(shared / "pictures")
+            cifar2(shared / "images")
         assert refused.value.code == 1
     with pytest.raises(Refused, match="cannot write the cache"):
         cifar2("hub")
@@ -175,20 +175,20 @@ def test_a_cache_that_cannot_be_written_is_one_line(shared, monkeypatch):
 def test_a_shared_cache_is_read_by_those_who_may_not_write_it(shared):
     umask = os.umask(0o022)
     try:
-        cifar2(shared / "pictures")
+        cifar2(shared / "images")
         (cached,) = cached_files(shared / "cache")
         assert cached.stat().st_mode & 0o777 == 0o644
         (shared / "cache").chmod(0o555)
         with nobody():
-            check(cifar2(shared / "pictures"))
+            check(cifar2(shared / "images"))
         cached.chmod(0o600)
         if os.geteuid() == 0:
             with nobody(), pytest.raises(Refused, match=r"no permission to read the cached data .* ONELOOP_CACHE"):
-                cifar2(shared / "pictures")
+                cifar2(shared / "images")
         cached.unlink()
         (shared / "cache").chmod(0o755)
         os.umask(0o077)
-        cifar2(shared / "pictures")
+        cifar2(shared / "images")
         assert cached.stat().st_mode & 0o777 == 0o600  # as the umask says
     finally:
         os.umask(umask)

@@ -19,7 +19,7 @@ from launch.training import checkpoint
 
 pytestmark = pytest.mark.slow
 TINY = ROOT / "tests/tiny.py"
-FLAGS = ("--threads", 1, "--shards", 2, "--save-every", 5, "--log-every", 1, "--out", "run")  # 3 epochs of 8 steps
+FLAGS = ("--threads", 1, "--micro-batches", 2, "--save-every", 5, "--log-every", 1, "--out", "run")  # 3 epochs of 8 steps
 
 
 def launched(*flags, chaos: tuple = (), recipe: Path = TINY, seconds: float = 60, **options) -> tuple[int, str]:
@@ -96,11 +96,11 @@ from launch.errors import Refused
 
 def refuse(step, batch, run):
     if (step, batch) == MOMENT and run.rank == ALONE:
-        raise Refused("this picture has changed", 4)
+        raise Refused("this image has changed", 4)
 
 def main(run: Run):
     if MOMENT is None and run.rank == ALONE:
-        raise Refused("this picture has changed", 4)
+        raise Refused("this image has changed", 4)
     run.stop_when = lambda step, batch: refuse(step, batch, run)
     tiny.main(run)
 
@@ -114,7 +114,7 @@ def test_what_one_process_alone_refuses_is_said_and_holds_nobody_up(alone, momen
     (tmp_path / "alone.py").write_text(ALONE.replace("MOMENT", repr(moment)).replace("ALONE", str(alone)))
     code, output = launched(recipe=tmp_path / "alone.py", cwd=tmp_path, processes=2)
     assert code != 0
-    assert output.count("this picture has changed") == 1
+    assert output.count("this image has changed") == 1
     lines = [line for line in output.splitlines() if "another process died" in line]
     assert len(lines) == 1, output
     assert (f"at step {moment[0] + 1}" if moment else "during start-up") in lines[0]
@@ -143,7 +143,7 @@ def test_silent_process_ends_the_job_in_bounded_time(reference, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("processes", "rank", "named"), [(2, 1, "slice 1, process 1"), (2, 0, "slice 0, process 0"), (None, 0, "slice 0")]
+    ("processes", "rank", "named"), [(2, 1, "micro-batch 1, process 1"), (2, 0, "micro-batch 0, process 0"), (None, 0, "micro-batch 0")]
 )
 def test_one_broken_image_stops_all_before_the_update(processes, rank, named, reference, tmp_path):
     chaos = ("--rank", rank, "--at", "step=8", "--do", "NAN")
@@ -232,10 +232,10 @@ def test_error_on_one_process_hangs_nobody(tmp_path):
 
 def test_four_processes_are_one_up_to_rounding(tmp_path):
     """More than two add up the gradients in another order; a run that four began, one goes on with."""
-    assert launched("--shards", 4, "--out", "one", cwd=tmp_path)[0] == 0
-    code, output = launched("--shards", 4, cwd=tmp_path, processes=4, chaos=("--rank", 3, "--at", "step=15", "--do", "SIGKILL"))
+    assert launched("--micro-batches", 4, "--out", "one", cwd=tmp_path)[0] == 0
+    code, output = launched("--micro-batches", 4, cwd=tmp_path, processes=4, chaos=("--rank", 3, "--at", "step=15", "--do", "SIGKILL"))
     assert code != 0, output
-    assert launched("--shards", 4, cwd=tmp_path)[0] == 0
+    assert launched("--micro-batches", 4, cwd=tmp_path)[0] == 0
     one, four = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "run"))
     torch.testing.assert_close(four, one, rtol=1e-3, atol=1e-4)
     losses = [[line["loss"] for line in metrics(tmp_path / name)] for name in ("one", "run")]
@@ -245,14 +245,14 @@ def test_four_processes_are_one_up_to_rounding(tmp_path):
 @pytest.mark.parametrize(("processes", "kills"), [(3, (4, 13, 20)), (4, (7, 16))])
 def test_resume_on_more_processes_is_exact(processes, kills, tmp_path):
     """Where DDP's layout of buckets decides the rounding: killed at these steps, begun and resumed on the same number."""
-    shards = ("--shards", processes)
-    assert launched(*shards, "--out", "whole", cwd=tmp_path, processes=processes)[0] == 0
+    micro_batches = ("--micro-batches", processes)
+    assert launched(*micro_batches, "--out", "whole", cwd=tmp_path, processes=processes)[0] == 0
     for step in kills:
         fault = ("--rank", step % processes, "--at", f"step={step}", "--do", "SIGKILL")
-        code, output = launched(*shards, "--save-every", 3, cwd=tmp_path, processes=processes, chaos=fault)
+        code, output = launched(*micro_batches, "--save-every", 3, cwd=tmp_path, processes=processes, chaos=fault)
         assert code != 0, output
     assert saved(tmp_path / "run") > 9
-    assert launched(*shards, "--save-every", 3, cwd=tmp_path, processes=processes)[0] == 0
+    assert launched(*micro_batches, "--save-every", 3, cwd=tmp_path, processes=processes)[0] == 0
     same(tmp_path / "run", tmp_path / "whole")
 
 

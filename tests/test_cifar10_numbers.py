@@ -97,7 +97,7 @@ def test_depth_of_no_resnet_is_refused(start):
 
 
 def test_degradation(given, monkeypatch, tmp_path):
-    """Plain and residual nets of 20 and 56 layers in turn, from the same seed; their training losses in one picture."""
+    """Plain and residual nets of 20 and 56 layers in turn, from the same seed; their training losses in one image."""
     module = load(ROOT / "recipes/depth.py")
     drawn, real = [], module.curves
     monkeypatch.setattr(module, "curves", lambda *args: drawn.append(args) or real(*args))

@@ -282,7 +282,7 @@ def test_longer_run_that_gets_no_better_has_the_shorter_ones_best(fit):
         ({}, {"lr": 0.2}, None),  # another run, of which nothing is said
         ({"seed": 2}, {}, None),
         ({}, {"fresh": True}, None),
-        ({}, {"shards": 2}, None),
+        ({}, {"micro_batches": 2}, None),
     ],
 )
 def test_control_run_that_is_not_the_beginning_of_the_longer_one(short, long, why, fit):

@@ -60,7 +60,7 @@ def test_every_form_of_a_comparison_says_the_same(place, oneloop):
     assert any(line.startswith("Net is better than") for line in lines)
 
 
-def test_pictures_are_drawn_unless_a_form_is_asked_for_and_where_it_says(place, oneloop):
+def test_images_are_drawn_unless_a_form_is_asked_for_and_where_it_says(place, oneloop):
     assert "compare/curves.png" in oneloop("compare", "runs")[1]
     assert (place / "compare").is_dir()
     (place / "compare").rmdir()
@@ -149,9 +149,9 @@ def test_a_run_is_shown_with_its_last_accuracy_and_why_it_failed(tmp_path, onelo
 
 def test_the_drawn_rate_covers_all_epochs(own_path, monkeypatch, capsys):
     """Half a cosine from 1 to 0: each row is as long as its height says."""
-    commands.main(["describe", str(ROOT / "recipes/remedies.py"), "--remedy", "cosine", "--epochs", "8", "--limit", "64"])
+    commands.main(["describe", str(ROOT / "recipes/ablations.py"), "--method", "cosine", "--epochs", "8", "--limit", "64"])
     *_, top, second, third, bottom, axis = capsys.readouterr().out.splitlines()
     assert [len(line[9:]) for line in (top, second, third, bottom)] == pytest.approx([19, 29, 39, 55], abs=2)
     assert [line.split()[1] for line in (top, second, third, bottom)] == ["1", "0.75", "0.5", "0.25"]
     assert axis.split() == ["epoch", "0", "8"]
-    sys.modules.pop("remedies", None)
+    sys.modules.pop("methods", None)

@@ -17,7 +17,7 @@ from launch import commands, train
 from launch.report.compare import trainings_of
 from launch.report.runs import read
 
-PICTURES = ["bars.png", "cost.png", "curves.png"]
+PLOTS = ["bars.png", "cost.png", "curves.png"]
 
 
 def test_mean_and_deviation_over_seeds(tmp_path):
@@ -156,8 +156,8 @@ def test_other_content_under_the_same_name_is_other_data(tmp_path):
     assert {comparison.label(group) for group in comparison.groups} == {"data sha256 61616161", "data sha256 62626262"}
 
 
-def test_sizes_of_the_same_pictures_are_not_other_data(tmp_path):
-    """The sha256 of pictures of one's own depends on the size that they are reduced to."""
+def test_sizes_of_the_same_plots_are_not_other_data(tmp_path):
+    """The sha256 of images of one's own depends on the size that they are reduced to."""
     write_run(tmp_path / "a", size=64)
     changed = write_run(tmp_path / "b", size=128) / "config.json"
     about = json.loads(changed.read_text())
@@ -179,7 +179,7 @@ def test_labels_name_what_differs_between_finished_runs_and_end_in_full(tmp_path
     ]  # fmt: skip
 
 
-def test_long_labels_are_wrapped_in_pictures_and_not_cut(tmp_path, monkeypatch):
+def test_long_labels_are_wrapped_in_plots_and_not_cut(tmp_path, monkeypatch):
     from launch.report import compare_plots
 
     figures = []
@@ -209,7 +209,7 @@ def test_each_stage_is_a_row(tmp_path):
     assert (second.options["stage"], second.progress()) == ("frozen", "2")
 
 
-def test_pictures_label_groups_by_what_differs(tmp_path):
+def test_plots_label_groups_by_what_differs(tmp_path):
     write_run(tmp_path / "a", lr=0.1)
     write_run(tmp_path / "b", (0.2,), lr=0.2, finished=False)
     comparison = compared(tmp_path)
@@ -226,16 +226,16 @@ def place(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_table_and_pictures(place, capsys):
+def test_table_and_plots(place, capsys):
     assert commands.main(["compare", "runs"]) == 0
     shown = capsys.readouterr().out
     assert "0.8500 ± 0.0707" in shown
     assert "1/2 interrupted" in shown
     assert "the same for all: recipe mine, epochs 2" in shown
-    assert sorted(path.name for path in (place / "compare").iterdir()) == PICTURES
-    for name in PICTURES:
-        with Image.open(place / "compare" / name) as picture:
-            assert len(picture.convert("L").getcolors(256)) > 10, name  # something is drawn
+    assert sorted(path.name for path in (place / "compare").iterdir()) == PLOTS
+    for name in PLOTS:
+        with Image.open(place / "compare" / name) as plot:
+            assert len(plot.convert("L").getcolors(256)) > 10, name  # something is drawn
 
 
 def test_a_narrow_terminal_names_the_columns_that_it_leaves_out(place, capsys, monkeypatch):
@@ -273,7 +273,7 @@ def test_json_csv_and_markdown(place, capsys):
     table, sentence = lines[:5], lines[6:]
     assert {line.replace("\\|", "").count("|") for line in table} == {lines[0].count("|")}
     assert sentence == ["Net is better than a|b by 10.00 points with one seed; one seed says little."]
-    assert not (place / "compare").exists()  # pictures only on request
+    assert not (place / "compare").exists()  # plots only on request
     assert commands.main(["compare", "runs", "--csv", "--out", "here"]) == 0
     assert "here" not in capsys.readouterr().out
     assert (place / "here/bars.png").exists()

@@ -1,4 +1,4 @@
-"""Order, slices, random seeds, draws, folds, augmentation, and the batches that a net sees."""
+"""Order, micro-batches, random seeds, draws, folds, augmentation, and the batches that a net sees."""
 
 import itertools
 from dataclasses import replace
@@ -8,8 +8,8 @@ import torch
 
 from launch.data.augment import EpochDraws, crop_and_flip
 from launch.data.dataset import Split
-from launch.data.images import Feed, Images, resized
-from launch.data.order import bounds, draws, folds, order, slice_seed
+from launch.data.images import MemoryFeed, Images, resized
+from launch.data.order import micro_batch_bounds, draws, folds, order, micro_batch_seed
 from launch.errors import Refused
 
 GOLDEN_ORDER = [3, 5, 2, 7, 0, 6, 1, 4]
@@ -29,7 +29,7 @@ def test_order_is_a_permutation_of_its_own_for_each_seed_and_epoch():
 def test_order_never_changes():
     """Golden: the curve must not depend on the machine or the version of NumPy."""
     assert order(8, seed=1, epoch=0).tolist() == GOLDEN_ORDER
-    assert [slice_seed(1, step, index) for step, index in ((0, 0), (0, 1), (1, 0))] == GOLDEN_SEEDS
+    assert [micro_batch_seed(1, step, index) for step, index in ((0, 0), (0, 1), (1, 0))] == GOLDEN_SEEDS
 
 
 def test_order_mixes_well():
@@ -44,24 +44,24 @@ def test_order_mixes_well():
 
 
 @pytest.mark.parametrize("n", range(1, 20))
-@pytest.mark.parametrize("shards", [1, 2, 3, 4, 8])
-def test_bounds_cover_everything_once_and_begin_with_the_longest(n, shards):
-    cuts = bounds(n, shards)
+@pytest.mark.parametrize("micro_batches", [1, 2, 3, 4, 8])
+def test_bounds_cover_everything_once_and_begin_with_the_longest(n, micro_batches):
+    cuts = micro_batch_bounds(n, micro_batches)
     sizes = [after - before for before, after in itertools.pairwise(cuts)]
     assert cuts[0] == 0
     assert cuts[-1] == n
-    assert len(sizes) == shards
+    assert len(sizes) == micro_batches
     assert sizes == sorted(sizes, reverse=True)
     assert max(sizes) - min(sizes) <= 1
 
 
-def test_slice_seeds_do_not_collide():
-    seeds = {slice_seed(seed, step, index) for seed in range(5) for step in range(200) for index in range(8)}
+def test_micro_batch_seeds_do_not_collide():
+    seeds = {micro_batch_seed(seed, step, index) for seed in range(5) for step in range(200) for index in range(8)}
     assert len(seeds) == 5 * 200 * 8
 
 
 def test_feed_normalises_as_the_document_does(images):
-    feed = Feed(images.train, images, torch.device("cpu"))
+    feed = MemoryFeed(images.train, images, torch.device("cpu"))
     ids = torch.tensor([60, 0, 7])
     pixels, labels = feed.batch(ids)
     expected = (images.train.pixels[ids].float() / 255 - 0.25) / 0.2
@@ -74,7 +74,7 @@ def test_feed_keeps_channels_apart():
     pixels = torch.stack([torch.full((4, 5), value, dtype=torch.uint8) for value in (10, 20, 30)])[None]
     split = Split(pixels, torch.zeros(1, dtype=torch.int64))
     images = Images(split, split, ("a",), (0.1, 0.2, 0.3), (0.5, 0.6, 0.7), "test", "")
-    got, _ = Feed(split, images, torch.device("cpu")).batch(torch.tensor([0]))
+    got, _ = MemoryFeed(split, images, torch.device("cpu")).batch(torch.tensor([0]))
     assert got.shape == (1, 3, 4, 5)
     assert got.is_contiguous(memory_format=torch.channels_last)
     for channel, (value, mean, std) in enumerate(zip((10, 20, 30), images.mean, images.std, strict=True)):
@@ -120,9 +120,9 @@ def test_folds_are_disjoint_complete_and_stratified(k, images):
 
 
 def test_feed_resizes_on_the_device(images):
-    feed = Feed(images.train, replace(images, size=12), torch.device("cpu"))
+    feed = MemoryFeed(images.train, replace(images, size=12), torch.device("cpu"))
     pixels, _ = feed.batch(torch.arange(3))
-    plain, _ = Feed(images.train, images, torch.device("cpu")).batch(torch.arange(3))
+    plain, _ = MemoryFeed(images.train, images, torch.device("cpu")).batch(torch.arange(3))
     assert pixels.shape == (3, 1, 12, 12)
     torch.testing.assert_close(pixels, torch.nn.functional.interpolate(plain, (12, 12), mode="bilinear"))
 
@@ -152,8 +152,8 @@ def test_order_takes_any_seed_and_the_epoch_is_not_the_seed():
     assert len({tuple(order(61, seed, 0).tolist()) for seed in (-1, -2, -3, 2**63 - 1, 2**63 - 2, 2**63 + 1)}) == 6
     assert order(61, seed=0, epoch=1).tolist() != order(61, seed=1, epoch=0).tolist()
     assert order(61, seed=1, epoch=2).dtype == torch.int64
-    assert slice_seed(0, 1, 2) != slice_seed(1, 0, 2) != slice_seed(1, 2, 0)
-    assert all(0 <= slice_seed(seed, step, 0) < 2**63 for seed in range(8) for step in range(8))  # what torch.Generator accepts
+    assert micro_batch_seed(0, 1, 2) != micro_batch_seed(1, 0, 2) != micro_batch_seed(1, 2, 0)
+    assert all(0 <= micro_batch_seed(seed, step, 0) < 2**63 for seed in range(8) for step in range(8))  # what torch.Generator accepts
 
 
 def test_draws_never_change():
@@ -204,7 +204,7 @@ def test_feed_gives_the_augmented_pixels_of_the_samples_asked_for(images):
         seen.append((pixels, ids))
         return pixels // 2
 
-    feed = Feed(images.train, images, torch.device("cpu"))
+    feed = MemoryFeed(images.train, images, torch.device("cpu"))
     ids = feed.order(torch.tensor([5, 60, 5]))
     pixels, labels = feed.batch(ids, [darken])
     ((before, numbers),) = seen
@@ -218,7 +218,7 @@ def test_feed_gives_the_augmented_pixels_of_the_samples_asked_for(images):
 
 def test_feed_leaves_the_pixels_as_they_are(images):
     before = images.train.pixels.clone()
-    feed = Feed(images.train, images, torch.device("cpu"))
+    feed = MemoryFeed(images.train, images, torch.device("cpu"))
     first, _ = feed.batch(torch.arange(61))
     again, _ = feed.batch(torch.arange(61), [lambda pixels, ids: pixels.mul_(0)])
     third, _ = feed.batch(torch.arange(61))

@@ -17,8 +17,8 @@ TEXT = """\
 {place}
 45 files opened
 
-44 pictures, 2 classes; {train} train, {validation} validation, {test} test
-class  pictures  train  validation  test  bad              
+44 images, 2 classes; {train} train, {validation} validation, {test} test
+class  images  train  validation  test  bad              
 ───────────────────────────────────────────────────────────
 [red]        40     {cats}    0  ████████████
 dog           4     {dogs}    1  █▏          
@@ -26,7 +26,7 @@ dog           4     {dogs}    1  █▏
 width×height: smallest 24×16, median 24×16, largest 24×16
 Pillow modes: 44 RGB
 in memory or on disk: {files} as files; decoded, 6.6 MB at 224×224, 50.7 kB at their own sizes
-imbalance: the largest class has 10 times the pictures of the smallest
+imbalance: the largest class has 10 times the images of the smallest
 ignored: 1 .txt
 1 bad file:
   dog/x.jpg: empty file: 0 bytes
@@ -64,7 +64,7 @@ def test_long_names_and_many_classes_fit_80_columns(oneloop, tmp_path):
     assert len(table) == 2 + 33
     assert max(map(len, table)) <= 80
     assert "a class with a very…  " in out
-    assert re.match("class +pictures +train +validation +test +bad", table[0])
+    assert re.match("class +images +train +validation +test +bad", table[0])
     assert "\x1b" not in out
 
 
@@ -97,7 +97,7 @@ def test_the_page_shows_everything_and_loads_nothing(oneloop, place, tmp_path):
     assert not re.search(r"(src|href)=\"(?!data:)|@import|url\(", page)
     assert "<b>my photos" not in page  # escaped
     assert "<h1>&lt;b&gt;my photos</h1>" in page
-    for said in ("dog/page.jpg", "a web page (HTML), not a picture", "[red]/0000.jpg ([red])", "dog/wrong.jpg (dog)", ".txt"):
+    for said in ("dog/page.jpg", "a web page (HTML), not an image", "[red]/0000.jpg ([red])", "dog/wrong.jpg (dog)", ".txt"):
         assert f">{said}" in page or f"<br>{said}" in page, said
     shown = [Image.open(io.BytesIO(base64.b64decode(each))) for each in re.findall(r"data:image/jpeg;base64,([^\"]+)", page)]
     assert [each.size for each in shown] == [(96, 96)] * (10 + 5)
@@ -109,7 +109,7 @@ def test_a_page_of_bad_files_alone(oneloop, tmp_path):
     write_bad(tmp_path / "set/b")
     code, out, error = oneloop("data", tmp_path / "set", "--html", tmp_path / "page.html")
     assert (code, error.count("\n")) == (4, 1)
-    assert "without a usable picture: a, b" in out
+    assert "without a usable image: a, b" in out
     assert "letter.jpg" in (tmp_path / "page.html").read_text()
 
 

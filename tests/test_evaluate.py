@@ -58,10 +58,10 @@ def test_evaluate_refuses_weights_other_than_the_recorded_ones(birds, oneloop):
 
 def test_evaluate_on_other_data(trained_runs, oneloop, tmp_path):
     """Accuracy agrees with `predict` on the same files; without --data, data that have changed are refused."""
-    code, out, _ = oneloop("evaluate", trained_runs / "birds", "--data", trained_runs / "pictures", "--json")
+    code, out, _ = oneloop("evaluate", trained_runs / "birds", "--data", trained_runs / "images", "--json")
     said = json.loads(out)
     assert (code, said["count"], said["logged"]) == (0, 12, None)
-    _, out, _ = oneloop("predict", trained_runs / "birds", trained_runs / "pictures/test", "--top", 1, "--json")
+    _, out, _ = oneloop("predict", trained_runs / "birds", trained_runs / "images/test", "--top", 1, "--json")
     right = [Path(each["image"]).parent.name == each["predictions"][0]["class"] for each in json.loads(out)]
     assert said["accuracy"] == sum(right) / 12
     folder = shutil.copytree(trained_runs / "birds", tmp_path / "birds")
@@ -75,7 +75,7 @@ def test_evaluate_on_other_data(trained_runs, oneloop, tmp_path):
 
 def test_evaluate_a_folder_that_is_not_split_or_lacks_a_class(trained_runs, oneloop, tmp_path):
     """Of a recipe that wants a split with all classes: all is measured, as `predict` has it."""
-    whole, one = trained_runs / "pictures/test", tmp_path / "one"
+    whole, one = trained_runs / "images/test", tmp_path / "one"
     shutil.copytree(whole / "bird", one / "bird")
     for folder, missing in ((whole, False), (one, True)):
         code, out, error = oneloop("evaluate", trained_runs / "birds", "--data", folder, "--json")
@@ -84,9 +84,9 @@ def test_evaluate_a_folder_that_is_not_split_or_lacks_a_class(trained_runs, onel
         right = sum(Path(each["image"]).parent.name == each["predictions"][0]["class"] for each in said)
         measured = json.loads(out)
         assert (code, measured["count"], measured["accuracy"]) == (0, len(files), right / len(files))
-        assert error == (f"{folder}: no test pictures of airplane: measured without\n" if missing else "")
-    with Image.open(files[0]) as picture:
-        picture.resize((40, 40)).save(files[0])
+        assert error == (f"{folder}: no test images of airplane: measured without\n" if missing else "")
+    with Image.open(files[0]) as image:
+        image.resize((40, 40)).save(files[0])
     code, out, error = oneloop("evaluate", trained_runs / "birds", "--data", one)
     assert (code, out, error.count("\n")) == (4, "", 2)
     assert "is 40×40 (width×height), this recipe takes 32×32" in error
@@ -96,7 +96,7 @@ def test_evaluate_refuses_other_classes_and_names_both(trained_runs, oneloop, tm
     for split in ("train", "test"):
         for name in ("cat", "dog"):
             (tmp_path / split / name).mkdir(parents=True)
-            shutil.copy(trained_runs / "pictures/test/bird/01.png", tmp_path / split / name)
+            shutil.copy(trained_runs / "images/test/bird/01.png", tmp_path / split / name)
     code, _, error = oneloop("evaluate", trained_runs / "birds", "--data", tmp_path)
     assert code == 4
     assert all(name in error for name in ("airplane", "bird", "cat", "dog"))

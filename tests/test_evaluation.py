@@ -10,8 +10,8 @@ from conftest import Tiny, optimizer_for, result
 from training import BATCH, STEPS, Linear, fit
 
 from launch import evaluate, train
-from launch.data.images import Feed
-from launch.data.order import slice_seed
+from launch.data.images import MemoryFeed
+from launch.data.order import micro_batch_seed
 from launch.errors import Refused
 from launch.weights.tensors import load_weights, weights_sha256
 
@@ -19,13 +19,13 @@ from launch.weights.tensors import load_weights, weights_sha256
 @pytest.mark.parametrize("count", [1, 4, 5, 9, 23])
 def test_evaluation_counts_every_sample_once_in_eval_mode(count, start, images, monkeypatch):
 
-    monkeypatch.setattr(Feed, "batches", 5)
+    monkeypatch.setattr(MemoryFeed, "batches", 5)
     few = replace(images, test=type(images.test)(images.test.pixels[:count], images.test.labels[:count]))
     model = Tiny().train()
     got = evaluate(start(), model, few)
     assert model.training
     model.eval()
-    pixels, labels = Feed(few.test, few, torch.device("cpu")).batch(torch.arange(count))
+    pixels, labels = MemoryFeed(few.test, few, torch.device("cpu")).batch(torch.arange(count))
     logits = model(pixels)
     assert got["count"] == count
     assert got["accuracy"] == (logits.argmax(1) == labels).sum().item() / count
@@ -42,9 +42,9 @@ def test_measuring_as_the_book_did_changes_the_results_and_nothing_else(start, i
     assert trained["test"]["loss"] != evaluated["test"]["loss"]
     model = Tiny()
     load_weights(model, safetensors.torch.load_file(tmp_path / "train/model.safetensors"))
-    feed, losses = Feed(images.test, images, torch.device("cpu")), []
+    feed, losses = MemoryFeed(images.test, images, torch.device("cpu")), []
     for number, ids in enumerate(torch.arange(23).split(BATCH)):
-        torch.manual_seed(slice_seed(1, STEPS, number))
+        torch.manual_seed(micro_batch_seed(1, STEPS, number))
         pixels, labels = feed.batch(ids)
         losses.append(F.cross_entropy(model.train()(pixels), labels, reduction="sum").item())
     assert trained["test"]["loss"] == pytest.approx(sum(losses) / 23, rel=1e-5)

@@ -14,24 +14,24 @@ from launch.errors import Refused
 pytestmark = pytest.mark.usefixtures("own_path")
 
 
-def test_explain_draws_a_picture(trained_runs, oneloop, tmp_path, monkeypatch):
+def test_explain_draws_a_image(trained_runs, oneloop, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, error = oneloop(
-        "explain", trained_runs / "birds", trained_runs / "pictures/test/bird/01.png", "--class", "airplane"
+        "explain", trained_runs / "birds", trained_runs / "images/test/bird/01.png", "--class", "airplane"
     )
     assert (code, error) == (0, "")
     assert out.startswith("airplane: ")
     assert "from conv2; 01-explained.png" in out
-    with Image.open("01-explained.png") as picture:
-        assert picture.size == (1080, 540)
-    code, _, error = oneloop("explain", trained_runs / "birds", trained_runs / "pictures/test/bird/01.png", "--class", "cat")
+    with Image.open("01-explained.png") as image:
+        assert image.size == (1080, 540)
+    code, _, error = oneloop("explain", trained_runs / "birds", trained_runs / "images/test/bird/01.png", "--class", "cat")
     assert (code, error) == (2, f"no class 'cat'; those of {trained_runs / 'birds'} are airplane, bird\n")
 
 
 def test_explain_takes_the_most_probable_class(trained_runs, oneloop, tmp_path):
-    for picture in sorted((trained_runs / "pictures/test").rglob("*.png"))[:3]:
-        first = next(csv.DictReader(io.StringIO(oneloop("predict", trained_runs / "birds", picture)[1])))
-        code, out, _ = oneloop("explain", trained_runs / "birds", picture, "--out", tmp_path / "explained.png")
+    for image in sorted((trained_runs / "images/test").rglob("*.png"))[:3]:
+        first = next(csv.DictReader(io.StringIO(oneloop("predict", trained_runs / "birds", image)[1])))
+        code, out, _ = oneloop("explain", trained_runs / "birds", image, "--out", tmp_path / "explained.png")
         assert code == 0
         assert out.startswith(f"{first['class']}: {float(first['probability']):.1%}, from conv2; ")
 

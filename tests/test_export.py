@@ -111,12 +111,12 @@ def test_an_export_leaves_the_runs_own_files(birds, trained_runs, oneloop, tmp_p
     (birds / "result.json").write_bytes(before[birds / "result.json"])
     pytest.importorskip("captum")
     for path in (birds / "curves.png", birds / "model.safetensors", other / "kernels.png"):
-        assert oneloop("explain", birds, trained_runs / "pictures/test/bird/01.png", "--out", path)[0] == 2
+        assert oneloop("explain", birds, trained_runs / "images/test/bird/01.png", "--out", path)[0] == 2
     assert {path: path.read_bytes() for path in before} == before
     monkeypatch.chdir(birds)
     for _ in range(2):  # control: what it makes, it may make again
         assert oneloop("export", birds, "--format", "safetensors")[0] == 0
-        assert oneloop("explain", birds, trained_runs / "pictures/test/bird/01.png", "--out", "my-explained.png")[0] == 0
+        assert oneloop("explain", birds, trained_runs / "images/test/bird/01.png", "--out", "my-explained.png")[0] == 0
     assert oneloop("export", ".", "--format", "safetensors", "--out", tmp_path / "model.safetensors")[0] == 0
     assert oneloop("export", birds, "--format", "safetensors", "--out", "link.safetensors")[0] == 0  # not where it leads
     (tmp_path / "config.json").write_text('{"model_type": "of others"}')  # a folder of weights, and no run

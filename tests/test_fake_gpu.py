@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from training import ChoosesOnTheHost, MixesDevices, ReadsOnTheHost
 
 from launch.data.augment import EpochDraws, alternating_flip, crop_and_flip, random_resized_crop, translate
-from launch.data.images import Feed
+from launch.data.images import MemoryFeed
 from launch.data.order import draws
 from launch.training.loop import _validate
 from launch.training.step import POLL_STEPS, Step
@@ -45,7 +45,7 @@ def gpu(monkeypatch):
         yield
 
 
-def run_there(model: nn.Module, shards: int = 1) -> SimpleNamespace:
+def run_there(model: nn.Module, micro_batches: int = 1) -> SimpleNamespace:
     """One process on a GPU, in bf16. Gradients are made without a backward pass, for which torch wants a real GPU."""
     autocast = lambda: torch.autocast("cuda", torch.bfloat16)  # noqa: E731
 
@@ -63,7 +63,7 @@ def run_there(model: nn.Module, shards: int = 1) -> SimpleNamespace:
 
     accelerator = SimpleNamespace(device=GPU, autocast=autocast, prepare_model=prepared, scaler=None)
     accelerator.no_sync, accelerator.backward = lambda net: contextlib.nullcontext(), backward
-    place = {"seed": 1, "shards": shards, "world": 1, "rank": 0, "compile": False, "captured": False}
+    place = {"seed": 1, "micro_batches": micro_batches, "world": 1, "rank": 0, "compile": False, "captured": False}
     return SimpleNamespace(accelerator=accelerator, **place)
 
 
@@ -76,7 +76,7 @@ def described(tensor: Tensor) -> tuple:
 @pytest.mark.parametrize("size", [0, 12, 6])
 def test_a_batch_is_made_on_the_gpu(augment, size, fits):
     images = replace(tiny_images(), size=size)
-    feed, epoch = Feed(images.train, images, GPU), EpochDraws(1, 61, GPU)
+    feed, epoch = MemoryFeed(images.train, images, GPU), EpochDraws(1, 61, GPU)
     ids = feed.order(torch.arange(7))
     assert ids.is_cuda == feed.rows.is_cuda == feed.resident == fits
     epoch.begin(1)
@@ -94,11 +94,11 @@ def test_draws_and_views_are_made_on_the_gpu():
     assert described(random_resized_crop(sizes, EpochDraws(1, 61, GPU).of(ids))) == (GPU, (7, 5), torch.int64)
 
 
-def step_there(model, images, shards: int = 1, augment=crop_and_flip) -> Step:
+def step_there(model, images, micro_batches: int = 1, augment=crop_and_flip) -> Step:
     """On fake tensors, as `gpu` has them."""
-    feed = Feed(images.train, images, GPU)
+    feed = MemoryFeed(images.train, images, GPU)
     augments = [augment] if augment else []
-    return Step(run_there(model, shards), model.train(), feed, optimizer_for(model), F.cross_entropy, augments)
+    return Step(run_there(model, micro_batches), model.train(), feed, optimizer_for(model), F.cross_entropy, augments)
 
 
 def made_there(net, *args) -> nn.Module:
@@ -107,10 +107,10 @@ def made_there(net, *args) -> nn.Module:
 
 
 @pytest.mark.usefixtures("gpu")
-@pytest.mark.parametrize("shards", [1, 2])
-def test_a_step_reads_nothing_and_leaves_all_on_the_gpu(shards, fits, monkeypatch):
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_a_step_reads_nothing_and_leaves_all_on_the_gpu(micro_batches, fits, monkeypatch):
     """Up to what it gives to the optimizer, whose fused kernels torch has no fake ones of."""
-    step, given = step_there(model := made_there(Tiny), tiny_images(), shards), []
+    step, given = step_there(model := made_there(Tiny), tiny_images(), micro_batches), []
     optimizer = step.optimizer
     monkeypatch.setattr(optimizer, "step", lambda: given.extend((optimizer.param_groups[0]["lr"], optimizer.found_inf)))
     ids = step.feed.order(torch.arange(7))
@@ -153,7 +153,7 @@ def test_an_evaluation_reads_once(train_mode_batch, fits, monkeypatch):
         raise Read(described(tensor))
 
     images, model = tiny_images(), made_there(Tiny)
-    feed = Feed(images.test, images, GPU)
+    feed = MemoryFeed(images.test, images, GPU)
     monkeypatch.setattr(feed, "batches", 4)
     monkeypatch.setattr(Tensor, "cpu", read)
     batches = -(-23 // (train_mode_batch or 4))

@@ -65,31 +65,31 @@ def table(tmp_path):
 CHANGES = {
     "two labels corrected": lambda number, row: [row[0], "bee", row[2]] if number in (0, 1) else row,
     "a row moved to the test split": lambda number, row: [*row[:2], "test"] if number == 4 else row,
-    "a picture removed": lambda number, row: None if number == 5 else row,
+    "an image removed": lambda number, row: None if number == 5 else row,
     "a class renamed": lambda number, row: [row[0], row[1].replace("bee", "bumblebee"), row[2]],
 }
 
 
-def test_labels_splits_and_pictures_that_changed_are_refused(command, table, tmp_path):
-    code, said = command("pictures", *FLAGS)
+def test_labels_splits_and_images_that_changed_are_refused(command, table, tmp_path):
+    code, said = command("images", *FLAGS)
     assert code == 0, said
-    (folder,) = (tmp_path / "runs/pictures").iterdir()
+    (folder,) = (tmp_path / "runs/custom").iterdir()
     config, before = (folder / "config.json").read_bytes(), sorted(folder.rglob("*"))
-    sweep = ["sweep", str(ROOT / "recipes/pictures.py"), *map(str, FLAGS), "--threads", "1", "--wandb", "disabled"]
+    sweep = ["sweep", str(ROOT / "recipes/custom.py"), *map(str, FLAGS), "--threads", "1", "--wandb", "disabled"]
     assert commands.main([*sweep, "--on", "slurm"]) == 0  # nothing is left to submit
     for change in CHANGES.values():
         table(change)
-        code, said = command("pictures", *FLAGS)
+        code, said = command("images", *FLAGS)
         assert code == 4
         assert "was trained on other data" in said
         assert "--fresh starts over" in said
         assert "already finished" not in said
     table()
-    code, said = command("pictures", *FLAGS)
+    code, said = command("images", *FLAGS)
     assert code == 0
     assert said.startswith("already finished: Net, 1 epochs")
-    shutil.copy(tmp_path / "ant/0000.jpg", tmp_path / "ant/0001.jpg")  # another picture, the same name
-    assert command("pictures", *FLAGS)[0] == 4
+    shutil.copy(tmp_path / "ant/0000.jpg", tmp_path / "ant/0001.jpg")  # another image, the same name
+    assert command("images", *FLAGS)[0] == 4
     assert (folder / "config.json").read_bytes() == config
     assert sorted(folder.rglob("*")) == before
 
@@ -99,22 +99,22 @@ def test_an_edited_split_file_is_refused(command, tmp_path):
     rows = [f"{path},{SPLITS[number % 4]}\n" for number, (path, _) in enumerate(PHOTOS)]
     (tmp_path / "split.csv").write_text("path,split\n" + "".join(rows))
     flags = ("--data", "set", "--split", "split.csv", *FLAGS[2:])
-    assert command("pictures", *flags)[0] == 0
-    assert "already finished" in command("pictures", *flags)[1]
+    assert command("images", *flags)[0] == 0
+    assert "already finished" in command("images", *flags)[1]
     (tmp_path / "split.csv").write_text("path,split\n" + "".join(rows).replace("test", "val", 1))
-    code, said = command("pictures", *flags)
+    code, said = command("images", *flags)
     assert (code, "was trained on other data" in said) == (4, True)
 
 
 def test_data_that_are_gone_keep_the_result_and_it_is_said(command, table, tmp_path, capsys):
-    assert command("pictures", *FLAGS)[0] == 0
-    for lost in ("ant", "bee", "table.csv"):  # a part of the pictures is other data
+    assert command("images", *FLAGS)[0] == 0
+    for lost in ("ant", "bee", "table.csv"):  # a part of the images is other data
         shutil.move(tmp_path / lost, tmp_path / f"moved-{lost}")
-        code, said = command("pictures", *FLAGS)
+        code, said = command("images", *FLAGS)
         assert (code, "already finished" in said) == ((4, False) if lost == "ant" else (0, True)), said
         if lost != "ant":
             assert said.count("its data cannot be compared with those that it was trained on: ") == 1
-    sweep = ["sweep", str(ROOT / "recipes/pictures.py"), *map(str, FLAGS), "--threads", "1", "--wandb", "disabled"]
+    sweep = ["sweep", str(ROOT / "recipes/custom.py"), *map(str, FLAGS), "--threads", "1", "--wandb", "disabled"]
     assert commands.main(sweep) == 0
     said = capsys.readouterr()
     assert "1 runs, 1 of them already finished" in said.out
@@ -129,9 +129,9 @@ def test_a_sweep_starts_a_finished_cell_whose_data_changed(command, table, tmp_p
             return subprocess.Popen(["sh", "-c", "echo was trained on other data >&2; exit 4"], stderr=file)
 
     monkeypatch.setattr(sweep_cells, "_start", start)
-    assert command("pictures", *FLAGS)[0] == 0
+    assert command("images", *FLAGS)[0] == 0
     table(CHANGES["two labels corrected"])
-    sweep = ["sweep", str(ROOT / "recipes/pictures.py"), *map(str, FLAGS), "--threads", "1", "--wandb", "disabled"]
+    sweep = ["sweep", str(ROOT / "recipes/custom.py"), *map(str, FLAGS), "--threads", "1", "--wandb", "disabled"]
     assert commands.main(sweep) == 1
     said = capsys.readouterr()
     assert "1 runs, 0 of them already finished" in said.out
@@ -140,7 +140,7 @@ def test_a_sweep_starts_a_finished_cell_whose_data_changed(command, table, tmp_p
 
 
 @pytest.mark.usefixtures("few_synthetic")
-@pytest.mark.parametrize("recipe", ["pictures", "transfer", "cifar10"])
+@pytest.mark.parametrize("recipe", ["images", "transfer", "cifar10"])
 def test_other_weights_to_begin_with_are_refused(recipe, command, tmp_path):
     """Of a finished run and of one that goes on; weights that are gone keep the result."""
     from nets.residual import CifarResNet
@@ -151,7 +151,7 @@ def test_other_weights_to_begin_with_are_refused(recipe, command, tmp_path):
 
     weights(1)
     flags = {
-        "pictures": ("--net", "CifarResNet", "--mode", "frozen", "--size", 32, "--source", "source.safetensors", "--epochs", 1),
+        "images": ("--net", "CifarResNet", "--mode", "frozen", "--size", 32, "--source", "source.safetensors", "--epochs", 1),
         "transfer": ("--mode", "frozen", "--few", 16, "--source", "source.safetensors", "--epochs", 1),
         "cifar10": ("--weights", "source.safetensors", "--epochs", 0),
     }[recipe]

@@ -24,7 +24,7 @@ def recipe():
 
     from launch.recipe import load as load_recipe
 
-    return load_recipe(ROOT / "recipes/pictures.py")
+    return load_recipe(ROOT / "recipes/custom.py")
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +33,9 @@ def timm():
 
 
 @pytest.fixture(scope="module")
-def pictures():
-    """Synthetic pictures of three classes, 32 × 32."""
-    images = sources.pictures("synthetic", rule_for(32, 0))
+def images():
+    """Synthetic images of three classes, 32 × 32."""
+    images = sources.custom("synthetic", rule_for(32, 0))
     return replace(images, classes=("ant", "bee", "cow"))
 
 
@@ -88,7 +88,7 @@ def test_every_head_is_new_and_learns(start, recipe, of_five, monkeypatch):
     (_, finetune, _), (_, frozen, _), _, (rest, unlocked, _) = calls
     heads = {f"head.{head}.l.{part}" for head in ("head", "head_dist") for part in ("weight", "bias")}
     assert {name for name, rate in finetune.items() if rate == 0.1} == heads
-    assert {rate for name, rate in finetune.items() if name not in heads} == {0.1 * recipe.OTHERS}
+    assert {rate for name, rate in finetune.items() if name not in heads} == {0.1 * recipe.BACKBONE_LR}
     assert {name for name, rate in frozen.items() if rate} == heads
     assert {name.partition(".")[2][:1] for name, rate in unlocked.items() if rate and name not in heads} == {"3"}  # stages.3
     assert "stages.2" in rest
@@ -155,9 +155,9 @@ def source_of(path, classes, **about):
         ((), [0, 1, 2], "linear: kept, but the weights do not say what its 3 classes are: they have to be ant, bee, cow"),
     ],
 )
-def test_the_last_layer_goes_by_the_names_of_the_classes(start, recipe, pictures, tmp_path, capsys, classes, rows, said):
+def test_the_last_layer_goes_by_the_names_of_the_classes(start, recipe, images, tmp_path, capsys, classes, rows, said):
     tensors = source_of(tmp_path / "w.safetensors", classes)
-    net, _ = recipe.net_for(start(), "CifarResNet", pictures, False, str(tmp_path / "w.safetensors"), "")
+    net, _ = recipe.net_for(start(), "CifarResNet", images, False, str(tmp_path / "w.safetensors"), "")
     out, found = capsys.readouterr().out, net.state_dict()
     assert said in out
     assert found["conv1.weight"].equal(tensors["conv1.weight"])
@@ -169,21 +169,21 @@ def test_the_last_layer_goes_by_the_names_of_the_classes(start, recipe, pictures
             assert found[name].equal(tensors[name][rows])
 
 
-def test_what_a_file_says_of_its_classes_need_not_be_true(start, recipe, pictures, tmp_path):
+def test_what_a_file_says_of_its_classes_need_not_be_true(start, recipe, images, tmp_path):
     """The layer has three outputs: with two or four names for them it stays new; with nonsense nothing is known of it."""
     tensors = source_of(tmp_path / "w.safetensors", ("a", "b", "c"))
     for classes, new in ((["ant", "bee", "cow", "dog"], True), (["ant", "bee"], True), (["ant", "ant", "a"], False), (7, False)):
         about = {"classes": classes, "mean": ["a"], "std": [0, 0, 0], "weights_sha256": weights_sha256(tensors)}
         write_tensors(tmp_path / "w.safetensors", tensors, {"oneloop": json.dumps(about)})
-        net, _ = recipe.net_for(run := start(), "CifarResNet", pictures, False, str(tmp_path / "w.safetensors"), "")
+        net, _ = recipe.net_for(run := start(), "CifarResNet", images, False, str(tmp_path / "w.safetensors"), "")
         run.end()
         assert net.linear.weight.equal(tensors["linear.weight"]) != new
 
 
-def test_pictures_are_normalised_as_the_sources_were(start, recipe, pictures, tmp_path, capsys):
+def test_images_are_normalised_as_the_sources_were(start, recipe, images, tmp_path, capsys):
     about = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.1, 0.3]}
     source_of(tmp_path / "w.safetensors", ("ant", "bee", "cow"), **about)
-    _, images = recipe.net_for(start(), "CifarResNet", pictures, False, str(tmp_path / "w.safetensors"), "")
+    _, images = recipe.net_for(start(), "CifarResNet", images, False, str(tmp_path / "w.safetensors"), "")
     assert (images.mean, images.std) == ((0.5, 0.4, 0.3), (0.2, 0.1, 0.3))
     assert "normalised as the source's were: mean (0.5, 0.4, 0.3)" in capsys.readouterr().out
 
@@ -191,10 +191,10 @@ def test_pictures_are_normalised_as_the_sources_were(start, recipe, pictures, tm
 # ---------------------------------------------------------------------------------------------------------- published weights
 
 
-def test_published_weights_of_torchvision_are_in_the_net(start, recipe, pictures, monkeypatch, capsys):
+def test_published_weights_of_torchvision_are_in_the_net(start, recipe, images, monkeypatch, capsys):
     asked, published = [], named.build("squeezenet1_1", 1000, 32).state_dict()
     monkeypatch.setattr(recipe, "load", lambda address: asked.append(address) or published)
-    net, images = recipe.net_for(start(), "squeezenet1_1", pictures, True, "", "")
+    net, images = recipe.net_for(start(), "squeezenet1_1", images, True, "", "")
     assert "squeezenet1_1" in asked[0]
     found = net.state_dict()
     assert {name for name in found if not found[name].equal(published[name])} == {"classifier.1.weight", "classifier.1.bias"}
@@ -202,21 +202,21 @@ def test_published_weights_of_torchvision_are_in_the_net(start, recipe, pictures
     assert capsys.readouterr().out == ""
 
 
-def test_published_weights_of_timm_are_in_the_net_and_pictures_normalised_for_them(timm, start, recipe, pictures, monkeypatch):
+def test_published_weights_of_timm_are_in_the_net_and_images_normalised_for_them(timm, start, recipe, images, monkeypatch):
     published = timm.create_model("test_vit", num_classes=1000).state_dict()
     cfg = timm.get_pretrained_cfg("test_vit")
     assert (cfg.mean, cfg.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_, **__: dict(published))
-    images = replace(pictures, train=sources.pictures("synthetic", rule_for(160, 0)).train)
+    images = replace(images, train=sources.custom("synthetic", rule_for(160, 0)).train)
     net, images = recipe.net_for(start(), "timm/test_vit", images, True, "", "")
     found = net.state_dict()
     assert {name for name in found if not found[name].equal(published[name])} == {"head.weight", "head.bias"}
     assert (images.mean, images.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
-def test_published_weights_for_as_many_classes_keep_their_last_layer_and_say_so(start, recipe, pictures, monkeypatch, capsys):
+def test_published_weights_for_as_many_classes_keep_their_last_layer_and_say_so(start, recipe, images, monkeypatch, capsys):
     published = named.build("squeezenet1_1", 3, 32).state_dict()
     monkeypatch.setattr(recipe, "load", lambda _address: published)
-    net, _ = recipe.net_for(start(), "squeezenet1_1", pictures, True, "", "")
+    net, _ = recipe.net_for(start(), "squeezenet1_1", images, True, "", "")
     assert net.classifier[1].weight.equal(published["classifier.1.weight"])
     assert "last layer classifier.1: kept, but the weights do not say what its 3 classes are" in capsys.readouterr().out

@@ -30,7 +30,7 @@ def test_a_fresh_run_never_takes_an_older_ones_place(tmp_path, monkeypatch):
         found = run.find_folder()[0]
         if run.fresh:
             found.mkdir(parents=True)
-            (found / "config.json").write_text(json.dumps({"format": 1, "config": run.config, "shards": 1}))
+            (found / "config.json").write_text(json.dumps({"format": 1, "config": run.config, "micro_batches": 1}))
         return found.name
 
     first = folder(fresh=True)
@@ -61,8 +61,8 @@ def test_more_threads_than_a_machine_can_have(tmp_path):
 
 @pytest.mark.parametrize(
     ("flags", "options"),
-    [({name: 10**23}, {}) for name in ("shards", "limit", "save_every", "eval_every", "log_every", "max_seconds")]
-    + [({"shards": 2**16 + 1}, {}), ({}, {"batch": 10**23}), ({}, {"epochs": 2**31})],
+    [({name: 10**23}, {}) for name in ("micro_batches", "limit", "save_every", "eval_every", "log_every", "max_seconds")]
+    + [({"micro_batches": 2**16 + 1}, {}), ({}, {"batch": 10**23}), ({}, {"epochs": 2**31})],
 )
 def test_numbers_that_nothing_has_so_many_of(flags, options):
     """Refused before anything counts up to them."""
@@ -189,7 +189,7 @@ def test_what_changes_the_numbers_names_the_folder(tmp_path, monkeypatch):
     same = [{"threads": 2}, {"save_every": 5}, {"eval_every": 2}, {"log_every": 1}, {"wandb": "disabled"}]
     assert {folder(**flags) for flags in same} == {ours}
     other = [
-        {"data": str(tmp_path)}, {"limit": 5}, {"seed": 2}, {"shards": 2}, {"compile": True}, {"deterministic": True},
+        {"data": str(tmp_path)}, {"limit": 5}, {"seed": 2}, {"micro_batches": 2}, {"compile": True}, {"deterministic": True},
         {"precision": "bf16"}, {"options": {"lr": 0.2}},
     ]  # fmt: skip
     assert len({ours, *(folder(**flags) for flags in other)}) == 1 + len(other)
@@ -286,7 +286,7 @@ def test_secrets_of_an_address_are_not_recorded(start, images, tmp_path, monkeyp
     address = "https://me:secret@example.org/w.pt?X-Amz-Signature=5ecre7"
     monkeypatch.setattr("sys.argv", ["recipe.py", "--source", address, f"--weights={address}", "--lr=0.1"])
     model = Tiny()
-    train(start(options={"source": address}, pictures=True), model, images, optimizer_for(model), epochs=1, batch=8)
+    train(start(options={"source": address}, images=True), model, images, optimizer_for(model), epochs=1, batch=8)
     config = json.loads((tmp_path / "run/config.json").read_text())
     assert config["config"]["source"] == "https://example.org/w.pt"
     assert config["command"] == "recipe.py --source https://example.org/w.pt --weights=https://example.org/w.pt --lr=0.1"
@@ -316,5 +316,5 @@ def test_what_started_the_command_is_recorded(words, launcher, start, images, tm
     parent = SimpleNamespace(cmdline=lambda: [*words.split(), *own] if words else ["-bash"])
     monkeypatch.setattr(sys, "argv", own)
     monkeypatch.setattr("psutil.Process.parent", lambda _: parent)
-    train(start(pictures=True), net := Tiny(), images, optimizer_for(net), epochs=1, batch=16)
+    train(start(images=True), net := Tiny(), images, optimizer_for(net), epochs=1, batch=16)
     assert f"<pre>{launcher} recipe.py --data &#39;my photos&#39;</pre>" in (tmp_path / "run/report.html").read_text()

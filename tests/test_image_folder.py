@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from data_files import COUNTS, check, cifar2, picture
+from data_files import COUNTS, check, cifar2, image
 from PIL import Image
 
 from launch import sources
@@ -46,7 +46,7 @@ def test_brackets_links_and_misleading_names_in_an_image_folder(folder, tmp_path
     (place / "train/airplane/data.png").rename(place / "train/airplane/more/data.png")
     (place / "train/__MACOSX").mkdir()
     for name in ("airplane/.hidden.png", "airplane/notes.txt", "metadata.csv", ".DS_Store", "bird/Thumbs.db", "__MACOSX/x.png"):
-        (place / "train" / name).write_text("no picture")
+        (place / "train" / name).write_text("no image")
     check(cifar2(place))
 
 
@@ -57,8 +57,8 @@ def test_brackets_links_and_misleading_names_in_an_image_folder(folder, tmp_path
         (lambda f: [shutil.rmtree(f), f.mkdir()], "the folder is empty"),
         (lambda f: shutil.rmtree(f / "test"), "no test split, only train; an image folder"),
         (lambda f: shutil.rmtree(f / "train/bird"), "no train images of bird"),
-        (lambda f: (f / "train/bird/002.png").write_bytes(b"no picture"), r"pictures/train/bird/002.png cannot be decoded"),
-        (lambda f: Image.fromarray(picture(1, 16)).save(f / "train/bird/002.png"), r"bird/002.png is 16×16 .* takes 32×32"),
+        (lambda f: (f / "train/bird/002.png").write_bytes(b"no image"), r"images/train/bird/002.png cannot be decoded"),
+        (lambda f: Image.fromarray(image(1, 16)).save(f / "train/bird/002.png"), r"bird/002.png is 16×16 .* takes 32×32"),
         (lambda f: Image.new("RGB", (32, 31)).save(f / "train/bird/002.png"), r"bird/002.png is 32×31 .* takes 32×32"),
         (lambda f: [each.unlink() for each in f.glob("train/bird/*")], "no train images of bird; every class needs at least one"),
         (lambda f: Image.new("RGB", (32, 32)).save(f / "train/1.png"), "train/1.png is not in a class folder; move it to "),
@@ -91,6 +91,6 @@ def test_image_folder_of_garments_keeps_its_names(tmp_path):
         for name in sources.FASHION_CLASSES:
             place = tmp_path / split / name.replace("/", "-")
             place.mkdir(parents=True)
-            Image.fromarray(picture(1, 28)).convert("L").save(place / "1.png")
+            Image.fromarray(image(1, 28)).convert("L").save(place / "1.png")
     with pytest.raises(Refused, match="no class 'T-shirt/top'; its classes are Ankle boot"):
         sources.fashion_mnist(str(tmp_path))

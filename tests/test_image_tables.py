@@ -1,4 +1,4 @@
-"""Pictures that tables hold, in parquet files and on the hub: found, opened by row, read once."""
+"""Images that tables hold, in parquet files and on the hub: found, opened by row, read once."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from photos import jpeg, write_photos, write_table
 from rich.progress import Progress
 from servers import COMMIT, hub
 
-from launch.sources.listing import open_picture
+from launch.sources.listing import open_image
 from launch.sources.survey import Survey, survey
 
 
@@ -30,18 +30,18 @@ def surveyed(path: Path) -> Survey:
 
 
 def contents(found: Survey) -> dict[str, bytes]:
-    """path -> what opening each picture gives, in no order."""
-    pictures = [*found.listing.pictures]
-    random.Random(0).shuffle(pictures)
+    """path -> what opening each image gives, in no order."""
+    images = [*found.listing.images]
+    random.Random(0).shuffle(images)
     read = {}
-    for each in pictures:
-        with open_picture(found.listing, each) as file:
+    for each in images:
+        with open_image(found.listing, each) as file:
             read[each.path] = file.read()
     return read
 
 
 def counts(found: dict, *columns: str) -> dict:
-    return {name: tuple(row[column] for column in columns or ("pictures",)) for name, row in found["classes"].items()}
+    return {name: tuple(row[column] for column in columns or ("images",)) for name, row in found["classes"].items()}
 
 
 SPLITS = ("train", "validation", "test")
@@ -52,14 +52,14 @@ IMAGES = [jpeg(number) for number in range(12)]
 
 
 @pytest.mark.parametrize("binary", [False, True], ids=["structs", "binary"])
-def test_each_row_is_a_picture_of_its_own(said, tmp_path, binary):
+def test_each_row_is_a_image_of_its_own(said, tmp_path, binary):
     table = write_table(tmp_path / "cats.parquet", IMAGES, ["x", "y"] * 6, binary=binary)
     assert counts(said(table)) == {"x": (6,), "y": (6,)}
     assert contents(surveyed(table)) == {f"cats.parquet#{number}": content for number, content in enumerate(IMAGES)}
-    assert [each.label for each in surveyed(table).listing.pictures] == ["x", "y"] * 6
+    assert [each.label for each in surveyed(table).listing.images] == ["x", "y"] * 6
 
 
-def test_control_other_rows_are_other_pictures(tmp_path):
+def test_control_other_rows_are_other_images(tmp_path):
     table = write_table(tmp_path / "cats.parquet", IMAGES[::-1], ["x", "y"] * 6)
     assert contents(surveyed(table)) == {f"cats.parquet#{number}": content for number, content in enumerate(IMAGES[::-1])}
 
@@ -137,13 +137,13 @@ def test_a_table_of_paths_may_have_thumbnails(said, tmp_path):
 def test_bad_rows_are_named_and_a_pipe_is_not_waited_for(oneloop, said, tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "beside.jpg").write_bytes(IMAGES[0])
-    rows = [IMAGES[1], None, b"", b"no picture", (None, "gone.jpg"), (None, "pipe.jpg"), (None, "beside.jpg")]
+    rows = [IMAGES[1], None, b"", b"no image", (None, "gone.jpg"), (None, "pipe.jpg"), (None, "beside.jpg")]
     table = write_table(tmp_path / "a.parquet", rows, ["x"] * 6 + ["y"])
     assert {each["path"]: each["reason"] for each in said(table)["bad"]} == {
-        "a.parquet#1": "no picture in this row",
+        "a.parquet#1": "no image in this row",
         "a.parquet#2": "empty file: 0 bytes",
-        "a.parquet#3": "not a picture in a format that Pillow reads",
-        "a.parquet#4": "no picture in this row",
+        "a.parquet#3": "not an image in a format that Pillow reads",
+        "a.parquet#4": "no image in this row",
         "a.parquet#5": f"cannot be read: {tmp_path}/pipe.jpg is not a file",
     }
     assert oneloop("data", table)[2] == f"{table}: 5 bad rows; repair or remove them\n"
@@ -165,7 +165,7 @@ def test_images_may_be_views_or_dictionaries_and_a_path_may_be_a_number(said, tm
         if name != "number":
             assert contents(surveyed(table)) == {f"{name}.parquet#{number}": content for number, content in enumerate(IMAGES)}
         else:
-            assert (found["pictures"], found["bad"][0]["reason"]) == (11, "no picture in this row")
+            assert (found["images"], found["bad"][0]["reason"]) == (11, "no image in this row")
 
 
 def test_a_damaged_copy_of_an_image_can_be_deleted(oneloop, said, tmp_path, cache):
@@ -213,8 +213,8 @@ def test_columns_with_the_same_name_and_several_labels_are_one_line(oneloop, tmp
     for arrays, names, message in (
         ([bytes_, labels, labels], ["img", "label", "label"], "several columns are called 'label'; rename all but one"),
         ([paths, labels, labels], ["path", "label", "label"], "2 columns are called 'label'; rename all but one"),
-        ([bytes_, lists], ["img", "label"], "labels are whole numbers or text, one for each picture"),
-        ([paths, lists], ["path", "label"], "several labels, it seems; a picture has one here"),
+        ([bytes_, lists], ["img", "label"], "labels are whole numbers or text, one for each image"),
+        ([paths, lists], ["path", "label"], "several labels, it seems; an image has one here"),
     ):
         pyarrow.parquet.write_table(pyarrow.table(arrays, names=names), tmp_path / "a.parquet")
         code, out, error = oneloop("data", tmp_path / "a.parquet")
@@ -241,7 +241,7 @@ def test_labels_of_rows_that_say_the_same_are_one_class(said, tmp_path):
         ({"label": [0.5] * 12}, 4, "the column 'label' is double; labels are whole numbers or text"),
         ({"label": ["x"] * 11 + [None]}, 4, "a.parquet row 11 has no label (column 'label'); remove the row"),
         ({"label": [0] * 11 + [7], "names": ("x", "y")}, 4, "a.parquet has the label 7 (column 'label'); labels are 0 to 1"),
-        ({"label": [-1] * 12, "names": ("x", "y")}, 4, "no pictures with a label in it (pictures of a.parquet without a label)"),
+        ({"label": [-1] * 12, "names": ("x", "y")}, 4, "no images with a label in it (images of a.parquet without a label)"),
         ({"split": ["later"] * 12}, 4, "a.parquet row 0 has the split 'later' (column 'split'); it takes train, validation"),
     ],
 )
@@ -326,8 +326,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(oneloop, cache,
     assert oneloop("data", table)[0] == 0
 
 
-def test_memory_does_not_hold_the_pictures(tmp_path):
-    """A table of 60 MB costs a few: what is listed and known of each picture, not its content."""
+def test_memory_does_not_hold_the_images(tmp_path):
+    """A table of 60 MB costs a few: what is listed and known of each image, not its content."""
     big = [jpeg(number, width=24) + bytes(3_000_000) for number in range(20)]
     table = write_table(tmp_path / "a.parquet", big, ["x", "y"] * 10)
     code = (
@@ -418,7 +418,7 @@ def test_any_image_data_set_of_the_hub(tmp_path):
     assert counts(files[1], *SPLITS) == {"cat": (3, 0, 1), "dog": (2, 0, 1)}
     assert (counts(odd[1], *SPLITS), odd[1]["ignored"]) == (
         {"x": (1, 0, 0), "y": (1, 0, 0)},
-        {"pictures of test without a label": 2, "split extra": 1},
+        {"images of test without a label": 2, "split extra": 1},
     )
     assert nothing[0] == 1
     assert nothing[2].startswith(f"no folder or table me/nothing here; {address} has no data set 'me/nothing', or it is private")

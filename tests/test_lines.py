@@ -12,7 +12,7 @@ from training import BATCH, EPOCHS, STEPS, Linear, at_step, fit
 
 from launch import train
 from launch.errors import Refused
-from launch.report.run_log import Track
+from launch.report.run_log import RunLog
 
 
 def test_record_of_a_run(start, images, tmp_path):
@@ -42,7 +42,7 @@ def test_train_loss_is_the_mean_over_the_images_since_the_last_line(start, image
     """With a learning rate of 0 and no batch norm, every epoch's loss is the loss of the whole training set."""
     model = Linear()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0, fused=True)
-    train(start(shards=2), model, images, optimizer, epochs=1, batch=8)
+    train(start(micro_batches=2), model, images, optimizer, epochs=1, batch=8)
     lines = metrics(tmp_path / "run")
     assert lines[0]["loss"] == pytest.approx(lines[-1]["loss"], rel=1e-6)
 
@@ -77,7 +77,7 @@ def test_time_of_an_earlier_launch_counts(start, images, tmp_path):
     with pytest.raises(Refused):
         train(run := start(stop_when=at_step(12)), model, images, optimizer_for(model), slow, epochs=2, batch=BATCH)
     run.end()
-    fit(start(pictures=True), images, model=Linear(), epochs=2)
+    fit(start(images=True), images, model=Linear(), epochs=2)
     ended = result(tmp_path / "run")
     assert 2 < ended["seconds"] < 60
     assert ended["images_per_second"] < 61
@@ -89,7 +89,7 @@ def test_time_of_an_earlier_launch_counts(start, images, tmp_path):
 
 
 def test_record_that_cannot_be_written_ends_the_run_at_the_next_checkpoint(start, images, tmp_path, monkeypatch):
-    write, calls = Track.write, []
+    write, calls = RunLog.write, []
 
     def full(self, *events):
         calls.append(1)
@@ -101,7 +101,7 @@ def test_record_that_cannot_be_written_ends_the_run_at_the_next_checkpoint(start
         return write(self, *events)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Track, "write", full)
+        patch.setattr(RunLog, "write", full)
         with pytest.raises(Refused, match="No space left on device") as refused:
             fit(start(save_every=2, log_every=1), images)
     assert refused.value.code == 1

@@ -1,4 +1,4 @@
-"""Each method of training gives the same bits through a kill and on any number of slices and processes."""
+"""Each method of training gives the same bits through a kill and on any number of micro-batches and processes."""
 
 import json
 from pathlib import Path
@@ -43,12 +43,12 @@ def of(folder):
 @pytest.mark.parametrize("method", [*ALONE, "all"])
 def test_a_method_is_resumed_exactly(method, start, images, tmp_path):
     """In the middle of warm-up, of an average, of patience; and during an evaluation."""
-    fit(start(out="straight", shards=2), images, method)
+    fit(start(out="straight", micro_batches=2), images, method)
     stops = [at_step(5), at_step(13), in_evaluation(16)]
     for stop in stops:
         with pytest.raises(Refused, match="stopped"):
-            fit(start(shards=2, stop_when=stop), images, method)
-    fit(start(shards=2), images, method)
+            fit(start(micro_batches=2, stop_when=stop), images, method)
+    fit(start(micro_batches=2), images, method)
     assert of(tmp_path / "run") == of(tmp_path / "straight")
 
 
@@ -86,27 +86,27 @@ def test_control_a_method_whose_state_is_lost_is_not(lost, method, start, images
 
 
 @pytest.mark.parametrize("method", ["mixup", "cutmix", "either", "all"])
-def test_slices_do_not_change_what_is_mixed(method, start, images):
-    """Without batch norm, 8 images in 1, 2, 4 or 7 slices: also the last batch, of 5."""
+def test_micro_batches_do_not_change_what_is_mixed(method, start, images):
+    """Without batch norm, 8 images in 1, 2, 4 or 7 micro-batches: also the last batch, of 5."""
     weights = []
-    for shards in (1, 2, 4, 7):
+    for micro_batches in (1, 2, 4, 7):
         model = Linear()
         with torch.no_grad():
             model.fc.weight.copy_(torch.linspace(-1, 1, 192).view(3, 64))
             model.fc.bias.zero_()
-        fit(start(out=f"in-{shards}", shards=shards), images, method, model)
+        fit(start(out=f"in-{micro_batches}", micro_batches=micro_batches), images, method, model)
         weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     for other in weights[1:]:
         torch.testing.assert_close(other, weights[0], rtol=1e-4, atol=1e-5)
 
 
-def test_control_partners_within_a_slice_would(start, images, monkeypatch):
+def test_control_partners_within_a_micro_batch_would(start, images, monkeypatch):
     def within(ids, start, end, before):
         return part(ids[start:end], 0, end - start, before)
 
     monkeypatch.setattr("launch.training.step.part", within)
     with pytest.raises(AssertionError):
-        test_slices_do_not_change_what_is_mixed("mixup", start, images)
+        test_micro_batches_do_not_change_what_is_mixed("mixup", start, images)
 
 
 def test_one_methods_draws_are_not_anothers(images):
@@ -143,7 +143,7 @@ def uninterrupted(tmp_path_factory):
 
 def begin(place, processes, *before_and_after):
     cut = before_and_after.index("--") + 1 if "--" in before_and_after else 0
-    flags = ("--shards", 2, "--threads", 1, "--data", "synthetic", "--out", "run", *before_and_after[cut:])
+    flags = ("--micro-batches", 2, "--threads", 1, "--data", "synthetic", "--out", "run", *before_and_after[cut:])
     return jobs.begin(*before_and_after[:cut], RECIPE, *flags, cwd=place, processes=processes)
 
 
@@ -170,7 +170,7 @@ def test_three_processes_are_one_up_to_rounding_with_all_methods(tmp_path):
     losses = []
     for processes in (None, 3):
         (place := tmp_path / f"on-{processes}").mkdir()
-        folder = launched(place, processes, "--shards", 3, "--epochs", 1)
+        folder = launched(place, processes, "--micro-batches", 3, "--epochs", 1)
         losses.append([line["loss"] for line in metrics(folder) if "loss" in line])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 

@@ -152,7 +152,7 @@ def test_what_is_given_is_left_as_it_was(name, draw):
 
 
 @pytest.mark.parametrize(("name", "by", "moved"), [("translate_x", 7.9, (0, 7)), ("translate_y", -7.9, (-7, 0))])
-def test_pictures_move_by_whole_pixels_over_black(name, by, moved):
+def test_images_move_by_whole_pixels_over_black(name, by, moved):
     pixels = torch.randint(1, 256, (1, 3, 20, 20), dtype=torch.uint8)
     down, right = moved
     expected = F.affine(pixels, angle=0, translate=[right, down], scale=1, shear=[0.0, 0.0])

@@ -12,7 +12,7 @@ from recipe_calls import given as given
 from recipe_calls import one_run as one_run
 
 from launch import sources
-from launch.data.order import slice_seed
+from launch.data.order import micro_batch_seed
 from launch.errors import Refused
 from launch.recipe import load
 from nets.mnist import LeNet5, MnistNet
@@ -30,8 +30,8 @@ def test_trials(given):
         scale = {"mean": (pytest.approx(pixels.mean().item()),), "std": (pytest.approx(pixels.std().item()),)}
         settings = {"epochs": 2, "batch": 100, "optimizer": sgd(0.05, 0.9), "stage": call.stage}
         check(call, net=net, images=40, classes=sources.FASHION_CLASSES, **settings, **scale)
-        assert call.run.seed == slice_seed(1, seed, fold)
-        assert (call.run.world, call.run.shards) == (1, 1)
+        assert call.run.seed == micro_batch_seed(1, seed, fold)
+        assert (call.run.world, call.run.micro_batches) == (1, 1)
         assert same(call.before, first_weights(call.run.seed, {"MnistNet": MnistNet, "LeNet5": LeNet5}[net]))
         rows = [row.flatten().tolist() for row in call.images.test.pixels]
         assert not {*map(tuple, rows)} & {tuple(row.flatten().tolist()) for row in call.images.train.pixels}
@@ -68,7 +68,7 @@ def trial(folder, accuracies, train_accuracy, seconds, parameters=7) -> None:
 
 
 def test_selection_ranks_the_best_first(start, capsys, monkeypatch, tmp_path):
-    """Means, deviations, ranges and gaps of recorded trials; the verdicts, the picture, and which net is best."""
+    """Means, deviations, ranges and gaps of recorded trials; the verdicts, the image, and which net is best."""
     monkeypatch.setenv("COLUMNS", "150")  # of the table on the screen
     run = start()
     module = load(ROOT / "recipes/model_selection.py")

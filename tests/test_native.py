@@ -19,7 +19,7 @@ from PIL import Image
 
 from launch.data import decode, native
 from launch.data.normalise import Normaliser
-from launch.data.resize import Rule, read, resized, viewed
+from launch.data.resize import ResizeRule, read, resized, viewed
 
 RANDOM = np.random.default_rng(7)
 NOISE = RANDOM.integers(0, 256, (300, 400, 3), dtype=np.uint8)
@@ -162,7 +162,7 @@ def by_pillow(monkeypatch):
 def test_a_jpeg_file_has_pillows_bits(name, by_pillow):
     pytest.importorskip("simplejpeg")
     for stored in (400, 150, 70, 30, 9, 3):  # whole, at 1/2, 1/4 and 1/8
-        rule = Rule(3, stored)
+        rule = ResizeRule(3, stored)
         found, expected = read(io.BytesIO(FILES[name]), rule), by_pillow(lambda: read(io.BytesIO(FILES[name]), rule))  # noqa: B023
         assert found.shape == expected.shape
         assert (found == expected).all(), (name, stored)
@@ -172,12 +172,12 @@ def test_control_it_is_not_pillow_that_decodes_it(monkeypatch):
     pytest.importorskip("simplejpeg")
     monkeypatch.setattr(decode, "converted", lambda *_: pytest.fail("decoded by Pillow"))
     for name in ("4:2:0", "progressive", "grey", "upright", "RGB", "poor"):
-        read(io.BytesIO(FILES[name]), Rule(3, 70))
+        read(io.BytesIO(FILES[name]), ResizeRule(3, 70))
 
 
 @pytest.mark.parametrize("damage", ["no end", "cut off", "zeros"])
 def test_a_broken_jpeg_file_is_what_pillow_makes_of_it(damage, by_pillow):
-    file, rule = FILES["4:2:0"], Rule(3, 400)
+    file, rule = FILES["4:2:0"], ResizeRule(3, 400)
     content = {"no end": file[:-2], "cut off": file[:2000], "zeros": file[:1500] + bytes(200) + file[1700:]}[damage]
 
     def outcome():

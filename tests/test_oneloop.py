@@ -46,7 +46,7 @@ def test_wrong_usage_is_exit_2(monkeypatch, args):
 
 
 def test_characters_that_the_output_encoding_lacks_are_escaped(trained_runs, tmp_path):
-    shutil.copy(trained_runs / "pictures/test/bird/01.png", tmp_path / "猫.png")
+    shutil.copy(trained_runs / "images/test/bird/01.png", tmp_path / "猫.png")
     with open(tmp_path / "out", "w", encoding="ascii") as file, contextlib.redirect_stdout(file):
         assert commands.main(["predict", str(trained_runs / "birds"), str(tmp_path / "猫.png")]) == 0
     assert (tmp_path / "out").read_text().count("\\u732b.png,") == 2
@@ -54,7 +54,7 @@ def test_characters_that_the_output_encoding_lacks_are_escaped(trained_runs, tmp
 
 @pytest.mark.parametrize("buffer", [1, 1 << 20], ids=["line by line", "at the end"])
 def test_output_to_a_full_disk_is_one_line(trained_runs, buffer):
-    predict, evaluate = ["predict", trained_runs / "birds", trained_runs / "pictures"], ["evaluate", trained_runs / "birds"]
+    predict, evaluate = ["predict", trained_runs / "birds", trained_runs / "images"], ["evaluate", trained_runs / "birds"]
     for args in (predict, evaluate, ["runs", trained_runs], ["--help"]):
         with (
             open("/dev/full", "w", buffering=buffer) as full,
@@ -70,7 +70,7 @@ def test_output_to_a_full_disk_is_one_line(trained_runs, buffer):
 def test_a_closed_pipe_is_not_an_error(trained_runs):
     """As in `oneloop predict … | head`."""
     for args in (
-        ["predict", trained_runs / "birds", trained_runs / "pictures"],
+        ["predict", trained_runs / "birds", trained_runs / "images"],
         ["runs", trained_runs, "--json"],
         ["runs", trained_runs],
     ):

@@ -144,8 +144,8 @@ def test_a_row_may_be_the_one_that_others_are_compared_with(tmp_path, capsys, mo
     assert "Other is worse than Net by 2.00 ± 2.48 points over 3 seeds; may be chance." in capsys.readouterr().out
     assert commands.main(["compare", "runs", "--against", "Nonesuch"]) == 2
     assert "--against Nonesuch is none of the finished rows: Net; Other" in capsys.readouterr().err
-    with Image.open("compare/differences.png") as picture:
-        assert picture.width > 300
+    with Image.open("compare/differences.png") as plot:
+        assert plot.width > 300
 
 
 def test_compare_says_it(tmp_path, capsys, monkeypatch):

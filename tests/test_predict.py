@@ -44,12 +44,12 @@ pytestmark = pytest.mark.usefixtures("own_path")
 def test_predict_is_the_net_on_images_normalised_as_in_training(trained_runs, oneloop):
     trained = rebuild(runs.read(trained_runs / "birds"))
     assert not any(module.training for module in trained.net.modules())
-    files = sorted((trained_runs / "pictures/test").rglob("*.png"))
+    files = sorted((trained_runs / "images/test").rglob("*.png"))
     pixels = torch.stack([torch.from_numpy(np.array(Image.open(file))) for file in files]).permute(0, 3, 1, 2)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((0.4915, 0.4823, 0.4468), (0.2470, 0.2435, 0.2616)))
     with torch.no_grad():
         expected = trained.net((pixels / 255 - mean) / std).softmax(1)
-    code, out, error = oneloop("predict", trained_runs / "birds", trained_runs / "pictures/test", "--json")
+    code, out, error = oneloop("predict", trained_runs / "birds", trained_runs / "images/test", "--json")
     assert (code, error) == (0, "")
     said = json.loads(out)
     assert [each["image"] for each in said] == [*map(str, files)]
@@ -62,7 +62,7 @@ def test_predict_is_the_net_on_images_normalised_as_in_training(trained_runs, on
 def test_a_run_uses_the_mean_that_its_weights_record(birds, trained_runs, oneloop):
     """Even if the recipe's own have changed since."""
     claimed(birds, mean=[0.0, 0.1, 0.2], std=[1.0, 0.9, 0.8])
-    file = trained_runs / "pictures/test/bird/01.png"
+    file = trained_runs / "images/test/bird/01.png"
     pixels = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)
     mean, std = torch.tensor([0.0, 0.1, 0.2]).view(3, 1, 1), torch.tensor([1.0, 0.9, 0.8]).view(3, 1, 1)
     with torch.no_grad():
@@ -73,8 +73,8 @@ def test_a_run_uses_the_mean_that_its_weights_record(birds, trained_runs, oneloo
 
 
 def test_predict_names_and_skips_files_that_are_not_images(trained_runs, oneloop, tmp_path, monkeypatch):
-    picture = Image.open(trained_runs / "pictures/test/bird/01.png")
-    picture.save(tmp_path / "a.png")
+    image = Image.open(trained_runs / "images/test/bird/01.png")
+    image.save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:200])
     (tmp_path / "c.txt").write_text("no image")
     Image.fromarray(np.full((8, 8), 0.5, dtype=np.float32)).save(tmp_path / "d.tiff")
@@ -86,7 +86,7 @@ def test_predict_names_and_skips_files_that_are_not_images(trained_runs, oneloop
     assert [line.split()[0].rstrip(":") for line in error.splitlines()[:-1]] == [
         str(tmp_path) if name == "c.txt" else str(tmp_path / name) for name in ("c.txt", "b.png", "d.tiff", "nowhere.jpg")
     ]
-    assert error.splitlines()[0] == f"{tmp_path}: left out what is no picture by its name: 1 .txt"
+    assert error.splitlines()[0] == f"{tmp_path}: left out what is no image by its name: 1 .txt"
     assert "no known range" in error
     assert error.splitlines()[-1] == "3 of 4 files could not be read as an image"
     code, _, error = oneloop("predict", trained_runs / "birds", tmp_path / "c.txt")  # a file that is named is tried
@@ -98,26 +98,26 @@ def test_predict_names_and_skips_files_that_are_not_images(trained_runs, oneloop
     assert "┃" in table
 
 
-def test_predict_finds_the_pictures_that_training_finds(trained_runs, oneloop, tmp_path):
+def test_predict_finds_the_images_that_training_finds(trained_runs, oneloop, tmp_path):
     """Behind links, too, but not in circles; neither Thumbs.db nor hidden files are tried, and what is left out is said."""
-    picture = next((trained_runs / "pictures/test").rglob("*.png"))
+    image = next((trained_runs / "images/test").rglob("*.png"))
     for place in ("elsewhere", "new/a", "new/.hidden", "new/__MACOSX"):
         (tmp_path / place).mkdir(parents=True)
         for number in range(2):
-            shutil.copy(picture, tmp_path / place / f"{number}.PNG")
+            shutil.copy(image, tmp_path / place / f"{number}.PNG")
     new = tmp_path / "new"
     (new / "b").symlink_to(tmp_path / "elsewhere")
     (new / "a/up").symlink_to(new)
     for name in ("Thumbs.db", "a/desktop.ini", "a/notes"):
-        (new / name).write_text("no picture")
+        (new / name).write_text("no image")
     os.mkfifo(new / "pipe.png")
     listing = class_folders(new, entries(new))
     code, out, error = oneloop("predict", trained_runs / "birds", new, "--top", 1, "--csv")
     found = [row["image"] for row in csv.DictReader(io.StringIO(out))]
-    assert (code, found) == (0, [str(new / each.path) for each in listing.pictures])
+    assert (code, found) == (0, [str(new / each.path) for each in listing.images])
     assert found == [str(new / name) for name in ("a/0.PNG", "a/1.PNG", "b/0.PNG", "b/1.PNG")]
     kinds = "1 .db, 1 .ini, 1 link in a circle, 1 no extension, 1 special"
-    assert error == f"{new}: left out what is no picture by its name: {kinds}\n"
+    assert error == f"{new}: left out what is no image by its name: {kinds}\n"
     code, _, error = oneloop("predict", trained_runs / "birds", new / "pipe.png")  # named: it is not waited for
     assert (code, error.splitlines()[0]) == (1, f"{new / 'pipe.png'} cannot be read as an image: it is not a file")
     for place in (new / "a", new / "b"):
@@ -126,18 +126,18 @@ def test_predict_finds_the_pictures_that_training_finds(trained_runs, oneloop, t
     code, _, error = oneloop("predict", trained_runs / "birds", new)
     assert (code, error) == (
         1,
-        f"{new}: no pictures in it (1 .db, 1 .ini, 2 hidden, 1 link in a circle, 1 no extension, 1 special)\n",
+        f"{new}: no images in it (1 .db, 1 .ini, 2 hidden, 1 link in a circle, 1 no extension, 1 special)\n",
     )
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("size", [(9, 40), (40, 9), (5, 3)])
-def test_a_picture_is_resized_by_torch(mode, size, tmp_path):
+def test_a_image_is_resized_by_torch(mode, size, tmp_path):
     """As training resizes; Pillow's own resize gives other pixels in other versions."""
     pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
-    picture = Image.fromarray(pixels).convert(mode)
-    picture.save(tmp_path / "a.png")
-    whole = torch.from_numpy(np.array(picture).reshape(size[1], size[0], -1)).permute(2, 0, 1)[None].contiguous()
+    image = Image.fromarray(pixels).convert(mode)
+    image.save(tmp_path / "a.png")
+    whole = torch.from_numpy(np.array(image).reshape(size[1], size[0], -1)).permute(2, 0, 1)[None].contiguous()
     expected = torch.nn.functional.interpolate(whole, (8, 6), mode="bilinear", antialias=True)[0]
     found = read_image(tmp_path / "a.png", (len(whole[0]), 8, 6))
     assert torch.equal(found, expected)
@@ -147,16 +147,16 @@ def test_a_picture_is_resized_by_torch(mode, size, tmp_path):
 
 def test_predict_takes_every_file(trained_runs, oneloop, tmp_path):
     """More files than fit in one batch: sorted by name, each with the prediction that it gets alone."""
-    pictures = sorted((trained_runs / "pictures/test").rglob("*.png"))
+    images = sorted((trained_runs / "images/test").rglob("*.png"))
     for number in range(503):
-        (tmp_path / f"{number:04}.png").symlink_to(pictures[number % 12])
+        (tmp_path / f"{number:04}.png").symlink_to(images[number % 12])
     (tmp_path / "0400.png").unlink()
     (tmp_path / "0400.png").write_text("no image")
     code, out, error = oneloop("predict", trained_runs / "birds", tmp_path, "--top", 1, "--csv")
     rows = list(csv.DictReader(io.StringIO(out)))
     assert (code, error.count("\n")) == (1, 2)
     assert [Path(row["image"]).name for row in rows] == [f"{number:04}.png" for number in range(503) if number != 400]
-    few = list(csv.DictReader(io.StringIO(oneloop("predict", trained_runs / "birds", *pictures, "--top", 1)[1])))
+    few = list(csv.DictReader(io.StringIO(oneloop("predict", trained_runs / "birds", *images, "--top", 1)[1])))
     for row in rows:
         expected = few[int(Path(row["image"]).stem) % 12]
         assert row["class"] == expected["class"]
@@ -167,9 +167,9 @@ def test_predict_takes_large_images_few_at_a_time(trained_runs, oneloop, tmp_pat
     """Four images of (1, 2048, 4096) are never all in memory at once."""
     seen = []
     (tmp_path / "large.py").write_text(LARGE)
-    picture = next((trained_runs / "pictures").rglob("*.png"))
+    image = next((trained_runs / "images").rglob("*.png"))
     for number in range(4):
-        shutil.copy(picture, tmp_path / f"{number}.png")
+        shutil.copy(image, tmp_path / f"{number}.png")
     train_here(tmp_path / "large.py", "--out", tmp_path / "run")
     trained = rebuild(runs.read(tmp_path / "run"), recipe=tmp_path / "large.py")
     trained.net.register_forward_pre_hook(lambda _net, images: seen.append(images[0].shape))
@@ -179,16 +179,16 @@ def test_predict_takes_large_images_few_at_a_time(trained_runs, oneloop, tmp_pat
 
 def test_predict_takes_any_image(trained_runs, oneloop, tmp_path):
     """The same image with transparency, with a palette, enlarged or rotated by EXIF has nearly the same probabilities."""
-    picture = Image.open(trained_runs / "pictures/test/bird/01.png")
-    larger = picture.resize((160, 96), Image.Resampling.BICUBIC)
+    image = Image.open(trained_runs / "images/test/bird/01.png")
+    larger = image.resize((160, 96), Image.Resampling.BICUBIC)
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
-    picture.save(tmp_path / "a.png")
-    picture.convert("RGBA").save(tmp_path / "b.webp", lossless=True)
-    picture.convert("P", palette=Image.Palette.ADAPTIVE).save(tmp_path / "c.gif")
+    image.save(tmp_path / "a.png")
+    image.convert("RGBA").save(tmp_path / "b.webp", lossless=True)
+    image.convert("P", palette=Image.Palette.ADAPTIVE).save(tmp_path / "c.gif")
     larger.save(tmp_path / "d.tiff")
-    picture.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "e.png", exif=exif)
-    picture.transpose(Image.Transpose.ROTATE_180).save(tmp_path / "f.png")  # control: another image
+    image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "e.png", exif=exif)
+    image.transpose(Image.Transpose.ROTATE_180).save(tmp_path / "f.png")  # control: another image
     code, out, _ = oneloop("predict", trained_runs / "birds", tmp_path, "--json")
     assert code == 0
     first, *others, turned = [dict(map(dict.values, each["predictions"]))["bird"] for each in json.loads(out)]
@@ -219,7 +219,7 @@ def test_names_are_escaped_before_they_reach_the_terminal(birds, trained_runs, o
     photos = tmp_path / f"photos {BELL}"
     photos.mkdir()
     for name in ("a", BELL, NO_TEXT):
-        shutil.copy(trained_runs / "pictures/test/bird/01.png", photos / f"{name}.png")
+        shutil.copy(trained_runs / "images/test/bird/01.png", photos / f"{name}.png")
     (photos / f"z {BELL} {NO_TEXT}.png").write_text("no image")
     named(birds, BELL)
     mine = tmp_path / "cifar2.py"

@@ -15,7 +15,7 @@ from jobs import wait_for
 from launch.report.runs import read_metrics
 
 pytestmark = pytest.mark.slow
-FLAGS = ("--data", "synthetic", "--limit", 500, "--epochs", 4, "--threads", 1, "--shards", 2, "--out", "run", "--log-every", 3)
+FLAGS = ("--data", "synthetic", "--limit", 500, "--epochs", 4, "--threads", 1, "--micro-batches", 2, "--out", "run", "--log-every", 3)
 RECIPE = (ROOT / "launch/verify/few_tests.py", 60, ROOT / "recipes/cifar2.py", *FLAGS, "--net", "NetBatchNorm")  # 60 test images
 
 
@@ -51,7 +51,7 @@ def steps(folder: Path) -> int:
 
 
 def test_two_processes_give_the_bits_of_one(uninterrupted, tmp_path):
-    """Under `accelerate launch`, fresh processes; batch norm included: statistics per slice, one update of the running ones."""
+    """Under `accelerate launch`, fresh processes; batch norm included: statistics per micro-batch, one update of the running ones."""
     launched = map(str, [sys.executable, *launcher(processes=2), *RECIPE])
     done = subprocess.run([*launched], cwd=tmp_path, capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == 0, done.stderr
@@ -60,9 +60,9 @@ def test_two_processes_give_the_bits_of_one(uninterrupted, tmp_path):
     assert "Warning" not in done.stderr
 
 
-def test_dropout_and_short_last_slices_on_two_processes(tmp_path):
+def test_dropout_and_short_last_micro_batches_on_two_processes(tmp_path):
     """65 images in batches of 64: the last batch has 1 image, so the second process has none."""
-    flags = ("--data", "synthetic", "--limit", 65, "--epochs", 2, "--threads", 1, "--shards", 4, "--net", "NetDropout")
+    flags = ("--data", "synthetic", "--limit", 65, "--epochs", 2, "--threads", 1, "--micro-batches", 4, "--net", "NetDropout")
     for processes in (None, 2):
         done = run_recipe("cifar2", *flags, "--out", f"on-{processes}", cwd=tmp_path, processes=processes)
         assert done.returncode == 0, done.stderr
@@ -72,18 +72,18 @@ def test_dropout_and_short_last_slices_on_two_processes(tmp_path):
 def test_evaluation_on_two_processes_uses_the_statistics_of_one(tmp_path):
     """Many batches, so that each process has some; batch norm's running statistics are made on the main one only."""
     (tmp_path / "small.py").write_text(
-        "import launch.data, tiny\nfrom launch import cli\nlaunch.data.Feed.batches = 3\nmain = tiny.main\n"
+        "import launch.data, tiny\nfrom launch import cli\nlaunch.data.MemoryFeed.batches = 3\nmain = tiny.main\n"
         "if __name__ == '__main__':\n    cli(main)\n"
     )
     for processes in (None, 2):
-        flags = ("--threads", 1, "--shards", 2, "--out", f"on-{processes}")
+        flags = ("--threads", 1, "--micro-batches", 2, "--out", f"on-{processes}")
         job = jobs.begin(tmp_path / "small.py", *flags, cwd=tmp_path, processes=processes)
         assert job.wait() == 0, job.output
     same(tmp_path / "on-2", tmp_path / "on-None")
 
 
-def test_control_other_slices_give_other_bits(uninterrupted, tmp_path):
-    assert whole("--shards", 1, cwd=tmp_path).returncode == 0
+def test_control_other_micro_batches_give_other_bits(uninterrupted, tmp_path):
+    assert whole("--micro-batches", 1, cwd=tmp_path).returncode == 0
     assert result(tmp_path / "run")["weights_sha256"] != result(uninterrupted)["weights_sha256"]
 
 
@@ -191,10 +191,10 @@ def test_second_job_on_a_folder_is_told_the_first_one(tmp_path):
     assert third.output.count("stopped by SIGTERM") == 1
 
 
-def test_processes_must_divide_the_slices(tmp_path):
-    done = run_recipe("cifar2", *FLAGS, "--shards", 3, cwd=tmp_path, processes=2)
+def test_processes_must_divide_the_micro_batches(tmp_path):
+    done = run_recipe("cifar2", *FLAGS, "--micro-batches", 3, cwd=tmp_path, processes=2)
     assert done.returncode != 0
-    assert "3 slices, which 2 processes cannot share evenly; 1, 3 can" in done.stderr
+    assert "3 micro-batches, which 2 processes cannot share evenly; 1, 3 can" in done.stderr
     assert not (tmp_path / "run").exists()
 
 
@@ -262,12 +262,12 @@ if __name__ == "__main__":
 """
 
 
-def test_running_state_of_every_kind_follows_slice_0_on_any_number_of_processes(tmp_path):
+def test_running_state_of_every_kind_follows_micro_batch_0_on_any_number_of_processes(tmp_path):
     """Spectral norm, InstanceNorm's statistics, a net's own buffers; exact after a kill, begun on two and ended on one."""
     (tmp_path / "running.py").write_text(RUNNING)
 
     def trained(name: str, processes: int | None = None, chaos: tuple = ()) -> jobs.Job:
-        flags = ("--threads", 1, "--shards", 4, "--save-every", 3, "--log-every", 1, "--out", name)
+        flags = ("--threads", 1, "--micro-batches", 4, "--save-every", 3, "--log-every", 1, "--out", name)
         job = jobs.begin(*chaos, "--", tmp_path / "running.py", *flags, cwd=tmp_path, processes=processes)
         job.code = job.wait()
         return job

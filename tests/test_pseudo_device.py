@@ -20,7 +20,7 @@ from training import ChoosesOnTheHost, MixesDevices, ReadsOnTheHost, fit
 
 from launch import Run, sources, train
 from launch.data.augment import crop_and_flip
-from launch.data.images import Feed
+from launch.data.images import MemoryFeed
 from launch.errors import Refused
 from launch.recipe import load
 from launch.sources import synthetic
@@ -31,7 +31,7 @@ from nets.residual import CifarResNet
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"building the device needs {', '.join(MISSING)}")
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py") if path.stem != "by_hand")  # which has a loop of its own
 OPTIONS = {
-    "pictures": {"net": "Net", "size": 32}, "model_selection": {"k": 2, "nets": ("LeNet5",)},
+    "images": {"net": "Net", "size": 32}, "model_selection": {"k": 2, "nets": ("LeNet5",)},
     "transfer": {"source_epochs": 1, "few": 8}, "zoo": {"net": "squeezenet1_1", "stem": "imagenet", "size": 64},
 }  # fmt: skip
 aten = torch.ops.aten
@@ -193,7 +193,7 @@ def waits(run: Run, model: nn.Module, **options) -> dict[str, set]:
 def test_the_host_reads_nothing_between_polls(place):
     falling = {"augment": crop_and_flip, "schedule": lambda epoch: 1 - epoch / 3}
     assert waits(begun(place / "one"), Tiny(), **falling) == {"quiet": {(0, 0)}, "poll": {(0, 1)}}
-    assert waits(begun(place / "two", shards=2), Tiny(), **falling) == {"quiet": {(0, 0)}, "poll": {(0, 1)}}
+    assert waits(begun(place / "two", micro_batches=2), Tiny(), **falling) == {"quiet": {(0, 0)}, "poll": {(0, 1)}}
 
 
 @there
@@ -228,7 +228,7 @@ def operators(place: Path, model: nn.Module, augment=None) -> Counter:
     model = model.to("pseudo", memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True)
     run = begun(place)
-    feed = Feed(images.train, images, torch.device("pseudo"))
+    feed = MemoryFeed(images.train, images, torch.device("pseudo"))
     step = Step(run, model.train(), feed, optimizer, F.cross_entropy, [augment] if augment else [])
     ids = torch.arange(4, device="pseudo")
     step(ids, 0, 1, False)

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from training import fit
 
 from launch import Run
-from launch.data.images import Feed
+from launch.data.images import MemoryFeed
 from launch.processes import accelerator
 from launch.training.step import Step
 
@@ -54,7 +54,7 @@ def reduced(_, bucket: torch.distributed.GradBucket) -> torch.futures.Future[tor
 
 
 def job(place: Path, fault: Callable[[Run], None] = lambda run: None) -> list[dict]:
-    """The record of each process: its collectives, its slices of each step, its pictures of each evaluation."""
+    """The record of each process: its collectives, its micro-batches of each step, its images of each evaluation."""
     record = []
     for rank in range(WORLD):
         with pytest.MonkeyPatch.context() as patch:
@@ -63,11 +63,11 @@ def job(place: Path, fault: Callable[[Run], None] = lambda run: None) -> list[di
 
 
 def process(folder: Path, rank: int, patch: pytest.MonkeyPatch, fault: Callable[[Run], None]) -> dict:
-    collectives, slices, tested, backward, batch = Collectives(), [], [], Step._backward, Feed.batch
+    collectives, micro_batches, tested, backward, batch = Collectives(), [], [], Step._backward, MemoryFeed.batch
     prepare_model = Accelerator.prepare_model
 
-    def noted_slice(self, ids, weight, *rest, **options):
-        slices.append([self.number, ids.tolist(), weight])
+    def noted_micro_batch(self, ids, weight, *rest, **options):
+        micro_batches.append([self.number, ids.tolist(), weight])
         return backward(self, ids, weight, *rest, **options)
 
     def with_hook(self, model, **options):
@@ -85,9 +85,9 @@ def process(folder: Path, rank: int, patch: pytest.MonkeyPatch, fault: Callable[
         return batch(self, ids, augments)
 
     patch.setattr(Accelerator, "prepare_model", with_hook)
-    patch.setattr(Step, "_backward", noted_slice)
-    patch.setattr(Feed, "batch", noted_batch)
-    patch.setattr(Feed, "batches", 2)  # so that an evaluation has more batches than there are processes
+    patch.setattr(Step, "_backward", noted_micro_batch)
+    patch.setattr(MemoryFeed, "batch", noted_batch)
+    patch.setattr(MemoryFeed, "batches", 2)  # so that an evaluation has more batches than there are processes
     patch.setattr(Run, "on_main", on_main)
     places = {
         "RANK": rank,
@@ -103,29 +103,29 @@ def process(folder: Path, rank: int, patch: pytest.MonkeyPatch, fault: Callable[
         run = Run(data="synthetic", out=folder, wandb="disabled", threads=1, seed=1)
         with collectives:
             assert run.start("test", {}) is None
-            assert (run.world, run.rank, run.shards) == (WORLD, rank, WORLD)
+            assert (run.world, run.rank, run.micro_batches) == (WORLD, rank, WORLD)
             fault(run)
             fit(run, tiny_images(), model=Tiny(), epochs=EPOCHS, batch=BATCH)
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
         AcceleratorState._reset_state(True)
-    return {"collectives": collectives.seen, "slices": slices, "tested": tested}
+    return {"collectives": collectives.seen, "micro-batches": micro_batches, "tested": tested}
 
 
 def broken(record: list[dict]) -> list[str]:
     """What of the promises the processes of a job do not keep."""
     found = ["schedule"] * any(each["collectives"] != record[0]["collectives"] for each in record)
-    slices = [part for each in record for part in each["slices"] if part[2]]  # a weight of 0 joins the reduction only
+    micro_batches = [part for each in record for part in each["micro-batches"] if part[2]]  # a weight of 0 joins the reduction only
     for epoch in range(EPOCHS):
-        ids = [number for step, ids, _ in slices if step // STEPS == epoch for number in ids]
-        found += ["training pictures"] * (sorted(ids) != list(range(61)))
+        ids = [number for step, ids, _ in micro_batches if step // STEPS == epoch for number in ids]
+        found += ["training images"] * (sorted(ids) != list(range(61)))
     for step in range(EPOCHS * STEPS):
-        weights = [weight for number, _, weight in slices if number == step]
+        weights = [weight for number, _, weight in micro_batches if number == step]
         found += ["weights"] * (not math.isclose(sum(weights), 1))
-    for pictures, evaluations in ((23, EPOCHS), (61, 1)):
-        seen = Counter(number for each in record for count, ids in each["tested"] if count == pictures for number in ids)
-        found += ["test pictures"] * (seen != dict.fromkeys(range(pictures), evaluations))
+    for images, evaluations in ((23, EPOCHS), (61, 1)):
+        seen = Counter(number for each in record for count, ids in each["tested"] if count == images for number in ids)
+        found += ["test images"] * (seen != dict.fromkeys(range(images), evaluations))
     return sorted({*found})
 
 
@@ -147,14 +147,14 @@ def faulty(place: Path) -> None:
             run.stop_when = lambda step, batch: bool(step == 2 and torch.distributed.all_reduce(torch.zeros(1)))
 
     def another(run: Run) -> None:
-        run.rank = 2 if run.rank == 5 else run.rank  # whose slices are longer
+        run.rank = 2 if run.rank == 5 else run.rank  # whose micro-batches are longer
 
     found = {name: broken(job(place / name, fault)) for name, fault in (("one more", one_more), ("another", another))}
     (place / "record.json").write_text(json.dumps(found))
 
 
 def test_eight_processes_share_steps_and_evaluations(tmp_path):
-    """All come to the same collectives; each picture once an epoch and once an evaluation; the weights of a batch sum up to 1."""
+    """All come to the same collectives; each image once an epoch and once an evaluation; the weights of a batch sum up to 1."""
     record = forked("sound", tmp_path)
     assert broken(record) == []
     assert len(record) == WORLD
@@ -163,14 +163,14 @@ def test_eight_processes_share_steps_and_evaluations(tmp_path):
     assert sums.count([[2]]) == EPOCHS * STEPS  # loss and wish to stop
     others = [sizes for sizes in sums if sizes not in ([[243]], [[2]])]
     assert others == [[[]], [[26]], [[26]], [[64]]]  # whether all see the same images; 12, 12 and 31 batches
-    last = [len([part for part in each["slices"] if part[0] == STEPS - 1 and part[2]]) for each in record]
+    last = [len([part for part in each["micro-batches"] if part[0] == STEPS - 1 and part[2]]) for each in record]
     assert last == [1, 0, 0, 0, 0, 0, 0, 0]
 
 
 def test_control_a_process_that_does_other_than_its_part_is_noticed(tmp_path):
     """One that has a collective of its own; one that does another's part."""
     found = forked("faulty", tmp_path)
-    assert found == {"one more": ["schedule"], "another": ["test pictures", "training pictures", "weights"]}
+    assert found == {"one more": ["schedule"], "another": ["test images", "training images", "weights"]}
 
 
 def two_machines_of_eight_gpus(place: Path) -> None:

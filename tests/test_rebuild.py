@@ -27,7 +27,7 @@ def test_a_stage_is_rebuilt_and_nothing_is_written(trained_runs, oneloop):
         said = json.loads(out)  # and nothing that the recipe prints
         assert (code, said["loss"]) == (0, result(trained_runs / "twice" / stage)["test"]["loss"])
         assert rebuild(runs.read(trained_runs / "twice"), stage, recipe=trained_runs / "twice.py").net[0].out_channels == width
-    code, _, error = oneloop("predict", trained_runs / "twice", trained_runs / "pictures")
+    code, _, error = oneloop("predict", trained_runs / "twice", trained_runs / "images")
     assert code == 4
     assert f"name one: {trained_runs / 'twice/first'}, {trained_runs / 'twice/second'}\n" in error
     assert state() == before
@@ -77,7 +77,7 @@ def test_a_run_folder_brings_no_recipe(command, birds, trained_runs, oneloop, tm
     """A recipe is code and a run folder may come from anyone: whatever it records or contains, none of it is executed."""
     if command == "explain":
         pytest.importorskip("captum")
-    image = trained_runs / "pictures/test/bird/01.png"
+    image = trained_runs / "images/test/bird/01.png"
     args = {"evaluate": [], "export": ["--format", "safetensors", "--out", tmp_path / "out"]}.get(command, [image])
     beside, outside, inner = evil(birds / "evil.py"), evil(tmp_path / "evil.py"), evil(birds / "recipes/evil.py")
     evil(tmp_path / "recipes/evil.py")  # beside the run folder
@@ -106,7 +106,7 @@ def test_a_run_folder_brings_no_recipe(command, birds, trained_runs, oneloop, tm
 
 def test_a_recipe_elsewhere_needs_the_users_flag(birds, trained_runs, oneloop, tmp_path, evil):
     """For a recorded recipe that is not one of those in `recipes`, such as a changed copy, the message gives the flag."""
-    image, mine = trained_runs / "pictures/test/bird/01.png", evil(tmp_path / "my own/cifar2.py")
+    image, mine = trained_runs / "images/test/bird/01.png", evil(tmp_path / "my own/cifar2.py")
     recorded(birds, recipe_file=str(mine))
     code, _, error = oneloop("predict", birds, image)
     assert (code, error.count("\n"), evil.ran) == (2, 1, False)
@@ -121,7 +121,7 @@ def test_a_recipe_elsewhere_needs_the_users_flag(birds, trained_runs, oneloop, t
 
 def test_recipes_that_need_no_flag(birds, trained_runs, oneloop, tmp_path, evil):
     """The package's, from anywhere, and those in `recipes` where the user works; of the same name, the package's first."""
-    image = trained_runs / "pictures/test/bird/01.png"
+    image = trained_runs / "images/test/bird/01.png"
     assert oneloop("predict", birds, image)[0] == 0
     recorded(birds, recipe_file="/gone/cifar2.py")  # the run was made on another machine
     assert oneloop("predict", birds, image)[0] == 0
@@ -151,7 +151,7 @@ def test_a_run_on_the_hubs_data_is_used_without_it(birds, trained_runs, oneloop,
         raise Refused("the hub was asked")
 
     monkeypatch.setattr("launch.sources.hub_named.read", asked)
-    assert oneloop("predict", birds, trained_runs / "pictures")[0] == 0
+    assert oneloop("predict", birds, trained_runs / "images")[0] == 0
     assert oneloop("evaluate", birds)[::2] == (1, "the hub was asked\n")  # control
 
 
@@ -163,14 +163,14 @@ def test_a_recipe_that_has_changed_is_refused(birds, trained_runs, oneloop, tmp_
     ):
         assert old in text
         (tmp_path / "cifar2.py").write_text(text.replace(old, new))
-        code, _, error = oneloop("predict", birds, trained_runs / "pictures", "--recipe", tmp_path / "cifar2.py")
+        code, _, error = oneloop("predict", birds, trained_runs / "images", "--recipe", tmp_path / "cifar2.py")
         assert (code, error.count("\n")) == (4, 2)
         assert error.startswith("cifar2.py changed since")
         assert says in error
     folder = shutil.copytree(trained_runs / "twice", tmp_path / "run")  # its second stage is no more: the recipe comes to its end
     (tmp_path / "twice.py").write_text(TWICE.replace('zip(("first", "second"), widths, strict=True)', '[("first", 3)]'))
     (folder / "result.json").write_text('{"summary": "as it was"}')
-    code, _, error = oneloop("predict", folder / "second", trained_runs / "pictures", "--recipe", tmp_path / "twice.py")
+    code, _, error = oneloop("predict", folder / "second", trained_runs / "images", "--recipe", tmp_path / "twice.py")
     assert (code, error.count("\n")) == (2, 2)
     assert "ended without calling `train` for the stage second" in error
     assert result(folder) == {"summary": "as it was"}
@@ -189,13 +189,13 @@ def test_impossible_metadata_are_refused(birds, trained_runs, oneloop, name, val
     """Unchecked, these values would exhaust memory or end in a traceback."""
     for value in values:
         claimed(birds, **{name: value})
-        code, out, error = oneloop("predict", birds, trained_runs / "pictures/test/bird/01.png")
+        code, out, error = oneloop("predict", birds, trained_runs / "images/test/bird/01.png")
         assert (code, out, error.count("\n")) == (4, "", 1), value
         assert len(error) < 1500
     claimed(
         birds, **json.loads(safetensors.safe_open(trained_runs / "birds/model.safetensors", framework="pt").metadata()["oneloop"])
     )
-    assert oneloop("predict", birds, trained_runs / "pictures/test/bird/01.png")[0] == 0  # control
+    assert oneloop("predict", birds, trained_runs / "images/test/bird/01.png")[0] == 0  # control
 
 
 def test_an_image_that_the_net_cannot_take_names_the_layer(birds, trained_runs, oneloop):
@@ -206,14 +206,14 @@ def test_an_image_that_the_net_cannot_take_names_the_layer(birds, trained_runs, 
         assert "NetBatchNorm cannot take (1, 3, 28, 28): fc1 expects 1024 features, got 784" in error
         claimed(birds, shape=[3, 32, 32])
     claimed(birds, shape=[3, 40, 48], size=32)  # control: what is resized first may have any size
-    assert oneloop("predict", birds, trained_runs / "pictures/test/bird/01.png")[0] == 0
+    assert oneloop("predict", birds, trained_runs / "images/test/bird/01.png")[0] == 0
 
 
 @pytest.mark.parametrize("metadata", [b"", b"{}", b"[", b"[" * 5_000, b'{"__metadata__": {"oneloop": 3}}'])
 def test_a_damaged_header_is_one_line(birds, trained_runs, oneloop, metadata):
     for length in (len(metadata), 1 << 62):
         (birds / "model.safetensors").write_bytes(length.to_bytes(8, "little") + metadata)
-        code, _, error = oneloop("predict", birds, trained_runs / "pictures")
+        code, _, error = oneloop("predict", birds, trained_runs / "images")
         assert (code, error.count("\n")) == (4, 1)
         assert "model.safetensors does not describe its net" in error
 
@@ -229,7 +229,7 @@ def test_a_damaged_config_is_one_line(birds, trained_runs, oneloop, command, cha
     if changes == {"data": {}}:
         config = json.loads((birds / "config.json").read_text())
         (birds / "config.json").write_text(json.dumps(config | changes | {"config": config["config"] | {"data": "synthetic"}}))
-    code, out, error = oneloop(command, birds, *([trained_runs / "pictures/test"] if command == "predict" else []))
+    code, out, error = oneloop(command, birds, *([trained_runs / "images/test"] if command == "predict" else []))
     assert (code, out, error.count("\n")) == (4, "", 1)
 
 
@@ -238,7 +238,7 @@ def test_runs_without_weights_say_why_in_one_line(birds, trained_runs, oneloop, 
     (birds / "result.json").unlink()
 
     def refusal(*flags) -> str:
-        code, _, error = oneloop("predict", birds, trained_runs / "pictures", *flags)
+        code, _, error = oneloop("predict", birds, trained_runs / "images", *flags)
         assert (code, error.count("\n")) == (4, 1)
         return error
 
@@ -255,12 +255,12 @@ def test_runs_without_weights_say_why_in_one_line(birds, trained_runs, oneloop, 
     assert "was written by another version of oneloop (format 99)" in refusal()
     (birds / "config.json").unlink()
     assert "is not a run folder" in refusal()
-    code, _, error = oneloop("predict", tmp_path / "nowhere", trained_runs / "pictures")
+    code, _, error = oneloop("predict", tmp_path / "nowhere", trained_runs / "images")
     assert (code, error) == (2, f"no run at {tmp_path / 'nowhere'}; `oneloop runs` lists the runs\n")
 
 
 def test_by_hand_cannot_be_rebuilt(trained_runs, oneloop, tmp_path):
     train_here(ROOT / "recipes/by_hand.py", "--limit", 64, "--epochs", 1, "--out", tmp_path / "run")
-    code, _, error = oneloop("predict", tmp_path / "run", trained_runs / "pictures")
+    code, _, error = oneloop("predict", tmp_path / "run", trained_runs / "images")
     assert (code, error.count("\n")) == (2, 1)
     assert "does not import `train`" in error

@@ -62,7 +62,7 @@ def test_options_reach_the_training(given):
         assert call.groups[0]["momentum"] == 0.125
 
 
-def test_pictures_of_the_chapter(given, monkeypatch, tmp_path):
+def test_plots_of_the_chapter(given, monkeypatch, tmp_path):
     """The first bird of the test images, through the kernels of sections 2 to 2.2 and through Net's own, trained."""
     module = load(ROOT / "recipes/convolutions.py")
     (call,) = given("convolutions", module=module)
@@ -83,8 +83,8 @@ def test_pictures_of_the_chapter(given, monkeypatch, tmp_path):
     bird = next(pixels for pixels, label in zip(*images.test, strict=True) if label == 1).float() / 255
     normal = ((bird - torch.tensor(CIFAR["mean"])[:, None, None]) / torch.tensor(CIFAR["std"])[:, None, None])[None]
     filters, features = drawn["filters.png"], drawn["features.png"]
-    for pictures in drawn.values():
-        torch.testing.assert_close(pictures.pop("image"), bird)
+    for plots in drawn.values():
+        torch.testing.assert_close(plots.pop("image"), bird)
     ones, edge = torch.ones(1, 3, 3, 3), torch.tensor([-1.0, 0, 1]).repeat(1, 3, 3, 1)
     kernels = {
         "random": call.before["conv1.weight"][:1],

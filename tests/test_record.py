@@ -216,7 +216,7 @@ def test_control_characters_are_escaped_on_the_screen(start, images, tmp_path, c
 
 
 def test_what_is_said_before_a_training_needs_no_reader(monkeypatch):
-    """As in `python recipes/pictures.py … | head -n 3`."""
+    """As in `python recipes/custom.py … | head -n 3`."""
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as nobody_reads:

@@ -1,4 +1,4 @@
-"""Whatever speaks of a run says the numbers that were recorded: commands, comparison, pairs, pictures, W&B."""
+"""Whatever speaks of a run says the numbers that were recorded: commands, comparison, pairs, images, W&B."""
 
 import base64
 import csv
@@ -32,10 +32,10 @@ from launch.trained import find_run, rebuild
 
 @pytest.fixture(scope="module")
 def averaged(tmp_path_factory):
-    """A run of remedies.py with an average of the weights and validation images: three sets of weights, all different."""
+    """A run of methods.py with an average of the weights and validation images: three sets of weights, all different."""
     folder = tmp_path_factory.mktemp("averaged") / "run"
-    flags = ("--remedy", "ema", "--limit", 200, "--validation", 0.25, "--epochs", 3, "--lr", 0.2, "--wandb", "disabled")
-    train_here(ROOT / "recipes/remedies.py", *flags, "--out", folder)
+    flags = ("--method", "ema", "--limit", 200, "--validation", 0.25, "--epochs", 3, "--lr", 0.2, "--wandb", "disabled")
+    train_here(ROOT / "recipes/ablations.py", *flags, "--out", folder)
     return folder
 
 
@@ -113,7 +113,7 @@ def test_every_command_uses_the_weights_that_it_is_told(averaged, oneloop, tmp_p
     assert [row["rank"] for row in rows] == ["1", "2"]
     assert [row["class"] for row in rows] == sorted(by_class, key=by_class.get, reverse=True)
     assert len(json.loads(oneloop("predict", averaged, file, "--top", 1, "--json")[1])[0]["predictions"]) == 1
-    (tmp_path / "no.png").write_bytes(b"no picture")
+    (tmp_path / "no.png").write_bytes(b"no image")
     code, out, error = oneloop("predict", averaged, tmp_path / "no.png", file, "--json")
     assert (code, len(json.loads(out)), "1 of 2 files could not be read" in error) == (1, 1, True)
     code, _, error = oneloop("export", averaged, "--weights", weights, "--format", "safetensors", "--out", tmp_path / "net.st")
@@ -253,7 +253,7 @@ def test_of_a_seed_that_was_run_twice_the_last_run_counts(tmp_path):
     assert (pair.one, pair.seeds, pair.difference) == ("A", 1, pytest.approx(0.05))
 
 
-# ------------------------------------------------------------------------------------------------------------ pictures
+# ------------------------------------------------------------------------------------------------------------ images
 
 
 @pytest.fixture
@@ -278,7 +278,7 @@ def two_designs(tmp_path):
     return compared(tmp_path / "runs")
 
 
-def test_pictures_of_a_comparison_show_its_numbers(two_designs, tmp_path, drawn):
+def test_images_of_a_comparison_show_its_numbers(two_designs, tmp_path, drawn):
     found = pairs(two_designs)
     paths = compare_plots.draw(tmp_path, two_designs, found)
     assert {path.name for path in paths} == drawn.keys() == {"curves.png", "bars.png", "cost.png", "differences.png"}
@@ -310,7 +310,7 @@ def test_pictures_of_a_comparison_show_its_numbers(two_designs, tmp_path, drawn)
     assert "better than Other" in axes.get_xlabel()
 
 
-def test_what_may_be_chance_is_drawn_hollow_and_what_has_no_picture_leaves_none(tmp_path, drawn):
+def test_what_may_be_chance_is_drawn_hollow_and_what_has_no_image_leaves_none(tmp_path, drawn):
     for seed, gain in enumerate((0.05, -0.04)):
         write_run(tmp_path / f"runs/a{seed}", (0.6, 0.8 + gain), seed=seed)
         write_run(tmp_path / f"runs/b{seed}", (0.6, 0.79), seed=seed, net="Other")

@@ -44,7 +44,7 @@ def test_exit_codes():
 
 @pytest.fixture
 def finished(start, images):
-    run = start(pictures=True, profile=True)
+    run = start(images=True, profile=True)
     model = Tiny()
     train(run, model, images, optimizer_for(model), epochs=2, batch=8, ema=0.9)
     return run.folder
@@ -57,11 +57,11 @@ def test_files_and_keys_of_a_run(finished):
     not_here = {"stopped.json", "code", "wandb", "wandb.json", "split.csv", "bad.csv"}
     assert {path.name for path in finished.iterdir()} | while_it_runs == files - not_here
     lines = metrics(finished)
-    clock, of_pictures = {"images_per_second", "seconds"}, {"data_wait", "balanced_accuracy"}  # see test_pictures_trained.py
+    clock, of_images = {"images_per_second", "seconds"}, {"data_wait", "balanced_accuracy"}  # see test_images_trained.py
     rows = dict(re.findall(r"^\| `?([\w ]+?)`? \| (.*?) \|$", section("metrics.jsonl"), re.MULTILINE))
     keys = {row: set(re.findall(r"`(\w+)`", text)) - {"train", "eval", "test", "ema"} for row, text in rows.items()}
     for kind in ("train", "eval"):
-        named_here = (keys["every line"] | keys[kind]) - clock - of_pictures
+        named_here = (keys["every line"] | keys[kind]) - clock - of_images
         assert {key for line in lines if line["event"] == kind for key in line} == named_here
     assert clock <= keys["train"]
     written = result(finished)
@@ -107,7 +107,7 @@ def test_the_recipe_of_the_readme_runs(tmp_path):
     recipe = tmp_path / "mine.py"
     recipe.write_text(re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1])
     flags = ("--data", "synthetic", "--limit", 300, "--hidden", 16, "--epochs", 1, "--threads", 1, "--out", "run")
-    job = begin(recipe, *flags, cwd=tmp_path, pictures=True)
+    job = begin(recipe, *flags, cwd=tmp_path, images=True)
     assert job.wait(60) == 0, job.log.read_text()
     assert result(tmp_path / "run")["test"]["count"] == 500
 

@@ -53,7 +53,7 @@ def test_one_image_by_itself_is_refused_where_batch_norm_cannot_have_it(count, f
     if fits:
         train(start(), net, images, optimizer_for(net), epochs=1, batch=16)
     else:
-        with pytest.raises(Refused, match="a batch of 1 images in 1 slices leaves one image by itself") as refused:
+        with pytest.raises(Refused, match="a batch of 1 images in 1 micro-batches leaves one image by itself") as refused:
             train(start(), net, images, optimizer_for(net), epochs=1, batch=16)
         assert refused.value.code == 2
 

@@ -1,4 +1,4 @@
-"""What a finished run shows: four pictures, and a page that loads nothing from elsewhere."""
+"""What a finished run shows: four plots, and a page that loads nothing from elsewhere."""
 
 import base64
 import io
@@ -15,13 +15,13 @@ from PIL import Image
 from torch import nn
 
 from launch import train
-from launch.data.images import Feed
+from launch.data.images import MemoryFeed
 from launch.report import page as page_of
 from launch.report import plots as report
 from launch.report import show
 from launch.weights import load, load_into
 
-PICTURES = ("curves", "confusion", "mistakes", "kernels")
+PLOTS = ("curves", "confusion", "mistakes", "kernels")
 NAMES = ("<b>bold</b>", "$\\frac$ & co", "猫")  # none of these may become markup or a formula
 
 
@@ -29,7 +29,7 @@ NAMES = ("<b>bold</b>", "$\\frac$ & co", "猫")  # none of these may become mark
 def shown(start, images, tmp_path) -> Path:
     """The folder of a run of two epochs."""
     torch.manual_seed(0)
-    train(start(pictures=True), net := Tiny(), replace(images, classes=NAMES), optimizer_for(net), epochs=2, batch=16)
+    train(start(plots=True), net := Tiny(), replace(images, classes=NAMES), optimizer_for(net), epochs=2, batch=16)
     return tmp_path / "run"
 
 
@@ -56,11 +56,11 @@ class Page(HTMLParser):
             self.words.append(data.strip())
 
 
-def test_pictures_and_predictions_agree_with_the_result(shown, images):
-    for name in PICTURES:
-        with Image.open(shown / f"{name}.png") as picture:
-            assert picture.width > 200, name
-            assert len(picture.convert("L").getcolors(256)) > 2, name  # something is drawn
+def test_plots_and_predictions_agree_with_the_result(shown, images):
+    for name in PLOTS:
+        with Image.open(shown / f"{name}.png") as plot:
+            assert plot.width > 200, name
+            assert len(plot.convert("L").getcolors(256)) > 2, name  # something is drawn
     predictions, end = json.loads((shown / "predictions.json").read_text()), result(shown)
     counts = torch.tensor(predictions["counts"])
     assert counts.sum(1).tolist() == torch.bincount(images.test.labels).tolist()
@@ -71,13 +71,13 @@ def test_pictures_and_predictions_agree_with_the_result(shown, images):
     assert [mistake["loss"] for mistake in mistakes] == sorted((mistake["loss"] for mistake in mistakes), reverse=True)
     for mistake in mistakes:
         assert mistake["true"] == images.test.labels[mistake["id"]] != mistake["predicted"]
-        picture = Image.open(io.BytesIO(base64.b64decode(mistake["png"])))
-        assert np.array_equal(np.asarray(picture), images.test.pixels[mistake["id"]][0])
+        plot = Image.open(io.BytesIO(base64.b64decode(mistake["png"])))
+        assert np.array_equal(np.asarray(plot), images.test.pixels[mistake["id"]][0])
 
 
 def test_mistakes_are_those_of_the_net_in_eval_mode(shown, images):
     load_into(net := Tiny().eval(), load(shown))
-    feed = Feed(images.test, images, torch.device("cpu"))
+    feed = MemoryFeed(images.test, images, torch.device("cpu"))
     with torch.no_grad():
         probabilities = net(feed.batch(feed.order(torch.arange(23)))[0]).softmax(1)
     mistakes = json.loads((shown / "predictions.json").read_text())["mistakes"]
@@ -117,8 +117,8 @@ def test_page_shows_the_accuracy_of_each_class(shown):
 def test_class_names_that_are_not_text_are_drawn(start, images, tmp_path, capsys):
     """Classes are named by folders: bytes that are not UTF-8, control characters."""
     classes = ("a\udcff", "b\x1b[31m\n", "\u202ec")
-    train(start(pictures=True), net := Tiny(), replace(images, classes=classes), optimizer_for(net), epochs=1, batch=16)
-    assert "pictures are missing" not in "".join(capsys.readouterr())
+    train(start(plots=True), net := Tiny(), replace(images, classes=classes), optimizer_for(net), epochs=1, batch=16)
+    assert "plots are missing" not in "".join(capsys.readouterr())
     for name in ("confusion", "mistakes"):
         assert (tmp_path / f"run/{name}.png").exists()
     assert "a\\udcff" in (tmp_path / "run/report.html").read_text()
@@ -144,7 +144,7 @@ def test_page_loads_nothing_and_agrees_with_the_result(shown):
 
 
 def test_page_of_several_stages_compares_them(start, images, tmp_path, capsys, monkeypatch):
-    run = start(pictures=True)
+    run = start(plots=True)
     for name in ("first", "second"):
         train(run, net := Tiny(), replace(images, classes=NAMES), optimizer_for(net), epochs=1, batch=16, stage=name)
     run.finish({"recipe": "test", "summary": "<i>two</i> trainings"})
@@ -167,26 +167,26 @@ def test_control_a_page_that_loads_something_is_caught():
     assert {"script", "b"} <= set(page.tags)
 
 
-def test_broken_picture_is_reported_once_and_the_run_is_finished(start, images, tmp_path, monkeypatch, capsys):
+def test_broken_plot_is_reported_once_and_the_run_is_finished(start, images, tmp_path, monkeypatch, capsys):
     def broken(*_):
         raise RuntimeError("no such font\nand more")
 
     monkeypatch.setattr(report, "confusion", broken)
-    train(start(pictures=True), net := Tiny(), images, optimizer_for(net), epochs=1, batch=16)
+    train(start(plots=True), net := Tiny(), images, optimizer_for(net), epochs=1, batch=16)
     assert result(tmp_path / "run")["epochs"] == 1
     said = capsys.readouterr().out
-    assert said.count("some pictures are missing: no such font") == 1
+    assert said.count("some plots are missing: no such font") == 1
     assert "and more" not in said
     assert (tmp_path / "run/curves.png").exists()
     assert not (tmp_path / "run/report.html").exists()
 
 
 def test_quiet_trials_and_nets_without_convolution(start, images, tmp_path):
-    run, linear = start(pictures=True), nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    run, linear = start(plots=True), nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     train(run, linear, images, optimizer_for(linear), epochs=1, batch=16, stage="linear")
     train(run.single_process(), linear, images, optimizer_for(linear), epochs=1, batch=16, stage="trial")
-    pictures = {path.name for path in (tmp_path / "run/linear").glob("*.png")}
-    assert pictures == {"curves.png", "confusion.png", "mistakes.png"}
+    plots = {path.name for path in (tmp_path / "run/linear").glob("*.png")}
+    assert plots == {"curves.png", "confusion.png", "mistakes.png"}
     assert "test · Sequential · linear" in (tmp_path / "run/linear/report.html").read_text()
     assert not list((tmp_path / "run/trial").glob("*.png"))
 
@@ -197,14 +197,14 @@ def test_no_other_process_is_waited_for(start, images, shown, monkeypatch):
     def no_answer(*_):
         raise TimeoutError("the other process does not answer")
 
-    run, net = start("other", pictures=True), Tiny()
+    run, net = start("other", plots=True), Tiny()
     run.world = 2
     monkeypatch.setattr("launch.run.broadcast_object_list", no_answer)
     with pytest.raises(TimeoutError):  # control: a collective would fail; torch's own have no process group here
         run.on_main(lambda: None)
     monkeypatch.setattr(run, "folder", shown)
     (shown / "curves.png").unlink()
-    show.show(run, net, Feed(images.test, images, run.accelerator.device), images, result(shown))
+    show.show(run, net, MemoryFeed(images.test, images, run.accelerator.device), images, result(shown))
     assert (shown / "curves.png").exists()
     assert net.training
 
@@ -214,8 +214,8 @@ def test_any_number_of_classes(classes, tmp_path):
     counts = torch.eye(classes, dtype=torch.int64) * 7
     counts[0, -1] += 1
     report.confusion(tmp_path / "confusion.png", counts, [f"class {index}" for index in range(classes)])
-    with Image.open(tmp_path / "confusion.png") as picture:
-        assert max(picture.size) < 2000
+    with Image.open(tmp_path / "confusion.png") as plot:
+        assert max(plot.size) < 2000
 
 
 def test_no_mistakes_and_no_test_images(tmp_path):

@@ -13,7 +13,7 @@ from conftest import Tiny, metrics, result
 from training import EPOCHS, STEPS, TwoConvolutions, at_step, fit, in_evaluation, interrupted
 
 from launch import Run
-from launch.data.images import Feed
+from launch.data.images import MemoryFeed
 from launch.errors import Refused
 from launch.training import checkpoint
 from launch.training.job import SAVE_SECONDS
@@ -34,7 +34,7 @@ def straight(start, images, tmp_path):
 
 @pytest.mark.parametrize("kind", ["sgd", "adam"])
 def test_resume_at_every_step_is_exact(kind, start, straight, images, tmp_path):
-    flags = {"epochs": 2, "shards": 2, "log_every": 3}
+    flags = {"epochs": 2, "micro_batches": 2, "log_every": 3}
     digest, lines = straight(kind, **flags)
     for at in range(1, 2 * 8 + 1) if kind == "sgd" else (7, 8, 9):
         interrupted(start, images, at, kind, out=f"at-{at}", **flags)
@@ -76,7 +76,7 @@ def test_lines_of_an_epoch_that_was_stopped_at_its_end_are_there_once(start, str
 
 def test_resume_during_evaluation_is_exact(start, straight, images, tmp_path, monkeypatch):
     digest, lines = straight()
-    monkeypatch.setattr(Feed, "batches", 10)  # of 23 test images
+    monkeypatch.setattr(MemoryFeed, "batches", 10)  # of 23 test images
     with pytest.raises(Refused):
         fit(start(stop_when=in_evaluation(8, batch=1)), images)
     assert not [line for line in metrics(tmp_path / "run") if line["event"] == "eval"]
@@ -90,7 +90,7 @@ def test_resume_during_evaluation_is_exact(start, straight, images, tmp_path, mo
 
 @pytest.mark.parametrize("moment", ["launch.run.Run.finish", "launch.report.show.show"])
 def test_killed_between_the_last_checkpoint_and_the_result(moment, start, straight, images, tmp_path, monkeypatch):
-    """Also while it draws: a run that is called finished has its pictures."""
+    """Also while it draws: a run that is called finished has its images."""
     digest, lines = straight()
     with monkeypatch.context() as patch:
         begun = start()
@@ -145,16 +145,16 @@ def test_scalars_that_an_optimizer_keeps_are_resumed(start, images, tmp_path, mo
     assert result(tmp_path / "run")["weights_sha256"] == result(tmp_path / "straight")["weights_sha256"]
 
 
-def test_slices_left_open_are_those_of_the_run(start, images, tmp_path):
+def test_micro_batches_left_open_are_those_of_the_run(start, images, tmp_path):
     digests = []
     for again in (2, 0):
         with pytest.raises(Refused):
-            fit(start(out=f"open-{again}", shards=2, stop_when=at_step(5)), images)
-        fit(start(out=f"open-{again}", shards=again), images)
+            fit(start(out=f"open-{again}", micro_batches=2, stop_when=at_step(5)), images)
+        fit(start(out=f"open-{again}", micro_batches=again), images)
         digests.append(result(tmp_path / f"open-{again}")["weights_sha256"])
     assert digests[0] == digests[1]
-    with pytest.raises(Refused, match="shards was 2, now 4"):
-        start(out="open-0", shards=4)
+    with pytest.raises(Refused, match="micro_batches was 2, now 4"):
+        start(out="open-0", micro_batches=4)
 
 
 def test_last_step_is_saved_and_no_line_is_written_twice(start, images, tmp_path):
@@ -168,19 +168,19 @@ def test_lost_checkpoints_are_said(start, images, tmp_path, capsys):
     with pytest.raises(Refused):
         fit(start(stop_when=at_step(12)), images)
     shutil.rmtree(tmp_path / "run/checkpoints")
-    fit(start(pictures=False), images)
+    fit(start(images=False), images)
     assert "has no checkpoint: starts again from step 0" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("other", [{}, {"seed": 2}, {"shards": 2}, {"options": {"lr": 0.2}}, {"data": "62"}, {"slices": 2}])
+@pytest.mark.parametrize("other", [{}, {"seed": 2}, {"micro_batches": 2}, {"options": {"lr": 0.2}}, {"data": "62"}, {"micro-batches": 2}])
 def test_checkpoint_of_another_configuration_is_refused(other, start, images, tmp_path):
     """As when a folder is deleted and used again while its first job still saves, or when checkpoints are copied about."""
     fit(start(), images)
     refused_for, other = bool(other), dict(other)
     images = replace(images, fingerprint=other.pop("data", images.fingerprint))
-    slices = other.pop("slices", 0)
+    micro_batches = other.pop("micro-batches", 0)
     begun = start(out="other", stop_when=at_step(1), **other)
-    begun.shards = slices or begun.shards  # as many as processes, where no flag says how many
+    begun.micro_batches = micro_batches or begun.micro_batches  # as many as processes, where no flag says how many
     with pytest.raises(Refused, match="stopped"):
         fit(begun, images)
     shutil.rmtree(tmp_path / "other/checkpoints")

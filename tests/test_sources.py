@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import run_recipe
-from data_files import COUNTS, GOLDEN, cifar2, digits, good_npz, label, picture, write_golden_folder
+from data_files import COUNTS, GOLDEN, cifar2, digits, good_npz, label, image, write_golden_folder
 from PIL import Image
 
 from launch import Run, sources
@@ -15,7 +15,7 @@ def test_kept_classes_are_labelled_in_the_order_asked_for(folder):
     images = sources.cifar10(str(folder), keep=("ship", "airplane", "cat"))
     assert images.classes == ("ship", "airplane", "cat")
     for split, count in zip((images.train, images.test), COUNTS.values(), strict=True):
-        expected = sorted((picture(n).tobytes(), [8, 0, 3].index(label(n))) for n in range(count) if label(n) in (8, 0, 3))
+        expected = sorted((image(n).tobytes(), [8, 0, 3].index(label(n))) for n in range(count) if label(n) in (8, 0, 3))
         got = sorted((p.permute(1, 2, 0).numpy().tobytes(), int(t)) for p, t in zip(*split, strict=True))
         assert got == expected
     assert images.fingerprint == cifar2(folder).fingerprint  # of everything in the folder

@@ -17,7 +17,7 @@ from launch.errors import Refused
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_every_stage_has_the_precision_and_the_graphs_of_the_first(precision, start, images, monkeypatch):
-    """A net that is compiled and trained twice; each shape of a slice has a graph for itself, whichever comes first."""
+    """A net that is compiled and trained twice; each shape of a micro-batch has a graph for itself, whichever comes first."""
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", precision)
     AcceleratorState._reset_state(True)  # an earlier test's precision
     compiled, seen, graphs = torch.compile, [], []
@@ -42,8 +42,8 @@ def test_every_stage_has_the_precision_and_the_graphs_of_the_first(precision, st
     AcceleratorState._reset_state(True)
 
 
-@pytest.mark.parametrize("shards", [1, 2])
-def test_stages_go_on_alike_trained_now_or_before(shards, start, images, tmp_path):
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_stages_go_on_alike_trained_now_or_before(micro_batches, start, images, tmp_path):
     """Two stages in one go, and killed between them: the same net, batch norm's statistics included, rates and random numbers."""
 
     def both(run):
@@ -60,12 +60,12 @@ def test_stages_go_on_alike_trained_now_or_before(shards, start, images, tmp_pat
             run.end()
         return model
 
-    model = both(start(out="straight", shards=shards))
+    model = both(start(out="straight", micro_batches=micro_batches))
     assert model.norm.num_batches_tracked == 4 * 8
     in_stage_two = lambda step, batch: (tmp_path / "run/one/result.json").exists() and (step, batch) == (4, None)  # noqa: E731
     with pytest.raises(Refused, match="stopped by SIGTERM at step 5"):
-        both(start(shards=shards, stop_when=in_stage_two))
-    both(start(shards=shards))
+        both(start(micro_batches=micro_batches, stop_when=in_stage_two))
+    both(start(micro_batches=micro_batches))
     for stage in ("one", "two"):
         assert result(tmp_path / "run" / stage)["weights_sha256"] == result(tmp_path / "straight" / stage)["weights_sha256"]
 
@@ -114,10 +114,10 @@ def test_signal_while_a_stage_draws_stops_before_the_next(start, images, tmp_pat
     assert (tmp_path / "run/one/result.json").exists()
 
 
-@pytest.mark.parametrize("shards", [1, 2])
-def test_layer_locked_between_stages_stays(shards, start, images):
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_layer_locked_between_stages_stays(micro_batches, start, images):
     """By requires_grad alone, with its last gradient still there and the optimizer still holding it."""
-    run, model = start(shards=shards), Tiny()
+    run, model = start(micro_batches=micro_batches), Tiny()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     train(run, model, images, optimizer, epochs=1, batch=BATCH, stage="one")
     model.conv.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""One update: slices are the same function as the batch, each sample counts once, nothing but (seed, step) matters."""
+"""One update: micro-batches are the same function as the batch, each sample counts once, nothing but (seed, step) matters."""
 
 import itertools
 import json
@@ -12,16 +12,16 @@ from conftest import Tiny, metrics
 from training import BATCH, EPOCHS, Linear, TwoConvolutions, fit, step_of
 
 from launch import train
-from launch.data.images import Feed
-from launch.data.order import bounds, draws, order
+from launch.data.images import MemoryFeed
+from launch.data.order import micro_batch_bounds, draws, order
 from launch.errors import Refused
 from launch.training.state import Meter
 from launch.weights.tensors import weights
 
 
-def test_dropout_depends_on_seed_step_and_slice(start, images):
+def test_dropout_depends_on_seed_step_and_micro_batch(start, images):
     def masks(run, step: int) -> list[torch.Tensor]:
-        """What is dropped of the same two images in each of two slices."""
+        """What is dropped of the same two images in each of two micro-batches."""
         torch.manual_seed(1)  # of the weights
         model, seen = Tiny(), []
         made = step_of(run, model.train(), images)
@@ -29,12 +29,12 @@ def test_dropout_depends_on_seed_step_and_slice(start, images):
         made(torch.tensor([0, 1, 0, 1]), 0, step, False)
         return seen
 
-    first, second = masks(start(shards=2, seed=1), 3)
+    first, second = masks(start(micro_batches=2, seed=1), 3)
     assert first.any()
     assert not first.equal(second)
-    assert masks(start(out="again", shards=2, seed=1), 3)[0].equal(first)
+    assert masks(start(out="again", micro_batches=2, seed=1), 3)[0].equal(first)
     for out, seed, step in (("seed", 2, 3), ("step", 1, 4)):
-        assert not masks(start(out=out, shards=2, seed=seed), step)[0].equal(first)
+        assert not masks(start(out=out, micro_batches=2, seed=seed), step)[0].equal(first)
 
 
 def test_augmentation_is_drawn_anew_each_epoch(start, images):
@@ -52,9 +52,9 @@ def test_augmentation_is_drawn_anew_each_epoch(start, images):
 
 def test_every_sample_once_an_epoch_whatever_the_shards(start, images, tmp_path, monkeypatch):
     seen = {}
-    for shards in (1, 2, 3, 4):
+    for micro_batches in (1, 2, 3, 4):
         batches = []
-        original = Feed.batch
+        original = MemoryFeed.batch
 
         def batch(self, ids, augments=(), *, batches=batches, original=original):
             if self.rows.shape[0] == 61 and torch.is_grad_enabled():
@@ -62,21 +62,21 @@ def test_every_sample_once_an_epoch_whatever_the_shards(start, images, tmp_path,
             return original(self, ids, augments)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Feed, "batch", batch)
-            fit(start(out=f"s{shards}", shards=shards), images)
+            patch.setattr(MemoryFeed, "batch", batch)
+            fit(start(out=f"s{micro_batches}", micro_batches=micro_batches), images)
         flat = list(itertools.chain.from_iterable(batches))
         assert len(flat) == EPOCHS * 61
         for epoch in range(EPOCHS):
             assert sorted(flat[epoch * 61 : (epoch + 1) * 61]) == list(range(61))
-        seen[shards] = flat
+        seen[micro_batches] = flat
     assert seen[1] == seen[2] == seen[3] == seen[4]
 
 
-@pytest.mark.parametrize("shards", [1, 2, 3, 4, 8])
-def test_gradient_is_that_of_the_mean_over_the_true_batch(shards, start, images):
-    """Also for the last batch of 5: float64 autograd is the reference; a slice's plain mean, summed, must not agree."""
+@pytest.mark.parametrize("micro_batches", [1, 2, 3, 4, 8])
+def test_gradient_is_that_of_the_mean_over_the_true_batch(micro_batches, start, images):
+    """Also for the last batch of 5: float64 autograd is the reference; a micro-batch's plain mean, summed, must not agree."""
     model = Linear()
-    step = step_of(start(shards=shards), model, images)
+    step = step_of(start(micro_batches=micro_batches), model, images)
     ids = order(61, 1, 0)[56:]
     step._gradients(ids, 0)
     pixels, labels = step.feed.batch(ids)
@@ -84,39 +84,39 @@ def test_gradient_is_that_of_the_mean_over_the_true_batch(shards, start, images)
     exact.load_state_dict(model.state_dict())
     F.cross_entropy(exact(pixels.double()), labels).backward()
     torch.testing.assert_close(model.fc.weight.grad.double(), exact.fc.weight.grad, rtol=1e-5, atol=1e-7)
-    cuts = bounds(5, shards)
+    cuts = micro_batch_bounds(5, micro_batches)
     wrong = torch.zeros_like(exact.fc.weight)
     for low, high in itertools.pairwise(cuts):
         if low < high:
             exact.zero_grad()
             F.cross_entropy(exact(pixels[low:high].double()), labels[low:high]).backward()
-            wrong += exact.fc.weight.grad / shards
-    assert torch.allclose(wrong, model.fc.weight.grad.double(), rtol=1e-5, atol=1e-7) == (shards == 1)
+            wrong += exact.fc.weight.grad / micro_batches
+    assert torch.allclose(wrong, model.fc.weight.grad.double(), rtol=1e-5, atol=1e-7) == (micro_batches == 1)
 
 
 def test_shards_are_the_same_function(start, images, tmp_path):
-    """Without batch norm and dropout the number of slices changes rounding only."""
+    """Without batch norm and dropout the number of micro-batches changes rounding only."""
     weight = {}
-    for shards in (1, 4):
+    for micro_batches in (1, 4):
         torch.manual_seed(1)
-        model = fit(start(out=f"s{shards}", shards=shards), images, model=Linear())
-        weight[shards] = model.fc.weight.detach()
+        model = fit(start(out=f"s{micro_batches}", micro_batches=micro_batches), images, model=Linear())
+        weight[micro_batches] = model.fc.weight.detach()
     torch.testing.assert_close(weight[1], weight[4], rtol=1e-4, atol=1e-5)
     assert not torch.equal(weight[1], torch.nn.Linear(64, 3).weight)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_fewer_images_than_slices(count, start, images):
+def test_fewer_images_than_micro_batches(count, start, images):
 
     few = replace(images, train=type(images.train)(images.train.pixels[:count], images.train.labels[:count]))
-    model = fit(start(shards=4), few, model=Linear())
+    model = fit(start(micro_batches=4), few, model=Linear())
     assert all(p.isfinite().all() for p in model.parameters())
 
 
 def test_no_host_sync_in_a_step(start, images, monkeypatch):
     """Between polls and lines nothing is read from the device."""
     model = Linear()
-    step = step_of(start(shards=2), model, images)
+    step = step_of(start(micro_batches=2), model, images)
     step.poll = 1000
     meter = Meter(torch.device("cpu"))
     for name in ("item", "tolist", "__bool__", "__float__", "__int__", "cpu", "numpy"):
@@ -125,9 +125,9 @@ def test_no_host_sync_in_a_step(start, images, monkeypatch):
     meter.add(batch_loss, 8)
 
 
-def test_running_statistics_follow_slice_0_once_a_step(start, images):
+def test_running_statistics_follow_micro_batch_0_once_a_step(start, images):
     model = Tiny()
-    step = step_of(start(shards=4), model, images)
+    step = step_of(start(micro_batches=4), model, images)
     alone = Tiny()
     alone.load_state_dict(model.state_dict())
     model.train()
@@ -138,7 +138,7 @@ def test_running_statistics_follow_slice_0_once_a_step(start, images):
 
 
 def test_batch_norm_is_tracked_as_before(start, images):
-    model = fit(start(shards=2), images)
+    model = fit(start(micro_batches=2), images)
     assert model.norm.track_running_stats
     before = model.norm.running_mean.clone()
     model.train()(torch.ones(4, 1, 8, 8))
@@ -147,18 +147,18 @@ def test_batch_norm_is_tracked_as_before(start, images):
 
 def test_parameters_that_no_optimizer_has_gather_no_gradients(start, images, tmp_path):
     norms = []
-    for out, shards in (("one", 1), ("two", 2)):
+    for out, micro_batches in (("one", 1), ("two", 2)):
         torch.manual_seed(0)
         model = Linear()
         optimizer = torch.optim.SGD([model.fc.bias], lr=0.1)
-        train(start(out=out, shards=shards, log_every=1), model, images, optimizer, epochs=2, batch=BATCH)
+        train(start(out=out, micro_batches=micro_batches, log_every=1), model, images, optimizer, epochs=2, batch=BATCH)
         norms.append([line["gradient_norm"] for line in metrics(tmp_path / out) if line["event"] == "train"])
     assert norms[0] == pytest.approx(norms[1], rel=1e-3)
 
 
 def test_few_images_for_batch_norm_are_said(start, images, capsys):
-    fit(start(shards=2), images)
-    assert "batch norm sees only 4 images at a time (--batch 8 in 2 slices)" in capsys.readouterr().out
+    fit(start(micro_batches=2), images)
+    assert "batch norm sees only 4 images at a time (--batch 8 in 2 micro-batches)" in capsys.readouterr().out
     fit(start(out="more"), images, batch=32)
     fit(start(out="without"), images, model=TwoConvolutions())
     assert "batch norm sees" not in capsys.readouterr().out

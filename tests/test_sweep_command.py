@@ -186,7 +186,7 @@ def test_cores_are_shared_by_runs_at_once_and_their_processes(here, monkeypatch)
     assert "--threads" not in sweep.grid(CIFAR2, axes, 1, None)[0].flags
 
 
-def test_pictures_of_a_sweep_go_where_it_is_told(started, monkeypatch):
+def test_images_of_a_sweep_go_where_it_is_told(started, monkeypatch):
     where = []
     monkeypatch.setattr("launch.commands.compare.draw", lambda comparison, found, folder: where.append(folder))
     assert run("--seed", 1, 2) == 0

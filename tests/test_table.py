@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from data_files import COUNTS, check, cifar2, picture, write_parquet
+from data_files import COUNTS, check, cifar2, image, write_parquet
 from PIL import Image
 
 from launch import sources
@@ -27,7 +27,7 @@ def write_table(folder: Path, split: str, names: list[str], size: int = 28) -> N
     import datasets
 
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
-    rows = [{"image": Image.fromarray(picture(number, size)), "label": number} for number in range(len(names))]
+    rows = [{"image": Image.fromarray(image(number, size)), "label": number} for number in range(len(names))]
     folder.mkdir(exist_ok=True)
     datasets.Dataset.from_list(rows, features=features).to_parquet(folder / f"{split}-00000-of-00001.parquet")
 

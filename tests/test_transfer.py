@@ -123,12 +123,12 @@ def test_holds_under_compile(net):
 
 
 def test_holds_in_the_loop(start, images):
-    """The loop switches batch norm's statistics off and on between slices and evaluates between epochs."""
+    """The loop switches batch norm's statistics off and on between micro-batches and evaluates between epochs."""
     torch.manual_seed(0)
     model = Tiny()
     lock(model, "conv", "norm")
     before = values(model)
-    train(start(shards=2), model, images, optimizer_for(model), epochs=2, batch=20)
+    train(start(micro_batches=2), model, images, optimizer_for(model), epochs=2, batch=20)
     assert changed(model, before) == {"fc.weight", "fc.bias"}
 
 

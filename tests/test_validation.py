@@ -226,7 +226,7 @@ def same(folder, reference) -> None:
 SMALL = """
 import launch.data, tiny
 from launch import cli
-launch.data.Feed.batches = 3  # so that each process has some batches of each split
+launch.data.MemoryFeed.batches = 3  # so that each process has some batches of each split
 main = tiny.main
 if __name__ == "__main__":
     cli(main)
@@ -236,7 +236,7 @@ if __name__ == "__main__":
 @pytest.mark.slow
 def test_two_processes_and_a_kill_give_the_bits_of_one(tmp_path):
     (tmp_path / "small.py").write_text(SMALL)
-    flags = ("--threads", 1, "--shards", 2, "--validation", FRACTION, "--epochs", 6)
+    flags = ("--threads", 1, "--micro-batches", 2, "--validation", FRACTION, "--epochs", 6)
     job = jobs.begin(tmp_path / "small.py", *flags, "--out", "one", cwd=tmp_path)
     assert job.wait() == 0, job.output
     assert result(tmp_path / "one")["best"]["epoch"] < 6  # so the best weights are measured by themselves

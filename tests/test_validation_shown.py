@@ -1,4 +1,4 @@
-"""What speaks of the best weights says which images chose them: screen, page, pictures, comparison, W&B, `oneloop evaluate`."""
+"""What speaks of the best weights says which images chose them: screen, page, images, comparison, W&B, `oneloop evaluate`."""
 
 import json
 import shutil
@@ -35,10 +35,10 @@ def chosen(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def averaged(tmp_path_factory) -> Path:
-    """A run of remedies.py that keeps an average; the test images choose."""
+    """A run of methods.py that keeps an average; the test images choose."""
     folder = tmp_path_factory.mktemp("averaged") / "run"
-    flags = ("--limit", 300, "--epochs", 2, "--remedy", "ema", "--wandb", "disabled")
-    train_here(ROOT / "recipes/remedies.py", *flags, "--out", folder)
+    flags = ("--limit", 300, "--epochs", 2, "--method", "ema", "--wandb", "disabled")
+    train_here(ROOT / "recipes/ablations.py", *flags, "--out", folder)
     return folder
 
 
@@ -46,8 +46,8 @@ def averaged(tmp_path_factory) -> Path:
 def averaged_and_chosen(tmp_path_factory) -> Path:
     """One whose best epoch validation images choose, by the average."""
     folder = tmp_path_factory.mktemp("both") / "run"
-    flags = ("--limit", 300, "--validation", 0.2, "--epochs", 3, "--remedy", "ema", "--wandb", "disabled")
-    train_here(ROOT / "recipes/remedies.py", *flags, "--out", folder)
+    flags = ("--limit", 300, "--validation", 0.2, "--epochs", 3, "--method", "ema", "--wandb", "disabled")
+    train_here(ROOT / "recipes/ablations.py", *flags, "--out", folder)
     return folder
 
 
@@ -146,10 +146,10 @@ def test_what_is_shown_is_of_the_best_weights(chosen):
 def test_weights_that_are_used_are_those_of_the_last_line(chosen, averaged, trained_runs, oneloop, tmp_path, weights):
     """By predict, export and as --source: the best where validation images chose, else the average where one is kept."""
     folder = {"best": chosen, "ema": averaged, "last": trained_runs / "birds"}[weights]
-    picture = next((trained_runs / "pictures/test").rglob("*.png"))
-    said = {each: oneloop("predict", folder, picture, "--json", "--weights", each) for each in ("chosen", "last", weights)}
+    image = next((trained_runs / "images/test").rglob("*.png"))
+    said = {each: oneloop("predict", folder, image, "--json", "--weights", each) for each in ("chosen", "last", weights)}
     assert said["chosen"][:1] + said["chosen"][2:] == (0, "")
-    assert said["chosen"] == said[weights] == oneloop("predict", folder, picture, "--json")
+    assert said["chosen"] == said[weights] == oneloop("predict", folder, image, "--json")
     assert (said["chosen"] == said["last"]) == (weights == "last")
     assert result(folder)["weights"] == weights
     out = tmp_path / "net.safetensors"
@@ -195,11 +195,11 @@ def test_unfinished_run_is_refused_unless_the_best_so_far_are_asked_for(chosen, 
     folder = shutil.copytree(chosen, tmp_path / "run")
     for name in ("result.json", "model.safetensors"):
         (folder / name).unlink()
-    picture = next((trained_runs / "pictures/test").rglob("*.png"))
-    code, _, error = oneloop("predict", folder, picture)
+    image = next((trained_runs / "images/test").rglob("*.png"))
+    code, _, error = oneloop("predict", folder, image)
     assert (code, error.count("\n")) == (4, 1)
     assert "use --weights best, the best so far" in error
-    assert oneloop("predict", folder, picture, "--weights", "best")[0] == 0
+    assert oneloop("predict", folder, image, "--weights", "best")[0] == 0
 
 
 def test_evaluate_quotes_the_line_of_the_average_for_the_best(averaged_and_chosen, oneloop):
@@ -237,7 +237,7 @@ def test_evaluate_a_run_without_validation_images(trained_runs, oneloop):
 
 def test_evaluate_on_other_data_that_are_too_few_to_cut(chosen, trained_runs, oneloop):
     """Their test images are measured all the same; without an image of each class there is nothing to validate on."""
-    few = shutil.copytree(trained_runs / "pictures", chosen.parent / "few")
+    few = shutil.copytree(trained_runs / "images", chosen.parent / "few")
     for folder in (few / "train").iterdir():
         for path in sorted(folder.iterdir())[1:]:
             path.unlink()

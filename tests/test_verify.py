@@ -60,9 +60,9 @@ def verified(tmp_path, monkeypatch, capsys):
             self.process.join(seconds)
             return self.process.exitcode
 
-    def fork(trial, name, processes=1, shards=2, gpus=False):
+    def fork(trial, name, processes=1, micro_batches=2, gpus=False):
         recipe = (ROOT / "launch/verify/few_tests.py", trial.tests, trial.recipe, *trial.flags)
-        fixed = ("--shards", shards, "--threads", 1, "--log-every", 1, "--save-every", 1, "--out", name)
+        fixed = ("--micro-batches", micro_batches, "--threads", 1, "--log-every", 1, "--save-every", 1, "--out", name)
         where = {"cwd": trial.place, "log": trial.place / f"{name}.log", "env": {"ACCELERATE_USE_CPU": "true"}}
         return Forked(begin("--", *recipe, *fixed, processes=processes if processes > 1 else None, **where))
 
@@ -81,7 +81,7 @@ def test_all_promises_hold_for_a_recipe(verified):
     assert code == 0, output
     assert {what: check["verdict"] for what, check in checks.items() if what != "GPUs"} == {
         "1 process and 2": "pass",
-        "a batch in 2 slices and whole": "skipped",
+        "a batch in 2 micro-batches and whole": "skipped",
         "killed and resumed": "pass",
         "a damaged checkpoint": "pass",
         "evaluation, every image once": "pass",
@@ -107,8 +107,8 @@ def test_recipe_that_does_not_run_is_one_line(capsys, tmp_path):
     flags = ["--data", "synthetic", "--epochs", "0", "--limit", "61"]
     assert main(["verify", str(ROOT / "recipes/cifar2.py"), *flags]) == 2
     assert "--epochs and --batch must be at least 1" in capsys.readouterr().err
-    assert main(["verify", str(ROOT / "recipes/cifar2.py"), "--shards", "4"]) == 2
-    assert "oneloop verify sets --shards itself: leave it out" in capsys.readouterr().err
+    assert main(["verify", str(ROOT / "recipes/cifar2.py"), "--micro-batches", "4"]) == 2
+    assert "oneloop verify sets --micro-batches itself: leave it out" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -246,7 +246,7 @@ def recorded(start, images, tmp_path):
 
 def test_rounding_is_near_and_another_function_is_not(recorded):
     one = recorded("one")
-    near, said = beginnings_near(one, recorded("two", threads=2, shards=1), "no")
+    near, said = beginnings_near(one, recorded("two", threads=2, micro_batches=1), "no")
     assert near
     assert said.startswith("equal up to rounding (no): loss of step 1 ")
     assert "gradient norm of step 1 " in said

@@ -50,7 +50,7 @@ def inspect(folder: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("plain")
-    assert run_recipe("cifar2", *FLAGS, "--wandb", "disabled", cwd=place, pictures=True).returncode == 0
+    assert run_recipe("cifar2", *FLAGS, "--wandb", "disabled", cwd=place, plots=True).returncode == 0
     return place / "run"
 
 
@@ -116,7 +116,7 @@ def test_unreachable_server_costs_seconds_and_changes_nothing(kind, plain, tmp_p
     [
         (401, b'{"errors": []}', "refuses the API key (401 Unauthorized)"),
         (403, b"", "refuses the API key (403 Forbidden)"),
-        (404, b"", "answers with 404 Not Found"),
+        (404, b"", "answers with 404 Not RunFolder"),
         (429, b"", "answers with 429 Too Many Requests"),
         (500, b"oops", "answers with 500 Internal Server Error"),
         (503, b"", "answers with 503 Service Unavailable"),
@@ -191,9 +191,9 @@ def test_broken_wandb_is_reported_once_and_the_record_continues(plain, tmp_path)
 # --------------------------------------------------------------------------------------------- a server, and wandb's own client
 
 
-def test_online_run_has_configuration_rows_pictures_and_weights(tmp_path):
+def test_online_run_has_configuration_rows_plots_and_weights(tmp_path):
     with wandb_server() as server:
-        options = {"env": online(server) | {"WANDB_PROJECT": "birds"}, "pictures": True}
+        options = {"env": online(server) | {"WANDB_PROJECT": "birds"}, "plots": True}
         done = run_recipe("cifar2", *FLAGS, "--wandb-artifacts", cwd=tmp_path, **options)
     assert done.returncode == 0, done.stderr
     assert server.unknown == []
@@ -218,9 +218,9 @@ def test_online_run_has_configuration_rows_pictures_and_weights(tmp_path):
     assert run.summary["best/accuracy"] == end["best"]["accuracy"]
     assert run.summary["weights_sha256"] == end["weights_sha256"]
     (last,) = (row for row in run.history if row not in run.rows)
-    pictures = {"final/curves", "final/confusion", "final/mistakes", "final/kernels"}
-    assert pictures | {"final/worst", "final/classes", "final/confusion_matrix_table"} <= last.keys()
-    for name in pictures:
+    plots = {"final/curves", "final/confusion", "final/mistakes", "final/kernels"}
+    assert plots | {"final/worst", "final/classes", "final/confusion_matrix_table"} <= last.keys()
+    for name in plots:
         assert run.files[last[name]["path"]] == (tmp_path / f"run/{name.removeprefix('final/')}.png").read_bytes()
     shown = json.loads((tmp_path / "run/predictions.json").read_text())
     assert len(last["final/worst"]["captions"]) == len(shown["mistakes"])
@@ -247,7 +247,7 @@ def test_killed_and_resumed_is_one_run_with_each_step_once(tmp_path):
         job.wait(10)
         assert not (tmp_path / "run/result.json").exists()
         before = len(read_metrics(tmp_path / "run/metrics.jsonl"))
-        done = run_recipe("cifar2", *flags, cwd=tmp_path, env=online(server), pictures=True)
+        done = run_recipe("cifar2", *flags, cwd=tmp_path, env=online(server), plots=True)
         assert done.returncode == 0, done.stderr
     assert "resuming run after step" in done.stdout
     assert f"W&B {server.url}" in done.stdout, done.stdout
@@ -304,7 +304,7 @@ def test_upload_sends_a_run_made_without_wandb_exactly_once(plain):
 
 def test_upload_sends_each_stage_and_the_whole(tmp_path):
     flags = ("--data", "synthetic", "--limit", 60, "--nets", "LeNet5", "--k", 2, "--epochs", 1, "--wandb", "disabled")
-    assert run_recipe("model_selection", *flags, "--out", "run", cwd=tmp_path, pictures=True).returncode == 0
+    assert run_recipe("model_selection", *flags, "--out", "run", cwd=tmp_path, plots=True).returncode == 0
     with wandb_server() as server:
         first, second = (oneloop("upload", tmp_path / "run", **online(server)) for _ in range(2))
         assert first.returncode == second.returncode == 0, first.stderr + second.stderr
@@ -334,7 +334,7 @@ def test_sweep_agent_sets_project_and_run_id(plain, tmp_path, monkeypatch):
 
 def begin(*flags, cwd: Path, env: dict, rows: int) -> jobs.Job:
     """Start the recipe; return once metrics.jsonl has evaluations of `rows` epochs."""
-    job = jobs.begin(ROOT / "recipes/cifar2.py", *flags, cwd=cwd, env=env, pictures=True)
+    job = jobs.begin(ROOT / "recipes/cifar2.py", *flags, cwd=cwd, env=env, plots=True)
     jobs.wait_for(
         lambda: sum(line["event"] == "eval" for line in read_metrics(cwd / "run/metrics.jsonl")) >= rows or not job.running()
     )

@@ -1,6 +1,6 @@
 """The smallest recipe in which everything can go wrong: convolution, batch norm, dropout, augmentation, momentum.
 
-Source  none; 61 training and 23 test images (1, 8, 8) of 3 classes: primes, so that no batch, slice or process divides them
+Source  none; 61 training and 23 test images (1, 8, 8) of 3 classes: primes, so that no batch, micro-batch or process divides them
 """
 
 import torch

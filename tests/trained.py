@@ -59,7 +59,7 @@ def train_here(recipe: Path, *flags) -> None:
 
 @pytest.fixture(scope="session")
 def trained_runs(tmp_path_factory) -> Path:
-    """Holds `birds`, a run of cifar2.py, `twice`, a run of two stages, and `pictures`, 12 test images of `birds` by class."""
+    """Holds `birds`, a run of cifar2.py, `twice`, a run of two stages, and `images`, 12 test images of `birds` by class."""
     folder = tmp_path_factory.mktemp("use")
     train_here(ROOT / "recipes/cifar2.py", "--net", "NetBatchNorm", "--limit", 300, "--epochs", 3, "--out", folder / "birds")
     (folder / "twice.py").write_text(TWICE)
@@ -67,7 +67,7 @@ def trained_runs(tmp_path_factory) -> Path:
     images = rebuild(runs.read(folder / "birds")).images
     for split in ("train", "test"):
         for index in range(12):
-            shown = folder / "pictures" / split / images.classes[images.test.labels[index]]
+            shown = folder / "images" / split / images.classes[images.test.labels[index]]
             shown.mkdir(parents=True, exist_ok=True)
             Image.fromarray(images.test.pixels[index].permute(1, 2, 0).numpy()).save(shown / f"{index:02}.png")
     return folder

@@ -8,7 +8,7 @@ from tiny import Tiny
 from torch import nn
 
 from launch import train
-from launch.data.images import Feed
+from launch.data.images import MemoryFeed
 from launch.errors import Refused
 from launch.training.step import Step
 
@@ -27,7 +27,7 @@ def fit(run, images, kind="sgd", model=None, **options):
 
 def step_of(run, model, images):
     """One update, without the loop around it."""
-    return Step(run, model, Feed(images.train, images, torch.device("cpu")), optimizer_for(model), F.cross_entropy)
+    return Step(run, model, MemoryFeed(images.train, images, torch.device("cpu")), optimizer_for(model), F.cross_entropy)
 
 
 def at_step(number: int):

@@ -35,7 +35,7 @@ class Received:
 
     @property
     def rows(self) -> list[dict]:
-        """The history without its end of pictures."""
+        """The history without its end of images."""
         return [row for row in self.history if not any(key.startswith("final/") for key in row)]
 
 

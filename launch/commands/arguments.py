@@ -11,7 +11,7 @@ from ..errors import Refused
 from ..report.runs import home
 from ..trained import CHOSEN, WEIGHTS
 
-OWN_FILES = (  # of a run or a stage, beside its pictures
+OWN_FILES = (  # of a run or a stage, beside its plots
     *WEIGHTS.values(), "config.json", "metrics.jsonl", "result.json", "stopped.json", "predictions.json", "report.html", "lock",
     "lock.pid",
 )  # fmt: skip

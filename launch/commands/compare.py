@@ -1,6 +1,6 @@
-"""`oneloop compare`: several runs side by side, as a table and as pictures.
+"""`oneloop compare`: several runs side by side, as a table and as plots.
 
-What is compared is in launch/report/compare.py, a new measure in measures.py, a new picture in charts.py.
+What is compared is in launch/report/compare.py, a new measure in measures.py, a new plot in charts.py.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def main(args: Sequence[str]) -> None:
         "oneloop compare",
         description="Print how runs differ and what they reached: mean ± standard deviation over seeds, highest accuracy first:\n"
         "validation accuracy if all runs have validation images, else test accuracy.\n"
-        "Unfinished runs have their own rows. Also draw four pictures: curves, bars of training and test accuracy,\n"
+        "Unfinished runs have their own rows. Also draw four plots: curves, bars of training and test accuracy,\n"
         "accuracy against time and parameters, and differences with their intervals.",
         epilog="example: oneloop compare runs/cifar2\n\n"
         "accuracy, loss  on the test images, of the weights that are used: the best ones where validation images chose them\n"
@@ -40,7 +40,7 @@ def main(args: Sequence[str]) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, globs of them, or folders with runs inside")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="for the pictures; default: compare, or none with --json …")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="for the plots; default: compare, or none with --json …")
     parser.add_argument(
         "--against", default="", metavar="ROW", help="the row to compare the others with, such as Net; default: the best"
     )
@@ -87,7 +87,7 @@ def show(comparison: Comparison, paired: Sequence[Pair], form: str | None = None
 
 
 def draw(comparison: Comparison, paired: Sequence[Pair], folder: Path, quiet: bool = False) -> None:
-    """Draw both into `folder` and print the pictures' paths. Raises Refused (1) if they cannot be written."""
+    """Draw both into `folder` and print the plots' paths. Raises Refused (1) if they cannot be written."""
     from ..report import compare_plots  # imports matplotlib: half a second
 
     try:

@@ -1,4 +1,4 @@
-"""`oneloop data`: what pictures there are, before a training. What is found out is in launch/sources/survey.py."""
+"""`oneloop data`: what images there are, before a training. What is found out is in launch/sources/survey.py."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -21,16 +21,16 @@ def main(args: Sequence[str]) -> None:
     parser = command_parser(
         "data",
         usage="PATH [--html FILE] [--json] [--split FILE] [--write-split FILE]",
-        description="Show what pictures there are: classes, sizes, split, duplicates, bad files, what a training would take.\n"
+        description="Show what images there are: classes, sizes, split, duplicates, bad files, what a training would take.\n"
         "PATH is a folder with a folder for each class, split into train/, val/ and test/ or not; a CSV or parquet table\n"
-        "with a picture or its path, a label and perhaps a split in each row; a folder of such parquet files; or\n"
+        "with an image or its path, a label and perhaps a split in each row; a folder of such parquet files; or\n"
         "OWNER/NAME[:CONFIG], a data set of the Hugging Face hub.",
         example="photos/ --html photos.html",
-        notes="Each picture is opened once. What is found is kept in the cache ($ONELOOP_CACHE, else ~/.cache/oneloop) and\n"
+        notes="Each image is opened once. What is found is kept in the cache ($ONELOOP_CACHE, else ~/.cache/oneloop) and\n"
         "holds until the size or the modification time of the file changes. Exit code 4: some are bad.",
     )
     parser.add_argument("path", metavar="PATH", type=Path, help="a folder, a table or OWNER/NAME")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page with a few pictures of each class")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page with a few images of each class")
     parser.add_argument("--json", action="store_true", help="print everything as one object")
     parser.add_argument("--split", type=Path, metavar="FILE", help="a table of path and split, to be used instead")
     parser.add_argument("--write-split", type=Path, metavar="FILE", help="write such a table, to keep or to edit")
@@ -84,7 +84,7 @@ def _clear(path: Path) -> None:
     from ..sources.survey import located
 
     path = located(path)
-    cleared = index.clear(slug("pictures", path)), parquet.clear(path), hub_images.clear(path), *store.clear(path)
+    cleared = index.clear(slug("images", path)), parquet.clear(path), hub_images.clear(path), *store.clear(path)
     deleted = [each for each in cleared if each]
     for each in deleted:
         print(printable(f"deleted {each}"))
@@ -109,7 +109,7 @@ def _text(said: dict) -> Iterator["RenderableType"]:
     known = f", {examined['unchanged']:,} known from before (checked: {checked}, not its content)"
     yield opened + known * bool(examined["unchanged"])
     yield ""
-    yield f"{_many(said['pictures'], 'picture')}, {_many(len(said['classes']), 'class', 'classes')}; " + ", ".join(
+    yield f"{_many(said['images'], 'image')}, {_many(len(said['classes']), 'class', 'classes')}; " + ", ".join(
         f"{splits[name]:,} {name}" for name in splits
     )
     yield _classes(said["classes"])
@@ -125,13 +125,13 @@ def _classes(classes: dict[str, dict]) -> "RenderableType":
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("class", max_width=NAME, overflow="ellipsis", no_wrap=True)
-    columns = ("pictures", "train", "validation", "test", *["bad"] * any(row["bad"] for row in classes.values()))
+    columns = ("images", "train", "validation", "test", *["bad"] * any(row["bad"] for row in classes.values()))
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", width=BAR)
-    most = max(row["pictures"] for row in classes.values()) or 1
+    most = max(row["images"] for row in classes.values()) or 1
     for name, row in classes.items():
-        table.add_row(printable(name), *(f"{row[column]:,}" for column in columns), Bar(most, 0, row["pictures"], width=BAR))
+        table.add_row(printable(name), *(f"{row[column]:,}" for column in columns), Bar(most, 0, row["images"], width=BAR))
     return table
 
 
@@ -157,12 +157,12 @@ def _trouble(said: dict) -> Iterator[str]:
     from ..sources.survey import UNEVEN
 
     if (ratio := said["imbalance"]) and ratio >= UNEVEN:
-        yield f"imbalance: the largest class has {ratio:.0f} times the pictures of the smallest"
+        yield f"imbalance: the largest class has {ratio:.0f} times the images of the smallest"
     yield from map(printable, said["notes"])
     if missing := [name for name, count in said["splits"].items() if not count]:
-        yield f"no {' and no '.join(missing)} pictures"
-    if none := [name for name, row in said["classes"].items() if not row["pictures"]]:
-        yield f"without a usable picture: {_named(none)}"
+        yield f"no {' and no '.join(missing)} images"
+    if none := [name for name, row in said["classes"].items() if not row["images"]]:
+        yield f"without a usable image: {_named(none)}"
     if copies := said["duplicates"]["files"]:
         yield f"duplicates: {copies:,} {said['unit']}{'s have' if copies > 1 else ' has'} the same content as another"
     for key, what, why in (
@@ -170,7 +170,7 @@ def _trouble(said: dict) -> Iterator[str]:
         ("across_splits", "split", "in several splits: what is measured there has been trained on"),
     ):
         if groups := said["duplicates"][key]:
-            yield f"{len(groups):,} {'pictures are' if len(groups) > 1 else 'picture is'} {why}"
+            yield f"{len(groups):,} {'images are' if len(groups) > 1 else 'image is'} {why}"
             for group in groups[:LINES]:
                 yield printable("  " + " = ".join(f"{each['path']} ({each[what]})" for each in group))
             if len(groups) > LINES:

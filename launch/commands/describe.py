@@ -9,7 +9,7 @@ from ..trained import MOST_PIXELS
 from ..training.schedules import Schedule
 from .arguments import add_recipe, command_parser
 
-COLUMNS, ROWS, BARS = 60, 4, " ▁▂▃▄▅▆▇█"  # of the picture of a schedule
+COLUMNS, ROWS, BARS = 60, 4, " ▁▂▃▄▅▆▇█"  # of the plot of a schedule
 
 
 def main(args: Sequence[str]) -> None:

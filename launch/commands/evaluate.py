@@ -20,7 +20,7 @@ def main(args: Sequence[str]) -> None:
         "evaluate",
         usage="RUN [--data …] [--split test | validation | train] [--weights chosen | last | best | ema] [--json]",
         description="Measure the loss and accuracy of a trained net: every image once, dropout off, in the run's precision.\n"
-        "Without --data it uses the run's own images and reproduces the numbers that training logged. Of other pictures that\n"
+        "Without --data it uses the run's own images and reproduces the numbers that training logged. Of other images that\n"
         "are not split, all are measured; classes may be missing.",
         example="runs/cifar2/Net-0a1b2c3d --data other-birds/",
     )
@@ -47,11 +47,11 @@ def main(args: Sequence[str]) -> None:
         data = str(Path(data).expanduser().resolve())
     about = described(record, stage, chosen.weights)
     named = chosen.data and data not in ("hub", "synthetic")
-    others = bool(named and (about["stored"] or needs(Path(data), about["classes"])))  # a recipe would split or refuse them
+    others = bool(named and (about["cache_size"] or needs(Path(data), about["classes"])))  # a recipe would split or refuse them
     options = {"weights": chosen.weights, "recipe": chosen.recipe, "precision": precision}
     trained = rebuild(record, stage, data="synthetic" if others else data, **options)
     if others:
-        trained = trained._replace(images=_pictures(chosen.data, trained, record))
+        trained = trained._replace(images=_images(chosen.data, trained, record))
     own, now = record.config["data"]["fingerprint"], trained.images.fingerprint
     same = own == now or (stage and not chosen.data)  # a stage's own images have no recorded fingerprint
     if not (same or chosen.data):
@@ -83,14 +83,14 @@ def main(args: Sequence[str]) -> None:
         print(f"logged in training{how}: accuracy {logged['accuracy']:.4f}, loss {logged['loss']:.4f}")
 
 
-def _pictures(data: str, trained: Trained, record: Record) -> "Images":
-    """The pictures at `data`, which may be those of the run, moved. Raises Refused (1, 4)."""
+def _images(data: str, trained: Trained, record: Record) -> "Images":
+    """The images at `data`, which may be those of the run, moved. Raises Refused (1, 4)."""
     from ..sources import others
 
     known = ("validation", "test", "split", "columns", "skip_bad", "limit")
     options = {name: record.options[name] for name in known if name in record.options}
     fingerprint = record.config["data"]["fingerprint"]
-    return others.pictures(data, trained.images, trained.shape, trained.rule, fingerprint, **options)
+    return others.images(data, trained.images, trained.shape, trained.rule, fingerprint, **options)
 
 
 def _logged(folder: Path, split: str, weights: str) -> dict | None:

@@ -51,7 +51,7 @@ def main(args: Sequence[str]) -> None:
     layer, heat = grad_cam(trained.net, batch, index, pixels.shape[1:])
     title = f"{printable(classes[index])}: {probabilities[index].item():.1%}"
     try:
-        write_atomically(out, _picture(pixels.permute(1, 2, 0).numpy(), heat.numpy(), title))
+        write_atomically(out, _plot(pixels.permute(1, 2, 0).numpy(), heat.numpy(), title))
     except OSError as error:
         raise Refused(f"cannot write {out}: {error.strerror or error}") from error
     print(printable(f"{title}, from {layer}; {out}") + ("" if heat.any() else "; nothing in it supports this class"))
@@ -165,7 +165,7 @@ def _tokens_as_grid(count: int, grids: Sequence[tuple[int, ...]]) -> Callable[["
     return None
 
 
-def _picture(image: "np.ndarray", heat: "np.ndarray", title: str) -> bytes:
+def _plot(image: "np.ndarray", heat: "np.ndarray", title: str) -> bytes:
     """PNG: the image, uint8 (H, W, 1 or 3), beside a grey copy under the heat map (H, W)."""
     import matplotlib.figure
 

@@ -138,7 +138,7 @@ def check(trained: Trained, exported: Exported) -> tuple[int, float]:
 
 
 def _with_preprocessing(trained: Trained, net: "nn.Module") -> "nn.Module":
-    """The net behind the preprocessing of `launch.data.Feed`, except the division by 255."""
+    """The net behind the preprocessing of `launch.data.MemoryFeed`, except the division by 255."""
     import torch
     from torch import nn
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import Refused, printable
-from ..sources.listing import entries, is_picture, kind_of
+from ..sources.listing import entries, is_image, kind_of
 from ..trained import Trained, feed, find_run, rebuild
 from .arguments import add_trained_net, command_parser
 
@@ -22,12 +22,12 @@ def main(args: Sequence[str]) -> None:
         "predict",
         usage="RUN IMAGE… | FOLDER… [--top 3] [--csv | --json]",
         description="Print the most probable classes of each image. Images of another size than the run's are resized to it,\n"
-        "then normalised as in training. Pictures in a folder are found as for training: behind links, too, and nothing else.\n"
+        "then normalised as in training. Images in a folder are found as for training: behind links, too, and nothing else.\n"
         "Files that cannot be read as an image are named and skipped, with exit code 1.",
         example="runs/cifar2/Net-0a1b2c3d bird.jpg photos/",
     )
     add_trained_net(parser)
-    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image files, or folders with pictures in them")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image files, or folders with images in them")
     parser.add_argument("--top", type=int, default=3, metavar="N", help="classes per image; default 3")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="image, rank, class, probability; the default in a pipe")
@@ -35,7 +35,7 @@ def main(args: Sequence[str]) -> None:
     chosen = parser.parse_args(args)
     if chosen.top < 1:
         raise Refused(f"--top must be at least 1, got {chosen.top}", 2)
-    files = [file for place in chosen.images for file in (pictures_in(place) if place.is_dir() else [place])]
+    files = [file for place in chosen.images for file in (images_in(place) if place.is_dir() else [place])]
     trained = rebuild(*find_run(chosen.run), weights=chosen.weights, recipe=chosen.recipe)
     rows = list(predictions(trained, files, chosen.top))
     if chosen.json:
@@ -76,22 +76,22 @@ def predictions(trained: Trained, files: Sequence[Path], top: int) -> Iterator[t
             yield file, [{"class": name, "probability": value} for name, value in zip(names, values, strict=True)]
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """All pictures in a folder and its subfolders, found as training finds them; the rest is counted on standard error.
+def images_in(folder: Path) -> list[Path]:
+    """All images in a folder and its subfolders, found as training finds them; the rest is counted on standard error.
 
     Raises Refused (1) for a folder without any.
     """
     found, left_out = [], Counter[str]()
     for entry, parts in entries(folder):
-        if is_picture(entry):
+        if is_image(entry):
             found.append(Path(entry.path))
         elif entry.kind != "folder":
             left_out[kind_of(entry, parts)] += 1
     said = ", ".join(f"{count} {kind}" for kind, count in sorted(left_out.items()))
     if not found:
-        raise Refused(f"{folder}: no pictures in it{f' ({said})' if said else ''}")
+        raise Refused(f"{folder}: no images in it{f' ({said})' if said else ''}")
     if said := ", ".join(f"{count} {kind}" for kind, count in sorted(left_out.items()) if kind != "hidden"):
-        print(printable(f"{folder}: left out what is no picture by its name: {said}"), file=sys.stderr)
+        print(printable(f"{folder}: left out what is no image by its name: {said}"), file=sys.stderr)
     return found
 
 

@@ -43,7 +43,7 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument(
         "--config_file", type=launch_file, metavar="FILE", help="accelerate's config for each run, such as launch/gpu.yaml"
     )
-    parser.add_argument("--compare", type=Path, default="compare", metavar="FOLDER", help="for the pictures; default: compare")
+    parser.add_argument("--compare", type=Path, default="compare", metavar="FOLDER", help="for the plots; default: compare")
     others = parser.add_argument_group("on other machines, which share this folder: docs/scale.md")
     others.add_argument("--on", metavar="WHERE", help="ray, or ray://HOST:PORT: a Ray cluster; slurm: a job array")
     others.add_argument("--cpus", type=int, metavar="N", help="cores of each run; default: one for each of its processes")
@@ -153,7 +153,7 @@ def grid(path: Path, axes: dict[str, list[str]], at_once: int, config_file: str 
         asked, options = parse(recipe.main, flags, prog=f"oneloop sweep {path}")
         asked.configure(path.stem, options, precision)
         asked.code = code
-        asked.folder, asked.shards, asked.config["data"], result = asked.find_folder()
+        asked.folder, asked.micro_batches, asked.config["data"], result = asked.find_folder()
         varied = [pair for pair in pairs if len(axes[pair[0]]) > 1]
         name = " ".join(itertools.chain(*(varied or pairs)))
         if asked.folder in cells:

@@ -11,7 +11,7 @@ from ..report.runs import find, home, in_use, read, read_json, read_metrics, sta
 def main(args: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         "oneloop upload",
-        description="Send run folders to W&B: configuration, history, summary and pictures. What W&B already has is not sent\n"
+        description="Send run folders to W&B: configuration, history, summary and plots. What W&B already has is not sent\n"
         "again. A run with several stages becomes one W&B run for each stage and one for the whole.",
         epilog="example: oneloop upload runs/cifar2",
         formatter_class=argparse.RawDescriptionHelpFormatter,

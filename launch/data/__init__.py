@@ -1,10 +1,10 @@
 """How images reach a net: from files or memory to batches on the device. Its modules are imported when they are asked for.
 
-images      Images, which a recipe trains on, its validation images, and Feed, which makes batches of those in memory
+images      Images, which a recipe trains on, its validation images, and MemoryFeed, which makes batches of those in memory
 disk_feed   the same for images of any size, which threads read from the disk; store: decoded ones, kept
 decode      how an image file is decoded; resize: the rule for size; image_file: a file as a tensor
 dataset     what a source returns
-order       the order of the samples, slices, random draws, folds and validation, as functions of the random seed
+order       the order of the samples, micro-batches, random draws, folds and validation, as functions of the random seed
 augment     augmentations (a new one is a function); augment_ops: those of TrivialAugment and RandAugment; mix: mixup and cutmix
 """
 
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
     )
     from .augment_ops import rand_augment, trivial_augment
     from .dataset import Split
-    from .disk_feed import PictureFeed, PictureSplit
-    from .images import Feed, Images, feed_of, resized, with_validation
+    from .disk_feed import DiskFeed, DiskSplit
+    from .images import MemoryFeed, Images, feed_of, resized, with_validation
     from .mix import Mix, cutmix, either, mixed, mixup
-    from .order import bounds, draws, folds, part, slice_seed
+    from .order import micro_batch_bounds, draws, folds, part, micro_batch_seed
 
 __all__ = [
-    "Augment", "Draw", "EpochDraws", "Feed", "Images", "Mix", "PictureFeed", "PictureSplit", "Split", "alternating_flip",
-    "bounds", "crop_and_flip", "cutmix", "draws", "either", "feed_of", "folds", "mirror", "mixed", "mixup", "part",
-    "rand_augment", "random_erasing", "random_resized_crop", "resized", "slice_seed", "translate",
+    "Augment", "Draw", "EpochDraws", "MemoryFeed", "Images", "Mix", "DiskFeed", "DiskSplit", "Split", "alternating_flip",
+    "micro_batch_bounds", "crop_and_flip", "cutmix", "draws", "either", "feed_of", "folds", "mirror", "mixed", "mixup", "part",
+    "rand_augment", "random_erasing", "random_resized_crop", "resized", "micro_batch_seed", "translate",
     "trivial_augment", "with_validation",
 ]  # fmt: skip
 __getattr__ = lazily(__name__, {  # image files are decoded without torch
     "augment": "Augment Draw EpochDraws alternating_flip crop_and_flip mirror random_erasing random_resized_crop translate",
     "augment_ops": "rand_augment trivial_augment",
     "dataset": "Split",
-    "disk_feed": "PictureFeed PictureSplit",
-    "images": "Feed Images feed_of resized with_validation",
+    "disk_feed": "DiskFeed DiskSplit",
+    "images": "MemoryFeed Images feed_of resized with_validation",
     "mix": "Mix cutmix either mixed mixup",
-    "order": "bounds draws folds part slice_seed",
+    "order": "micro_batch_bounds draws folds part micro_batch_seed",
 })  # fmt: skip

@@ -1,7 +1,7 @@
 """Augmentations: functions of a batch of uint8 pixels, on the pixels' device. A recipe passes one to `train`.
 
 To add one, write a function of type `Augment` here. Take its random numbers from `draw`, so that they depend only on
-(seed, epoch, sample): then the same image looks the same in any batch, slice or process.
+(seed, epoch, sample): then the same image looks the same in any batch, micro-batch or process.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from .order import draws
 # 5 alternating_flip, 6 to 10 random_resized_crop, 11 to 15 random_erasing, 16 mirror, 20 to 24 mixing, 30 to 32 trivial_augment,
 # from 40 on rand_augment.
 Draw = Callable[..., Tensor]
-# (pixels uint8 (n, H, W, C), draw) -> pixels, the same; of a PictureSplit (sizes, draw) -> views, see random_resized_crop
+# (pixels uint8 (n, H, W, C), draw) -> pixels, the same; of a DiskSplit (sizes, draw) -> views, see random_resized_crop
 Augment = Callable[[Tensor, Draw], Tensor]
 
 
@@ -119,10 +119,10 @@ def random_erasing(pixels: Tensor, draw: Draw, part: float = 0.25, area: tuple[f
 
 
 def random_resized_crop(sizes: Tensor, draw: Draw, area: tuple[float, float] = (0.08, 1.0), ratio: float = 4 / 3) -> Tensor:
-    """A random part of each picture, half of them mirrored, for a PictureSplit: views int64 (n, 5).
+    """A random part of each image, half of them mirrored, for a DiskSplit: views int64 (n, 5).
 
-    `sizes` int64 (n, 2) are the pictures' heights and widths; a view is (top, left, height, width, mirrored). Its part of the
-    area is uniform in `area`, its width over height log-uniform from 1 / `ratio` to `ratio`, cut to what the picture has.
+    `sizes` int64 (n, 2) are the images' heights and widths; a view is (top, left, height, width, mirrored). Its part of the
+    area is uniform in `area`, its width over height log-uniform from 1 / `ratio` to `ratio`, cut to what the image has.
     Source: Szegedy et al., Going Deeper with Convolutions (arXiv:1409.4842), section 6; torchvision's RandomResizedCrop, which
     draws up to ten times instead of cutting.
     """

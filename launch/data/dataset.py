@@ -36,7 +36,7 @@ class Split(NamedTuple):
         return Split(self.pixels[ids], self.labels[ids])
 
     def some(self, ids: Tensor) -> "Split":
-        """The same, as PictureSplit.some."""
+        """The same, as DiskSplit.some."""
         return self.select(ids)
 
 

@@ -41,18 +41,18 @@ def converted(opened: Image.Image, channels: int, white: int = 0) -> Image.Image
     refuse_misread(opened)
     opened.load()
     refuse_unknown_range(opened)
-    picture: Image.Image = opened
+    image: Image.Image = opened
     with contextlib.suppress(Exception):  # broken EXIF data is ignored
-        ImageOps.exif_transpose(picture, in_place=True)  # else it would be copied, also where nothing is turned
+        ImageOps.exif_transpose(image, in_place=True)  # else it would be copied, also where nothing is turned
     if opened.mode[0] == "I":
-        picture = _in_8_bits(picture, white or WHITE)
+        image = _in_8_bits(image, white or WHITE)
         if _tag(opened, PHOTOMETRIC) == MIN_IS_WHITE:  # PIL inverts 8 bits only
-            picture = ImageOps.invert(picture)
-    if picture.has_transparency_data:  # PIL would show whatever colour is stored under the transparent parts
-        paper = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(paper, picture.convert("RGBA"))
+            image = ImageOps.invert(image)
+    if image.has_transparency_data:  # PIL would show whatever colour is stored under the transparent parts
+        paper = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(paper, image.convert("RGBA"))
     mode = "RGB" if channels == 3 else "L"
-    return picture if picture.mode == mode else picture.convert(mode)  # which would copy
+    return image if image.mode == mode else image.convert(mode)  # which would copy
 
 
 def pixels(file: IO[bytes] | Path | str, least: int = 0, white: int = 0) -> "tuple[np.ndarray, tuple[int, int]]":
@@ -70,8 +70,8 @@ def pixels(file: IO[bytes] | Path | str, least: int = 0, white: int = 0) -> "tup
         drafted = opened.size
         if (array := jpeg(opened, content)) is not None:
             return array, (width, height)
-        picture = converted(opened, 3, white)
-    return np.array(picture), (width, height) if picture.size == drafted else (height, width)  # turned, as its EXIF data say
+        image = converted(opened, 3, white)
+    return np.array(image), (width, height) if image.size == drafted else (height, width)  # turned, as its EXIF data say
 
 
 def jpeg(opened: Image.Image, content: bytes) -> "np.ndarray | None":
@@ -142,12 +142,12 @@ def _lossless(opened: Image.Image) -> bool:
     return False
 
 
-def _in_8_bits(picture: Image.Image, white: int) -> Image.Image:
+def _in_8_bits(image: Image.Image, white: int) -> Image.Image:
     """16-bit grey as 8 bits, 255 for `white` and above, with the level that is transparent, if any."""
     import numpy as np  # takes 0.1 s, and few files need it
 
-    levels = np.asarray(picture).astype(np.int64)
+    levels = np.asarray(image).astype(np.int64)
     grey = Image.fromarray(((levels.clip(max=white) * 255 + white // 2) // white).astype(np.uint8))
-    if (clear := picture.info.get("transparency")) is not None:
+    if (clear := image.info.get("transparency")) is not None:
         grey.putalpha(Image.fromarray(np.where(levels == clear, 0, 255).astype(np.uint8)))
     return grey

@@ -1,6 +1,6 @@
-"""Pictures of any size, more than memory holds, as batches: threads prepare those of the coming batches.
+"""Images of any size, more than memory holds, as batches: threads prepare those of the coming batches.
 
-What a picture looks like in a batch depends on (seed, epoch, picture) alone, never on threads, slices or processes.
+What an image looks like in a batch depends on (seed, epoch, image) alone, never on threads, micro-batches or processes.
 """
 
 from collections import deque
@@ -16,27 +16,27 @@ from torch import Tensor
 
 from .dataset import Split
 from .normalise import Normaliser
-from .resize import Rule, View, centre, centred, viewed
-from .store import Store, Wanted
+from .resize import ResizeRule, View, centre, centred, viewed
+from .store import Store, StoredImage
 
 if TYPE_CHECKING:
     import numpy as np
 
 UNEVEN = 1.5  # from this ratio of the largest class to the smallest on
-AHEAD = 3  # slices that are prepared while one is computed
-JOBS = 4  # of a thread for a slice: with one for each picture, threads wait for Python's lock
-TOGETHER = 1 << 18  # bytes of pictures that are decoded, then resized in one call: what a core's cache holds
-SMALL = 100**2  # pixels: with fewer of them in a picture, two threads, which wait for Python's lock, are slower than one
+MICRO_BATCHES_AHEAD = 3  # micro-batches that are prepared while one is computed
+JOBS = 4  # of a thread for a micro-batch: with one for each image, threads wait for Python's lock
+TOGETHER = 1 << 18  # bytes of images that are decoded, then resized in one call: what a core's cache holds
+SMALL = 100**2  # pixels: with fewer of them in an image, two threads, which wait for Python's lock, are slower than one
 
 
 @dataclass(frozen=True)
-class PictureSplit:
-    """One split of a data set of pictures: `labels` int64 (N,). Pictures come from `store`."""
+class DiskSplit:
+    """One split of a data set of images: `labels` int64 (N,). Images come from `store`."""
 
     labels: Tensor
-    pictures: Sequence[Wanted]
+    images: Sequence[StoredImage]
     store: Store
-    rule: Rule
+    rule: ResizeRule
 
     def __len__(self) -> int:
         return self.labels.shape[0]
@@ -46,66 +46,66 @@ class PictureSplit:
         """(C, H, W) as the net sees them."""
         return 3, self.rule.size, self.rule.size
 
-    def select(self, ids: Tensor) -> "PictureSplit":
-        """The pictures `ids`, int64 (n,), alone."""
-        return replace(self, labels=self.labels[ids], pictures=[self.pictures[index] for index in ids.tolist()])
+    def select(self, ids: Tensor) -> "DiskSplit":
+        """The images `ids`, int64 (n,), alone."""
+        return replace(self, labels=self.labels[ids], images=[self.images[index] for index in ids.tolist()])
 
     def some(self, ids: Tensor) -> Split:
-        """The pictures `ids`, int64 (n,), in memory, as evaluation sees them. Raises Refused (4) for one that has changed."""
-        reader = Reader(self)
+        """The images `ids`, int64 (n,), in memory, as evaluation sees them. Raises Refused (4) for one that has changed."""
+        reader = DiskReader(self)
         pixels = torch.stack([reader.centred(index) for index in ids.tolist()]).permute(0, 3, 1, 2).contiguous()
         return Split(pixels, self.labels[ids])
 
 
-class Reader:
-    """Reads the pictures of a split, from any thread. Raises Refused (4) for one that has changed."""
+class DiskReader:
+    """Reads the images of a split, from any thread. Raises Refused (4) for one that has changed."""
 
-    def __init__(self, split: PictureSplit):
+    def __init__(self, split: DiskSplit):
         self.split = split
 
     def reduced(self, index: int) -> "np.ndarray":
         """uint8 (h, w, 3), not to be written to."""
-        return self.split.store.read(self.split.pictures[index])
+        return self.split.store.read(self.split.images[index])
 
     def centred(self, index: int) -> Tensor:
         """uint8 (size, size, 3): see launch/data/resize.py."""
         return torch.from_numpy(centred(self.reduced(index), self.split.rule))
 
 
-# (pixels uint8 (n, H, W, C), ids int64 (n,)) -> pixels, the same. The first one of pictures maps sizes int64 (n, 2), height and
-# width of the reduced pictures, to views int64 (n, 5), see resize.View
+# (pixels uint8 (n, H, W, C), ids int64 (n,)) -> pixels, the same. The first one of images maps sizes int64 (n, 2), height and
+# width of the reduced images, to views int64 (n, 5), see resize.View
 Augmented = Callable[[Tensor, Tensor], Tensor]
 
 
 class Prepared(NamedTuple):
-    """A slice that threads are preparing: `pixels` (n, size, size, 3), float32 normalised; for another device uint8."""
+    """A micro-batch that threads are preparing: `pixels` (n, size, size, 3), float32 normalised; for another device uint8."""
 
     ids: Tensor
     pixels: Tensor
     jobs: list[Future]
 
 
-class PictureFeed:
-    """Batches of a PictureSplit, as `Feed` makes them of a Split. Its threads end with it.
+class DiskFeed:
+    """Batches of a DiskSplit, as `MemoryFeed` makes them of a Split. Its threads end with it.
 
     Views are drawn on the CPU, whatever the device; pixels reach a GPU from pinned memory while it computes, and are normalised
-    there. `uneven` are the numbers of pictures by class, where some class has so many fewer than another that accuracy alone
+    there. `uneven` are the numbers of images by class, where some class has so many fewer than another that accuracy alone
     misleads, else ().
 
-    `waited` are the seconds that `batch` has waited for pictures, `reading` those that the threads took to decode and crop them,
+    `waited` are the seconds that `batch` has waited for images, `reading` those that the threads took to decode and crop them,
     and `changing` those for the augmentations after that, whose names are `changes`.
     """
 
-    resident = False  # see Feed
+    resident = False  # see MemoryFeed
 
-    def __init__(self, split: PictureSplit, mean: Sequence[float], std: Sequence[float], device: torch.device):
+    def __init__(self, split: DiskSplit, mean: Sequence[float], std: Sequence[float], device: torch.device):
         self.device, self.drawn_on, self.labels = device, torch.device("cpu"), split.labels
-        self.reader, self.rule = Reader(split), split.rule
+        self.reader, self.rule = DiskReader(split), split.rule
         self.batches = max(1, 500 * 64**2 // split.rule.size**2)  # of evaluation: 500 small ones, 40 of 224 × 224
         counts = split.labels.bincount().tolist()
         there = [count for count in counts if count]
         self.uneven = tuple(counts) if max(there) > UNEVEN * min(there) else ()
-        sizes = [(picture.height, picture.width) for picture in split.pictures]
+        sizes = [(image.height, image.width) for image in split.images]
         self.sizes = torch.tensor(sizes, dtype=torch.int32).reshape(-1, 2)
         self.normalise = Normaliser(mean, std, split.rule.size, device)
         self.coming: deque[Tensor] = deque()
@@ -116,20 +116,20 @@ class PictureFeed:
         self.threads = 1 if area < SMALL else torch.get_num_threads()
         self.together = max(1, int(TOGETHER // (3 * area))) if area else 1
         # One thread of torch's own in each of them: more would be in each other's way.
-        self.pool = ThreadPoolExecutor(self.threads, "pictures", torch.set_num_threads, (1,))
+        self.pool = ThreadPoolExecutor(self.threads, "images", torch.set_num_threads, (1,))
 
     def order(self, ids: Tensor) -> Tensor:
         return ids
 
-    def expect(self, slices: Sequence[Tensor]) -> None:
-        """The ids that `batch` is going to be called with, in this order: AHEAD of them are prepared meanwhile."""
-        self.coming = deque(slices)
+    def expect(self, micro_batches: Sequence[Tensor]) -> None:
+        """The ids that `batch` is going to be called with, in this order: MICRO_BATCHES_AHEAD of them are prepared meanwhile."""
+        self.coming = deque(micro_batches)
 
     def batch(self, ids: Tensor, augments: Sequence[Augmented] = ()) -> tuple[Tensor, Tensor]:
-        """The pictures `ids`, int64 (n,): normalised, float32 (n, 3, size, size), channels last in memory; labels int64 (n,).
+        """The images `ids`, int64 (n,): normalised, float32 (n, 3, size, size), channels last in memory; labels int64 (n,).
 
         The first of `augments` says which part of each; without any, the central square. The others change the pixels of one
-        picture at a time, in the threads. Raises Refused (4), naming a picture that has changed.
+        image at a time, in the threads. Raises Refused (4), naming an image that has changed.
         """
         while self.prepared and not torch.equal(self.prepared[0].ids, ids):  # not what was expected
             for job in self.prepared.popleft().jobs:
@@ -138,7 +138,7 @@ class PictureFeed:
             if self.coming and torch.equal(self.coming[0], ids):
                 self.coming.popleft()
             self.prepared.append(self._prepare(ids, augments))
-        while self.coming and len(self.prepared) <= AHEAD:
+        while self.coming and len(self.prepared) <= MICRO_BATCHES_AHEAD:
             self.prepared.append(self._prepare(self.coming.popleft(), augments))
         ready = self.prepared.popleft()
         began = perf_counter()
@@ -171,18 +171,18 @@ class PictureFeed:
             began, changing = perf_counter(), 0.0
             for first in rows[:: self.together]:
                 some = slice(first, min(first + self.together, rows.stop))
-                pictures = [self.reader.reduced(index) for index in indices[some]]
-                views = chosen[some] if chosen else [centre(picture) for picture in pictures]
+                images = [self.reader.reduced(index) for index in indices[some]]
+                views = chosen[some] if chosen else [centre(image) for image in images]
                 if on_cpu and not augments[1:]:
-                    viewed(pictures, views, pixels[some].numpy(), self.normalise)
+                    viewed(images, views, pixels[some].numpy(), self.normalise)
                     continue
-                shown = torch.empty(len(pictures), size, size, 3, dtype=torch.uint8)
-                viewed(pictures, views, shown.numpy())
+                shown = torch.empty(len(images), size, size, 3, dtype=torch.uint8)
+                viewed(images, views, shown.numpy())
                 read = perf_counter()
-                for row, picture in enumerate(shown.split(1), first):
+                for row, image in enumerate(shown.split(1), first):
                     for augment in augments[1:]:
-                        picture = augment(picture, ids[row : row + 1])
-                    pixels[row] = self._normalised(picture[0]) if on_cpu else picture[0]
+                        image = augment(image, ids[row : row + 1])
+                    pixels[row] = self._normalised(image[0]) if on_cpu else image[0]
                 changing += perf_counter() - read
             return perf_counter() - began - changing, changing
 

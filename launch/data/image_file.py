@@ -11,11 +11,11 @@ from torch import Tensor
 from ..errors import Refused, first_line
 from .dataset import Shape
 from .decode import decode
-from .resize import Rule, centred, read, resized
+from .resize import ResizeRule, centred, read, resized
 
 
-def read_image(path: Path, shape: Shape, rule: Rule | None = None) -> Tensor:
-    """An image file as uint8 (C, H, W) of `shape`: by the `rule` of pictures of any size, else stretched with antialiasing.
+def read_image(path: Path, shape: Shape, rule: ResizeRule | None = None) -> Tensor:
+    """An image file as uint8 (C, H, W) of `shape`: by the `rule` of images of any size, else stretched with antialiasing.
 
     Raises Refused (1), naming the file.
     """
@@ -25,9 +25,9 @@ def read_image(path: Path, shape: Shape, rule: Rule | None = None) -> Tensor:
             raise ValueError("it is not a file")
         if rule:
             return torch.from_numpy(centred(read(path, rule), rule).copy()).permute(2, 0, 1)
-        picture = decode(path, channels)
-        array = np.array(picture).reshape(picture.height, picture.width, channels)
-        if picture.size != (width, height):
+        image = decode(path, channels)
+        array = np.array(image).reshape(image.height, image.width, channels)
+        if image.size != (width, height):
             array = resized(array, width, height)  # not Pillow's, which gives other pixels in other versions
     except FileNotFoundError as error:
         raise Refused(f"{path}: no such file") from error
@@ -45,11 +45,11 @@ def stack(files: Iterable[tuple[str, BinaryIO | Path | str]], count: int, shape:
     pixels = np.empty((count, height, width, channels), dtype=np.uint8)
     for index, (name, file) in enumerate(files):
         try:
-            picture = decode(file, channels)
+            image = decode(file, channels)
         except Exception as error:  # PIL raises a dozen kinds for broken files
             raise Refused(f"{name} cannot be decoded: {first_line(error)}", 4) from error
-        if picture.size != (width, height):
-            has = "×".join(map(str, picture.size))
+        if image.size != (width, height):
+            has = "×".join(map(str, image.size))
             raise Refused(f"{name} is {has} (width×height), this recipe takes {width}×{height}; resize the images first", 4)
-        pixels[index] = np.asarray(picture).reshape(pixels.shape[1:])
+        pixels[index] = np.asarray(image).reshape(pixels.shape[1:])
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import Refused
 from .dataset import Split
-from .disk_feed import Augmented, PictureFeed, PictureSplit
+from .disk_feed import Augmented, DiskFeed, DiskSplit
 from .normalise import Normaliser
 from .order import held_out
 
@@ -25,15 +25,15 @@ class Images:
     the test images are measured at the end only; without, the test images choose. Raises Refused (2) if `size` is out of range.
     """
 
-    train: Split | PictureSplit
-    test: Split | PictureSplit
+    train: Split | DiskSplit
+    test: Split | DiskSplit
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     source: str
     fingerprint: str
     size: int = 0  # height and width the net sees; batches are resized on the device. 0: not resized
-    validation: Split | PictureSplit | None = None
+    validation: Split | DiskSplit | None = None
     held: float | None = None  # the --validation by which its source made the validation images, if it made them
     files: Mapping[str, bytes] = field(default_factory=dict)  # what the run folder is to have of it, such as split.csv
 
@@ -70,7 +70,7 @@ def with_validation(images: Images, fraction: float | None) -> Images:
     return replace(images, train=train, validation=validation)
 
 
-class Feed:
+class MemoryFeed:
     """Batches of a split: its pixels stay uint8, and each batch is normalised on the device.
 
     The pixels are on `device` if they take less than half of its free memory, else in main memory. An image is a row of (H, W, C)
@@ -81,7 +81,7 @@ class Feed:
     """
 
     batches = 500
-    uneven: tuple[int, ...] = ()  # see PictureFeed
+    uneven: tuple[int, ...] = ()  # see DiskFeed
 
     def __init__(self, split: Split, images: Images, device: torch.device):
         channels, height, width = split.shape
@@ -98,8 +98,8 @@ class Feed:
         """Whether the pixels are where they are needed."""
         return self.rows.device.type == self.device.type
 
-    def expect(self, slices: Sequence[Tensor]) -> None:
-        """As PictureFeed.expect. Nothing needs to be prepared here."""
+    def expect(self, micro_batches: Sequence[Tensor]) -> None:
+        """As DiskFeed.expect. Nothing needs to be prepared here."""
 
     def order(self, ids: Tensor) -> Tensor:
         """`ids` (int64) on the rows' device: moved once an epoch, not once a batch."""
@@ -118,11 +118,11 @@ class Feed:
         return resized(pixels, self.size), labels
 
 
-def feed_of(split: Split | PictureSplit, images: Images, device: torch.device) -> Feed | PictureFeed:
+def feed_of(split: Split | DiskSplit, images: Images, device: torch.device) -> MemoryFeed | DiskFeed:
     """Batches of a split of `images`."""
-    if isinstance(split, PictureSplit):
-        return PictureFeed(split, images.mean, images.std, device)
-    return Feed(split, images, device)
+    if isinstance(split, DiskSplit):
+        return DiskFeed(split, images.mean, images.std, device)
+    return MemoryFeed(split, images, device)
 
 
 def resized(images: Tensor, size: int) -> Tensor:

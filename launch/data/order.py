@@ -1,4 +1,4 @@
-"""Everything random about the data, as functions of the random seed, epoch and position: order, slices, draws, folds, validation.
+"""Everything random about the data, as functions of the random seed, epoch and position: order, micro-batches, draws, folds, validation.
 
 Nothing here has state: no sampler, no worker, no generator. The step alone determines the batch, so there is nothing to save,
 to restore or to keep in sync between processes.
@@ -19,20 +19,20 @@ def order(n: int, seed: int, epoch: int) -> Tensor:
     return torch.from_numpy(np.argsort(draws, kind="stable"))
 
 
-def bounds(n: int, shards: int) -> list[int]:
-    """The `shards + 1` positions that cut `n` samples into contiguous slices; the first `n % shards` are longer by one."""
-    short, longer = divmod(n, shards)
-    return [index * short + min(index, longer) for index in range(shards + 1)]
+def micro_batch_bounds(n: int, micro_batches: int) -> list[int]:
+    """The `micro_batches + 1` positions that cut `n` samples into contiguous micro-batches; the first `n % micro_batches` are longer by one."""
+    short, longer = divmod(n, micro_batches)
+    return [index * short + min(index, longer) for index in range(micro_batches + 1)]
 
 
 def part(ids: Tensor, start: int, end: int, before: bool = False) -> Tensor:
-    """The slice from `start` to `end` of a batch, int64 (n,); if `before`, led by what precedes it in the batch, as in a ring."""
+    """The micro-batch from `start` to `end` of a batch, int64 (n,); if `before`, led by what precedes it in the batch, as in a ring."""
     these = ids[start:end]
     return torch.cat((ids[start - 1 : start] if start else ids[-1:], these)) if before else these
 
 
-def slice_seed(seed: int, step: int, index: int) -> int:
-    """The random seed for dropout and the like in slice `index` of `step`: 63 bits, mixed as in splitmix64."""
+def micro_batch_seed(seed: int, step: int, index: int) -> int:
+    """The random seed for dropout and the like in micro-batch `index` of `step`: 63 bits, mixed as in splitmix64."""
     mixed = 0
     for number in (seed, step, index):
         mixed = (mixed ^ number) + 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
@@ -54,7 +54,7 @@ def draws(seed: int, epoch: int, ids: Tensor, kind: int, n: int) -> Tensor:
         x = (x ^ (x >> 27 & (1 << 37) - 1)) * -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
         return x ^ (x >> 31 & (1 << 33) - 1)
 
-    key = slice_seed(seed, epoch, kind)
+    key = micro_batch_seed(seed, epoch, kind)
     return (mix(mix(ids + key)) & (1 << 31) - 1) % n
 
 

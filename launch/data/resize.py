@@ -1,6 +1,6 @@
-"""The one rule for size: how a picture of any size becomes what a net sees. Loads no torch until a picture is read.
+"""The one rule for size: how an image of any size becomes what a net sees. Loads no torch until an image is read.
 
-A picture is reduced so that its shorter side has `stored` pixels, and never enlarged. Training crops the reduced picture at
+An image is reduced so that its shorter side has `cache_size` pixels, and never enlarged. Training crops the reduced image at
 random (`random_resized_crop` in launch/data/augment.py). Everything else sees its central square, 7/8 of the shorter side, as
 `size` × `size` pixels: evaluation, `oneloop predict`, `explain`, and whoever feeds an exported net.
 """
@@ -16,53 +16,53 @@ if TYPE_CHECKING:
 
     from .normalise import Normaliser
 
-View = Sequence[int]  # a part of a picture: top, left, height, width, and 1 if it is mirrored, else 0
+View = Sequence[int]  # a part of an image: top, left, height, width, and 1 if it is mirrored, else 0
 
-CENTRE = 7 / 8  # of the shorter side: what torchvision sees of an image, 224 of 256
-ROOM = 2  # `stored` for 1 of `size`, if nobody says: small parts of a picture are then not blurred
+CENTER_CROP = 7 / 8  # of the shorter side: what torchvision sees of an image, 224 of 256
+CROP_MARGIN = 2  # `cache_size` for 1 of `size`, if nobody says: small parts of an image are then not blurred
 
 
-class Rule(NamedTuple):
-    """`size` and `stored` in pixels, both at least 1 and `stored` at least `size`; `white` from 0 to 65,535."""
+class ResizeRule(NamedTuple):
+    """`size` and `cache_size` in pixels, both at least 1 and `cache_size` at least `size`; `white` from 0 to 65,535."""
 
     size: int  # height and width that the net sees
-    stored: int  # the shorter side of what is kept
+    cache_size: int  # the shorter side of what is kept
     white: int = 0  # the pixel value of 16-bit grey that is white; 0: 65,535
 
 
-def rule_for(size: int, stored: int = 0, white: int = 0) -> Rule:
-    """The rule for nets that see `size` × `size` pixels; `stored` 0: with room for crops."""
-    return Rule(size, stored or ROOM * size, white)
+def rule_for(size: int, cache_size: int = 0, white: int = 0) -> ResizeRule:
+    """The rule for nets that see `size` × `size` pixels; `cache_size` 0: with room for crops."""
+    return ResizeRule(size, cache_size or CROP_MARGIN * size, white)
 
 
-def reduced_size(width: int, height: int, rule: Rule) -> tuple[int, int]:
-    """Width and height of a picture of these, reduced."""
+def reduced_size(width: int, height: int, rule: ResizeRule) -> tuple[int, int]:
+    """Width and height of an image of these, reduced."""
     shorter, longer = sorted((width, height))
-    if shorter <= rule.stored:
+    if shorter <= rule.cache_size:
         return width, height
-    other = round(longer * rule.stored / shorter)
-    return (rule.stored, other) if width <= height else (other, rule.stored)
+    other = round(longer * rule.cache_size / shorter)
+    return (rule.cache_size, other) if width <= height else (other, rule.cache_size)
 
 
-def read(file: IO[bytes] | Path | str, rule: Rule) -> "np.ndarray":
+def read(file: IO[bytes] | Path | str, rule: ResizeRule) -> "np.ndarray":
     """An image file, decoded as launch/data/decode.py says and reduced: uint8 (h, w, 3), RGB.
 
     Raises whatever PIL does, and ValueError.
     """
-    array, (width, height) = decode.pixels(file, rule.stored, rule.white)
+    array, (width, height) = decode.pixels(file, rule.cache_size, rule.white)
     reduced = reduced_size(width, height, rule)
     return array if array.shape[1::-1] == reduced else resized(array, *reduced)
 
 
 def centre(pixels: "np.ndarray") -> View:
-    """The central square of a reduced picture, uint8 (h, w, 3)."""
+    """The central square of a reduced image, uint8 (h, w, 3)."""
     height, width = pixels.shape[:2]
-    side = round(min(width, height) * CENTRE) or 1
+    side = round(min(width, height) * CENTER_CROP) or 1
     return (height - side) // 2, (width - side) // 2, side, side, 0
 
 
-def centred(pixels: "np.ndarray", rule: Rule) -> "np.ndarray":
-    """The central square of a reduced picture, uint8 (h, w, 3): uint8 (size, size, 3)."""
+def centred(pixels: "np.ndarray", rule: ResizeRule) -> "np.ndarray":
+    """The central square of a reduced image, uint8 (h, w, 3): uint8 (size, size, 3)."""
     return _viewed(pixels, centre(pixels), rule.size, rule.size)
 
 
@@ -82,18 +82,18 @@ def _viewed(pixels: "np.ndarray", view: View, height: int, width: int) -> "np.nd
 
 
 def viewed(
-    pictures: Sequence["np.ndarray"], views: Sequence[View], out: "np.ndarray", normalise: "Normaliser | None" = None
+    images: Sequence["np.ndarray"], views: Sequence[View], out: "np.ndarray", normalise: "Normaliser | None" = None
 ) -> None:
-    """A view of each of `pictures`, uint8 (h, w, 3), resized into `out` (n, height, width, 3): uint8, or float32 normalised.
+    """A view of each of `images`, uint8 (h, w, 3), resized into `out` (n, height, width, 3): uint8, or float32 normalised.
 
     By native.c, in one pass, where there is a compiler; else by torch, with the same bits.
     """
     factors = (normalise.scale.data_ptr(), normalise.shift.data_ptr()) if normalise else ()
-    if native.resize(pictures, views, out, *factors):
+    if native.resize(images, views, out, *factors):
         return
     import torch
 
-    for pixels, (top, left, height, width, mirrored), target in zip(pictures, views, out, strict=True):
+    for pixels, (top, left, height, width, mirrored), target in zip(images, views, out, strict=True):
         part = _by_torch(pixels[top : top + height, left : left + width], *out.shape[1:3])
         part = part[:, ::-1] if mirrored else part
         if normalise:

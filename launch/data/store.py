@@ -1,7 +1,7 @@
-"""Reduced pictures, kept as they are decoded: uint8 RGB in one file of the cache folder, which all processes of a machine map.
+"""Reduced images, kept as they are decoded: uint8 RGB in one file of the cache folder, which all processes of a machine map.
 
-A picture is known by the sha256 of its file, `stored` and `white` (see rule.py). An index beside the pixels has a line for each
-picture, written after its pixels, so whatever ends the process keeps the finished part. What the disk allowance does not hold is
+An image is known by the sha256 of its file, `cache_size` and `white` (see rule.py). An index beside the pixels has a line for each
+image, written after its pixels, so whatever ends the process keeps the finished part. What the disk allowance does not hold is
 decoded each time, and what a slow disk has not taken in this epoch is stored in a later one.
 """
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 LIMIT = "ONELOOP_STORED_GIB"  # the disk allowance of all stores; without it, half of what the disk has left
 FORMAT = 2
-CHUNK = 64  # pictures that are written at a time
+CHUNK = 64  # images that are written at a time
 SHARE, SLACK = 0.1, 0.1  # writing may take this part of the time that decoding takes, and so many seconds more
 
 
-class Wanted(NamedTuple):
-    """A picture: the sha256 of its file, its reduced width and height, and what opens it."""
+class StoredImage(NamedTuple):
+    """An image: the sha256 of its file, its reduced width and height, and what opens it."""
 
     sha256: str
     width: int
@@ -41,8 +41,8 @@ class Wanted(NamedTuple):
     open: Callable[[], IO[bytes]]
 
 
-class Place(NamedTuple):
-    """Where the pixels of a picture are: uint8 (height, width, 3) from byte `offset` on."""
+class Span(NamedTuple):
+    """Where the pixels of an image are: uint8 (height, width, 3) from byte `offset` on."""
 
     offset: int
     height: int
@@ -54,39 +54,39 @@ class Place(NamedTuple):
 
 
 class Store:
-    """The reduced pictures of a folder, table or data set `source`; without one, nothing is kept.
+    """The reduced images of a folder, table or data set `source`; without one, nothing is kept.
 
     Several threads may read at a time, and several processes may add to it. `places` is what is kept, by the sha256 of the
-    pictures' files. Raises Refused: 1 if the cache cannot be read or written, 2 for a wrong allowance.
+    images' files. Raises Refused: 1 if the cache cannot be read or written, 2 for a wrong allowance.
     """
 
-    def __init__(self, size_rule: resize.Rule, source: Path | None = None, pictures: Sequence[Wanted] = ()):
-        self.rule, self.places, self.allowed = size_rule, dict[str, Place](), set[str]()
+    def __init__(self, size_rule: resize.ResizeRule, source: Path | None = None, images: Sequence[StoredImage] = ()):
+        self.rule, self.places, self.allowed = size_rule, dict[str, Span](), set[str]()
         self.lock, self.new = threading.Lock(), list[tuple[str, "np.ndarray"]]()
         self.busy = threading.Lock()  # held by the thread that writes
         self.head, self.position = b"", 0  # the first line of the index, and the bytes of it that were read
-        self.end = 0  # of the last picture that the index names
+        self.end = 0  # of the last image that the index names
         self.mapped: np.ndarray | None = None
         self.decoding, self.writing = 0.0, 0.0  # seconds
         if source is not None:
-            self.name = f"{slug('stored', source)}-{size_rule.stored}" + f"-{size_rule.white}" * bool(size_rule.white)
+            self.name = f"{slug('stored', source)}-{size_rule.cache_size}" + f"-{size_rule.white}" * bool(size_rule.white)
             self.path = cache_folder() / f"{self.name}.rgb"
             self.index = self.path.with_suffix(".rgb.jsonl")
             self._read_index()
-            self.allowed = self._allowed(pictures)
+            self.allowed = self._allowed(images)
 
-    def read(self, picture: Wanted) -> "np.ndarray":
-        """The reduced picture, uint8 (h, w, 3), not to be written to. Raises Refused (4), naming it, if it has changed."""
-        if place := self.places.get(picture.sha256):
+    def read(self, image: StoredImage) -> "np.ndarray":
+        """The reduced image, uint8 (h, w, 3), not to be written to. Raises Refused (4), naming it, if it has changed."""
+        if place := self.places.get(image.sha256):
             with contextlib.suppress(OSError, ValueError):  # somebody has deleted it meanwhile
                 return self._at(place)
         began = perf_counter()
-        pixels = decoded(picture, self.rule)
-        if picture.sha256 in self.allowed:
+        pixels = decoded(image, self.rule)
+        if image.sha256 in self.allowed:
             with self.lock:
                 self.decoding += perf_counter() - began
                 if self.writing <= SHARE * self.decoding + SLACK and len(self.new) < 2 * CHUNK:  # else the disk is behind
-                    self.new.append((picture.sha256, pixels))
+                    self.new.append((image.sha256, pixels))
                 full = len(self.new) >= CHUNK and not self.busy.locked()
             if full:
                 self.flush()
@@ -110,7 +110,7 @@ class Store:
                     os.truncate(self.path, self.end)
                 raise unwritable(self.path.parent, error) from error
 
-    def _at(self, place: Place) -> "np.ndarray":
+    def _at(self, place: Span) -> "np.ndarray":
         import numpy as np
 
         if self.mapped is None or place.end > len(self.mapped):
@@ -134,9 +134,9 @@ class Store:
             pixels.truncate(end)  # what was cut off, here and in the index
             lines.truncate(self.position)
             lines.seek(self.position)
-            for sha256, picture in new:
-                pixels.write(np.ascontiguousarray(picture).data)
-                added[sha256] = place = Place(end, *picture.shape[:2])
+            for sha256, image in new:
+                pixels.write(np.ascontiguousarray(image).data)
+                added[sha256] = place = Span(end, *image.shape[:2])
                 text += with_checksum(json.dumps([sha256, *place]))
                 end = place.end
             pixels.flush()
@@ -161,26 +161,26 @@ class Store:
                 for line in file:
                     if not line.endswith(b"\n"):  # cut off
                         break
-                    if not (text := checked(line)):  # damaged: all is decoded again, as others may count on that picture's place
+                    if not (text := checked(line)):  # damaged: all is decoded again, as others may count on that image's place
                         return self._forget(b"")
                     sha256, *numbers = json.loads(text)
-                    if (place := Place(*numbers)).end > size:
+                    if (place := Span(*numbers)).end > size:
                         break
                     self.places[sha256], self.end = place, max(self.end, place.end)
                     self.position += len(line)
         except FileNotFoundError:
             self._forget(self.head)
         except OSError as error:
-            raise Refused(f"cannot read {self.index} ({error}); delete it to decode the pictures again") from error
+            raise Refused(f"cannot read {self.index} ({error}); delete it to decode the images again") from error
 
     def _forget(self, head: bytes) -> None:
         """Begin anew with an index whose first line is `head`; none is there if it is empty."""
         self.head, self.position, self.end, self.mapped = head, 0, 0, None
         self.places.clear()
 
-    def _allowed(self, pictures: Sequence[Wanted]) -> set[str]:
+    def _allowed(self, images: Sequence[StoredImage]) -> set[str]:
         """The contents to be kept that are not, as far as the allowance goes."""
-        missing = {each.sha256: each for each in pictures if each.sha256 not in self.places}
+        missing = {each.sha256: each for each in images if each.sha256 not in self.places}
         left, allowed = self._allowance() if missing else 0, set()
         for each in missing.values():
             left -= 3 * each.width * each.height
@@ -218,7 +218,7 @@ def clear(source: Path) -> list[Path]:
 
 def _head() -> bytes:
     """The first line of a new index: what decodes, and a number that no other index has."""
-    known = {"oneloop": "stored", "format": FORMAT, "decode": decode.VERSION, "pillow": PIL.__version__}
+    known = {"oneloop": "cache_size", "format": FORMAT, "decode": decode.VERSION, "pillow": PIL.__version__}
     return json.dumps(known | {"id": os.urandom(8).hex()}).encode() + b"\n"
 
 
@@ -230,13 +230,13 @@ def _readable(head: bytes) -> bool:
         return False
 
 
-def decoded(picture: Wanted, size_rule: resize.Rule) -> "np.ndarray":
-    """The reduced picture, uint8 (h, w, 3). Raises Refused (4), naming it, if it is no longer what it was."""
+def decoded(image: StoredImage, size_rule: resize.ResizeRule) -> "np.ndarray":
+    """The reduced image, uint8 (h, w, 3). Raises Refused (4), naming it, if it is no longer what it was."""
     try:
-        with picture.open() as file:
+        with image.open() as file:
             found = resize.read(file, size_rule)
     except Exception as error:  # PIL raises a dozen kinds for broken files
-        raise Refused(f"{picture.name} cannot be decoded any more: {first_line(error)}; run the command again", 4) from error
-    if found.shape[:2] != (picture.height, picture.width):
-        raise Refused(f"{picture.name} has changed since it was examined; run the command again", 4)
+        raise Refused(f"{image.name} cannot be decoded any more: {first_line(error)}; run the command again", 4) from error
+    if found.shape[:2] != (image.height, image.width):
+        raise Refused(f"{image.name} has changed since it was examined; run the command again", 4)
     return found

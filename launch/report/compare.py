@@ -3,7 +3,7 @@
 The unit is a training: a run folder or, if its recipe trains several times, each of its stages. Trainings that differ only in the
 seed form a group. Unfinished ones form groups of their own, so that no mean mixes them with finished ones.
 
-What is measured is in measures.py, the pictures are in charts.py.
+What is measured is in measures.py, the plots are in charts.py.
 """
 
 import itertools
@@ -19,8 +19,8 @@ from .measures import COLUMNS, Measure, accuracy_by_epoch, choosing, measures_of
 from .runs import Record, read, read_metrics, read_result, stages
 
 CONTENT = "data sha256"  # an option beside the others: other content under the same name
-# What else the sha256 of the data depends on, besides their content: see the recipes' options, and launch/sources/custom.py.
-DECIDE_CONTENT = ("recipe", "data", "size", "stored", "split", "test", "validation", "columns", "skip_bad")
+# What else the sha256 of the data depends on, besides their content: see the recipes' options, and launch/sources/custom_images.py.
+DECIDE_CONTENT = ("recipe", "data", "size", "cache_size", "split", "test", "validation", "columns", "skip_bad")
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Comparison:
     differ: list[str]
 
     def label(self, group: Group) -> str:
-        """The group's name in a picture and in a sentence: what differs among the finished groups, if it is one of several."""
+        """The group's name in a plot and in a sentence: what differs among the finished groups, if it is one of several."""
         plain = ("recipe", "net", "stage")  # their values speak for themselves
         finished = [each for each in self.groups if each.finished]
         others = finished if group.finished and len(finished) > 1 else self.groups
@@ -171,7 +171,7 @@ def trainings_of(record: Record) -> Iterator[Training]:
     inside = stages(record.folder)
     # Recipe and net come first, however the recipe orders its options.
     known = {"recipe": record.options["recipe"], "net": record.config.get("model")}
-    further = {"shards": record.config["shards"], CONTENT: record.config["data"]["fingerprint"][:8]}
+    further = {"micro_batches": record.config["micro_batches"], CONTENT: record.config["data"]["fingerprint"][:8]}
     options = _flat({name: value for name, value in known.items() if value} | record.options | further)
     seed = options.pop("seed")
     where = record.config

@@ -1,4 +1,4 @@
-"""Pictures of a comparison, such as curves.png and differences.png. A new one is a function here and a line in CHARTS."""
+"""Plots of a comparison, such as curves.png and differences.png. A new one is a function here and a line in CHARTS."""
 
 import statistics
 import textwrap

@@ -50,7 +50,7 @@ def _launches(value: Any) -> bool:
 
 Fields = dict[str, Callable[[Any], bool]]  # dotted name -> whether a value will do
 CONFIG: Fields = {
-    "config.recipe": _text, "config.data": _text, "config.seed": _whole, "shards": _whole, "data.fingerprint": _text,
+    "config.recipe": _text, "config.data": _text, "config.seed": _whole, "micro_batches": _whole, "data.fingerprint": _text,
     "started": _time, "world_size": _whole, "device": _text, "threads": _whole, "precision": _text, "resumed": _launches,
 }  # fmt: skip
 # In config.json of some runs only: about the net, where a run trains once; a flag that is recorded where it is used.

@@ -1,6 +1,6 @@
-"""report.html: a run's configuration, result and pictures on one page, which opens from disk and loads nothing from elsewhere.
+"""report.html: a run's configuration, result and plots on one page, which opens from disk and loads nothing from elsewhere.
 
-The page shows every PNG in the run folder; PICTURES has the captions. Layout and style are in launch/templates/.
+The page shows every PNG in the run folder; PLOTS has the captions. Layout and style are in launch/templates/.
 """
 
 import base64
@@ -13,7 +13,7 @@ from ..templates.render import render
 from .compare import compare
 from .runs import command, describe, home, recorded_json, stages, tested, used
 
-PICTURES = {  # file -> caption, in the order of the page
+PLOTS = {  # file -> caption, in the order of the page
     "curves": "Loss and accuracy by epoch. The ring marks the best epoch, which the {chooser} images chose",
     "confusion": "Test images by true class (rows) and predicted class (columns), in eval mode, {weights}",
     "kernels": "The first layer's kernels, on a common scale",
@@ -31,22 +31,22 @@ def write(folder: Path, result: dict) -> Path:
 
 def _content(folder: Path, result: dict) -> dict[str, Any]:
     place, recorded = home(folder)
-    ours = [folder / f"{name}.png" for name in PICTURES]
-    pictures = [*filter(Path.exists, ours), *sorted({*folder.glob("*.png")} - {*ours, folder / "mistakes.png"})]
+    ours = [folder / f"{name}.png" for name in PLOTS]
+    plots = [*filter(Path.exists, ours), *sorted({*folder.glob("*.png")} - {*ours, folder / "mistakes.png"})]
     stage = folder.resolve().relative_to(place).parts
     chooser = "validation" if "validation" in result else "test"
     weights = USED[used(result)] if "test" in result and "best" in result else ""
-    captions = {name: caption.format(chooser=chooser, weights=weights) for name, caption in PICTURES.items()}
+    captions = {name: caption.format(chooser=chooser, weights=weights) for name, caption in PLOTS.items()}
     return {
         "title": " · ".join((result["recipe"], *([result["net"]] if "net" in result else []), *stage)),
         "summary": describe(result),
-        "pictures": [
+        "plots": [
             (path.stem, captions.get(path.stem, "Drawn by the recipe"), base64.b64encode(path.read_bytes()).decode())
-            for path in pictures
+            for path in plots
         ],
         **(_several(folder) if stages(folder) else _one(folder, result)),
         "tables": {
-            "Configuration": {key: _text(value) for key, value in (recorded["config"] | {"shards": recorded["shards"]}).items()},
+            "Configuration": {key: _text(value) for key, value in (recorded["config"] | {"micro_batches": recorded["micro_batches"]}).items()},
             "Data": {key: _text(value) for key, value in recorded["data"].items()},
             "Environment": {
                 **{name: recorded[name] for name in ("device", "world_size", "threads", "precision", "started", "git")},

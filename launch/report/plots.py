@@ -1,6 +1,6 @@
-"""Pictures of one run, and what recipes draw, as PNG files. Pictures of several runs are in charts.py.
+"""Plots of one run, and what recipes draw, as PNG files. Plots of several runs are in charts.py.
 
-A new picture of a run is a function here and its call in show.py: page and W&B then show it, and its caption goes into page.py.
+A new plot of a run is a function here and its call in show.py: page and W&B then show it, and its caption goes into page.py.
 Colours are Okabe and Ito's, which colour-blind readers can tell apart.
 """
 
@@ -33,7 +33,7 @@ CHINESE = ("Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Zen Hei", "PingF
 
 
 def new_figure(width: float, height: float) -> matplotlib.figure.Figure:
-    """An empty figure, in inches. No pyplot: its global state would outlive the picture, and its backends may need a display."""
+    """An empty figure, in inches. No pyplot: its global state would outlive the plot, and its backends may need a display."""
     return matplotlib.figure.Figure(figsize=(width, height), layout="constrained", dpi=150)
 
 
@@ -74,7 +74,7 @@ def export(folder: Path, split: Split, classes: Sequence[str], count: int) -> li
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for number, (pixels, label) in enumerate(zip(split.pixels[:count], split.labels[:count].tolist(), strict=True)):
-        image = picture(pixels)
+        image = plot(pixels)
         name = re.sub(r"\W+", "-", classes[label])
         for ending in ("png", "jpg"):
             written.append(folder / f"{number}-{name}.{ending}")
@@ -83,14 +83,14 @@ def export(folder: Path, split: Split, classes: Sequence[str], count: int) -> li
 
 
 def montage(path: Path, pixels: Tensor, columns: int = 10) -> Path:
-    """Tile the images `pixels` uint8 (N, C, H, W) pixel for pixel into one picture, `columns` to a row."""
+    """Tile the images `pixels` uint8 (N, C, H, W) pixel for pixel into one plot, `columns` to a row."""
     from torchvision.utils import make_grid  # a second to import
 
-    picture(make_grid(pixels, nrow=columns, padding=2, pad_value=255)).save(path)
+    plot(make_grid(pixels, nrow=columns, padding=2, pad_value=255)).save(path)
     return path
 
 
-def picture(pixels: Tensor) -> Image.Image:
+def plot(pixels: Tensor) -> Image.Image:
     """uint8 (C, H, W), grey or RGB, as a PIL image."""
     return Image.fromarray(pixels.squeeze(0).numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).numpy())
 
@@ -161,20 +161,20 @@ def confusion(path: Path, counts: Tensor, classes: Sequence[str]) -> Path:
     return path
 
 
-def mistakes(path: Path, pictures: Sequence[Image.Image], captions: Sequence[tuple[str, str, float]], columns: int = 6) -> Path:
+def mistakes(path: Path, plots: Sequence[Image.Image], captions: Sequence[tuple[str, str, float]], columns: int = 6) -> Path:
     """Draw images in rows, each above its caption: the true class, then the predicted class with its probability."""
-    columns, pitch = max(min(len(pictures), columns), 3), 1.36  # an image is 0.88 wide and high
-    height = -(-len(pictures) // columns) * pitch + 0.3
+    columns, pitch = max(min(len(plots), columns), 3), 1.36  # an image is 0.88 wide and high
+    height = -(-len(plots) // columns) * pitch + 0.3
     with plain_names():
         figure = new_figure(1.25 * columns, 1.25 * height)
         figure.set_layout_engine("none")
         axes = figure.add_axes((0, 0, 1, 1))  # one for all images: an axes for each takes five times as long
-        title = "true class, and below it the predicted class" if pictures else "no mistakes on the test images"
+        title = "true class, and below it the predicted class" if plots else "no mistakes on the test images"
         axes.text(0.06, height - 0.1, title, fontsize=9, va="top")
-        for place, (picture, (true, predicted, probability)) in enumerate(zip(pictures, captions, strict=True)):
+        for place, (image, (true, predicted, probability)) in enumerate(zip(images, captions, strict=True)):
             x, y = place % columns + 0.06, height - 0.36 - place // columns * pitch
             axes.imshow(
-                picture, extent=(x, x + 0.88, y - 0.88, y), aspect="auto", interpolation="nearest", cmap="gray", vmin=0, vmax=255
+                plot, extent=(x, x + 0.88, y - 0.88, y), aspect="auto", interpolation="nearest", cmap="gray", vmin=0, vmax=255
             )
             axes.text(x, y - 0.91, short(true, 16), fontsize=8, va="top")
             axes.text(x, y - 1.06, f"{short(predicted, 11)} {probability:.2f}", fontsize=8, va="top", color=COLOURS[1])
@@ -215,7 +215,7 @@ def kernels(path: Path, weight: Tensor, name: str, most: int = 64) -> Path:
 
 
 def short(name: str, most: int = 16) -> str:
-    """A name as a picture can hold it: `most` characters, none of them a control character."""
+    """A name as a plot can hold it: `most` characters, none of them a control character."""
     name = printable(name)  # no font has the rest
     return name if len(name) <= most else name[: most - 1] + "…"
 
@@ -226,5 +226,5 @@ def plain_names() -> Iterator[None]:
     known = set(matplotlib.font_manager.get_font_names())
     families = ["DejaVu Sans", *(name for name in CHINESE if name in known)]
     with matplotlib.rc_context({"text.parse_math": False, "font.family": families}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the picture has an empty box there
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the plot has an empty box there
         yield

@@ -4,7 +4,7 @@
     label, predicted  class indexes
     true, guess       their names
     probabilities     float32, one for each class
-    path              of the picture's file, for pictures of one's own
+    path              of the image's file, for images of one's own
 
 pyarrow's own conversions would import pandas, which takes half a second. Reading loads no torch.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..data.dataset import Split
-    from ..data.disk_feed import PictureSplit
+    from ..data.disk_feed import DiskSplit
     from ..data.images import Images
 
 NAME = "predictions.parquet"
@@ -46,7 +46,7 @@ def write(folder: Path, logits: "Tensor", images: "Images") -> None:
     import pyarrow.parquet
     import torch
 
-    from ..data.disk_feed import PictureSplit
+    from ..data.disk_feed import DiskSplit
 
     labels, names = images.test.labels, _texts(images.classes)
     columns = {"id": _numbers(torch.arange(len(labels)))}
@@ -54,8 +54,8 @@ def write(folder: Path, logits: "Tensor", images: "Images") -> None:
         columns[index] = _numbers(values)
         columns[name] = pyarrow.DictionaryArray.from_arrays(columns[index], names)
     columns["probabilities"] = pyarrow.FixedSizeListArray.from_arrays(_numbers(logits.softmax(1)), logits.shape[1])
-    if isinstance(images.test, PictureSplit):
-        columns["path"] = _texts([picture.name for picture in images.test.pictures])
+    if isinstance(images.test, DiskSplit):
+        columns["path"] = _texts([image.name for image in images.test.images])
     table = pyarrow.table(columns).replace_schema_metadata(
         {"images": _sha256(images.test, images.classes)}
         | ({"validation": _sha256(images.validation, images.classes)} if images.validation is not None else {})
@@ -97,7 +97,7 @@ def _texts(values: Sequence[str]) -> "pyarrow.Array":
     return pyarrow.Array.from_buffers(pyarrow.large_string(), len(encoded), buffers)
 
 
-def _sha256(split: "Split | PictureSplit", classes: Sequence[str]) -> str:
+def _sha256(split: "Split | DiskSplit", classes: Sequence[str]) -> str:
     """Of a split's images and their labels: runs are compared on the same ones only."""
     from ..data.dataset import Split
 
@@ -106,5 +106,5 @@ def _sha256(split: "Split | PictureSplit", classes: Sequence[str]) -> str:
     if isinstance(split, Split):
         digest.update(split.pixels.contiguous().numpy().data)
     else:
-        digest.update("".join(picture.sha256 for picture in split.pictures).encode())
+        digest.update("".join(image.sha256 for image in split.images).encode())
     return digest.hexdigest()

@@ -1,6 +1,6 @@
 """What a run reports while it trains: `metrics.jsonl` is the record; the screen and W&B mirror it.
 
-Only the main process writes. A new kind of line on the screen is a method of Track; what W&B gets is in mirror.py. If W&B fails,
+Only the main process writes. A new kind of line on the screen is a method of RunLog; what W&B gets is in mirror.py. If W&B fails,
 one line says so and the run continues without it.
 """
 
@@ -45,7 +45,7 @@ class Running(Protocol):
         """Run `action` on the main process alone; all processes get its result, or raise its error. Collective."""
 
 
-class Track:
+class RunLog:
     """The open record of a run on the main process; on the others every method does nothing.
 
     Lines of `metrics.jsonl` after step `kept` are removed: they will be written again, with the same values. `step` of `total` is
@@ -87,7 +87,7 @@ class Track:
         self.task = self.bar.add_task("", total=total, completed=step, note="")
         self.drawn, self.note = 0.0, ""
 
-    def __enter__(self) -> "Track":
+    def __enter__(self) -> "RunLog":
         if self.main:
             self.bar.start()
         return self
@@ -150,14 +150,14 @@ class Track:
         self.say("  ".join([*parts, f"{speed:,.0f} images/s"]))
 
     def finish(self, result: dict, show: Callable[[], Any]) -> None:
-        """Print the result, draw the pictures with `show()`, and send both to W&B."""
+        """Print the result, draw the plots with `show()`, and send both to W&B."""
         if not self.main:
             return
         self.say(f"done: {describe(result)}")
         try:
             show()
         except Exception as error:  # the run is finished and recorded, whatever happens here
-            self.say(f"some pictures are missing: {first_line(error)}")
+            self.say(f"some plots are missing: {first_line(error)}")
         self.say(f"{self.folder}")
         self._wandb(lambda run: self._send(wandb_mirror.end(run, self.folder, result)))
         if self.artifacts:

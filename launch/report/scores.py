@@ -1,6 +1,6 @@
 """What a classifier is worth beyond its accuracy: precision, recall and F1 of each class, top-5, calibration.
 
-Formulas of a few lines over the confusion matrix, which the pictures need anyway; the tests compare them with scikit-learn, which
+Formulas of a few lines over the confusion matrix, which the plots need anyway; the tests compare them with scikit-learn, which
 takes a hundred megabytes for them.
 """
 

@@ -1,8 +1,8 @@
-"""What a finished run shows: predictions.json, four pictures and report.html in its folder.
+"""What a finished run shows: predictions.json, four plots and report.html in its folder.
 
 One pass over the test images in eval mode makes both, with the weights that are used unless told otherwise (`runs.used`);
-pictures, page and W&B's last row come from it. A new picture
-is a function in pictures.py and its call in `show`.
+plots, page and W&B's last row come from it. A new plot
+is a function in plots.py and its call in `show`.
 
     predictions.parquet  a row for each test image: what it is, what was predicted, the probability of each class
     predictions.json  classes; counts, a row for each true class; scores; the worst mistakes with their images as base64 PNG
@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from ..data.disk_feed import PictureFeed
-from ..data.images import Feed, Images
+from ..data.disk_feed import DiskFeed
+from ..data.images import MemoryFeed, Images
 from . import page, plots, predictions
 from .run_log import Running
 from .runs import read_metrics
@@ -32,7 +32,7 @@ MISTAKES = 24  # images, those with the highest loss
 THUMBNAIL = 96  # pixels, the longer side at most
 
 
-def show(run: Running, net: nn.Module, feed: Feed | PictureFeed, images: Images, result: dict) -> None:
+def show(run: Running, net: nn.Module, feed: MemoryFeed | DiskFeed, images: Images, result: dict) -> None:
     """Write the files listed above into the run folder, of `net` as it is; `feed` is that of the test images.
 
     Called on the main process only: nothing here is collective. Raises OSError, and whatever the net or a font raises.
@@ -83,7 +83,7 @@ def summary(logits: Tensor, images: Images) -> dict:
 
 
 @torch.no_grad()
-def _logits(run: Running, net: nn.Module, feed: Feed | PictureFeed) -> Tensor:
+def _logits(run: Running, net: nn.Module, feed: MemoryFeed | DiskFeed) -> Tensor:
     """Logits of every image of `feed` in eval mode: float32 (N, classes), on the CPU."""
     was_training = net.training
     net.eval()
@@ -100,7 +100,7 @@ def _logits(run: Running, net: nn.Module, feed: Feed | PictureFeed) -> Tensor:
 
 def _png(pixels: Tensor) -> str:
     """uint8 (C, H, W), grey or RGB, as a base64 PNG of at most THUMBNAIL × THUMBNAIL pixels."""
-    image = plots.picture(pixels)
+    image = plots.plot(pixels)
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     file = io.BytesIO()
     image.save(file, "png")

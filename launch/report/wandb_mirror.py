@@ -1,6 +1,6 @@
-"""What W&B gets of a run, live (track.py) and afterwards (`oneloop upload`): rows, configuration, summary, pictures, weights.
+"""What W&B gets of a run, live (track.py) and afterwards (`oneloop upload`): rows, configuration, summary, plots, weights.
 
-A row of W&B's history holds the events of one step of metrics.jsonl; the last row has the pictures. Rows are counted and sent
+A row of W&B's history holds the events of one step of metrics.jsonl; the last row has the plots. Rows are counted and sent
 once, so interrupted, resumed and uploaded runs have no duplicates. A new value for the charts goes into `rows`, for the end of a
 run into `end`.
 """
@@ -64,7 +64,7 @@ def options(folder: Path, mode: str, facts: dict, job: str = "train", artifacts:
             "model": {"name": facts["model"], "parameters": facts["parameters"], "trainable": facts["trainable"]},
             "data": {"name": config["data"], **{key: data[key] for key in kept if key in data}},
             "machine": {key: latest[key] for key in ("device", "world_size", "threads", "precision", "versions", "git")},
-            "shards": recorded["shards"],
+            "micro_batches": recorded["micro_batches"],
             "command": command(latest),
         },
         "name": "-".join(filter(None, (config["recipe"], net, stage, f"s{config['seed']}"))),
@@ -112,7 +112,7 @@ def axes(run: Any) -> None:
 
 
 def end(run: Any, folder: Path, result: dict) -> dict:
-    """The last row, from the pictures and predictions.json in `folder`. Also writes the result into the run's summary.
+    """The last row, from the plots and predictions.json in `folder`. Also writes the result into the run's summary.
 
     There accuracy and loss are those of the weights that are `used`, as on the last line of the training.
     """
@@ -128,7 +128,7 @@ def end(run: Any, folder: Path, result: dict) -> dict:
     if ranking := result.get("ranking"):
         row["final/ranking"] = wandb.Table([*ranking[0]], data=[[*place.values()] for place in ranking])
     shown = read_json(folder / "predictions.json")
-    if shown is None:  # a run of several stages, or the pictures failed
+    if shown is None:  # a run of several stages, or the plots failed
         return row
     classes, counts = shown["classes"], shown["counts"]
     pairs = [(true, guess) for true, line in enumerate(counts) for guess, count in enumerate(line) for _ in range(count)]

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from ..lazy import lazily
 
 if TYPE_CHECKING:
-    from .custom import pictures
+    from .custom_images import images
     from .named import CIFAR10_CLASSES, FASHION_CLASSES, cifar10, fashion_mnist, mnist
 
-__all__ = ["CIFAR10_CLASSES", "FASHION_CLASSES", "cifar10", "fashion_mnist", "mnist", "pictures"]
-__getattr__ = lazily(__name__, {"named": "CIFAR10_CLASSES FASHION_CLASSES cifar10 fashion_mnist mnist", "custom": "pictures"})
+__all__ = ["CIFAR10_CLASSES", "FASHION_CLASSES", "cifar10", "fashion_mnist", "mnist", "images"]
+__getattr__ = lazily(__name__, {"named": "CIFAR10_CLASSES FASHION_CLASSES cifar10 fashion_mnist mnist", "custom": "images"})

@@ -18,8 +18,8 @@ from ..cache import locked, slug
 from ..data import decode
 from ..errors import first_line
 from . import index
-from .index import Facts
-from .listing import Listing, Picture, open_picture
+from .index import FileInfo
+from .listing import Listing, ListedImage, open_image
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -32,16 +32,16 @@ TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 class Examined(NamedTuple):
     """`facts` of each path, and how many files were opened for them: the others are as the index has them."""
 
-    facts: dict[str, Facts]
+    facts: dict[str, FileInfo]
     opened: int
 
 
 def examine(listing: Listing, bar: "Progress") -> Examined:
-    """The facts of each picture of `listing`, from the index where they are known; `bar` shows the others, while it runs.
+    """The facts of each image of `listing`, from the index where they are known; `bar` shows the others, while it runs.
 
     Another process that examines the same is waited for. Raises Refused (1) if the index cannot be read or written.
     """
-    name = slug("pictures", listing.source)
+    name = slug("images", listing.source)
     known = index.read(name)
     if not _unknown(listing, known):
         return Examined(_of(listing, known), 0)
@@ -50,7 +50,7 @@ def examine(listing: Listing, bar: "Progress") -> Examined:
         todo = _unknown(listing, known)
         known = _of(listing, known)
         with index.writer(name, known) as write:
-            task = bar.add_task("examining pictures", total=len(todo))
+            task = bar.add_task("examining images", total=len(todo))
             for facts in _in_parallel(listing, todo):
                 known.update(facts)
                 write({path: each for path, each in facts.items() if each.sha256})
@@ -58,54 +58,54 @@ def examine(listing: Listing, bar: "Progress") -> Examined:
     return Examined(known, len(todo))
 
 
-def _unknown(listing: Listing, known: dict[str, Facts]) -> list[Picture]:
+def _unknown(listing: Listing, known: dict[str, FileInfo]) -> list[ListedImage]:
     """Those, each path once, of which nothing is known, or that have changed since."""
     same = {path: facts[:2] for path, facts in known.items()}
-    return [*{each.path: each for each in listing.pictures if same.get(each.path) != (each.size, each.time)}.values()]
+    return [*{each.path: each for each in listing.images if same.get(each.path) != (each.size, each.time)}.values()]
 
 
-def _of(listing: Listing, known: dict[str, Facts]) -> dict[str, Facts]:
-    """What of `known` still holds for the pictures of `listing`."""
-    wanted = {each.path: (each.size, each.time) for each in listing.pictures}
+def _of(listing: Listing, known: dict[str, FileInfo]) -> dict[str, FileInfo]:
+    """What of `known` still holds for the images of `listing`."""
+    wanted = {each.path: (each.size, each.time) for each in listing.images}
     return {path: facts for path, facts in known.items() if wanted.get(path) == facts[:2]}
 
 
-def _in_parallel(listing: Listing, pictures: Sequence[Picture]) -> Iterator[dict[str, Facts]]:
-    """The facts of `pictures`, some at a time, as they get ready."""
+def _in_parallel(listing: Listing, images: Sequence[ListedImage]) -> Iterator[dict[str, FileInfo]]:
+    """The facts of `images`, some at a time, as they get ready."""
 
-    def work(some: Sequence[Picture]) -> dict[str, Facts]:
+    def work(some: Sequence[ListedImage]) -> dict[str, FileInfo]:
         return {each.path: _look(listing, each) for each in some}
 
     Image.preinit()  # first, so that a JPEG is not taken for rarer formats before it is opened
     Image.init()  # once, not by several threads at a time
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        warnings.filterwarnings("ignore", module="PIL")  # broken EXIF data, pictures that are only rather large
+        warnings.filterwarnings("ignore", module="PIL")  # broken EXIF data, images that are only rather large
         try:
-            waiting = [pool.submit(work, pictures[start : start + CHUNK]) for start in range(0, len(pictures), CHUNK)]
+            waiting = [pool.submit(work, images[start : start + CHUNK]) for start in range(0, len(images), CHUNK)]
             for done in as_completed(waiting):
                 yield done.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # after an interruption, only what has begun is finished
 
 
-def _look(listing: Listing, picture: Picture) -> Facts:
-    """The facts of one picture."""
+def _look(listing: Listing, image: ListedImage) -> FileInfo:
+    """The facts of one image."""
     try:
-        with open_picture(listing, picture) as file:
-            facts = Facts(picture.size, picture.time)
+        with open_image(listing, image) as file:
+            facts = FileInfo(image.size, image.time)
             if not listing.row:  # a file may have changed since it was listed
                 status = os.fstat(file.fileno())
-                facts = Facts(status.st_size, status.st_mtime_ns)
+                facts = FileInfo(status.st_size, status.st_mtime_ns)
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
             return _decoded(file, facts._replace(sha256=sha256))
     except (FileNotFoundError, ValueError):  # the latter for a path that cannot be one
-        return Facts(0, 0, problem="no picture in this row" if listing.row else LOST)
+        return FileInfo(0, 0, problem="no image in this row" if listing.row else LOST)
     except OSError as error:
-        return Facts(0, 0, problem=f"cannot be read: {error.strerror or error}")
+        return FileInfo(0, 0, problem=f"cannot be read: {error.strerror or error}")
 
 
-def _decoded(file: BinaryIO, facts: Facts) -> Facts:
+def _decoded(file: BinaryIO, facts: FileInfo) -> FileInfo:
     """`facts` with what decoding `file` tells."""
     if not facts.size:
         return facts._replace(problem="empty file: 0 bytes")
@@ -131,17 +131,17 @@ def _decoded(file: BinaryIO, facts: Facts) -> Facts:
 
 
 def _whole(opened: Image.Image) -> tuple[tuple[int, int], Image.Image]:
-    """Width and height, upright, and the picture."""
-    picture = decode.converted(opened, 3)
-    return picture.size, picture
+    """Width and height, upright, and the image."""
+    image = decode.converted(opened, 3)
+    return image.size, image
 
 
-def _is_flat(picture: Image.Image) -> bool:
-    return picture.getcolors(1) is not None
+def _is_flat(image: Image.Image) -> bool:
+    return image.getcolors(1) is not None
 
 
 def _levels(opened: Image.Image, shown: Image.Image) -> tuple[bool, int]:
-    """Whether all pixels of a 16-bit picture, which is `shown` in 8 bits, are the same, and its highest value.
+    """Whether all pixels of a 16-bit image, which is `shown` in 8 bits, are the same, and its highest value.
 
     Of colours, Pillow keeps 8 bits.
     """
@@ -153,7 +153,7 @@ def _levels(opened: Image.Image, shown: Image.Image) -> tuple[bool, int]:
 
 
 def _reduced(opened: Image.Image) -> tuple[tuple[int, int], Image.Image]:
-    """Width and height of a JPEG file, upright, and the picture.
+    """Width and height of a JPEG file, upright, and the image.
 
     To be decoded at an eighth of its size: all of the file is read, in half the time.
     """
@@ -166,7 +166,7 @@ def _reduced(opened: Image.Image) -> tuple[tuple[int, int], Image.Image]:
 
 
 def _reason(error: Exception, file: BinaryIO) -> str:
-    """Why a file is no picture, in a few words."""
+    """Why a file is no image, in a few words."""
     if isinstance(error, Image.DecompressionBombError):
         return f"decompression bomb: more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels"
     said = first_line(error)
@@ -175,10 +175,10 @@ def _reason(error: Exception, file: BinaryIO) -> str:
             file.seek(0)
             start = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
             if start.startswith((b"<!doctype html", b"<html")):
-                return "a web page (HTML), not a picture"
+                return "a web page (HTML), not an image"
             if start[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc"):
                 return "HEIC, which Pillow does not read: convert it to JPEG"
-        return "not a picture in a format that Pillow reads"
+        return "not an image in a format that Pillow reads"
     if "truncated" in said.lower() or isinstance(error, EOFError):
         return "truncated: the end of the file is missing"
     return f"cannot be decoded: {said}"

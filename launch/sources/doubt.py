@@ -24,7 +24,7 @@ PARTS = {  # of a split: how they are called, also as train2017, seg_train, Trai
 CLASSES_TOO = ("train", "valid", "unlabeled", "unlabelled")  # among other classes: vehicles, valid and invalid tickets
 KINDS = "set|sets|data|dataset|image|images|img|imgs|pic|pics|picture|pictures|photo|photos|split|folder|dir|part|files?"
 PART = re.compile(rf"({'|'.join(PARTS)})({KINDS})?")
-IMAGES = re.compile("(jpeg)?(images?|imgs?|pictures?|photos?)")  # what people call a folder of all pictures, without classes
+IMAGES = re.compile("(jpeg)?(images?|imgs?|pictures?|photos?)")  # what people call a folder of all images, without classes
 MASKS = re.compile("(images?)?(masks?|annotations?|labels?|segmentations?(class|object)?|trimaps?|groundtruths?|gt)")
 ALIKE = 0.8  # from this part of their folders on, classes have the same ones
 DEPTH = 4  # of the folders that may be the right one
@@ -40,18 +40,18 @@ def refuse(listing: Listing, known: Collection[str] = ()) -> None:
         if len(classes) == 1:
             raise Refused(f"{listing.source}: {_one(classes[0])}", 4)
         return
-    pictures = [picture.path.split(os.sep) for picture in listing.pictures]
-    if why := _doubt(pictures) or (_one(classes[0]) if len(classes) == 1 else ""):
-        also = "; if the first are the classes, move the pictures out of the folders in them, or give a table" * why.endswith("?")
-        raise Refused(f"{listing.source}: {why}; {_way_out(listing.source, pictures)}{also}", 4)
+    images = [image.path.split(os.sep) for image in listing.images]
+    if why := _doubt(images) or (_one(classes[0]) if len(classes) == 1 else ""):
+        also = "; if the first are the classes, move the images out of the folders in them, or give a table" * why.endswith("?")
+        raise Refused(f"{listing.source}: {why}; {_way_out(listing.source, images)}{also}", 4)
 
 
-def _doubt(pictures: Sequence[Sequence[str]]) -> str:
-    """Why the first folders of `pictures`, parts of paths, may not be the classes (below those of a split); empty if they are."""
-    splits = splits_of(pictures)
+def _doubt(images: Sequence[Sequence[str]]) -> str:
+    """Why the first folders of `images`, parts of paths, may not be the classes (below those of a split); empty if they are."""
+    splits = splits_of(images)
     level = int(bool(splits))
     below = defaultdict[str, list[Sequence[str]]](list)
-    for parts in pictures:
+    for parts in images:
         if len(parts) > level + 1 and (not splits or parts[0] in splits):
             below[parts[level]].append(parts[level + 1 :])
     if not below:
@@ -61,11 +61,11 @@ def _doubt(pictures: Sequence[Sequence[str]]) -> str:
     inside = {name: {each[0] if each[1:] else "" for each in rest} for name, rest in below.items()}
     if like := _called_like_parts(inside):
         return f"{_named(like)} would be {_number(like)} and {'are' if len(like) > 1 else 'is'} called like a part of a split"
-    there = {side: {tidy(parts[1]) for parts in pictures if parts[0] == side and len(parts) > 2} for side in splits}
+    there = {side: {tidy(parts[1]) for parts in images if parts[0] == side and len(parts) > 2} for side in splits}
     trained = set[str]().union(*(names for side, names in there.items() if splits[side] in ("train", "")))
     for side, names in there.items():
         if not names & trained:
-            return f"{_named(names)} in {shown(side)} would be {_number(names)} without a training picture"
+            return f"{_named(names)} in {shown(side)} would be {_number(names)} without a training image"
     for name, folders in inside.items():
         if len({PARTS[each.casefold()] for each in folders if each.casefold() in PARTS}) > 1:
             return f"the class {shown(name)} would have a split inside, {_named(folders)}; a split has its classes inside"
@@ -82,7 +82,7 @@ def _doubt(pictures: Sequence[Sequence[str]]) -> str:
         return f"{_named(inside)} would be the classes and {how} have the same folders, {_named(same)}: which are the classes?"
     images, masks = ({name for name in inside if kind.fullmatch(_letters(name))} for kind in (IMAGES, MASKS))
     if images and masks:
-        return f"{_named(images | masks)} would be classes and are called like pictures and what is drawn on them"
+        return f"{_named(images | masks)} would be classes and are called like images and what is drawn on them"
     return ""
 
 
@@ -103,7 +103,7 @@ def _one(name: str) -> str:
 
 
 def _called_like_parts(inside: Mapping[str, set[str]]) -> list[str]:
-    """Those of the classes, each with the folders in it ("": pictures, too), that are rather parts of a split."""
+    """Those of the classes, each with the folders in it ("": images, too), that are rather parts of a split."""
     found = defaultdict[tuple[str, ...], dict[str, str]](dict)  # other words in the name -> name -> part
     for name in inside:
         part, others = _part(name)
@@ -127,11 +127,11 @@ def _part(name: str) -> tuple[str, tuple[str, ...]]:
     return found[0] if found else "", tuple(others)
 
 
-def _way_out(folder: Path, pictures: Sequence[Sequence[str]]) -> str:
+def _way_out(folder: Path, images: Sequence[Sequence[str]]) -> str:
     """What to name or do instead."""
     for depth in range(1, DEPTH + 1):
         below = defaultdict[tuple[str, ...], list[Sequence[str]]](list)
-        for parts in pictures:
+        for parts in images:
             if len(parts) > depth + 1:
                 below[tuple(parts[:depth])].append(parts[depth:])
         masks = {path for path in below if any(MASKS.fullmatch(_letters(part)) for part in path)}
@@ -142,15 +142,15 @@ def _way_out(folder: Path, pictures: Sequence[Sequence[str]]) -> str:
                 what += f", or another of {len(right)} such folders; those called train, val and test are read as a split"
             return what
     return table_in(folder) or (
-        "put the pictures of each class into a folder of its own, <class>/ or train/<class>/ and test/<class>/, or give a table"
+        "put the images of each class into a folder of its own, <class>/ or train/<class>/ and test/<class>/, or give a table"
     )
 
 
 def table_in(folder: Path) -> str:
-    """How to name a table of pictures that lies there, empty if there is none."""
+    """How to name a table of images that lies there, empty if there is none."""
     tables = [*folder.glob("*.[ct]sv"), *folder.glob("*/*.[ct]sv")]
     for table in sorted(tables, key=lambda path: (not _trains(path.parent.name), path)):
-        if path_table.names_pictures(table):
+        if path_table.names_images(table):
             return f"if a table says the classes, name it: --data {_quoted(table)}"
     return ""
 
@@ -163,10 +163,10 @@ def _quoted(path: Path) -> str:
     return shlex.quote(str(path))
 
 
-def _found(pictures: Sequence[Sequence[str]]) -> str:
-    splits = splits_of(pictures)
+def _found(images: Sequence[Sequence[str]]) -> str:
+    splits = splits_of(images)
     level = int(bool(splits))
-    classes = {parts[level] for parts in pictures if len(parts) > level + 1}
+    classes = {parts[level] for parts in images if len(parts) > level + 1}
     return f"classes {_named(classes)}" + f"; split {_named(splits)}" * (len(splits) > 1)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of the Hugging Face hub: downloaded once by `datasets`; after that the hub is not asked again.
+"""Images of the Hugging Face hub: downloaded once by `datasets`; after that the hub is not asked again.
 
 What is kept is where the Arrow files of `datasets` lie, and the revision (commit) that they are of.
 """
@@ -31,7 +31,7 @@ def matches(path: Path) -> bool:
 
 
 def read(source: Path, wanted: Mapping[str, str], bar: "Progress") -> Listing:
-    """The pictures of the data set `source`; `wanted` as in image_table.choose. `bar` gives way to those of `datasets`.
+    """The images of the data set `source`; `wanted` as in image_table.choose. `bar` gives way to those of `datasets`.
 
     Raises Refused: 1 if the hub does not have it or it cannot be downloaded, 2 and 4 as image_table.read, 2 if it has several
     configurations.

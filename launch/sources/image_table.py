@@ -1,6 +1,6 @@
-"""Pictures that tables hold: a column of encoded images, one of labels, perhaps one of splits, in memory-mapped Arrow files.
+"""Images that tables hold: a column of encoded images, one of labels, perhaps one of splits, in memory-mapped Arrow files.
 
-The images are binary, or structs with `bytes` and `path` as the hub has them. A picture is called by its table and its row, from
+The images are binary, or structs with `bytes` and `path` as the hub has them. An image is called by its table and its row, from
 0: `data/train-00000-of-00002.parquet#12`, and `train#12` on the hub. That is unique, says where to look, and does not depend on
 what other tables there are.
 
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..errors import Refused
 from . import path_table
 from .labels import settled, tidy
-from .listing import SPLITS, Listing, Picture, open_file
+from .listing import SPLITS, Listing, ListedImage, open_file
 
 if TYPE_CHECKING:
     import pyarrow
@@ -46,7 +46,7 @@ class Columns(NamedTuple):
 
 
 def images(schema: "pyarrow.Schema") -> list[str]:
-    """The columns that may hold pictures."""
+    """The columns that may hold images."""
     return [field.name for field in schema if _bytes_of(field.type)]
 
 
@@ -62,20 +62,20 @@ def choose(source: Path, schema: "pyarrow.Schema", wanted: Mapping[str, str], sp
         raise Refused(f"{source}: several columns are called {twice[0]!r}; rename all but one", 4)
     import pyarrow
 
-    pictures, classes = images(schema), _class_names(schema)
-    image = wanted.get("image") or (pictures[0] if len(pictures) == 1 else "")
+    images, classes = images(schema), _class_names(schema)
+    image = wanted.get("image") or (images[0] if len(images) == 1 else "")
     if not image:
-        has = ", ".join(pictures or schema.names)
+        has = ", ".join(images or schema.names)
         raise Refused(f"{source}: which column is the image? {path_table.named('image')}; it has {has}", 2)
-    if image not in pictures:
+    if image not in images:
         raise Refused(f"{source}: the column {image!r} is {schema.field(image).type}; images are bytes, or structs with bytes", 4)
-    others = [name for name in schema.names if name not in pictures]
+    others = [name for name in schema.names if name not in images]
     label = wanted.get("label") or path_table.guess("label", others) or (next(iter(classes)) if len(classes) == 1 else "")
     if not label:
         has = ", ".join(others) or "no other than images"
         raise Refused(f"{source}: which column is the label? {path_table.named('label')}; it has {has}", 2)
     if not _is_label(kind := schema.field(label).type):
-        takes = "labels are whole numbers or text" + ", one for each picture" * pyarrow.types.is_nested(kind)
+        takes = "labels are whole numbers or text" + ", one for each image" * pyarrow.types.is_nested(kind)
         raise Refused(f"{source}: the column {label!r} is {kind}; {takes}", 4)
     others = [] if split_known else [name for name in others if name != label]
     split = wanted.get("split") or path_table.guess("split", others)
@@ -83,12 +83,12 @@ def choose(source: Path, schema: "pyarrow.Schema", wanted: Mapping[str, str], sp
 
 
 def read(source: Path, root: Path, parts: Sequence[Part], wanted: Mapping[str, str], revision: str = "") -> Listing:
-    """The pictures of `parts`. A path instead of bytes, as hub data sets of files have it, is absolute or relative to `root`.
+    """The images of `parts`. A path instead of bytes, as hub data sets of files have it, is absolute or relative to `root`.
 
     A part without any label is left out and counted, as the hub has tests whose labels are secret. Raises Refused as `choose`,
     and 4 for a row without label or split.
     """
-    pictures: list[Picture] = []
+    images: list[ListedImage] = []
     ignored: Counter[str] = Counter()
     rows: dict[str, Rows] = {}
     names: dict[str, None] = {}  # of classes, in order
@@ -97,7 +97,7 @@ def read(source: Path, root: Path, parts: Sequence[Part], wanted: Mapping[str, s
         columns = choose(source, table.schema, wanted, any(part.split for part in parts))
         labels = _labels(f"{source}: {part.name}", table, columns.label)
         if table.num_rows and not any(label is not None for label in labels):
-            ignored[f"pictures of {part.name} without a label"] += table.num_rows
+            ignored[f"images of {part.name} without a label"] += table.num_rows
             continue
         splits = table[columns.split].to_pylist() if columns.split else [part.split] * table.num_rows
         rows[part.name] = Rows(table[columns.image], root)
@@ -111,20 +111,20 @@ def read(source: Path, root: Path, parts: Sequence[Part], wanted: Mapping[str, s
                 takes = f"has the split {split!r} (column {columns.split!r}); it takes train, validation (val, valid) or test"
                 raise Refused(f"{source}: {part.name} row {number} {takes}", 4)
             split = SPLITS[split.casefold()] if columns.split else split
-            pictures.append(Picture(f"{part.name}#{number}", label, split, size, time))
-    if not pictures:
-        raise Refused(f"{source}: no pictures with a label in it{f' ({next(iter(ignored))})' if ignored else ''}", 4)
+            images.append(ListedImage(f"{part.name}#{number}", label, split, size, time))
+    if not images:
+        raise Refused(f"{source}: no images with a label in it{f' ({next(iter(ignored))})' if ignored else ''}", 4)
 
-    classes, notes = settled(source, [each.label for each in pictures], lambda number: _row(pictures[number].path))
+    classes, notes = settled(source, [each.label for each in images], lambda number: _row(images[number].path))
     classes |= {name: classes.get(name, tidy(name)) for name in names}
-    pictures = [each._replace(label=classes[each.label]) for each in pictures]
+    images = [each._replace(label=classes[each.label]) for each in images]
 
     def opened(path: str) -> BufferedReader | BytesIO:
         name, _, number = path.rpartition("#")
         return rows[name].open(int(number))
 
     ordered = tuple(dict.fromkeys(classes[name] for name in names))
-    return Listing(source, root, pictures, ignored, opened, ordered, revision, tuple(notes))
+    return Listing(source, root, images, ignored, opened, ordered, revision, tuple(notes))
 
 
 def _row(path: str) -> str:
@@ -168,7 +168,7 @@ class Rows:
             return BytesIO(content.as_buffer())
         path = self._file(number)
         if not path:
-            raise FileNotFoundError("no picture in this row")
+            raise FileNotFoundError("no image in this row")
         return open_file(path)
 
     def _file(self, number: int) -> str:

@@ -22,8 +22,8 @@ from ..files import checked, with_checksum
 FORMAT = 2
 
 
-class Facts(NamedTuple):
-    """A file as it was when it was opened. `width` and `height` are those of the decoded picture, 0 if it is bad.
+class FileInfo(NamedTuple):
+    """A file as it was when it was opened. `width` and `height` are those of the decoded image, 0 if it is bad.
 
     `problem` is empty for a good one. `sha256`, of the whole content, is empty if the file could not be read: that may pass, so
     it is not kept.
@@ -43,7 +43,7 @@ class Facts(NamedTuple):
     bands: str = ""  # what is made of other bands than colours, as decode.bands says
 
 
-def read(name: str) -> dict[str, Facts]:
+def read(name: str) -> dict[str, FileInfo]:
     """What is known, by path. Nothing if it was found by another Pillow or other code, which may decode other files.
 
     Raises Refused (1) if the file cannot be read.
@@ -55,7 +55,7 @@ def read(name: str) -> dict[str, Facts]:
                 for line in file:
                     if text := checked(line):
                         path, *facts = json.loads(text)
-                        known[path] = Facts(*facts)
+                        known[path] = FileInfo(*facts)
     except FileNotFoundError:
         pass
     except OSError as error:
@@ -64,15 +64,15 @@ def read(name: str) -> dict[str, Facts]:
 
 
 @contextlib.contextmanager
-def writer(name: str, known: Mapping[str, Facts]) -> Iterator[Callable[[Mapping[str, Facts]], None]]:
+def writer(name: str, known: Mapping[str, FileInfo]) -> Iterator[Callable[[Mapping[str, FileInfo]], None]]:
     """Replace the index by what is `known`; inside, call what this gives with more of it. Raises Refused (1) if that fails."""
     path = _path(name)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
 
-    def lines(facts: Mapping[str, Facts]) -> str:
+    def lines(facts: Mapping[str, FileInfo]) -> str:
         return "".join(with_checksum(json.dumps([path, *each])) for path, each in facts.items())
 
-    def write(facts: Mapping[str, Facts]) -> None:
+    def write(facts: Mapping[str, FileInfo]) -> None:
         file.write(lines(facts))
         file.flush()
 
@@ -98,4 +98,4 @@ def _path(name: str) -> Path:
 
 
 def _head() -> str:
-    return json.dumps({"oneloop": "pictures", "format": FORMAT, "decode": decode.VERSION, "pillow": PIL.__version__}) + "\n"
+    return json.dumps({"oneloop": "images", "format": FORMAT, "decode": decode.VERSION, "pillow": PIL.__version__}) + "\n"

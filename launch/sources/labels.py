@@ -44,15 +44,15 @@ def settled(source: Path, labels: Sequence[str], row: Callable[[int], str]) -> t
         if any("\ud800" <= character <= "\udfff" for character in name):
             raise Refused(f"{says}, which is not UTF-8; save the table as UTF-8", 4)
         if re.search(r".[|;].", name) or re.fullmatch(r"[\[({].*[\])}]", name):
-            raise Refused(f"{says}: several labels, it seems; a picture has one here, without | ; or brackets around it", 4)
+            raise Refused(f"{says}: several labels, it seems; an image has one here, without | ; or brackets around it", 4)
         parts = [tidy(part) for part in re.split("[,+&/]", name)]
         if len(parts) > 1 and names.issuperset(parts):
-            raise Refused(f"{says}, others {parts[0]!r} and {parts[1]!r}: several labels, it seems; a picture has one here", 4)
+            raise Refused(f"{says}, others {parts[0]!r} and {parts[1]!r}: several labels, it seems; an image has one here", 4)
     said = _unified({label.strip(): name for label, name in classes.items()})
     if blanks := [label for label in first if label != label.strip()]:
         said.append(f"blanks at the ends of labels are left out, as in {row(first[blanks[0]])}: {shown(blanks[0])!r}")
     if made := [shown(name) for name in dict.fromkeys(classes.values()) if " " in name and names >= {*name.split()}]:
-        said.append(f"{_some(made)} is taken as a class of its own, not as several labels of a picture")
+        said.append(f"{_some(made)} is taken as a class of its own, not as several labels of an image")
     numbers = defaultdict[Decimal, set[str]](set)
     for name in classes.values():
         if NUMBER.fullmatch(name):

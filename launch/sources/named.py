@@ -8,7 +8,7 @@
     a file      an npz file, for MNIST and Fashion-MNIST (npz.py)
 
 To add a data set, write a function here like `cifar10`. To add a source, write a file beside this one whose `read` returns a
-`DataSet`, and add a line to `_read`. Image files are decoded in picture.py, and only there; cache.py alone knows where decoded
+`DataSet`, and add a line to `_read`. Image files are decoded in image.py, and only there; cache.py alone knows where decoded
 images are kept, and in what format.
 """
 
@@ -21,8 +21,8 @@ from ..data.images import Images
 from ..data.order import order
 from ..errors import Refused, first_line
 from . import folder, hub_named, idx, npz, synthetic
-from . import hub_images as pictures_of_the_hub
-from .custom import pictures as pictures
+from . import hub_images as images_of_the_hub
+from .custom_images import images as images
 
 FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -74,7 +74,7 @@ def located(data: str) -> str:
 
     Raises Refused (2) if it is empty or not a path.
     """
-    if data in ("hub", "synthetic") or pictures_of_the_hub.matches(Path(data)):
+    if data in ("hub", "synthetic") or images_of_the_hub.matches(Path(data)):
         return data
     if not data.strip():
         raise Refused("--data is empty; it takes hub, synthetic or the path of a folder", 2)

@@ -1,4 +1,4 @@
-"""The page of `oneloop data --html`: what is known about the pictures, and a few of each class. Layout: launch/templates/."""
+"""The page of `oneloop data --html`: what is known about the images, and a few of each class. Layout: launch/templates/."""
 
 import base64
 import io
@@ -11,12 +11,12 @@ from rich.filesize import decimal
 
 from ..data.decode import decode
 from ..templates.render import render as fill_in
-from .listing import Picture, open_picture
+from .listing import ListedImage, open_image
 from .survey import UNEVEN, Survey
 
-SHOWN = 10  # pictures of a class
-CLASSES = 100  # with pictures; those with the most of them
-SIDE = 96  # pixels of a shown picture
+SHOWN = 10  # images of a class
+CLASSES = 100  # with images; those with the most of them
+SIDE = 96  # pixels of a shown image
 
 
 def render(found: Survey, said: dict) -> bytes:
@@ -26,7 +26,7 @@ def render(found: Survey, said: dict) -> bytes:
         "title": Path(said["source"]).name,
         "figures": _figures(said),
         "uneven": UNEVEN,
-        "most": max(row["pictures"] for row in said["classes"].values()) or 1,
+        "most": max(row["images"] for row in said["classes"].values()) or 1,
         "montages": _montages(found, said),
         "bytes": {name: decimal(size) for name, size in said["cost"].items()},
     }
@@ -34,7 +34,7 @@ def render(found: Survey, said: dict) -> bytes:
 
 
 def _figures(said: dict) -> dict[str, str]:
-    figures = {"pictures": f"{said['pictures']:,}", "classes": f"{len(said['classes']):,}"}
+    figures = {"images": f"{said['images']:,}", "classes": f"{len(said['classes']):,}"}
     figures |= {name: f"{count:,}" for name, count in said["splits"].items()}
     if said["sizes"]:
         figures["median size"] = "×".join(map(str, said["sizes"]["median"]))
@@ -42,23 +42,23 @@ def _figures(said: dict) -> dict[str, str]:
 
 
 def _montages(found: Survey, said: dict) -> dict[str, list[str]]:
-    """class -> a few of its pictures, as base64 JPEG."""
-    pictures = defaultdict(list)
+    """class -> a few of its images, as base64 JPEG."""
+    images = defaultdict(list)
     for each in found.good:
-        pictures[each.label].append(each)
-    largest = sorted(pictures, key=lambda label: -len(pictures[label]))[:CLASSES]
+        images[each.label].append(each)
+    largest = sorted(images, key=lambda label: -len(images[label]))[:CLASSES]
     with ThreadPoolExecutor() as pool:
-        few = pool.map(lambda label: _few(found, pictures[label]), largest)
+        few = pool.map(lambda label: _few(found, images[label]), largest)
         drawn = dict(zip(largest, few, strict=True))
     return {label: drawn[label] for label in said["classes"] if label in drawn}
 
 
-def _few(found: Survey, pictures: list[Picture]) -> list[str]:
+def _few(found: Survey, images: list[ListedImage]) -> list[str]:
     """Up to SHOWN of one class, evenly over its paths, each cut to a square from its middle."""
     few = []
-    for each in pictures[:: -(-len(pictures) // SHOWN)]:
+    for each in images[:: -(-len(images) // SHOWN)]:
         try:
-            with open_picture(found.listing, each) as content:
+            with open_image(found.listing, each) as content:
                 shown = decode(content, 3)
         except OSError:  # changed or gone since it was examined
             continue

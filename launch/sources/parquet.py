@@ -1,4 +1,4 @@
-"""Parquet files that hold pictures, rewritten once as Arrow files, of which a row can be read alone.
+"""Parquet files that hold images, rewritten once as Arrow files, of which a row can be read alone.
 
 Parquet compresses many rows together: to read one, all of its page is decompressed. The Arrow files lie in the cache folder,
 take the room of the parquet files once more, and hold until the size or the time of change of the parquet file is another.
@@ -25,14 +25,14 @@ MEMORY = 2**25  # bytes of rows that are decompressed at a time, more or less
 
 
 def holds_images(table: Path, column: str) -> bool:
-    """Whether a parquet file holds pictures: in `column`, or if that is empty in any column. Raises Refused (1)."""
+    """Whether a parquet file holds images: in `column`, or if that is empty in any column. Raises Refused (1)."""
     schema = _schema(table)[0]
     found = image_table.images(schema)
     return column in found if column in schema.names else bool(found)
 
 
 def read(source: Path, files: Sequence[Path], wanted: Mapping[str, str], bar: "Progress") -> Listing:
-    """The pictures in the parquet `files` of the folder `source`, or in `source` itself; `wanted` as in image_table.choose.
+    """The images in the parquet `files` of the folder `source`, or in `source` itself; `wanted` as in image_table.choose.
 
     What a file or its folder is called says its split: train-00000-of-00002.parquet, val/0.parquet. Raises Refused: 1 if a file
     cannot be read or the cache not written, 2 and 4 as image_table.read, 4 for files that do not belong together.

@@ -1,6 +1,6 @@
-"""A table of pictures, CSV or parquet: a row for each, with columns for its path, its label and, if wanted, its split.
+"""A table of images, CSV or parquet: a row for each, with columns for its path, its label and, if wanted, its split.
 
-Paths are relative to the table's folder, or absolute. What lies beside the pictures and is in no row is not looked at.
+Paths are relative to the table's folder, or absolute. What lies beside the images and is in no row is not looked at.
 """
 
 import csv
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import Refused, first_line
 from .labels import settled, shown, tidy
-from .listing import SPLITS, Listing, Picture, open_file
+from .listing import SPLITS, Listing, ListedImage, open_file
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 COLUMNS = {  # what a column holds -> what it is called, the likeliest first
@@ -23,7 +23,7 @@ SHOWN, LONG = 10, 200  # columns in a message, characters of a path
 
 
 def read(table: Path, columns: Mapping[str, str]) -> Listing:
-    """The pictures of `table`, an absolute path. `columns` names columns that should not be guessed: image, label, split.
+    """The images of `table`, an absolute path. `columns` names columns that should not be guessed: image, label, split.
 
     Raises Refused: 1 if it cannot be read, 2 for a column that is not there or that nobody can guess, 4 for a row without path,
     label or a known split, for a path that an earlier row has; where no row names a file that is there, see `_nowhere`.
@@ -39,25 +39,25 @@ def read(table: Path, columns: Mapping[str, str]) -> Listing:
             if not tidy(value):
                 raise Refused(f"{table}: row {number} has nothing in the column {column!r}; fill it or remove the row", 4)
     classes, notes = settled(table, labels, lambda number: f"row {number + 1}")
-    pictures, first, there = [], dict[str, int](), False
+    images, first, there = [], dict[str, int](), False
     for number, (path, label, split) in enumerate(zip(paths, labels, splits, strict=True), 1):
         path, size, time = _found(table.parent, path)
         if first.setdefault(path, number) != number:
-            raise Refused(f"{table}: row {number} names {path} again, after row {first[path]}; a picture has one label", 4)
+            raise Refused(f"{table}: row {number} names {path} again, after row {first[path]}; an image has one label", 4)
         if chosen["split"] and split.casefold() not in SPLITS:
             names = "train, validation (val, valid) or test"
             raise Refused(f"{table}: row {number} has the split {split!r} (column {chosen['split']!r}); it takes {names}", 4)
         there = there or time != 0
-        pictures.append(Picture(path, classes[label], SPLITS[split.casefold()] if split else "", size, time))
+        images.append(ListedImage(path, classes[label], SPLITS[split.casefold()] if split else "", size, time))
     if not there:
         raise _nowhere(table, paths)
     if unused := [name for name in head if name not in chosen.values()]:
         notes.append(f"columns that are not used: {', '.join(map(shown, unused[:SHOWN]))}" + " …" * (len(unused) > SHOWN))
-    return Listing(table, table.parent, pictures, notes=tuple(notes))
+    return Listing(table, table.parent, images, notes=tuple(notes))
 
 
-def names_pictures(table: Path) -> bool:
-    """Whether it seems to be a table of pictures and their labels."""
+def names_images(table: Path) -> bool:
+    """Whether it seems to be a table of images and their labels."""
     try:
         head, _ = _columns(table)
         return all(guess(what, head) for what in ("image", "label"))
@@ -162,7 +162,7 @@ def _several(head: list[str], values: list[list[str]]) -> str:
     what = f"it has a column of 0 and 1 for each class ({', '.join(shown(head[number]) for number in ones[:SHOWN])} …)"
     for number, row in enumerate(zip(*(values[each] for each in ones), strict=True), 1):
         if (count := sum(value in ONES for value in row)) != 1:
-            return f"{what}, and row {number} has {count or 'no'} ones: pictures with several labels or none are not trained on"
+            return f"{what}, and row {number} has {count or 'no'} ones: images with several labels or none are not trained on"
     return f"{what}; write one column with the name of the class instead"
 
 

@@ -1,7 +1,7 @@
-"""Train, validation and test where pictures are not split: by content, and `split.csv`.
+"""Train, validation and test where images are not split: by content, and `split.csv`.
 
 The sha256 of a file's content decides, not its name, its place or what lies beside it. A folder can be moved and files can be
-added without any other picture changing sides, and exact duplicates land on one side. Each class has the same proportions,
+added without any other image changing sides, and exact duplicates land on one side. Each class has the same proportions,
 up to chance. The exception is a class so small that chance leaves a side empty: see `split_by_content`.
 """
 
@@ -20,10 +20,10 @@ NAMES = ("train", "validation", "test")
 
 
 def split_by_content(contents: Mapping[str, Sequence[str]], validation: float, test: float) -> dict[str, str]:
-    """Which of NAMES each content belongs to. `contents` maps each class to the sha256 digests of its pictures.
+    """Which of NAMES each content belongs to. `contents` maps each class to the sha256 digests of its images.
 
-    A class of one picture has it in train; of two, the other one in validation; from three on it has at least one in each (in
-    those whose fraction is not 0): the picture nearest to an empty side is moved there. A content of several classes goes where
+    A class of one image has it in train; of two, the other one in validation; from three on it has at least one in each (in
+    those whose fraction is not 0): the image nearest to an empty side is moved there. A content of several classes goes where
     the first of them puts it. Raises Refused (2) for fractions that leave nothing to train on.
     """
     for flag, fraction in (("--validation", validation), ("--test", test)):
@@ -66,7 +66,7 @@ def read(path: Path, listing: Listing, good: Collection[str]) -> dict[str, str]:
     no split or two for one.
     """
     found: dict[str, str] = {}
-    paths = {picture.path for picture in listing.pictures}
+    paths = {image.path for image in listing.images}
     for number, (name, side) in enumerate(path_table.rows(path, ("path", "split")), 1):
         split = SPLITS.get(tidy(side).casefold())
         if not split:
@@ -80,5 +80,5 @@ def read(path: Path, listing: Listing, good: Collection[str]) -> dict[str, str]:
     ):
         if lost:
             more = f" and {len(lost) - 1} more are" if len(lost) > 1 else " is"
-            raise Refused(f"{min(lost)}{more} {where}; a split file names each picture once", 4)
+            raise Refused(f"{min(lost)}{more} {where}; a split file names each image once", 4)
     return found

@@ -1,4 +1,4 @@
-"""What pictures there are: listed, examined, split. `oneloop data` shows it."""
+"""What images there are: listed, examined, split. `oneloop data` shows it."""
 
 import shlex
 import statistics
@@ -12,16 +12,16 @@ from ..data import decode
 from ..errors import Refused, first_line
 from . import doubt, hub_images, parquet, path_table, split
 from .check import examine
-from .index import Facts
+from .index import FileInfo
 from .labels import alike, shown
-from .listing import Listing, Picture, class_folders, entries, is_picture
+from .listing import Listing, ListedImage, class_folders, entries, is_image
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 SIZE = 224  # pixels a side, at which most nets for photographs train
-DARK = 2**14  # 16-bit pictures without a higher value are rather of 8, 10, 12 or 14 bits
-FEW = 3  # pictures that a line names
+DARK = 2**14  # 16-bit images without a higher value are rather of 8, 10, 12 or 14 bits
+FEW = 3  # images that a line names
 UNEVEN = 3  # from this ratio of the largest to the smallest class on, imbalance is worth a line
 
 
@@ -30,17 +30,17 @@ class Survey:
     """`facts` of each path of the listing; `splits` of each path that is not bad; `opened` files were examined this time."""
 
     listing: Listing
-    facts: dict[str, Facts]
+    facts: dict[str, FileInfo]
     splits: dict[str, str]
     opened: int
 
     @property
-    def good(self) -> list[Picture]:
-        return [picture for picture in self.listing.pictures if not self.facts[picture.path].problem]
+    def good(self) -> list[ListedImage]:
+        return [image for image in self.listing.images if not self.facts[image.path].problem]
 
     @property
-    def bad(self) -> list[Picture]:
-        return [picture for picture in self.listing.pictures if self.facts[picture.path].problem]
+    def bad(self) -> list[ListedImage]:
+        return [image for image in self.listing.images if self.facts[image.path].problem]
 
 
 def located(path: Path) -> Path:
@@ -76,10 +76,10 @@ def survey(
     listing = _listing(path, columns, bar)
     doubt.refuse(listing, known)
     facts, opened = examine(listing, bar)
-    good = [each for each in listing.pictures if not facts[each.path].problem]
+    good = [each for each in listing.images if not facts[each.path].problem]
     if split_file:
         given = split.read(split_file, listing, [each.path for each in good])
-    elif not (given := {each.path: each.split for each in listing.pictures if each.split}):
+    elif not (given := {each.path: each.split for each in listing.images if each.split}):
         contents = defaultdict(list)
         for each in good:
             contents[each.label].append(facts[each.path].sha256)
@@ -92,9 +92,9 @@ def _listing(path: Path, columns: Mapping[str, str], bar: "Progress") -> Listing
     if path.is_dir():
         found = entries(path)
         tables = [Path(entry.path) for entry, _ in found if entry.kind == "file" and entry.path.endswith(".parquet")]
-        if tables and not any(is_picture(entry) for entry, _ in found):
+        if tables and not any(is_image(entry) for entry, _ in found):
             return parquet.read(path, tables, columns, bar)
-        if not any(is_picture(entry) and len(parts) > 1 for entry, parts in found) and (named := doubt.table_in(path)):
+        if not any(is_image(entry) and len(parts) > 1 for entry, parts in found) and (named := doubt.table_in(path)):
             raise Refused(f"{path}: no class folders; {named}", 4)
         return class_folders(path, found)
     if path.exists() and not path.is_file():
@@ -115,19 +115,19 @@ def summary(found: Survey) -> dict:
     listing, good, bad, facts = found.listing, found.good, found.bad, found.facts
     classes = {}
     for label in listing.classes:
-        classes[label] = {"pictures": 0, "bad": 0, **dict.fromkeys(split.NAMES, 0)}
+        classes[label] = {"images": 0, "bad": 0, **dict.fromkeys(split.NAMES, 0)}
     for each in good:
-        classes[each.label]["pictures"] += 1
+        classes[each.label]["images"] += 1
         classes[each.label][found.splits[each.path]] += 1
     for each in bad:
         classes[each.label]["bad"] += 1
-    counts = [each["pictures"] for each in classes.values()]
+    counts = [each["images"] for each in classes.values()]
     known = [facts[each.path] for each in good]
     return {
         "source": str(listing.source),
         "revision": listing.revision,
         "unit": "row" if listing.row else "file",
-        "pictures": len(good),
+        "images": len(good),
         "classes": classes,
         "splits": {name: sum(each[name] for each in classes.values()) for name in split.NAMES},
         "imbalance": round(max(counts) / min(counts), 2) if min(counts) else None,
@@ -166,7 +166,7 @@ def notes(found: Survey, white: int = 0) -> list[str]:
 
 
 def _of(count: int) -> str:
-    return f"{count:,} {'pictures are' if count > 1 else 'picture is'}"
+    return f"{count:,} {'images are' if count > 1 else 'image is'}"
 
 
 def _advice(highest: int, white: int) -> str:
@@ -176,11 +176,11 @@ def _advice(highest: int, white: int) -> str:
     if highest >= DARK:
         return ""
     bits = highest.bit_length()
-    return f" ({bits} bits): nearly black in training; --white {2**bits - 1} of recipes/pictures.py makes the brightest white"
+    return f" ({bits} bits): nearly black in training; --white {2**bits - 1} of recipes/custom.py makes the brightest white"
 
 
-def _sizes(known: list[Facts]) -> dict[str, list[int]] | None:
-    """The smallest, the median and the largest picture by area, and the extremes of each side; None without pictures."""
+def _sizes(known: list[FileInfo]) -> dict[str, list[int]] | None:
+    """The smallest, the median and the largest image by area, and the extremes of each side; None without images."""
     if not known:
         return None
     by_area = sorted((each.width * each.height, each.width, each.height) for each in known)
@@ -192,7 +192,7 @@ def _sizes(known: list[Facts]) -> dict[str, list[int]] | None:
 
 
 def duplicates(found: Survey) -> dict:
-    """Pictures with the same content: in how many files too many, and those whose classes or splits differ, by name."""
+    """Images with the same content: in how many files too many, and those whose classes or splits differ, by name."""
     same = defaultdict(list)
     for each in found.good:
         same[found.facts[each.path].sha256].append(each)
@@ -210,7 +210,7 @@ def duplicates(found: Survey) -> dict:
     }
 
 
-def _cost(known: list[Facts]) -> dict[str, int]:
+def _cost(known: list[FileInfo]) -> dict[str, int]:
     """Bytes on disk as files, and decoded, 8 bits RGB, at SIZE × SIZE and at their own sizes."""
     return {
         "files": sum(each.size for each in known),

@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
 from ..data.images import Images, feed_of, with_validation
-from ..data.order import bounds
+from ..data.order import micro_batch_bounds
 from ..errors import Refused, first_line
 from ..processes import broadcast
 from ..report.runs import read_json, read_metrics
@@ -21,7 +21,7 @@ from .job import Job, Plan
 from .state import Meter, State
 from .train_mode import batch_norms, buffers_kept
 
-FEW_IMAGES = 16  # with fewer in a slice, batch norm's statistics are poor
+FEW_IMAGES = 16  # with fewer in a micro-batch, batch norm's statistics are poor
 
 
 def begin(
@@ -79,9 +79,9 @@ def begin(
             run.say_finished(result)
         torch.manual_seed(run.seed)
     notes = [*run.notes, *notes]
-    if not run.quiet and batch // run.shards < FEW_IMAGES and batch_norms(net):
-        sees = f"batch norm sees only {batch // run.shards} images at a time (--batch {batch} in {run.shards} slices)"
-        notes.append(f"{sees}; a larger --batch or fewer --shards would give it more")
+    if not run.quiet and batch // run.micro_batches < FEW_IMAGES and batch_norms(net):
+        sees = f"batch norm sees only {batch // run.micro_batches} images at a time (--batch {batch} in {run.micro_batches} micro-batches)"
+        notes.append(f"{sees}; a larger --batch or fewer --micro-batches would give it more")
     return Job(run, net, images, optimizer, plan, settings, average, facts, state, meter, notes, result)
 
 
@@ -108,7 +108,7 @@ def _restored(
 
 def _check_batches(run: Run, net: nn.Module, images: Images, sizes: set[int]) -> None:
     """Raise Refused (2) if batches of one of these `sizes` leave batch norm one image to normalise."""
-    alone = [size for size in sizes if any(end - start == 1 for start, end in itertools.pairwise(bounds(size, run.shards)))]
+    alone = [size for size in sizes if any(end - start == 1 for start, end in itertools.pairwise(micro_batch_bounds(size, run.micro_batches)))]
     if not alone or not any(isinstance(module, _BatchNorm) for module in net.modules()):
         return
     feed = feed_of(images.train.select(torch.zeros(1, dtype=torch.int64)), images, run.accelerator.device)
@@ -117,8 +117,8 @@ def _check_batches(run: Run, net: nn.Module, images: Images, sizes: set[int]) ->
             net.train()(feed.batch(feed.order(torch.zeros(1, dtype=torch.int64)))[0])
     except ValueError as error:
         raise Refused(
-            f"a batch of {alone[0]} images in {run.shards} slices leaves one image by itself, which {type(net).__name__}'s "
-            f"batch norm cannot normalise ({first_line(error)}); choose another --batch, --limit or --shards",
+            f"a batch of {alone[0]} images in {run.micro_batches} micro-batches leaves one image by itself, which {type(net).__name__}'s "
+            f"batch norm cannot normalise ({first_line(error)}); choose another --batch, --limit or --micro-batches",
             2,
         ) from error
 

@@ -55,7 +55,7 @@ def _beside(run: Run, fingerprint: str) -> list[Record]:
     if not isinstance(epochs, int):
         return []
     found = []
-    for place, recorded in siblings(run.folder, run.config, run.shards, fingerprint, apart="epochs"):
+    for place, recorded in siblings(run.folder, run.config, run.micro_batches, fingerprint, apart="epochs"):
         if isinstance(recorded["config"].get("epochs"), int) and recorded["config"]["epochs"] < epochs and not place.is_symlink():
             with contextlib.suppress(Refused, OSError):  # one that cannot be read is not started from
                 found.append(read(place))

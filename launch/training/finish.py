@@ -1,4 +1,4 @@
-"""The end of a training: its weights, its pictures and its result, in the run folder."""
+"""The end of a training: its weights, its plots and its result, in the run folder."""
 
 import contextlib
 import time
@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from .. import processes
-from ..data.disk_feed import PictureFeed
+from ..data.disk_feed import DiskFeed
 from ..report.runs import used
 from .job import Job
 from .publish import best_weights, publish
@@ -17,7 +17,7 @@ WORTH_SAYING = 0.1  # of the time of the training
 
 
 def finish(job: Job, draw: Callable[[Path], None] | None) -> dict:
-    """Publish the weights, draw the pictures, record the result, which this returns. Collective."""
+    """Publish the weights, draw the plots, record the result, which this returns. Collective."""
     run, state = job.run, job.state
     state.seconds = time.perf_counter() - job.began
     if run.world > 1:
@@ -42,8 +42,8 @@ def finish(job: Job, draw: Callable[[Path], None] | None) -> dict:
         "weights_sha256": digest,
     }
     waited = job.waited / max(job.meter.train_seconds - job.trained_before, 1e-9)
-    if waited > WORTH_SAYING and isinstance(feed := job.feeds["train"], PictureFeed):
-        job.record.say(f"{waited:.0%} of the training's time was waiting for pictures{_cure(feed)}")
+    if waited > WORTH_SAYING and isinstance(feed := job.feeds["train"], DiskFeed):
+        job.record.say(f"{waited:.0%} of the training's time was waiting for images{_cure(feed)}")
     if state.epochs < job.plan.epochs:
         job.record.say(f"ended early: no better accuracy since epoch {state.best['epoch']}")
     result["weights"] = used(result)
@@ -53,13 +53,13 @@ def finish(job: Job, draw: Callable[[Path], None] | None) -> dict:
     return result
 
 
-def _cure(feed: PictureFeed) -> str:
+def _cure(feed: DiskFeed) -> str:
     """What took the threads' time, and what helps."""
     more = "more cores" if feed.threads >= processes.cores() else "more --threads"
     if feed.changing > feed.reading:
         what = " and ".join(feed.changes)
-        return f", most of it for {what}: a lighter augmentation (recipes/pictures.py: --augment crop), or {more}"
-    return f": {more}, a smaller --stored, or a larger ONELOOP_STORED_GIB if not all are stored"
+        return f", most of it for {what}: a lighter augmentation (recipes/custom.py: --augment crop), or {more}"
+    return f": {more}, a smaller --cache-size, or a larger ONELOOP_STORED_GIB if not all are stored"
 
 
 def _weights(job: Job, name: str) -> contextlib.AbstractContextManager[None]:
@@ -79,7 +79,7 @@ def reset_for_next_stage(job: Job) -> None:
 
 
 def _show(job: Job, result: dict, draw: Callable[[Path], None] | None) -> None:
-    """The recipe's own pictures and those of every run: main process only, nothing in it is collective."""
+    """The recipe's own plots and those of every run: main process only, nothing in it is collective."""
     if draw:
         draw(job.run.folder)
     if not job.run.quiet:

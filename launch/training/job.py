@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from .. import processes
 from ..console import complain
-from ..data.disk_feed import PictureFeed
-from ..data.images import Feed, Images, feed_of
-from ..data.order import bounds, order, part
+from ..data.disk_feed import DiskFeed
+from ..data.images import MemoryFeed, Images, feed_of
+from ..data.order import micro_batch_bounds, order, part
 from ..errors import Refused
-from ..report.run_log import Track
+from ..report.run_log import RunLog
 from ..run import Run
 from ..weights.tensors import weights
 from . import checkpoint
@@ -67,7 +67,7 @@ class Job:
     def __post_init__(self) -> None:
         self.samples, self.steps = len(self.images.train), self.settings.steps  # of an epoch
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
-        # Seconds that this launch's steps have waited for pictures, and that earlier launches have trained.
+        # Seconds that this launch's steps have waited for images, and that earlier launches have trained.
         self.waited, self.trained_before = 0.0, self.meter.train_seconds
         # From this step on every process has started up; torch.compile compiles once for each size of batch.
         self.started_up = self.state.step + (self.steps if self.run.compile else 1)
@@ -75,7 +75,7 @@ class Job:
         self.best: dict[str, Tensor] = {}  # the best weights, until they are published with the next checkpoint
 
     @cached_property
-    def feeds(self) -> dict[str, Feed | PictureFeed]:
+    def feeds(self) -> dict[str, MemoryFeed | DiskFeed]:
         device = self.run.accelerator.device
         names = dict.fromkeys(("train", self.images.chooser, "test"))  # each once, in this order
         feeds = {name: feed_of(getattr(self.images, name), self.images, device) for name in names}
@@ -136,9 +136,9 @@ class Job:
         yield from batches
 
     def _own(self, batch: Tensor) -> Iterator[Tensor]:
-        """This process's slices of a batch."""
-        shards, rank, world = self.run.shards, self.run.rank, self.run.world
-        cuts = bounds(len(batch), shards)[rank * shards // world : (rank + 1) * shards // world + 1]
+        """This process's micro-batches of a batch."""
+        micro_batches, rank, world = self.run.micro_batches, self.run.rank, self.run.world
+        cuts = micro_batch_bounds(len(batch), micro_batches)[rank * micro_batches // world : (rank + 1) * micro_batches // world + 1]
         return (part(batch, start, end, self.plan.mixed) for start, end in itertools.pairwise(cuts) if start < end)
 
     def set_learning_rates(self) -> None:
@@ -169,12 +169,12 @@ class Job:
 
     # ----------------------------------------------------------------------------------------------------------------- lines
 
-    def track(self) -> Track:
+    def track(self) -> RunLog:
         """The open record; the clock of the launch starts. Collective."""
         self.began = time.perf_counter() - self.state.seconds
         # An epoch that was stopped at its end, before its lines were complete, writes them again.
         kept = self.state.step if self.within_epoch else self.state.step - 1
-        self.record = Track(self.run, self.images, self.facts, self.state.step, total=self.plan.epochs * self.steps, kept=kept)
+        self.record = RunLog(self.run, self.images, self.facts, self.state.step, total=self.plan.epochs * self.steps, kept=kept)
         for line in self.notes:
             (complain if self.run.quiet else self.record.say)(line)  # a trial says nothing else
         return self.record
@@ -212,7 +212,7 @@ class Job:
         known = math.isfinite(reading.gradient_norm) and self.run.accelerator.scaler is None  # fp16 leaves gradients scaled
         gradient = {"gradient_norm": reading.gradient_norm} if known else {}
         speed = {"images_per_second": reading.images_per_second, "seconds": seconds}
-        if isinstance(feed := self.feeds["train"], PictureFeed):
+        if isinstance(feed := self.feeds["train"], DiskFeed):
             self.waited += feed.waited
             speed["data_wait"] = feed.waited / max(self.meter.seconds, 1e-9)
             feed.waited = 0.0

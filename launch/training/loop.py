@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data.augment import Augment
-from ..data.disk_feed import PictureFeed
-from ..data.images import Feed, Images, feed_of
+from ..data.disk_feed import DiskFeed
+from ..data.images import MemoryFeed, Images, feed_of
 from ..data.mix import Mix
-from ..data.order import slice_seed
+from ..data.order import micro_batch_seed
 from ..errors import Refused
 from ..processes import Stop, any_process, broadcast, lost_process
 from ..run import Run
@@ -184,7 +184,7 @@ def _test_best(job: Job, stop: Stop, train_mode_batch: int) -> dict | None:
 def _validate(
     run: Run,
     net: nn.Module,
-    feed: Feed | PictureFeed,
+    feed: MemoryFeed | DiskFeed,
     step: int = 0,
     stop: Stop | None = None,
     train_mode_batch: int = 0,
@@ -198,7 +198,7 @@ def _validate(
     count, waited = len(feed.labels), getattr(feed, "waited", 0.0)
     parts = feed.order(torch.arange(count)).split(train_mode_batch or feed.batches)
     feed.expect(parts[run.rank :: run.world])
-    broadcast(net.buffers(), run.world)  # running statistics are those of slice 0, which the main process has
+    broadcast(net.buffers(), run.world)  # running statistics are those of micro-batch 0, which the main process has
     rows, classes = len(parts) + 1, len(feed.uneven)
     numbers = torch.zeros(2 * rows + classes, device=run.accelerator.device)
     sums = numbers[: 2 * rows].view(rows, 2)  # (loss, correct) of each batch; the wish to stop
@@ -207,7 +207,7 @@ def _validate(
         net.train(train_mode_batch > 0)
         for number in range(run.rank, len(parts), run.world):
             if train_mode_batch:
-                torch.manual_seed(slice_seed(run.seed, step, number))
+                torch.manual_seed(micro_batch_seed(run.seed, step, number))
             pixels, labels = feed.batch(parts[number])
             with run.accelerator.autocast():
                 logits = net(pixels).float()
@@ -221,7 +221,7 @@ def _validate(
             if stop and stop.requested(step, number):
                 sums[-1, 0] = 1
                 break  # the others learn of it in the sum below, which every process comes to
-    if isinstance(feed, PictureFeed):
+    if isinstance(feed, DiskFeed):
         feed.waited = waited  # what is said of waiting is of the training's steps
     if run.world > 1:
         torch.distributed.all_reduce(numbers)  # collective: a batch has one process's numbers, plus zeros; counts are whole

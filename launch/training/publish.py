@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from ..data.disk_feed import PictureSplit
+from ..data.disk_feed import DiskSplit
 from ..data.images import Images
 from ..errors import Refused
 from ..run import Run
@@ -27,8 +27,8 @@ def _write(run: Run, net: nn.Module, images: Images, name: str, tensors: dict[st
     digest, net_name = weights_sha256(tensors), run.config.get("net", type(net).__name__)
     about: dict = {"recipe": run.recipe, "classes": images.classes, "mean": images.mean, "std": images.std}
     about |= {"shape": [*images.train.shape], "size": images.size, "net": net_name, "weights_sha256": digest}
-    if isinstance(images.train, PictureSplit):
-        about |= {"stored": images.train.rule.stored, "white": images.train.rule.white}
+    if isinstance(images.train, DiskSplit):
+        about |= {"cache_size": images.train.rule.cache_size, "white": images.train.rule.white}
     write_tensors(run.folder / name, tensors, {"oneloop": json.dumps(about)})
     return digest
 

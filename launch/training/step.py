@@ -1,7 +1,7 @@
 """One update of a net, the same whatever the number of processes.
 
-The global batch is cut into `run.shards` contiguous slices; of W processes each works on its block of slices, one after the
-other, and adds up their gradients. So 8 slices on 1 process and 1 slice on each of 8 are the same step; what is called gradient
+The global batch is cut into `run.micro_batches` contiguous micro-batches; of W processes each works on its block of micro-batches, one after the
+other, and adds up their gradients. So 8 micro-batches on 1 process and 1 micro-batch on each of 8 are the same step; what is called gradient
 accumulation or per-device batch elsewhere are two placements of one computation.
 """
 
@@ -18,10 +18,10 @@ import torch.distributed
 from torch import Tensor, nn
 
 from ..data.augment import Augment, EpochDraws
-from ..data.disk_feed import PictureFeed
-from ..data.images import Feed
+from ..data.disk_feed import DiskFeed
+from ..data.images import MemoryFeed
 from ..data.mix import Mix, mixed
-from ..data.order import bounds, part, slice_seed
+from ..data.order import micro_batch_bounds, part, micro_batch_seed
 from ..errors import Refused
 from ..processes import broadcast
 from ..run import Run
@@ -41,7 +41,7 @@ class Step:
         self,
         run: Run,
         net: nn.Module,
-        feed: Feed | PictureFeed,
+        feed: MemoryFeed | DiskFeed,
         optimizer: torch.optim.Optimizer,
         loss: Loss,
         augments: Sequence[Augment] = (),
@@ -54,11 +54,11 @@ class Step:
         self.augments, self.draws = augments, EpochDraws(run.seed, len(feed.labels), feed.drawn_on)
         self.mix, self.classes, self.clip, self.average = mix, classes, clip, average
         self.accelerator, self.net, self.feed, self.optimizer, self.loss = run.accelerator, net, feed, optimizer, loss
-        self.seed, self.shards, self.world = run.seed, run.shards, run.world
+        self.seed, self.micro_batches, self.world = run.seed, run.micro_batches, run.world
         rank, device = run.rank, run.accelerator.device
-        mine = range(rank * self.shards // self.world, (rank + 1) * self.shards // self.world)
-        # Two processes sum up their halves of the slices and then add the two sums. One process does so too, to round the same.
-        half = len(mine) // 2 if self.world == 1 and self.shards % 2 == 0 else 0
+        mine = range(rank * self.micro_batches // self.world, (rank + 1) * self.micro_batches // self.world)
+        # Two processes sum up their halves of the micro-batches and then add the two sums. One process does so too, to round the same.
+        half = len(mine) // 2 if self.world == 1 and self.micro_batches % 2 == 0 else 0
         self.blocks = [mine[:half], mine[half:]] if half else [mine]
         # Checkpoints take the net itself, under its own names, never this wrapping of it by torch.compile and DDP.
         with warnings.catch_warnings():  # torch 2.15 renames an option that accelerate 1.15 still passes by its old name
@@ -73,8 +73,8 @@ class Step:
         self.learning = [(name, p) for name, p in self.net.named_parameters() if p.requires_grad]
         self.statistics = batch_norms(self.net)
         self.running = other_buffers(self.net)
-        self.before: list[Tensor] = []  # what `running` had before this step, if it has several slices
-        self.after: list[Tensor] = []  # and what slice 0 has left there, where it is
+        self.before: list[Tensor] = []  # what `running` had before this step, if it has several micro-batches
+        self.after: list[Tensor] = []  # and what micro-batch 0 has left there, where it is
         self.generators: list[Any]
         if device.type == "cuda":  # the host's, too; torch.manual_seed would seed every GPU of the machine
             self.generators = [torch.default_generator, torch.cuda.default_generators[torch.cuda.current_device()]]
@@ -98,7 +98,7 @@ class Step:
         # On a GPU the learning rates are there, too: numbers of the host would be fixed in a captured step.
         self.rates = [torch.zeros((), device=device) for _ in optimizer.param_groups] if self.poll > 1 else []
         self.held = [math.nan for _ in self.rates]  # what they hold
-        capturable = run.captured and feed.resident and device.type == "cuda" and self.poll > 1 and self.shards == 1
+        capturable = run.captured and feed.resident and device.type == "cuda" and self.poll > 1 and self.micro_batches == 1
         self.captured = Captured(self._whole, self.parameters) if capturable else None
         self.named: Callable[[str], contextlib.AbstractContextManager] = contextlib.nullcontext  # see profile.py
         self.number = 0  # of the step, from 0
@@ -122,11 +122,11 @@ class Step:
             if asked:
                 self.check(step + 1)  # a broken update was skipped on the device
             return self.latest, asked and stop
-        self.before = [tensor.clone() for _, _, tensor in self.running] if self.shards > 1 else []
+        self.before = [tensor.clone() for _, _, tensor in self.running] if self.micro_batches > 1 else []
         loss = self._gradients(ids, step)
         if self.before:
             self._set_running(self.after)
-            broadcast((tensor for _, _, tensor in self.running), self.world)  # collective: slice 0 is the main process's
+            broadcast((tensor for _, _, tensor in self.running), self.world)  # collective: micro-batch 0 is the main process's
         self._check_used(step)
         if self.world > 1:
             shared = torch.stack((loss, self.yes if stop else self.no))
@@ -143,7 +143,7 @@ class Step:
         return loss, asked and (stop if wish is None else bool(wish.item()))  # host-device sync, as above
 
     def _whole(self, ids: Tensor) -> Tensor:
-        """All the work of a step of one slice on one process, except what the host does: for `Captured`."""
+        """All the work of a step of one micro-batch on one process, except what the host does: for `Captured`."""
         loss = self._backward(self._part(ids, 0, len(ids)), 1.0, 0, first=True, last=True)
         self._check_used(self.number)
         self._note_broken(loss)
@@ -185,17 +185,17 @@ class Step:
             )
 
     def warm_up(self, batch: int, step: int) -> None:
-        """One slice of a `batch` forward and backward that counts for nothing, before a launch's first step. Collective.
+        """One micro-batch of a `batch` forward and backward that counts for nothing, before a launch's first step. Collective.
 
         DDP rebuilds its buckets after its first backward. With 3 processes or more their layout decides how sums round, so
         without this a resumed run would make its first step in another layout than the run that went through.
         """
         if self.world == 1:
             return
-        ids = self.feed.order(torch.arange(min(len(self.feed.labels), max(2, batch // self.shards))))
+        ids = self.feed.order(torch.arange(min(len(self.feed.labels), max(2, batch // self.micro_batches))))
         self.net.train()
         with buffers_kept(self.net):
-            self._slice(self._part(ids, 0, len(ids)), 0.0, step, self.blocks[0][0], first=True, last=True)
+            self._micro_batch(self._part(ids, 0, len(ids)), 0.0, step, self.blocks[0][0], first=True, last=True)
         self._check_used(step)
         for parameter in self.parameters:
             parameter.grad = None
@@ -208,7 +208,7 @@ class Step:
     @torch.no_grad()
     def _culprits(self, ids: Tensor) -> str:
         """Which of the samples alone give non-finite outputs, in words; "" if none or all do. Collective."""
-        cuts, found = bounds(len(ids), self.shards), list[tuple[int, int]]()
+        cuts, found = micro_batch_bounds(len(ids), self.micro_batches), list[tuple[int, int]]()
         for module in self.statistics:  # the broken batch is in them; the run ends here
             module.track_running_stats = True
             module.reset_running_stats()
@@ -225,7 +225,7 @@ class Step:
             found = [each for part in everywhere for each in part]
         if not 0 < len(found) < len(ids):
             return ""
-        named = [f"{number} (slice {index}, process {index * self.world // self.shards})" for number, index in found[:4]]
+        named = [f"{number} (micro-batch {index}, process {index * self.world // self.micro_batches})" for number, index in found[:4]]
         return f", from training image {', '.join(named)}{' and others' if len(found) > 4 else ''}"
 
     def _hold_rates(self) -> None:
@@ -251,10 +251,10 @@ class Step:
 
     def _gradients(self, ids: Tensor, step: int) -> Tensor:
         """The gradients of the global batch, in every process; returns this process's share of its loss."""
-        cuts = bounds(len(ids), self.shards)
+        cuts = micro_batch_bounds(len(ids), self.micro_batches)
         busy = [[index for index in block if cuts[index] < cuts[index + 1]] for block in self.blocks]
-        if not any(busy):  # a last batch with fewer images than slices: join the reduction with a gradient of 0
-            return self._slice(self._part(ids, 0, 2), 0.0, step, self.blocks[0][0], first=True, last=True)
+        if not any(busy):  # a last batch with fewer images than micro-batches: join the reduction with a gradient of 0
+            return self._micro_batch(self._part(ids, 0, 2), 0.0, step, self.blocks[0][0], first=True, last=True)
         first, *second = [block for block in busy if block]
         loss = self._block(first, ids, cuts, step)
         for block in second:
@@ -266,38 +266,38 @@ class Step:
         return loss
 
     def _block(self, block: list[int], ids: Tensor, cuts: list[int], step: int) -> Tensor:
-        """Set the gradients to the sum over the slices in `block`; returns their share of the loss."""
+        """Set the gradients to the sum over the micro-batches in `block`; returns their share of the loss."""
         shares = []
         for index in block:
             start, end = cuts[index], cuts[index + 1]
             weight, first, last = (end - start) / len(ids), index == block[0], index == block[-1]
-            shares.append(self._slice(self._part(ids, start, end), weight, step, index, first, last))
+            shares.append(self._micro_batch(self._part(ids, start, end), weight, step, index, first, last))
         return sum(shares[1:], shares[0])
 
     def _part(self, ids: Tensor, start: int, end: int) -> Tensor:
-        """The samples that a slice needs: its own, and one before them if images are mixed."""
+        """The samples that a micro-batch needs: its own, and one before them if images are mixed."""
         return part(ids, start, end, before=self.mix is not None)
 
     def _augmented(self) -> list[Callable[[Tensor, Tensor], Tensor]]:
         return [partial(lambda augment, pixels, ids: augment(pixels, self.draws.of(ids)), augment) for augment in self.augments]
 
     def _seed(self, step: int, index: int) -> None:
-        """Seed what slice `index` of this step draws, dropout and the like."""
+        """Seed what micro-batch `index` of this step draws, dropout and the like."""
         for generator in self.generators:
-            generator.manual_seed(slice_seed(self.seed, step, index))
+            generator.manual_seed(micro_batch_seed(self.seed, step, index))
 
-    def _slice(self, ids: Tensor, weight: float, step: int, index: int, first: bool, last: bool) -> Tensor:
+    def _micro_batch(self, ids: Tensor, weight: float, step: int, index: int, first: bool, last: bool) -> Tensor:
         self._seed(step, index)
         loss = self._backward(ids, weight, index, first, last)
         if self.before:
-            # Every slice finds what this step found, as if each had a process of its own.
+            # Every micro-batch finds what this step found, as if each had a process of its own.
             if index == 0:
                 self.after = [tensor.clone() for _, _, tensor in self.running]
             self._set_running(self.before)
         return loss
 
     def _set_running(self, values: list[Tensor]) -> None:
-        for (_, _, tensor), value in zip(self.running, values, strict=False):  # no values on a process without slice 0
+        for (_, _, tensor), value in zip(self.running, values, strict=False):  # no values on a process without micro-batch 0
             tensor.copy_(value)
 
     def _put_back(self) -> None:
@@ -312,8 +312,8 @@ class Step:
                 module._buffers[name] = tensor
 
     def _backward(self, ids: Tensor, weight: float, index: int, first: bool, last: bool) -> Tensor:
-        """Forward, loss, zero the gradients (for the first), backward: one slice, weighted by its part of the batch."""
-        for module in self.statistics:  # running statistics follow slice 0: one update a step, wherever the slices lie
+        """Forward, loss, zero the gradients (for the first), backward: one micro-batch, weighted by its part of the batch."""
+        for module in self.statistics:  # running statistics follow micro-batch 0: one update a step, wherever the micro-batches lie
             if module.track_running_stats != (index == 0):
                 module.track_running_stats = index == 0
         with self.named("data"):
@@ -328,7 +328,7 @@ class Step:
             if first:
                 for parameter in self.parameters:  # also those that the optimizer lacks, or that were locked meanwhile
                     parameter.grad = None
-            # DDP divides by the number of processes; with the last slice it reduces the gradients (collective).
+            # DDP divides by the number of processes; with the last micro-batch it reduces the gradients (collective).
             with self.named("backward"):
                 self.accelerator.backward(loss * (weight * self.world) if weight * self.world != 1 else loss)
         self._put_back()

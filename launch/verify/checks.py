@@ -40,9 +40,9 @@ def checks(trial: Trial) -> Iterator[Check]:
     except Refused as error:
         batch_independent, draws, why = False, False, str(error)
     if batch_independent:
-        yield _near(trial, "a batch in 2 slices and whole", "one", "whole", trial.run("whole", shards=1))
+        yield _near(trial, "a batch in 2 micro-batches and whole", "one", "whole", trial.run("whole", micro_batches=1))
     else:
-        yield Check("a batch in 2 slices and whole", "skipped", why)
+        yield Check("a batch in 2 micro-batches and whole", "skipped", why)
     yield _resumed(trial, "killed and resumed", "one", "killed")
     yield _flipped(trial)
     yield _evaluated(trial)
@@ -172,7 +172,7 @@ def _evaluated(trial: Trial) -> Check:
 
 
 def train_mode_traits(trial: Trial) -> tuple[bool, bool]:
-    """Of the recipe's (first) net in train mode: whether its output for an image is the same in any batch, so that slices do not
+    """Of the recipe's (first) net in train mode: whether its output for an image is the same in any batch, so that micro-batches do not
     change the function, and whether it draws random numbers."""
     import torch
 

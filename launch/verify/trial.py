@@ -18,7 +18,7 @@ from ..errors import Refused
 from ..recipe import flag_names
 from ..report.runs import read_metrics, recorded_json, trainings, without_clock
 
-# Training and test images to try in turn, until the run is short enough. They are primes, so that no batch, slice or number of
+# Training and test images to try in turn, until the run is short enough. They are primes, so that no batch, micro-batch or number of
 # processes divides them; of 503 test images each of two processes evaluates a batch.
 SIZES = ((251, 503), (61, 127), (23, 29))
 EPOCHS = 3
@@ -37,14 +37,14 @@ class Trial:
     seconds: float = FIRST_SECONDS  # for each run
     signals: list[int] = field(default_factory=list)  # SIGINT and SIGTERM, as they arrive
 
-    def begin(self, name: str, processes: int = 1, shards: int = 2, gpus: bool = False) -> subprocess.Popen:
+    def begin(self, name: str, processes: int = 1, micro_batches: int = 2, gpus: bool = False) -> subprocess.Popen:
         """Start or resume the run in the folder `name`; its output is appended to `name`.log."""
         # PYTHONSAFEPATH: modules are not looked up in the current folder, so the package is the installed one, as here.
         environment = os.environ | {"WANDB_MODE": "disabled", "PYTHONSAFEPATH": "1"}
         environment |= {} if gpus else {"ACCELERATE_USE_CPU": "true"}
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
         recipe = ["-m", "launch.verify.few_tests", str(self.tests), str(self.recipe), *self.flags]
-        fixed = ["--shards", str(shards), "--threads", "1", "--log-every", "1", "--save-every", "1"]
+        fixed = ["--micro-batches", str(micro_batches), "--threads", "1", "--log-every", "1", "--save-every", "1"]
         command = [sys.executable, *launcher, *recipe, *fixed, "--out", str(self.place / name)]
         with open(self.place / f"{name}.log", "a") as log:
             return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
@@ -124,7 +124,7 @@ class Trial:
 
 def _short(flags: Sequence[str]) -> list[str]:
     """The flags, with --epochs EPOCHS unless given. Raises Refused (2) for flags that the trial sets itself."""
-    if fixed := flag_names(flags) & {"--shards", "--threads", "--log-every", "--save-every", "--fresh"}:
+    if fixed := flag_names(flags) & {"--micro-batches", "--threads", "--log-every", "--save-every", "--fresh"}:
         raise Refused(f"oneloop verify sets {', '.join(sorted(fixed))} itself: leave it out", 2)
     return [*flags, *(() if "--epochs" in flag_names(flags) else ("--epochs", str(EPOCHS)))]
 

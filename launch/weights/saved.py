@@ -33,7 +33,7 @@ BESIDE = {
 }
 KNOWN, DEEPEST = ("state_dict", "model"), 5  # where weights usually are, and how far dicts in dicts are looked into
 # Files that are often taken for weights, by their first bytes.
-OTHERS = {
+BACKBONE_LR = {
     b"<": "is a web page or XML, not weights: download the file itself",
     b"version https://git-lfs": "is a pointer of Git LFS, not the file itself: git lfs pull",
     b"\x89HDF": "is an HDF5 file, as Keras writes, which is not read",
@@ -45,7 +45,7 @@ OTHERS = {
 def refuse_others(content: bytes, where: str) -> None:
     """Raise Refused (4), in true words, for a file of another kind that is often taken for weights."""
     start = content[:4096].lstrip()
-    said = next((said for first, said in OTHERS.items() if start.startswith(first)), "")
+    said = next((said for first, said in BACKBONE_LR.items() if start.startswith(first)), "")
     if not content:
         said = "is empty"
     elif start.startswith((b"{", b"[")):

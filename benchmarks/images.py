@@ -1,7 +1,7 @@
 """From JPEG files to normalised batches of 224×224, cropped at random and mirrored: ours beside torchvision's and timm's.
 
-    make bench-pictures
-    python benchmarks/pictures.py --photos photos/      from real photographs
+    make bench-images
+    python benchmarks/images.py --photos photos/      from real photographs
 
 Distinct JPEG files are made first: parts of the photographs at --photos, or of noise that looks like some; of 500×375 pixels,
 and an eighth as many of 2000×1500. Each way has a process of its own, in turns; what is timed is an epoch of batches of 64,
@@ -54,7 +54,7 @@ def main(count: int = 4000, rounds: int = 3, photos: Path | None = None, out: Pa
         with tempfile.TemporaryDirectory() as place:
             write(Path(place) / "photos", files, width, photos)
             found[f"{width}x{width * 3 // 4}"] = timed(place, files, ways, rounds) | ({} if width > 500 else end_to_end(place))
-    out = out or Path(__file__).parent / "results" / f"pictures-{speed.machine()}.json"
+    out = out or Path(__file__).parent / "results" / f"images-{speed.machine()}.json"
     facts = {"machine": speed.machine(), "torch": speed.torch.__version__, "rounds": rounds}
     out.write_text(json.dumps(facts | found, indent=1) + "\n")
     print(out)
@@ -122,10 +122,10 @@ def write(folder: Path, count: int, across: int, photos: Path | None) -> None:
         part = random.uniform(0.6, 1.0)
         left, top = (random.uniform(0, side * (1 - part)) for side in (width, height))
         box = left, top, left + part * width, top + part * height
-        picture = whole.resize((across, across * 3 // 4), Image.BILINEAR, box=box)
+        image = whole.resize((across, across * 3 // 4), Image.BILINEAR, box=box)
         path = folder / ("even", "odd")[number % 2] / f"{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path, quality=90)
+        image.save(path, quality=90)
 
 
 def worker(way: str, folder: str) -> None:
@@ -153,7 +153,7 @@ def ours(folder: str, kind: str) -> float:
     keep_freed_memory()  # as every run does
 
     def one() -> int:
-        images = sources.pictures(folder, rule_for(SIZE), test=0.0, split=split_of(folder))
+        images = sources.custom(folder, rule_for(SIZE), test=0.0, split=split_of(folder))
         feed, drawn = feed_of(images.train, images, torch.device("cpu")), EpochDraws(1, len(images.train), torch.device("cpu"))
         parts = order(len(images.train), 1, 0).split(BATCH)
         feed.expect(parts)
@@ -165,7 +165,7 @@ def ours(folder: str, kind: str) -> float:
         for _ in range(3):  # a slow disk may not take all of them at once
             one()
     elif kind != "new":
-        sources.pictures(folder, rule_for(SIZE), test=0.0, split=split_of(folder))  # examined
+        sources.custom(folder, rule_for(SIZE), test=0.0, split=split_of(folder))  # examined
     settle()
     began = time.perf_counter()
     count = one()
@@ -186,7 +186,7 @@ def trained(folder: str, size: int, steps: int = 6, batch: int = 16) -> float:
 
     torch.set_num_threads(os.cpu_count() or 1)
     keep_freed_memory()
-    images = sources.pictures(folder, rule_for(size), test=0.0, split=split_of(folder), limit=2 * steps * batch)
+    images = sources.custom(folder, rule_for(size), test=0.0, split=split_of(folder), limit=2 * steps * batch)
     feed, drawn = feed_of(images.train, images, torch.device("cpu")), EpochDraws(1, len(images.train), torch.device("cpu"))
     net = resnet18(num_classes=2).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
@@ -212,7 +212,7 @@ def trained(folder: str, size: int, steps: int = 6, batch: int = 16) -> float:
 
 
 def split_of(folder: str) -> str:
-    """A split file with all but one picture of each class to train on."""
+    """A split file with all but one image of each class to train on."""
     path = Path(folder).parent / "split.csv"
     if not path.exists():
         lines = ["path,split"]

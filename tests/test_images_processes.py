@@ -1,4 +1,4 @@
-"""recipes/pictures.py on several processes, as its users run it: a net with batch norm, an average, validation pictures."""
+"""recipes/custom.py on several processes, as its users run it: a net with batch norm, an average, validation images."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from photos import write_photos
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
-FLAGS = ("--size", 16, "--net", "CifarResNet", "--batch", 8, "--epochs", 2, "--threads", 1, "--shards", 2, "--mix", "either")
+FLAGS = ("--size", 16, "--net", "CifarResNet", "--batch", 8, "--epochs", 2, "--threads", 1, "--micro-batches", 2, "--mix", "either")
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def photos(tmp_path_factory) -> Path:
 
 def start(photos: Path, place: Path, *flags, chaos: tuple = (), processes: int | None = None, **more) -> Job:
     options = (*FLAGS, "--data", photos, "--validation", 0.2, "--test", 0.2, "--ema", 0.9, "--out", "run", *flags)
-    return begin(*chaos, "--", ROOT / "recipes/pictures.py", *options, cwd=place, processes=processes, **more)
+    return begin(*chaos, "--", ROOT / "recipes/custom.py", *options, cwd=place, processes=processes, **more)
 
 
 @pytest.fixture(scope="module")

@@ -32,12 +32,12 @@ def sides_of(table) -> dict[str, str]:
 
 
 def counts(found) -> dict[str, int]:
-    return {name: row["pictures"] for name, row in found["classes"].items()}
+    return {name: row["images"] for name, row in found["classes"].items()}
 
 
 @pytest.fixture
 def place(tmp_path):
-    """Classes of 24, 8 and 4 pictures of many sizes, two of them twice, three bad files."""
+    """Classes of 24, 8 and 4 images of many sizes, two of them twice, three bad files."""
     folder = tmp_path / "photos"
     for number, (name, count) in enumerate({"ant": 24, "bee": 8, "cow": 4}.items()):
         (folder / name).mkdir(parents=True)
@@ -46,7 +46,7 @@ def place(tmp_path):
     shutil.copy(folder / "ant/00.png", folder / "ant/copy.png")
     shutil.copy(folder / "bee/00.png", folder / "cow/other.png")
     for name in ("ant/broken1.png", "ant/broken2.png", "cow/broken.png"):
-        (folder / name).write_bytes(b"no picture")
+        (folder / name).write_bytes(b"no image")
     (folder / "ant/notes.txt").write_text("seen in May")
     return folder
 
@@ -58,12 +58,12 @@ def test_what_is_said_is_what_a_plain_look_finds(said, oneloop, place):
     for path in files:
         with Image.open(path) as opened:
             sizes.append(opened.size)
-    assert found["pictures"] == len(files) == 38
-    assert {name: (row["pictures"], row["bad"]) for name, row in found["classes"].items()} == {
+    assert found["images"] == len(files) == 38
+    assert {name: (row["images"], row["bad"]) for name, row in found["classes"].items()} == {
         "ant": (25, 2), "bee": (8, 0), "cow": (5, 1),
     }  # fmt: skip
     for name, row in found["classes"].items():
-        assert row["train"] + row["validation"] + row["test"] == row["pictures"], name
+        assert row["train"] + row["validation"] + row["test"] == row["images"], name
         assert min(row["train"], row["validation"], row["test"]) >= 1
     for side in ("train", "validation", "test"):
         assert found["splits"][side] == sum(row[side] for row in found["classes"].values())
@@ -83,9 +83,9 @@ def test_what_is_said_is_what_a_plain_look_finds(said, oneloop, place):
     code, out, error = oneloop("data", place)
     assert (code, "3 bad files; repair or remove them" in error) == (4, True)
     assert oneloop("data", place, "--json")[0] == 4
-    assert "imbalance: the largest class has 5 times the pictures of the smallest" in out
+    assert "imbalance: the largest class has 5 times the images of the smallest" in out
     assert "duplicates: 2 files have the same content as another" in out
-    assert "1 picture is in several classes: one of the labels is wrong" in out
+    assert "1 image is in several classes: one of the labels is wrong" in out
     assert "ignored: 1 .txt" in out
 
 
@@ -97,14 +97,14 @@ def test_a_folder_in_order_says_nothing_of_trouble(oneloop, tmp_path):
         assert trouble not in out, trouble
 
 
-def test_pictures_of_the_test_that_are_in_train_are_named(said, oneloop, tmp_path):
+def test_images_of_the_test_that_are_in_train_are_named(said, oneloop, tmp_path):
     write_photos(tmp_path / "photos", {f"{side}/{name}": 3 for side in ("train", "test") for name in "ab"})
     shutil.copy(tmp_path / "photos/train/a/0000.jpg", tmp_path / "photos/test/a/leak.jpg")
     (pair,) = said(tmp_path / "photos")["duplicates"]["across_splits"]
     assert {(each["path"], each["split"]) for each in pair} == {("train/a/0000.jpg", "train"), ("test/a/leak.jpg", "test")}
     out = oneloop("data", tmp_path / "photos")[1]
-    assert "1 picture is in several splits: what is measured there has been trained on" in out
-    assert "no validation pictures" in out
+    assert "1 image is in several splits: what is measured there has been trained on" in out
+    assert "no validation images" in out
 
 
 def test_a_split_that_is_written_is_the_one_that_is_shown_and_trained_on(said, oneloop, tmp_path):
@@ -128,7 +128,7 @@ def test_a_split_that_is_written_is_the_one_that_is_shown_and_trained_on(said, o
     assert sides_of(tmp_path / "again.csv")[moved] == other
 
 
-def test_the_same_pictures_are_always_split_in_the_same_way(said, tmp_path):
+def test_the_same_images_are_always_split_in_the_same_way(said, tmp_path):
     """By the sha256 of their content, as a fraction: whoever has them, and in whatever version, has the same test."""
     import hashlib
 
@@ -142,7 +142,7 @@ def test_the_same_pictures_are_always_split_in_the_same_way(said, tmp_path):
         assert row["split"] == ("train" if place < 0.5 else "validation" if place < 0.7 else "test")
 
 
-def test_a_class_of_two_pictures_is_in_train_and_validation_and_nothing_is_split_off_if_not_asked(said, tmp_path):
+def test_a_class_of_two_images_is_in_train_and_validation_and_nothing_is_split_off_if_not_asked(said, tmp_path):
     write_photos(tmp_path / "photos", {"a": 30, "b": 2, "c": 1, "d": 3})
     classes = said(tmp_path / "photos")["classes"]
     sides = {name: tuple(classes[name][side] for side in ("train", "validation", "test")) for name in "bcd"}
@@ -152,7 +152,7 @@ def test_a_class_of_two_pictures_is_in_train_and_validation_and_nothing_is_split
     assert said(tmp_path / "photos", "--validation", 0)["splits"]["validation"] == 0
 
 
-def test_bad_files_move_no_picture_to_another_side(said, tmp_path):
+def test_bad_files_move_no_image_to_another_side(said, tmp_path):
     write_photos(tmp_path / "photos", {"a": 12, "b": 2, "c": 3})
     said(tmp_path / "photos", "--write-split", tmp_path / "one.csv")
     for number in range(60):
@@ -161,8 +161,8 @@ def test_bad_files_move_no_picture_to_another_side(said, tmp_path):
     assert sides_of(tmp_path / "two.csv") == sides_of(tmp_path / "one.csv")
 
 
-def test_a_picture_twice_in_a_class_counts_once_for_its_share(said, tmp_path):
-    """Copies cannot move another picture to another side."""
+def test_a_image_twice_in_a_class_counts_once_for_its_share(said, tmp_path):
+    """Copies cannot move another image to another side."""
     write_photos(tmp_path / "photos", {"a": 12, "b": 3})
     said(tmp_path / "photos", "--write-split", tmp_path / "one.csv")
     for number in range(9):
@@ -203,11 +203,11 @@ def test_what_lies_beside_the_classes_is_no_class(said, tmp_path):
     photo(1).save(tmp_path / "photos/loose.png")
     found = said(tmp_path / "photos")
     assert [*found["classes"]] == ["a", "b"]
-    assert found["pictures"] == 8
-    assert found["ignored"] == {"hidden": 3, "pictures outside a class folder": 1}
+    assert found["images"] == 8
+    assert found["ignored"] == {"hidden": 3, "images outside a class folder": 1}
 
 
-def test_a_class_is_its_first_folder_however_deep_its_pictures_lie(said, tmp_path):
+def test_a_class_is_its_first_folder_however_deep_its_images_lie(said, tmp_path):
     write_photos(tmp_path / "one", {"a/2020/may": 3, "a/2021": 3, "b": 4})
     assert counts(said(tmp_path / "one")) == {"a": 6, "b": 4}
     for start, side in enumerate(("Train", "VALID", "test")):
@@ -217,7 +217,7 @@ def test_a_class_is_its_first_folder_however_deep_its_pictures_lie(said, tmp_pat
     assert found["splits"] == {"train": 6, "validation": 6, "test": 6}
 
 
-def test_pictures_are_known_by_their_endings_in_capitals_too(said, tmp_path):
+def test_images_are_known_by_their_endings_in_capitals_too(said, tmp_path):
     for number, name in enumerate(("a/one.JPG", "a/two.Jpeg", "b/three.PNG")):
         (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
         photo(number).save(tmp_path / "photos" / name, "PNG" if name.endswith("PNG") else "JPEG")
@@ -228,7 +228,7 @@ def test_a_link_to_a_folder_above_is_not_followed_for_ever(said, tmp_path):
     write_photos(tmp_path / "photos", {"a/b/c": 2, "d": 2})
     (tmp_path / "photos/a/b/c/up").symlink_to(tmp_path / "photos/a")
     found = said(tmp_path / "photos")
-    assert (found["pictures"], found["ignored"]) == (4, {"link in a circle": 1})
+    assert (found["images"], found["ignored"]) == (4, {"link in a circle": 1})
 
 
 def test_the_same_folder_by_another_name_is_known(said, tmp_path, monkeypatch):
@@ -251,10 +251,10 @@ def test_what_another_pillow_found_is_found_again(said, tmp_path, monkeypatch):
 def test_two_large_files_that_begin_alike_are_no_duplicates(said, tmp_path):
     for name in "ab":
         (tmp_path / f"photos/{name}").mkdir(parents=True)
-        picture = photo(1, 200, 200)
+        image = photo(1, 200, 200)
         if name == "b":
-            picture.paste((0, 0, 0), (100, 0, 200, 10))  # which BMP has last
-        picture.save(tmp_path / f"photos/{name}/1.bmp")
+            image.paste((0, 0, 0), (100, 0, 200, 10))  # which BMP has last
+        image.save(tmp_path / f"photos/{name}/1.bmp")
     assert said(tmp_path / "photos")["duplicates"]["files"] == 0
 
 
@@ -353,7 +353,7 @@ def test_a_column_of_splits_counts_unless_the_files_say_them(said, tmp_path):
     assert said(tmp_path / "two")["splits"] == {"train": 4, "validation": 0, "test": 4}
 
 
-def test_another_picture_of_as_many_bytes_is_examined_again(said, tmp_path):
+def test_another_image_of_as_many_bytes_is_examined_again(said, tmp_path):
     def bmp(shade) -> bytes:
         file = io.BytesIO()
         Image.new("RGB", (8, 8), (shade, shade, shade)).save(file, "BMP")
@@ -375,12 +375,12 @@ def test_classes_are_in_the_order_of_the_table_and_a_secret_label_is_none(said, 
     found = said(tmp_path / "set")
     assert [*found["classes"]] == ["zebra", "ant", "bee"]
     assert found["splits"] == {"train": 4, "validation": 2, "test": 0}
-    assert found["ignored"] == {"pictures of test.parquet without a label": 3}
+    assert found["ignored"] == {"images of test.parquet without a label": 3}
 
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """hub(split=number of pictures, …): what the hub has of any data set; the list has what was asked for."""
+    """hub(split=number of images, …): what the hub has of any data set; the list has what was asked for."""
     import pyarrow
     import pyarrow.ipc
 
@@ -407,7 +407,7 @@ def test_a_data_set_of_the_hub_is_asked_for_once_and_its_splits_are_used(said, o
     found = said("someone/animals")
     assert found["splits"] == {"train": 6, "validation": 2, "test": 3}
     assert (found["revision"], found["ignored"]) == ("0123abcd", {"split extra": 1})
-    assert said("someone/animals")["pictures"] == 11
+    assert said("someone/animals")["images"] == 11
     assert hub.asked == ["someone/animals"]
     assert oneloop("data", "someone/animals", "--clear")[0] == 0
     said("someone/animals")
@@ -431,15 +431,15 @@ def test_a_data_set_of_the_hub_that_says_no_split_is_one_line(oneloop, hub):
 # -------------------------------------------------------------------------------------------------------------------- the page
 
 
-def test_the_page_has_its_numbers_and_pictures_of_each_class_from_all_of_it(oneloop, tmp_path):
-    """The pictures get brighter by their names: those that are shown reach from the first to the last."""
+def test_the_page_has_its_numbers_and_images_of_each_class_from_all_of_it(oneloop, tmp_path):
+    """The images get brighter by their names: those that are shown reach from the first to the last."""
     for name, high, count in (("a", 255, 30), ("b", 120, 40)):
         (tmp_path / f"photos/{name}").mkdir(parents=True)
         for index in range(count):
             shade = high * index // (count - 1)
-            picture = Image.new("RGB", (90, 30), (255 - shade, 0, 0))
-            picture.paste((shade, shade, shade), (30, 0, 60, 30))  # the middle, which is shown
-            picture.save(tmp_path / f"photos/{name}/{index:02}.png")
+            image = Image.new("RGB", (90, 30), (255 - shade, 0, 0))
+            image.paste((shade, shade, shade), (30, 0, 60, 30))  # the middle, which is shown
+            image.save(tmp_path / f"photos/{name}/{index:02}.png")
     write_bad(tmp_path / "photos/b")
     (tmp_path / "photos/b/lost.jpg").unlink()
     (tmp_path / "photos/a/notes.txt").write_text("")
@@ -455,7 +455,7 @@ def test_the_page_has_its_numbers_and_pictures_of_each_class_from_all_of_it(onel
         assert few == sorted(few)
         assert (few[0] < high * 0.1, few[-1] > high * 0.85) == (True, True)
     words = " ".join(re.sub(r"<[^>]+>", " ", page).split())
-    for said in ("70 pictures", "2 classes", "8 bad files"):
+    for said in ("70 images", "2 classes", "8 bad files"):
         number, _, what = said.partition(" ")
         assert said in words or f"{what} {number}" in words, said
 
@@ -464,12 +464,12 @@ def test_what_is_known_of_a_folder_is_deleted_when_told(said, oneloop, tmp_path,
     import torch
 
     from launch import sources
-    from launch.data.disk_feed import PictureFeed
-    from launch.data.resize import Rule
+    from launch.data.disk_feed import DiskFeed
+    from launch.data.resize import ResizeRule
 
     folder = write_photos(tmp_path / "photos", {f"{side}/{name}": 3 for side in ("train", "test") for name in "ab"})
-    images = sources.pictures(str(folder), Rule(8, 10))
-    PictureFeed(images.train, images.mean, images.std, torch.device("cpu")).batch(torch.arange(3))
+    images = sources.custom(str(folder), ResizeRule(8, 10))
+    DiskFeed(images.train, images.mean, images.std, torch.device("cpu")).batch(torch.arange(3))
     kept = {path.name for path in cache.iterdir() if path.is_file() and path.stat().st_size and "lock" not in path.name}
     assert len(kept) == 3  # what was examined, the pixels and their index
     code, out, _ = oneloop("data", folder, "--clear")

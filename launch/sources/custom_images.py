@@ -1,4 +1,4 @@
-"""Pictures of one's own as a recipe trains on them: found, examined, split (launch/pictures/) and decoded once."""
+"""Images of one's own as a recipe trains on them: found, examined, split (launch/images/) and decoded once."""
 
 import hashlib
 import io
@@ -14,27 +14,27 @@ from rich.progress import Progress
 
 from ..console import complain, say
 from ..data import decode
-from ..data.disk_feed import PictureSplit
+from ..data.disk_feed import DiskSplit
 from ..data.images import Images
 from ..data.order import order
-from ..data.resize import Rule, reduced_size
-from ..data.store import Store, Wanted
+from ..data.resize import ResizeRule, reduced_size
+from ..data.store import Store, StoredImage
 from ..errors import Refused, printable
 from . import path_table, synthetic
 from .check import LOST
-from .listing import Picture, open_picture
+from .listing import ListedImage, open_image
 from .split import NAMES, as_csv
 from .survey import Survey, duplicates, notes, survey
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
-FRACTION = 0.1  # of pictures that are not split: for validation, and for the test
+FRACTION = 0.1  # of images that are not split: for validation, and for the test
 SHOWN = 50  # bad files that are named on the screen
 NAMED, CUT = 10, 40  # classes in the first line, and characters of a name
 
 
-def pictures(
+def images(
     data: str,
-    rule: Rule,
+    rule: ResizeRule,
     *,
     limit: int = 0,
     validation: float | None = None,
@@ -45,14 +45,14 @@ def pictures(
     classes: tuple[str, ...] = (),
     main: bool = True,
 ) -> Images:
-    """The pictures at `data`, of any sizes, as nets see them by `rule`: images (3, size, size), normalised as ImageNet's.
+    """The images at `data`, of any sizes, as nets see them by `rule`: images (3, size, size), normalised as ImageNet's.
 
     `data` is a folder, a table, a data set of the hub (owner/name), or "synthetic"; `columns` names columns that are not to be
     guessed, as in "label=species". Splits are those of the file `split`, else those that `data` has, else made by content: the
-    fraction `validation` (None: FRACTION) and `test` of each class. Where there is no test split, the validation pictures are the
+    fraction `validation` (None: FRACTION) and `test` of each class. Where there is no test split, the validation images are the
     test images, and choose the best weights. `limit` is the number of training images to use (0: all).
 
-    A picture is decoded when it is first wanted and then kept, as far as the disk allowance goes (launch/data/store.py); not
+    An image is decoded when it is first wanted and then kept, as far as the disk allowance goes (launch/data/store.py); not
     for a run with `classes`, which only rebuilds its net. `main`: on the main process, which says what it finds.
 
     Raises Refused: 1 if `data` cannot be read or the cache not written, 2 for wrong arguments, 4 if there are bad files (unless
@@ -68,7 +68,7 @@ def pictures(
         fraction = FRACTION if validation is None else validation
         found = survey(Path(data), chosen, Path(split) if split else None, fraction, test, bar, classes)
         if all(facts.problem == LOST for facts in found.facts.values()):
-            raise Refused(f"{data}: none of its {len(found.facts):,} pictures is there, such as {next(iter(found.facts))}")
+            raise Refused(f"{data}: none of its {len(found.facts):,} images is there, such as {next(iter(found.facts))}")
         if found.bad and not skip_bad:
             _refuse_bad(found, main)
         if main and not classes:
@@ -76,7 +76,7 @@ def pictures(
                 complain(f"{found.listing.source}: {note}")
         if main:
             _say_duplicates(found)
-        made = not split and not any(each.split for each in found.listing.pictures)
+        made = not split and not any(each.split for each in found.listing.images)
         images = images_of(found, rule, limit, held=validation if made else None, kept=not classes)
     return _said(images, main and not classes)
 
@@ -88,7 +88,7 @@ def _said(images: Images, main: bool) -> Images:
         more = f" and {len(images.classes) - NAMED:,} more" if len(images.classes) > NAMED else ""
         sides = {"train": images.train, "validation": images.validation, "test": images.test}
         counts = ", ".join(f"{len(split):,} {name}" for name, split in sides.items() if split is not None)
-        say(printable(f"{images.source}: {len(images.classes):,} classes: {', '.join(names)}{more}; pictures: {counts}"))
+        say(printable(f"{images.source}: {len(images.classes):,} classes: {', '.join(names)}{more}; images: {counts}"))
     return images
 
 
@@ -111,27 +111,27 @@ def name_bad(found: Survey) -> None:
         complain(f"… and {len(found.bad) - SHOWN:,} more: oneloop data {found.listing.source} names them all")
 
 
-def wanted_by(found: Survey, picture: Picture, rule: Rule) -> Wanted:
-    """A good picture of those found, as the store keeps it by the `rule` for size."""
-    facts = found.facts[picture.path]
+def wanted_by(found: Survey, image: ListedImage, rule: ResizeRule) -> StoredImage:
+    """A good image of those found, as the store keeps it by the `rule` for size."""
+    facts = found.facts[image.path]
     size = reduced_size(facts.width, facts.height, rule)
-    return Wanted(facts.sha256, *size, picture.path, partial(open_picture, found.listing, picture))
+    return StoredImage(facts.sha256, *size, image.path, partial(open_image, found.listing, image))
 
 
 def _say_duplicates(found: Survey) -> None:
-    """Say that pictures are there twice, where that spoils what is learned or measured."""
+    """Say that images are there twice, where that spoils what is learned or measured."""
     twice, where = duplicates(found), found.listing.source
     for what, trouble in (("across_classes", "in several classes"), ("across_splits", "in several splits")):
         if count := len(twice[what]):
-            are = "pictures are" if count > 1 else "picture is"
+            are = "images are" if count > 1 else "image is"
             complain(f"{where}: {count:,} {are} {trouble}; oneloop data {where} names them")
 
 
-def images_of(found: Survey, rule: Rule, limit: int, held: float | None, kept: bool) -> Images:
-    """What a recipe trains on, of the pictures found, `kept` once decoded or not. Raises Refused (4): a split lacks a class."""
+def images_of(found: Survey, rule: ResizeRule, limit: int, held: float | None, kept: bool) -> Images:
+    """What a recipe trains on, of the images found, `kept` once decoded or not. Raises Refused (4): a split lacks a class."""
     listing, classes = found.listing, found.listing.classes
     numbers = {name: number for number, name in enumerate(classes)}
-    wanted: dict[str, list[Wanted]] = {name: [] for name in NAMES}
+    wanted: dict[str, list[StoredImage]] = {name: [] for name in NAMES}
     labels: dict[str, list[int]] = {name: [] for name in NAMES}
     digest = hashlib.sha256(json.dumps([classes, rule, decode.VERSION]).encode())
     for each in found.good:
@@ -145,10 +145,10 @@ def images_of(found: Survey, rule: Rule, limit: int, held: float | None, kept: b
     for name in ("train", "test"):
         there = {*labels[sides[name]]} if name in sides else set()
         if absent := [label for number, label in enumerate(classes) if number not in there]:
-            raise Refused(f"{listing.source}: no {name} pictures of {', '.join(absent[:10])}; every class needs at least one", 4)
+            raise Refused(f"{listing.source}: no {name} images of {', '.join(absent[:10])}; every class needs at least one", 4)
     every = [each for side in sides.values() for each in wanted[side]]
     store = Store(rule, listing.source, every) if kept else Store(rule)
-    splits = {name: PictureSplit(torch.tensor(labels[side]), wanted[side], store, rule) for name, side in sides.items()}
+    splits = {name: DiskSplit(torch.tensor(labels[side]), wanted[side], store, rule) for name, side in sides.items()}
     train = splits["train"]
     if limit and limit < len(train):
         train = train.select(order(len(train), seed=0, epoch=0)[:limit].sort().values)
@@ -163,10 +163,10 @@ def _lists(found: Survey) -> dict[str, bytes]:
     return {"split.csv": as_csv(rows)} | ({"bad.csv": as_csv(bad, ("path", "label", "problem"))} if bad else {})
 
 
-def _drawings(rule: Rule, classes: tuple[str, ...]) -> Images:
-    """Drawings of CIFAR-10's classes as pictures of 32×32, for trying a recipe without any: 400 to train, 100 to test.
+def _drawings(rule: ResizeRule, classes: tuple[str, ...]) -> Images:
+    """Drawings of CIFAR-10's classes as images of 32×32, for trying a recipe without any: 400 to train, 100 to test.
 
-    With `classes` these are their names, with noise where there is no drawing: for the net of a run whose pictures are not here.
+    With `classes` these are their names, with noise where there is no drawing: for the net of a run whose images are not here.
     """
     names = classes or synthetic.DRAWN
     drawn = synthetic.read(names, (3, 32, 32), {"train": 400, "test": 100})
@@ -177,6 +177,6 @@ def _drawings(rule: Rule, classes: tuple[str, ...]) -> Images:
             file = io.BytesIO()
             Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file, "png")
             size = reduced_size(32, 32, rule)
-            wanted.append(Wanted(f"{name}{number}", *size, f"drawing {number}", partial(io.BytesIO, file.getvalue())))
-        splits[name] = PictureSplit(images.labels, wanted, Store(rule), rule)
+            wanted.append(StoredImage(f"{name}{number}", *size, f"drawing {number}", partial(io.BytesIO, file.getvalue())))
+        splits[name] = DiskSplit(images.labels, wanted, Store(rule), rule)
     return Images(splits["train"], splits["test"], names, MEAN, STD, "synthetic", drawn.fingerprint)

@@ -1,4 +1,4 @@
-"""How a picture of any size becomes what a net sees, and where it is kept: launch/data/resize.py and store.py."""
+"""How an image of any size becomes what a net sees, and where it is kept: launch/data/resize.py and store.py."""
 
 import io
 import json
@@ -17,42 +17,42 @@ from photos import photo
 from PIL import Image
 
 from launch.data import store
-from launch.data.resize import Rule, centred, read, reduced_size, rule_for
-from launch.data.store import LIMIT, Store, Wanted, clear, decoded
+from launch.data.resize import ResizeRule, centred, read, reduced_size, rule_for
+from launch.data.store import LIMIT, Store, StoredImage, clear, decoded
 from launch.errors import Refused
 
-RULE = Rule(size=14, stored=16)
+RULE = ResizeRule(size=14, cache_size=16)
 FORK = multiprocessing.get_context("fork")
 
 
-def saved(picture, kind="PNG", **options) -> io.BytesIO:
+def saved(image, kind="PNG", **options) -> io.BytesIO:
     file = io.BytesIO()
-    picture.save(file, kind, **options)
+    image.save(file, kind, **options)
     return io.BytesIO(file.getvalue())
 
 
 @pytest.mark.parametrize("size", [(100, 40), (40, 100), (40, 40), (10, 30), (16, 17), (1, 1)])
 def test_shorter_side_becomes_stored_and_nothing_is_enlarged(size):
-    picture = read(saved(photo(1, *size)), RULE)
-    height, width, _ = picture.shape
+    image = read(saved(photo(1, *size)), RULE)
+    height, width, _ = image.shape
     assert (width, height) == reduced_size(*size, RULE)
     if min(size) > 16:
         assert min(width, height) == 16
         assert max(width, height) == pytest.approx(max(size) / min(size) * 16, abs=0.5)
     else:
         assert (width, height) == size
-    assert centred(picture, RULE).shape == (14, 14, 3)
+    assert centred(image, RULE).shape == (14, 14, 3)
 
 
-def test_pictures_are_kept_at_twice_the_size_if_nobody_says():
-    assert rule_for(224) == Rule(224, 448)
-    assert rule_for(64, 64) == Rule(64, 64)
+def test_images_are_kept_at_twice_the_size_if_nobody_says():
+    assert rule_for(224) == ResizeRule(224, 448)
+    assert rule_for(64, 64) == ResizeRule(64, 64)
 
 
 def test_the_centre_is_seen_and_the_edges_are_not():
-    picture = Image.new("RGB", (32, 16), "red")
-    picture.paste("blue", (9, 1, 23, 15))
-    assert (centred(np.array(picture), RULE) == (0, 0, 255)).all()
+    image = Image.new("RGB", (32, 16), "red")
+    image.paste("blue", (9, 1, 23, 15))
+    assert (centred(np.array(image), RULE) == (0, 0, 255)).all()
     small = Image.new("RGB", (8, 8), "red")  # smaller than stored: the same part of it, enlarged
     small.paste("blue", (1, 1, 7, 7))
     assert (centred(np.array(small), RULE)[3:-3, 3:-3] == (0, 0, 255)).all()
@@ -88,14 +88,14 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def wanted(tmp_path) -> list[Wanted]:
-    """80 pictures of several sizes, in files."""
+def wanted(tmp_path) -> list[StoredImage]:
+    """80 images of several sizes, in files."""
     made = []
     for number in range(80):
         size = 20 + number % 7, 30 + number % 5
         path = tmp_path / f"{number}.png"
         photo(number, *size).save(path)
-        made.append(Wanted(f"sha-{number}", *reduced_size(*size, RULE), path.name, partial(open, path, "rb")))
+        made.append(StoredImage(f"sha-{number}", *reduced_size(*size, RULE), path.name, partial(open, path, "rb")))
     return made
 
 
@@ -107,8 +107,8 @@ def keep(wanted) -> Store:
     return store
 
 
-def pixels(found, picture) -> bytes:
-    place = found.places[picture.sha256]
+def pixels(found, image) -> bytes:
+    place = found.places[image.sha256]
     return found.path.read_bytes()[place.offset : place.offset + 3 * place.height * place.width]
 
 
@@ -116,7 +116,7 @@ def whole(found, wanted) -> bool:
     return all(pixels(found, each) == decoded(each, RULE).tobytes() for each in wanted)
 
 
-def test_stored_pictures_are_the_decoded_ones_and_are_decoded_once(cache, wanted):
+def test_stored_images_are_the_decoded_ones_and_are_decoded_once(cache, wanted):
     found = keep(wanted)
     assert len(found.places) == 80
     assert whole(found, wanted)
@@ -175,7 +175,7 @@ def test_what_waits_for_a_disk_that_hangs_is_bounded(cache, wanted, monkeypatch)
     assert [*found.places] == [each.sha256 for each in many[: 64 + 128]]
 
 
-def test_a_new_picture_is_added_and_no_other_is_opened(cache, wanted):
+def test_a_new_image_is_added_and_no_other_is_opened(cache, wanted):
     keep(wanted[:70])
     opened = []
     keep([each._replace(open=lambda each=each: opened.append(each.sha256) or each.open()) for each in wanted])
@@ -194,7 +194,7 @@ def test_the_allowance_is_kept_and_the_rest_stays_files(cache, wanted, monkeypat
 
 
 def killed_at(wanted, number):
-    """Store in a process that is killed when it opens this picture."""
+    """Store in a process that is killed when it opens this image."""
 
     def work():
         def opened(each, index):
@@ -233,7 +233,7 @@ def test_control_what_was_cut_off_is_not_used(cache, wanted):
     assert whole(keep(wanted), wanted)
 
 
-def test_two_processes_at_once_store_each_picture_once(cache, wanted):
+def test_two_processes_at_once_store_each_image_once(cache, wanted):
     """Whatever each has decoded itself, and in whatever order."""
     processes = [FORK.Process(target=keep, args=(order,)) for order in (wanted, wanted[::-1], wanted[40:] + wanted[:40])]
     for process in processes:
@@ -260,7 +260,7 @@ def test_what_another_process_adds_meanwhile_is_kept(cache, wanted):
     assert whole(found, wanted)
 
 
-def test_deleted_meanwhile_pictures_are_decoded_again(cache, wanted):
+def test_deleted_meanwhile_images_are_decoded_again(cache, wanted):
     found = keep(wanted[:40])
     clear(Path("/photos"))
     assert whole(keep(wanted[40:]), wanted[40:])
@@ -293,12 +293,12 @@ def test_full_disk_is_one_line_and_the_finished_part_stays(cache, wanted, tmp_pa
     assert whole(keep(wanted), wanted)
 
 
-def test_a_picture_that_has_changed_is_named(cache, wanted, tmp_path):
+def test_a_image_that_has_changed_is_named(cache, wanted, tmp_path):
     photo(200, 90, 40).save(tmp_path / "7.png")
     with pytest.raises(Refused, match=r"7\.png has changed since it was examined") as refused:
         keep(wanted)
     assert refused.value.code == 4
-    (tmp_path / "7.png").write_bytes(b"no picture")
+    (tmp_path / "7.png").write_bytes(b"no image")
     with pytest.raises(Refused, match=r"7\.png cannot be decoded any more"):
         keep(wanted)
 

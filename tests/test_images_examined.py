@@ -36,8 +36,8 @@ def test_every_kind_of_bad_file_is_named_with_its_reason_and_class(oneloop, said
         assert f"  dog/{name}: {reason}\n" in out
     found = said(place)
     assert {each["path"]: each["reason"] for each in found["bad"]} == {f"dog/{name}": reason for name, reason in BAD.items()}
-    assert (found["classes"]["cat"]["bad"], found["classes"]["dog"]["bad"], found["classes"]["dog"]["pictures"]) == (0, 9, 3)
-    assert found["pictures"] == 7
+    assert (found["classes"]["cat"]["bad"], found["classes"]["dog"]["bad"], found["classes"]["dog"]["images"]) == (0, 9, 3)
+    assert found["images"] == 7
 
 
 def test_a_table_names_missing_files_and_those_that_you_may_not_read(said, tmp_path):
@@ -72,7 +72,7 @@ def test_bad_is_what_training_cannot_decode(said, tmp_path):
     assert 20 < len(bad) < len([*(tmp_path / "cut").iterdir()])
 
 
-def test_size_and_mode_are_those_of_the_decoded_picture(said, tmp_path):
+def test_size_and_mode_are_those_of_the_decoded_image(said, tmp_path):
     (tmp_path / "set/a").mkdir(parents=True)
     exif = Image.Exif()
     exif[0x0112] = 6  # on its side
@@ -138,7 +138,7 @@ def test_duplicates_are_counted_and_named_where_labels_or_splits_differ(oneloop,
 
 def test_a_second_start_opens_nothing(said, tmp_path, monkeypatch):
     place = write_photos(tmp_path / "set", {"a": 5, "b": 5})
-    (place / "b/bad.jpg").write_bytes(b"no picture")
+    (place / "b/bad.jpg").write_bytes(b"no image")
     first = said(place)
     assert first.pop("examined") == {"opened": 11, "unchanged": 0}
     with monkeypatch.context() as patch:
@@ -155,7 +155,7 @@ def test_control_a_changed_file_is_opened_again_and_only_that(said, tmp_path, ch
     file = place / "a/0002.jpg"
     before = file.stat()
     if change == "size":
-        file.write_bytes(b"no picture")
+        file.write_bytes(b"no image")
         os.utime(file, ns=(before.st_mtime_ns, before.st_mtime_ns))
     elif change == "time":
         file.write_bytes(bytes(before.st_size))
@@ -163,7 +163,7 @@ def test_control_a_changed_file_is_opened_again_and_only_that(said, tmp_path, ch
     elif change == "name":
         file.rename(file.with_name("other.jpg"))
     else:
-        (place / "a/new.jpg").write_bytes(b"no picture")
+        (place / "a/new.jpg").write_bytes(b"no image")
     found = said(place)
     assert found["examined"] == {"opened": 1, "unchanged": 5 if change == "new" else 4}
     assert len(found["bad"]) == (change != "name")
@@ -180,7 +180,7 @@ def test_what_another_decoder_found_is_not_used(said, tmp_path, monkeypatch):
 def test_a_damaged_line_is_examined_again(said, cache, tmp_path):
     place = write_photos(tmp_path / "set", {"a": 3, "b": 1})
     first = said(place)
-    (file,) = cache.glob("pictures-set-*.jsonl")
+    (file,) = cache.glob("images-set-*.jsonl")
     for end in (-1, -30):
         file.write_bytes(file.read_bytes()[:end])
         found = said(place)
@@ -195,7 +195,7 @@ def test_a_damaged_byte_of_the_index_is_examined_again_and_stops_nothing(said, c
     """Whatever it makes of the line: no text, no JSON, or another number."""
     photos = write_photos(tmp_path / "set", {"a": 3, "b": 1})
     first = said(photos)
-    (file,) = cache.glob("pictures-set-*.jsonl")
+    (file,) = cache.glob("images-set-*.jsonl")
     content = bytearray(file.read_bytes())
     content[int(place * len(content)) if isinstance(place, float) else place] ^= bit
     file.write_bytes(content)
@@ -210,9 +210,9 @@ import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from launch.sources import check
 look = check._look
-def slow(*picture):
+def slow(*image):
     time.sleep(0.02)
-    return look(*picture)
+    return look(*image)
 check._look = slow
 from launch.commands import main
 sys.exit(main(sys.argv[1:]))
@@ -238,7 +238,7 @@ def test_killed_while_examining_the_finished_part_is_kept(said, cache, tmp_path,
     assert process.returncode == (130 if sign == signal.SIGINT else -sign)
     found = said(place)
     assert 0 < found["examined"]["opened"] <= 50 - 16
-    assert (found["pictures"], found["bad"]) == (50, [])
+    assert (found["images"], found["bad"]) == (50, [])
     assert {path.suffix for path in cache.iterdir()} == {".jsonl", ".lock"}
 
 
@@ -282,7 +282,7 @@ def test_clear_deletes_what_is_known_of_this_folder(oneloop, said, cache, tmp_pa
     said(ours), said(other)
     code, out, _ = oneloop("data", ours, "--clear")
     assert code == 0
-    assert out.startswith(f"deleted {cache / 'pictures-set-'}")
+    assert out.startswith(f"deleted {cache / 'images-set-'}")
     assert said(other)["examined"]["opened"] == 0
     assert said(ours)["examined"]["opened"] == 2
     oneloop("data", ours, "--clear")

@@ -1,4 +1,4 @@
-"""Pictures without a split are split by content: the same picture lands on the same side wherever it lies."""
+"""Images without a split are split by content: the same image lands on the same side wherever it lies."""
 
 import csv
 import json
@@ -38,7 +38,7 @@ def test_each_class_is_split_in_the_same_proportions(oneloop, tmp_path):
                 assert abs(row[name] / count - fraction) <= 3 * deviation
 
 
-def test_moving_and_renaming_moves_no_picture_to_another_split(split, tmp_path):
+def test_moving_and_renaming_moves_no_image_to_another_split(split, tmp_path):
     first = split(write_photos(tmp_path / "set", {"a": 60, "b": 60}))
     assert {*first.values()} == {*SPLITS}
     moved = tmp_path / "another disk"
@@ -49,7 +49,7 @@ def test_moving_and_renaming_moves_no_picture_to_another_split(split, tmp_path):
     assert split(moved) == {path.replace("/", "/renamed-"): side for path, side in first.items()}
 
 
-def test_adding_files_and_classes_moves_no_other_picture(split, tmp_path):
+def test_adding_files_and_classes_moves_no_other_image(split, tmp_path):
     first = split(write_photos(tmp_path / "set", {"b": 80, "c": 80}))
     more = split(write_photos(tmp_path / "set", {"a": 40, "b": 70, "c": 10}, start=1000))
     assert len(more) == 280
@@ -73,7 +73,7 @@ def test_exact_duplicates_land_on_one_side(split, tmp_path):
 
 @pytest.mark.parametrize("start", range(0, 100, 20))
 def test_small_classes(oneloop, tmp_path, start):
-    """One picture trains; of two, one trains and one validates; from three on, each split has one."""
+    """One image trains; of two, one trains and one validates; from three on, each split has one."""
     place = write_photos(tmp_path, {f"class {count}": count for count in range(1, 6)}, start)
     for flags, least in (
         ((), [(1, 0, 0), (1, 1, 0), (1, 1, 1), (1, 1, 1), (1, 1, 1)]),
@@ -91,7 +91,7 @@ def test_small_classes(oneloop, tmp_path, start):
 def test_50_to_1_is_said_and_the_small_class_is_in_each_split(oneloop, tmp_path):
     place = write_photos(tmp_path, {"common": 250, "rare": 5})
     _, out, _ = oneloop("data", place)
-    assert "imbalance: the largest class has 50 times the pictures of the smallest" in out
+    assert "imbalance: the largest class has 50 times the images of the smallest" in out
     found = json.loads(oneloop("data", place, "--json")[1])
     assert found["imbalance"] == 50
     assert all(found["classes"]["rare"][name] for name in SPLITS)
@@ -136,9 +136,9 @@ def test_a_split_file_holds_for_a_set_with_bad_files(oneloop, tmp_path):
     place = write_photos(tmp_path / "set", {"a": 3, "b": 1})
     for _ in range(2):  # written with the bad file and without it
         assert oneloop("data", place, "--write-split", tmp_path / "mine.csv")[0] in (0, 4)
-        (place / "a/0002.jpg").write_bytes(b"no picture")
+        (place / "a/0002.jpg").write_bytes(b"no image")
         code, out, _ = oneloop("data", place, "--split", tmp_path / "mine.csv", "--json")
-        assert (code, json.loads(out)["pictures"]) == (4, 3)
+        assert (code, json.loads(out)["images"]) == (4, 3)
 
 
 @pytest.mark.parametrize(
@@ -168,5 +168,5 @@ def test_a_split_of_files_that_are_no_longer_there_is_one_line(oneloop, tmp_path
     code, _, error = oneloop("data", place, "--split", tmp_path / "mine.csv")
     assert (code, error) == (
         4,
-        f"a/extra.jpg is in {tmp_path / 'mine.csv'}, not in {place}; a split file names each picture once\n",
+        f"a/extra.jpg is in {tmp_path / 'mine.csv'}, not in {place}; a split file names each image once\n",
     )

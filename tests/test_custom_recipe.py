@@ -1,4 +1,4 @@
-"""recipes/pictures.py, cifar10_fast.py and remedies.py give `train` what their flags say; nets have their names."""
+"""recipes/custom.py, cifar10_fast.py and methods.py give `train` what their flags say; nets have their names."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ from weight_files import saved
 
 from launch.data.augment import EpochDraws, random_resized_crop
 from launch.data.augment_ops import rand_augment, trivial_augment
-from launch.data.images import Feed
+from launch.data.images import MemoryFeed
 from launch.data.mix import cutmix, mixup
 from launch.errors import Refused
 from launch.recipe import load
@@ -37,7 +37,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def recipe():
-    return load(ROOT / "recipes/pictures.py")
+    return load(ROOT / "recipes/custom.py")
 
 
 @pytest.fixture
@@ -83,14 +83,14 @@ def test_the_defaults_are_those_that_the_docs_describe(asked):
     assert rates == pytest.approx([0.01, 1, 1, 0.5, 0, 0], abs=1e-3)
     assert (call.images.mean, call.images.std) == (IMAGENET["mean"], IMAGENET["std"])
     assert call.images.chooser == "validation"
-    assert (call.images.train.rule.size, call.images.train.rule.stored) == (16, 32)
+    assert (call.images.train.rule.size, call.images.train.rule.cache_size) == (16, 32)
 
 
 def test_every_flag_reaches_the_training(asked):
-    (call,) = asked(epochs=6, batch=9, lr=0.5, weight_decay=0.25, ema=0.5, patience=3, constant=True, stored=24, smoothing=0.3)
+    (call,) = asked(epochs=6, batch=9, lr=0.5, weight_decay=0.25, ema=0.5, patience=3, constant=True, cache_size=24, smoothing=0.3)
     assert (call.epochs, call.batch, call.ema, call.patience, call.schedule) == (6, 9, 0.5, 3, None)
     assert {(group["lr"], group["weight_decay"]) for group in call.groups} == {(0.5, 0.25), (0.5, 0.0)}
-    assert call.images.train.rule.stored == 24
+    assert call.images.train.rule.cache_size == 24
     logits, labels = torch.randn(5, 2), torch.tensor([0, 1, 1, 0, 1])
     torch.testing.assert_close(call.loss(logits, labels), F.cross_entropy(logits, labels, label_smoothing=0.3))
     assert asked(ema=0.0, patience=0)[0].ema == 0
@@ -121,7 +121,7 @@ def test_augmentations_and_mixes_are_what_they_are_called(asked):
     assert not torch.equal(shares[0], shares[2])
 
 
-def test_flags_about_the_pictures_reach_them(asked, folder, tmp_path):
+def test_flags_about_the_images_reach_them(asked, folder, tmp_path):
     images = asked()[0].images
     sizes = {name: len(getattr(images, name)) for name in ("train", "validation", "test")}
     assert sum(sizes.values()) == 42
@@ -135,14 +135,14 @@ def test_flags_about_the_pictures_reach_them(asked, folder, tmp_path):
     assert asked(split=str(given))[0].images.fingerprint == more.fingerprint
     table = folder / "table.csv"
     rows = [(path.relative_to(folder), path.parent.name) for path in sorted(folder.rglob("*.jpg"))]
-    table.write_text("picture,animal\n" + "".join(f"{path},{label}\n" for path, label in rows) + "lost.jpg,bee\n")
+    table.write_text("image,animal\n" + "".join(f"{path},{label}\n" for path, label in rows) + "lost.jpg,bee\n")
     try:
         with pytest.raises(Refused, match="--skip-bad"):
-            asked(data=table, columns=("image=picture", "label=animal"))
-        found = asked(data=table, columns=("image=picture", "label=animal"), skip_bad=True)[0].images
+            asked(data=table, columns=("image=image", "label=animal"))
+        found = asked(data=table, columns=("image=image", "label=animal"), skip_bad=True)[0].images
         assert (found.classes, sum(len(getattr(found, name)) for name in sizes)) == (("ant", "bee"), 42)
         with pytest.raises(Refused, match="it takes image=NAME, label=NAME and split=NAME") as refused:
-            asked(data=table, columns=("picture=image",))
+            asked(data=table, columns=("image=image",))
         assert refused.value.code == 2
     finally:
         table.unlink()
@@ -150,7 +150,7 @@ def test_flags_about_the_pictures_reach_them(asked, folder, tmp_path):
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_balanced_weights_are_1_on_average_and_equal_for_all_classes(smoothing, asked):
-    """Over all training pictures, whatever the net says; and label smoothing holds for them, too."""
+    """Over all training images, whatever the net says; and label smoothing holds for them, too."""
     (call,) = asked(class_weights="balanced", smoothing=smoothing)
     labels = call.images.train.labels
     logits = torch.randn(len(labels), 2, generator=torch.Generator().manual_seed(0))
@@ -207,7 +207,7 @@ def timms(monkeypatch):
     return made
 
 
-def test_nets_of_timm_bring_their_weights_and_see_pictures_in_their_scale(asked, timms, monkeypatch):
+def test_nets_of_timm_bring_their_weights_and_see_images_in_their_scale(asked, timms, monkeypatch):
     monkeypatch.setattr("launch.weights.files.fetch", no_published_weights)
     (call,) = asked(net="timm/test_resnet", mode="finetune", pretrained=True, size=32)
     assert timms[0] == ("test_resnet", True, 2)
@@ -280,7 +280,7 @@ def test_frozen_trains_the_last_layer_and_gradual_the_last_block_after_it(asked,
         ({"source": "x"}, "takes no weights", 2),
         ({"mode": "gradual", "source": "x", "epochs": 1}, "at least 2 for --mode gradual", 2),
         ({"epochs": 0}, "--epochs must be at least 1", 2),
-        ({"size": 30, "stored": 20}, "--stored at least --size", 2),
+        ({"size": 30, "cache_size": 20}, "--cache-size at least --size", 2),
         ({"net": "resnetx"}, "unknown net 'resnetx'", 2),
         ({"net": "vgg11", "size": 16}, "at least 32×32", 2),
         ({"net": "timm/resnetx"}, "unknown net timm/resnetx", 2),
@@ -360,14 +360,14 @@ def test_the_last_of_several_blocks_is_taken_and_not_the_largest():
     assert named.last_block(net, "head.1") == "last"
 
 
-# ------------------------------------------------------------------------------------------------------------------- remedies
+# ------------------------------------------------------------------------------------------------------------------- methods
 
 
 @pytest.fixture
 def remedied(monkeypatch):
-    module = load(ROOT / "recipes/remedies.py")
+    module = load(ROOT / "recipes/ablations.py")
 
-    def remedied(remedy, limit=64, **options):
+    def remedied(method, limit=64, **options):
         calls = []
 
         def recorded(run, model, images, optimizer, loss, **given):
@@ -375,16 +375,16 @@ def remedied(monkeypatch):
             calls.append(SimpleNamespace(model=model, images=images, optimizer=optimizer, loss=loss, **usual | given))
 
         monkeypatch.setattr(module, "train", recorded)
-        module.main(SimpleNamespace(data="synthetic", limit=limit), remedy, **options)
+        module.main(SimpleNamespace(data="synthetic", limit=limit), method, **options)
         (call,) = calls
         return call
 
-    remedied.names = module.REMEDIES
+    remedied.names = module.METHODS
     return remedied
 
 
 def kind(call) -> dict:
-    """What a remedy changes, of one call: the names of what is not as in plain SGD."""
+    """What a method changes, of one call: the names of what is not as in plain SGD."""
     logits, labels = torch.tensor([[3.0, 0.0], [1.0, 2.0]]), torch.tensor([0, 0])
     images, others = torch.zeros(N, 1, 4, 4), torch.ones(N, 1, 4, 4)
     mix = call.mix and call.mix(images, others, EpochDraws(1, N, CPU).of(torch.arange(N)))
@@ -467,8 +467,8 @@ def test_the_fast_recipe_whitens_by_training_images_and_measures_six_views(start
         assert group["lr"] * group["weight_decay"] == pytest.approx(1e-5 * 100)
     assert [seen["options"]["schedule"](moment * 3) for moment in MOMENTS] == pytest.approx(FALLING)
     images, expected = seen["images"], FastNet()
-    pixels, _ = Feed(images.train, images, CPU).batch(torch.arange(128))
+    pixels, _ = MemoryFeed(images.train, images, CPU).batch(torch.arange(128))
     expected.whiten(pixels)
     torch.testing.assert_close(seen["net"].whitening.weight, expected.whitening.weight)
-    expected.whiten(Feed(replace(images, train=images.test).train, images, CPU).batch(torch.arange(20))[0])
+    expected.whiten(MemoryFeed(replace(images, train=images.test).train, images, CPU).batch(torch.arange(20))[0])
     assert not torch.allclose(seen["net"].whitening.weight, expected.whitening.weight)  # control

@@ -1,4 +1,4 @@
-"""Pictures of one's own on their way into a training: split, limited, kept, seen by the net."""
+"""Images of one's own on their way into a training: split, limited, kept, seen by the net."""
 
 import csv
 import io
@@ -15,13 +15,13 @@ from PIL import Image
 
 from launch import sources, train
 from launch.data.augment import EpochDraws, random_resized_crop
-from launch.data.disk_feed import PictureFeed, Reader
-from launch.data.resize import Rule, centred, read
+from launch.data.disk_feed import DiskFeed, DiskReader
+from launch.data.resize import ResizeRule, centred, read
 from launch.errors import Refused
 from launch.report import predictions
 
 CPU = torch.device("cpu")
-RULE = Rule(size=12, stored=14)
+RULE = ResizeRule(size=12, cache_size=14)
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 
 def load(folder, rule=RULE, **options):
-    return sources.pictures(str(folder), rule, **options)
+    return sources.custom(str(folder), rule, **options)
 
 
 def splits_of(images) -> dict[str, str]:
@@ -43,7 +43,7 @@ def splits_of(images) -> dict[str, str]:
 
 
 def test_a_folder_that_is_not_split_gets_three_parts_by_itself(tmp_path):
-    """10 % of each class validate and 10 % test, without any flag: so the test pictures choose nothing."""
+    """10 % of each class validate and 10 % test, without any flag: so the test images choose nothing."""
     images = load(write_photos(tmp_path / "photos", {"a": 100, "b": 100}))
     assert images.chooser == "validation"
     parts = {name: getattr(images, name) for name in ("train", "validation", "test")}
@@ -54,7 +54,7 @@ def test_a_folder_that_is_not_split_gets_three_parts_by_itself(tmp_path):
         assert all(low <= count <= high for count in counts), (name, counts)
     said = splits_of(images)
     for name, part in parts.items():
-        assert sorted(each.name for each in part.pictures) == sorted(path for path, where in said.items() if where == name)
+        assert sorted(each.name for each in part.images) == sorted(path for path, where in said.items() if where == name)
 
 
 def test_fractions_are_each_those_of_their_own_flag(tmp_path):
@@ -64,7 +64,7 @@ def test_fractions_are_each_those_of_their_own_flag(tmp_path):
 
 
 def test_a_data_set_that_is_split_keeps_its_parts_whatever_validation_says(tmp_path):
-    """`held` says which --validation its validation pictures were made by: here by none."""
+    """`held` says which --validation its validation images were made by: here by none."""
     write_photos(tmp_path / "photos", {f"{side}/{name}": 6 for side in ("train", "val", "test") for name in "ab"})
     images = load(tmp_path / "photos", validation=0.5)
     assert (len(images.train), len(images.validation), len(images.test), images.held) == (12, 12, 12, None)
@@ -72,18 +72,18 @@ def test_a_data_set_that_is_split_keeps_its_parts_whatever_validation_says(tmp_p
 
 def test_a_class_that_a_test_lacks_is_named(tmp_path):
     write_photos(tmp_path / "photos", {"train/a": 6, "train/b": 6, "train/c": 6, "test/a": 3, "test/c": 3})
-    with pytest.raises(Refused, match="no test pictures of b") as refused:
+    with pytest.raises(Refused, match="no test images of b") as refused:
         load(tmp_path / "photos")
     assert refused.value.code == 4
 
 
-def test_pictures_that_several_splits_have_are_said(tmp_path, capsys):
+def test_images_that_several_splits_have_are_said(tmp_path, capsys):
     write_photos(tmp_path / "photos", {f"{side}/{name}": 4 for side in ("train", "test") for name in "ab"})
     load(tmp_path / "photos")
     assert capsys.readouterr().err == ""
     shutil.copy(next((tmp_path / "photos/train/a").iterdir()), tmp_path / "photos/test/a/again.jpg")
     load(tmp_path / "photos")
-    assert "1 picture is in several splits" in capsys.readouterr().err
+    assert "1 image is in several splits" in capsys.readouterr().err
 
 
 # ----------------------------------------------------------------------------------------- what makes data another data set
@@ -101,8 +101,8 @@ def test_the_fingerprint_knows_what_changes_results_and_nothing_else(tmp_path):
     assert load(folder).fingerprint == images.fingerprint
     given = tmp_path / "split.csv"
     given.write_bytes(images.files["split.csv"])
-    found = {"as it is": images.fingerprint, "size": load(folder, Rule(11, 14)).fingerprint}
-    found["stored"] = load(folder, Rule(12, 15)).fingerprint
+    found = {"as it is": images.fingerprint, "size": load(folder, ResizeRule(11, 14)).fingerprint}
+    found["cache_size"] = load(folder, ResizeRule(12, 15)).fingerprint
     assert load(folder, split=str(given)).fingerprint == images.fingerprint
     said = splits_of(images)
     exchange = {"train": "test", "test": "train", "validation": "validation"}
@@ -121,9 +121,9 @@ def test_the_fingerprint_knows_what_changes_results_and_nothing_else(tmp_path):
     found["a label corrected"] = load(folder).fingerprint
     shutil.move(folder / "b" / Path(one).name, folder / "a")
     (folder / one).write_bytes(jpeg(9999))
-    found["another picture under the same name"] = load(folder).fingerprint
+    found["another image under the same name"] = load(folder).fingerprint
     (folder / one).unlink()
-    found["a picture less"] = load(folder).fingerprint
+    found["an image less"] = load(folder).fingerprint
     assert len({*found.values()}) == len(found)
 
 
@@ -138,7 +138,7 @@ def test_a_label_that_is_corrected_in_a_table_is_other_data(tmp_path):
 
 
 def test_classes_of_one_name_order_differ_from_those_of_another(tmp_path):
-    """The same pictures and numbers under other names are other data."""
+    """The same images and numbers under other names are other data."""
     first = load(write_photos(tmp_path / "one", {"a": 12, "b": 12}))
     shutil.copytree(tmp_path / "one", tmp_path / "two")
     (tmp_path / "two/b").rename(tmp_path / "two/c")
@@ -151,7 +151,7 @@ def test_classes_of_one_name_order_differ_from_those_of_another(tmp_path):
 
 
 def colours(folder, counts, size=(20, 20)):
-    """Pictures of a class of one colour: label and picture can be compared."""
+    """Images of a class of one colour: label and image can be compared."""
     for number, (place, count) in enumerate(counts.items()):
         (folder / place).mkdir(parents=True)
         for index in range(count):
@@ -169,13 +169,13 @@ def test_a_limit_is_a_sample_of_all_classes_with_their_own_labels(tmp_path):
     assert images.train.labels.bincount(minlength=3).min() >= 4
     pixels, labels = images.train.some(torch.arange(30))
     assert (pixels[:, 0, 0, 0] // 40).tolist() == labels.tolist() == images.train.labels.tolist()
-    assert {each.name for each in images.train.pictures} <= {each.name for each in whole.train.pictures}
-    assert [each.name for each in load(folder, limit=30).train.pictures] == [each.name for each in images.train.pictures]
+    assert {each.name for each in images.train.images} <= {each.name for each in whole.train.images}
+    assert [each.name for each in load(folder, limit=30).train.images] == [each.name for each in images.train.images]
     assert len(load(folder, limit=1000).train) == 120
     assert images.fingerprint == whole.fingerprint  # of everything that is there
 
 
-def test_some_of_a_split_are_those_pictures_with_their_labels(tmp_path):
+def test_some_of_a_split_are_those_images_with_their_labels(tmp_path):
     images = load(colours(tmp_path / "photos", {f"{side}/{name}": 10 for side in ("train", "test") for name in "abc"}))
     ids = torch.tensor([25, 3, 17, 3])
     few = images.train.select(ids)
@@ -184,12 +184,12 @@ def test_some_of_a_split_are_those_pictures_with_their_labels(tmp_path):
 
 
 def test_a_limit_that_leaves_out_a_class_is_no_uneven_data_set(tmp_path):
-    """Of the classes that are there, none has so few pictures that accuracy alone misleads."""
+    """Of the classes that are there, none has so few images that accuracy alone misleads."""
     images = load(colours(tmp_path / "photos", {f"{side}/{name}": 10 for side in ("train", "test") for name in "abc"}))
     two = images.train.select((images.train.labels < 2).nonzero().flatten())
-    assert PictureFeed(two, images.mean, images.std, CPU).uneven == ()
+    assert DiskFeed(two, images.mean, images.std, CPU).uneven == ()
     few = images.train.select(torch.cat((torch.arange(10), torch.arange(10, 14))))
-    assert PictureFeed(few, images.mean, images.std, CPU).uneven == (10, 4)
+    assert DiskFeed(few, images.mean, images.std, CPU).uneven == (10, 4)
 
 
 # ---------------------------------------------------------------------------------------------------------- what the net sees
@@ -200,15 +200,15 @@ def test_a_batch_is_normalised_as_imagenets_in_this_order_of_colours(tmp_path):
         (tmp_path / "photos" / place).mkdir(parents=True)
         Image.new("RGB", (20, 20), (200, 100, 30)).save(tmp_path / f"photos/{place}/1.png")
     images = load(tmp_path / "photos")
-    pixels, _ = PictureFeed(images.test, images.mean, images.std, CPU).batch(torch.tensor([0]))
+    pixels, _ = DiskFeed(images.test, images.mean, images.std, CPU).batch(torch.tensor([0]))
     expected = [(value / 255 - mean) / std for value, mean, std in ((200, 0.485, 0.229), (100, 0.456, 0.224), (30, 0.406, 0.225))]
     assert pixels.shape == (1, 3, 12, 12)
     assert pixels[0, :, 5, 5].tolist() == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("size", [(60, 20), (20, 60)])
-def test_crops_of_a_training_come_from_all_of_a_picture_and_from_nothing_else(size, tmp_path):
-    """A picture that brightens from left to right, or from top to bottom: crops reach both ends, and never beyond."""
+def test_crops_of_a_training_come_from_all_of_a_image_and_from_nothing_else(size, tmp_path):
+    """An image that brightens from left to right, or from top to bottom: crops reach both ends, and never beyond."""
     wide = size[0] > size[1]
     ramp = np.linspace(10, 250, max(size)).round().astype(np.uint8)
     grey = np.broadcast_to(ramp[None] if wide else ramp[:, None], size[::-1])
@@ -216,7 +216,7 @@ def test_crops_of_a_training_come_from_all_of_a_picture_and_from_nothing_else(si
         (tmp_path / "photos" / place).mkdir(parents=True)
         Image.fromarray(np.stack([grey] * 3, -1)).save(tmp_path / f"photos/{place}/1.png")
     images = load(tmp_path / "photos")
-    feed = PictureFeed(images.train, images.mean, images.std, CPU)
+    feed = DiskFeed(images.train, images.mean, images.std, CPU)
     draws, lows, highs, flips = EpochDraws(1, 1, CPU), [], [], 0
     for epoch in range(60):
         draws.begin(epoch)
@@ -233,7 +233,7 @@ def test_crops_of_a_training_come_from_all_of_a_picture_and_from_nothing_else(si
 
 def test_every_augmentation_is_applied_in_its_order(tmp_path):
     images = load(colours(tmp_path / "photos", {"train/a": 6, "train/b": 6, "test/a": 2, "test/b": 2}))
-    feed = PictureFeed(images.train, (0.0,) * 3, (1 / 255,) * 3, CPU)
+    feed = DiskFeed(images.train, (0.0,) * 3, (1 / 255,) * 3, CPU)
     ids = torch.tensor([4, 1, 0])
     views = [lambda sizes, _: torch.tensor([[0, 0, 12, 12, 0]]).expand(len(sizes), 5)]
     more = [lambda pixels, ids: pixels + ids[:, None, None, None].to(torch.uint8), lambda pixels, _: pixels * 2]
@@ -242,30 +242,30 @@ def test_every_augmentation_is_applied_in_its_order(tmp_path):
     torch.testing.assert_close(pixels[:, 0, 3, 3], (shades + ids) * 2)
 
 
-def test_a_picture_that_broke_is_named_wherever_it_is_in_a_batch(tmp_path):
+def test_a_image_that_broke_is_named_wherever_it_is_in_a_batch(tmp_path):
     images = load(colours(tmp_path / "photos", {"train/a": 24, "train/b": 2, "test/a": 2, "test/b": 2}))
     (tmp_path / "photos/train/a/023.png").write_bytes(b"")
-    feed = PictureFeed(images.train, images.mean, images.std, CPU)
+    feed = DiskFeed(images.train, images.mean, images.std, CPU)
     with pytest.raises(Refused, match=r"train/a/023\.png"):
         feed.batch(torch.arange(24))
 
 
-def test_a_picture_that_was_replaced_by_one_of_another_size_is_named(tmp_path):
+def test_a_image_that_was_replaced_by_one_of_another_size_is_named(tmp_path):
     images = load(colours(tmp_path / "photos", {"train/a": 3, "train/b": 3, "test/a": 2, "test/b": 2}))
     photo(1, 30, 20).save(tmp_path / "photos/train/a/001.png")
     with pytest.raises(Refused, match=r"train/a/001\.png has changed") as refused:
-        Reader(images.train).reduced(1)
+        DiskReader(images.train).reduced(1)
     assert refused.value.code == 4
 
 
 def detailed(width, height):
-    """A picture with detail of about three pixels, of which a quarter of the size shows nothing."""
+    """An image with detail of about three pixels, of which a quarter of the size shows nothing."""
     rng = np.random.default_rng(0)
     coarse = Image.fromarray(rng.integers(0, 256, (height // 3, width // 3, 3), dtype=np.uint8))
     return coarse.resize((width, height), Image.Resampling.BILINEAR)
 
 
-@pytest.mark.parametrize("stored", [75, 100, 220])
+@pytest.mark.parametrize("cache_size", [75, 100, 220])
 def test_a_stored_jpeg_has_the_detail_of_its_stored_size(stored):
     """Whatever size the net sees: training crops parts of what is stored."""
     file = io.BytesIO()
@@ -273,7 +273,7 @@ def test_a_stored_jpeg_has_the_detail_of_its_stored_size(stored):
     whole = Image.open(io.BytesIO(file.getvalue()))
     expected = np.asarray(whole.resize((round(stored * 4 / 3), stored), Image.Resampling.BILINEAR))
     for size in (8, stored // 2, stored):
-        found = read(io.BytesIO(file.getvalue()), Rule(size, stored))
+        found = read(io.BytesIO(file.getvalue()), ResizeRule(size, stored))
         assert found.shape == expected.shape
         assert found.astype(float).std() > 0.85 * expected.astype(float).std()  # not enlarged from less
         assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.88
@@ -287,7 +287,7 @@ def test_the_seen_square_lies_in_the_middle_of_both_sides(size):
     width, height = size
     x, y = np.meshgrid(np.arange(width), np.arange(height))
     pixels = np.stack((x * 255 / width, y * 255 / height, x * 0), -1).astype(np.uint8)
-    seen = centred(pixels, Rule(15, 30)).astype(float)
+    seen = centred(pixels, ResizeRule(15, 30)).astype(float)
     assert seen[..., 0].mean() == pytest.approx(127, abs=4)
     assert seen[..., 1].mean() == pytest.approx(127, abs=4)
     side = round(min(size) * 7 / 8)
@@ -299,9 +299,9 @@ def test_what_shrinks_is_averaged_and_does_not_flicker():
     """A fine chessboard becomes grey."""
     x, y = np.meshgrid(np.arange(64), np.arange(64))
     board = np.stack([((x + y) % 2 * 255).astype(np.uint8)] * 3, -1)
-    seen = centred(board, Rule(13, 64)).astype(float)
+    seen = centred(board, ResizeRule(13, 64)).astype(float)
     assert np.abs(seen - 127.5).max() < 25
-    assert np.abs(read(io.BytesIO(_png(board)), Rule(9, 9)).astype(float) - 127.5).max() < 25
+    assert np.abs(read(io.BytesIO(_png(board)), ResizeRule(9, 9)).astype(float) - 127.5).max() < 25
 
 
 def _png(pixels) -> bytes:
@@ -312,7 +312,7 @@ def _png(pixels) -> bytes:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_turned_or_mirrored_jpeg_is_trained_on_upright(orientation, tmp_path):
-    """All eight of EXIF's orientations: width and height are those of the upright picture, and so are the pixels."""
+    """All eight of EXIF's orientations: width and height are those of the upright image, and so are the pixels."""
     upright = np.zeros((40, 60, 3), dtype=np.uint8)
     upright[:15, :20] = 255  # a mark in one corner
     how = {2: [np.fliplr], 3: [np.flipud, np.fliplr], 4: [np.flipud], 5: [_transposed], 6: [partial(np.rot90, k=1)],
@@ -325,10 +325,10 @@ def test_a_turned_or_mirrored_jpeg_is_trained_on_upright(orientation, tmp_path):
     for place in ("train/a", "train/b", "test/a", "test/b"):
         (tmp_path / "photos" / place).mkdir(parents=True)
         Image.fromarray(np.ascontiguousarray(turned)).save(tmp_path / f"photos/{place}/1.jpg", quality=95, exif=exif)
-    images = load(tmp_path / "photos", Rule(10, 40))
-    assert [(each.width, each.height) for each in images.train.pictures] == [(60, 40)] * 2
+    images = load(tmp_path / "photos", ResizeRule(10, 40))
+    assert [(each.width, each.height) for each in images.train.images] == [(60, 40)] * 2
     for number in range(2):
-        found = Reader(images.train).reduced(number).astype(int)
+        found = DiskReader(images.train).reduced(number).astype(int)
         assert np.abs(found - upright).mean() < 8
 
 
@@ -337,12 +337,12 @@ def _transposed(pixels):
 
 
 def test_a_transparent_colour_of_a_palette_becomes_white():
-    picture = Image.new("P", (8, 8), 0)
-    picture.putpalette([255, 0, 0, 0, 0, 255] + [0] * 762)
-    picture.paste(1, (0, 0, 8, 4))
+    image = Image.new("P", (8, 8), 0)
+    image.putpalette([255, 0, 0, 0, 0, 255] + [0] * 762)
+    image.paste(1, (0, 0, 8, 4))
     file = io.BytesIO()
-    picture.save(file, "GIF", transparency=0)
-    pixels = read(io.BytesIO(file.getvalue()), Rule(8, 8))
+    image.save(file, "GIF", transparency=0)
+    pixels = read(io.BytesIO(file.getvalue()), ResizeRule(8, 8))
     assert pixels[6, 4].tolist() == [255, 255, 255]
     assert pixels[1, 4].tolist() == [0, 0, 255]
 
@@ -352,7 +352,7 @@ def test_a_transparent_colour_of_a_palette_becomes_white():
 
 @pytest.fixture
 def opened(monkeypatch):
-    """How often a picture was decoded, as a list of one entry for each time."""
+    """How often an image was decoded, as a list of one entry for each time."""
     calls, real = [], Image.open
 
     def noted(*args, **options):
@@ -365,17 +365,17 @@ def opened(monkeypatch):
 
 
 def epoch(images, ids=None):
-    """What an epoch and its evaluations read: a part of the training pictures, or all."""
+    """What an epoch and its evaluations read: a part of the training images, or all."""
     found = []
     for split, chosen in ((images.train, ids), (images.validation, None), (images.test, None)):
-        feed = PictureFeed(split, images.mean, images.std, CPU)
+        feed = DiskFeed(split, images.mean, images.std, CPU)
         parts = (torch.arange(len(split)) if chosen is None else chosen).split(7)
         feed.expect(parts)
         found += [feed.batch(part)[0] for part in parts]
     return torch.cat(found)
 
 
-def test_each_picture_is_decoded_once_in_all_epochs_and_runs(tmp_path, opened):
+def test_each_image_is_decoded_once_in_all_epochs_and_runs(tmp_path, opened):
     """Also those of the test, and also while the kept file grows from epoch to epoch."""
     folder = write_photos(tmp_path / "photos", {f"{side}/{name}": 9 for side in ("train", "val", "test") for name in "ab"})
     images = load(folder)
@@ -393,21 +393,21 @@ def test_each_picture_is_decoded_once_in_all_epochs_and_runs(tmp_path, opened):
     assert len(opened) == 54
 
 
-def test_pictures_kept_for_one_size_are_not_taken_for_another(tmp_path, opened):
+def test_images_kept_for_one_size_are_not_taken_for_another(tmp_path, opened):
     folder = write_photos(tmp_path / "photos", {f"{side}/{name}": 2 for side in ("train", "val", "test") for name in "ab"})
-    epoch(load(folder, Rule(6, 14)))
+    epoch(load(folder, ResizeRule(6, 14)))
     opened.clear()
-    found = epoch(load(folder, Rule(6, 10)))
+    found = epoch(load(folder, ResizeRule(6, 10)))
     assert len(opened) == 12
-    images = load(folder, Rule(6, 10))
+    images = load(folder, ResizeRule(6, 10))
     expected = []
-    for picture in images.train.pictures:
-        with picture.open() as file:
+    for image in images.train.images:
+        with image.open() as file:
             expected.append(centred(read(file, images.train.rule), images.train.rule))
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (images.mean, images.std))
     torch.testing.assert_close(found[:4], (torch.from_numpy(np.stack(expected)).permute(0, 3, 1, 2) / 255 - mean) / std)
     opened.clear()
-    epoch(load(folder, Rule(8, 14)))  # another size of the net, the same kept pictures
+    epoch(load(folder, ResizeRule(8, 14)))  # another size of the net, the same kept images
     assert opened == []
 
 
@@ -436,25 +436,25 @@ def test_the_allowance_is_for_all_data_sets_together(tmp_path, opened, monkeypat
     assert opened == []
 
 
-def test_a_training_that_waits_for_its_pictures_says_how_much_of_the_time(tmp_path, start, monkeypatch, capsys):
+def test_a_training_that_waits_for_its_images_says_how_much_of_the_time(tmp_path, start, monkeypatch, capsys):
     folder = write_photos(tmp_path / "photos", {f"{side}/{name}": 6 for side in ("train", "test") for name in "ab"})
     for pause in (0.02, 0.0):
-        images, real = load(folder), Reader.reduced
+        images, real = load(folder), DiskReader.reduced
 
         def slow(self, index, pause=pause, real=real):
             time.sleep(pause)
             return real(self, index)
 
         with monkeypatch.context() as patched:
-            patched.setattr(Reader, "reduced", slow)
+            patched.setattr(DiskReader, "reduced", slow)
             if not pause:
                 patched.setattr("launch.training.finish.WORTH_SAYING", 2.0)  # control: never, however busy the machine
             net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 144, 2))
             options = {"epochs": 1, "batch": 4, "augment": [random_resized_crop]}
             train(start(out=f"run{pause}"), net, images, torch.optim.SGD(net.parameters(), lr=0.1), **options)
-        said = [line for line in capsys.readouterr().out.splitlines() if "waiting for pictures" in line]
+        said = [line for line in capsys.readouterr().out.splitlines() if "waiting for images" in line]
         assert len(said) == bool(pause)
-        assert not pause or 50 < int(said[0].partition("%")[0]) <= 100  # the evaluation of these pictures does not count
+        assert not pause or 50 < int(said[0].partition("%")[0]) <= 100  # the evaluation of these images does not count
 
 
 def test_uneven_classes_have_their_balanced_accuracy_on_the_screen(tmp_path, start, capsys):
@@ -469,7 +469,7 @@ def test_uneven_classes_have_their_balanced_accuracy_on_the_screen(tmp_path, sta
     assert any("test accuracy 0.7500 (9/12), balanced 0.5000" in line for line in lines)
 
 
-def test_predictions_name_the_test_pictures_and_know_them_by_their_content(tmp_path):
+def test_predictions_name_the_test_images_and_know_them_by_their_content(tmp_path):
     import pyarrow.parquet
 
     folder = write_photos(tmp_path / "photos", {"train/a": 4, "train/b": 4, "test/a": 3, "test/b": 3})

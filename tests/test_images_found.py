@@ -10,7 +10,7 @@ from photos import jpeg, write_photos
 
 @pytest.fixture
 def said(oneloop):
-    """said(path, flags…) -> what `oneloop data --json` prints, of pictures that are all good."""
+    """said(path, flags…) -> what `oneloop data --json` prints, of images that are all good."""
 
     def said(*args) -> dict:
         code, out, error = oneloop("data", *args, "--json")
@@ -21,7 +21,7 @@ def said(oneloop):
 
 
 def counts(found: dict, *columns: str) -> dict:
-    return {name: tuple(row[column] for column in columns or ("pictures",)) for name, row in found["classes"].items()}
+    return {name: tuple(row[column] for column in columns or ("images",)) for name, row in found["classes"].items()}
 
 
 SPLITS = ("train", "validation", "test")
@@ -37,9 +37,9 @@ def test_splits_that_exist_are_used(said, tmp_path, validation):
 def test_a_split_that_lacks_a_side_is_used_as_it_is_and_said(oneloop, said, tmp_path):
     place = write_photos(tmp_path, {"train/cat": 2, "train/dog": 1, "val/cat": 2})
     assert counts(said(place), *SPLITS) == {"cat": (2, 2, 0), "dog": (1, 0, 0)}
-    assert "\nno test pictures\n" in oneloop("data", place)[1]
+    assert "\nno test images\n" in oneloop("data", place)[1]
     write_photos(place, {"test/cat": 1}, start=50)
-    assert "\nno test pictures\n" not in oneloop("data", place)[1]
+    assert "\nno test images\n" not in oneloop("data", place)[1]
 
 
 def test_a_folder_without_a_split_is_split(said, tmp_path):
@@ -82,18 +82,18 @@ def test_any_names_and_links_in_a_circle(said, tmp_path):
     assert said(place)["examined"] == {"opened": 0, "unchanged": 7}
 
 
-def test_what_is_not_a_picture_is_counted_by_kind(said, tmp_path):
+def test_what_is_not_a_image_is_counted_by_kind(said, tmp_path):
     places = {"train/cat": 1, "test/cat": 1, "test/cow": 1, "train": 2, "unlabelled": 1, "train/.thumbs": 3}
     place = write_photos(tmp_path, places, start=1)
     for name in ("train/cat/a.txt", "train/cat/b.TXT", "train/cat/README", "test/cat/.DS_Store", "labels.csv"):
-        (place / name).write_text("no picture")
+        (place / name).write_text("no image")
     (place / "train/dog").mkdir()
     (place / "train/__MACOSX").mkdir()
     found = said(place)
     assert counts(found) == {"cat": (2,), "cow": (1,)}
     assert found["ignored"] == {
-        ".txt": 2, "no extension": 1, "hidden": 3, ".csv": 1, "pictures outside a class folder": 2,
-        "pictures outside test/ train/": 1, "class folders without pictures": 1,
+        ".txt": 2, "no extension": 1, "hidden": 3, ".csv": 1, "images outside a class folder": 2,
+        "images outside test/ train/": 1, "class folders without images": 1,
     }  # fmt: skip
 
 
@@ -155,7 +155,7 @@ def test_columns_can_be_named(said, oneloop, tmp_path):
         ("path,label\n0000.jpg,x\n,y\n", 4, "row 2 has nothing in the column 'path'; fill it or remove the row"),
         ("path,label,split\n0000.jpg,x,later\n", 4, "row 1 has the split 'later' (column 'split'); it takes train, validation"),
         ("path,label\n0000.jpg,x,y\n", 4, "row 1 has 3 values for 2 columns"),
-        ("path,label\n0000.jpg,x\n0000.jpg,y\n", 4, "row 2 names 0000.jpg again, after row 1; a picture has one label"),
+        ("path,label\n0000.jpg,x\n0000.jpg,y\n", 4, "row 2 names 0000.jpg again, after row 1; an image has one label"),
         ("path,label\n", 1, "the table has no rows"),
         ("", 1, "the table has no rows"),
         ("path,label\n['0000.jpg'],x\n", 4, "the column holds no paths"),
@@ -169,14 +169,14 @@ def test_a_wrong_table_is_one_line(oneloop, tmp_path, text, code, message):
     assert message in error
 
 
-def test_a_path_without_pictures_is_one_line(oneloop, tmp_path):
+def test_a_path_without_images_is_one_line(oneloop, tmp_path):
     (tmp_path / "empty").mkdir()
     write_photos(tmp_path / "flat", {"": 2})
     (tmp_path / "notes.txt").write_text("")
     (tmp_path / "bad.parquet").write_text("no parquet")
     for name, code, message in (
-        ("empty", 1, "no pictures in it; name a folder"),
-        ("flat", 4, "no class folders; put the pictures of each class into a folder of its own"),
+        ("empty", 1, "no images in it; name a folder"),
+        ("flat", 4, "no class folders; put the images of each class into a folder of its own"),
         ("notes.txt", 1, "not a folder, a CSV or a parquet file"),
         ("nowhere", 1, "no such folder or table"),
         ("bad.parquet", 1, "cannot be read as a table"),
@@ -190,7 +190,7 @@ def test_a_path_without_pictures_is_one_line(oneloop, tmp_path):
 
 
 def written(place, files: str):
-    """Pictures at `files`, as in "train/cat train/dog test": one in each folder, two where it is a class."""
+    """Images at `files`, as in "train/cat train/dog test": one in each folder, two where it is a class."""
     return write_photos(place, {each: 2 for each in files.split()})
 
 
@@ -222,9 +222,9 @@ def written(place, files: str):
         ("p1/0 p1/1 p2/0 p2/1 p3/0", "mostly have the same folders, 0, 1: which are the classes?", "p1' (classes 0, 1)"),
         ("fold1/a fold1/b fold2/a fold2/c fold3/b fold3/c", "the same folders, a, b, c: which", "fold1' (classes a, b)"),
         ("CUB/images/auk CUB/images/owl masks/auk masks/owl", "the same folders, auk, owl", "CUB/images' (classes auk, owl)"),
-        ("images annotations/trimaps", "annotations, images would be classes and are called like pictures and what is drawn", ""),
-        ("JPEGImages SegmentationClass SegmentationObject", "are called like pictures and what is drawn on them", ""),
-        ("sick/images sick/masks well/images well/masks", "if the first are the classes, move the pictures out", ""),
+        ("images annotations/trimaps", "annotations, images would be classes and are called like images and what is drawn", ""),
+        ("JPEGImages SegmentationClass SegmentationObject", "are called like images and what is drawn on them", ""),
+        ("sick/images sick/masks well/images well/masks", "if the first are the classes, move the images out", ""),
     ],
 )  # fmt: skip
 def test_folders_that_may_be_no_classes_are_refused_with_what_is_right(oneloop, tmp_path, files, why, right):
@@ -234,7 +234,7 @@ def test_folders_that_may_be_no_classes_are_refused_with_what_is_right(oneloop, 
     assert error.startswith(f"{place}: ")
     assert why in error
     if not right:
-        assert "put the pictures of each class into a folder of its own" in error
+        assert "put the images of each class into a folder of its own" in error
         return
     assert f"--data '{place}/{right}" in error
     named = error.partition("--data '")[2].partition("'")[0]
@@ -258,13 +258,13 @@ def test_control_classes_with_names_like_those_are_classes(said, tmp_path, files
     assert {*said(written(tmp_path, files))["classes"]} == wanted
 
 
-def test_a_table_beside_the_pictures_is_named(oneloop, tmp_path):
+def test_a_table_beside_the_images_is_named(oneloop, tmp_path):
     place = written(tmp_path, "train test")
     for name in ("train", "test"):
         (place / f"{name}/metadata.csv").write_text("file_name,label\n0000.jpg,x\n0001.jpg,y\n")
     assert f"if a table says the classes, name it: --data {place}/train/metadata.csv" in oneloop("data", place)[2]
     assert oneloop("data", place / "train/metadata.csv")[0] == 0
-    error = oneloop("data", place / "train")[2]  # the pictures and their table in one folder
+    error = oneloop("data", place / "train")[2]  # the images and their table in one folder
     assert error == f"{place}/train: no class folders; if a table says the classes, name it: --data {place}/train/metadata.csv\n"
 
 
@@ -323,7 +323,7 @@ def test_labels_that_say_the_same_are_one_class_and_it_is_said(oneloop, said, tm
         (["cat", "  ", "dog"], "row 2 has nothing in the column 'label'"),
         (["01", "1", "2"], "the labels '01' (row 1) and '1' (row 2) are the same number; write it in one way"),
         (["1.50", "2", "1.5"], "the labels '1.5' (row 3) and '1.50' (row 1) are the same number"),
-        (["rose", "rose|red"], "row 2 has the label 'rose|red': several labels, it seems; a picture has one here"),
+        (["rose", "rose|red"], "row 2 has the label 'rose|red': several labels, it seems; an image has one here"),
         (["a", "['b' 'c']"], "several labels, it seems"),
         (["a", "b;c"], "several labels, it seems"),
         (["red", "rose + red", "rose"], "row 2 has the label 'rose + red', others 'rose' and 'red': several labels, it seems"),
@@ -353,7 +353,7 @@ def test_folders_that_look_the_same_are_one_class(oneloop, said, tmp_path):
         ("path,label, Label\n0000.jpg,x,y\n", 2, "the label? Name it with --columns label=NAME; it has path, label"),
         ("path,split,Split,label\n0000.jpg,test,train,y\n", 2, "which column is the split?"),
         ("path,cat,dog\n0000.jpg,1,0\n0001.jpg,0,1\n", 4, "a column of 0 and 1 for each class (cat, dog …); write one column"),
-        ("path,cat,dog\n0000.jpg,1,0\n0001.jpg,1,1\n", 4, "and row 2 has 2 ones: pictures with several labels or none are not"),
+        ("path,cat,dog\n0000.jpg,1,0\n0001.jpg,1,1\n", 4, "and row 2 has 2 ones: images with several labels or none are not"),
         ("path,label\na\\0000.jpg,x\n", 4, "a\\0000.jpg; write / in its paths, not \\"),
         ("path,label\na.jpg,x\nb.jpg,y\n", 1, "none of the files that it names is there, such as"),
         ("path,label\nPK\0\0,x\n", 1, "it is no text in UTF-8; save it as CSV in UTF-8"),

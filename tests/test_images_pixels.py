@@ -82,7 +82,7 @@ def test_the_range_of_16_bit_grey_is_said_and_white_sets_it(said, bits):
         (note,) = said(content, suffix=".png")["notes"]
         start = f"16-bit grey: values up to {2**bits - 1:,} of 65,535"
         advice = (
-            f" ({bits} bits): nearly black in training; --white {2**bits - 1} of recipes/pictures.py makes the brightest white"
+            f" ({bits} bits): nearly black in training; --white {2**bits - 1} of recipes/custom.py makes the brightest white"
         )
         assert note == start + advice * (bits < 16)
         expected = (levels.astype(int) * 255 / (2**bits - 1) + 0.5).astype(int)
@@ -137,10 +137,10 @@ def test_more_bands_than_colours_are_said(said):
     (alpha,) = said(tiff(colours, 2, extra=2))["notes"]
     assert (
         alpha
-        == "1 picture is TIFF with a band marked as transparency: shown over white; if it is another, as infrared, remove it"
+        == "1 image is TIFF with a band marked as transparency: shown over white; if it is another, as infrared, remove it"
     )
     (dropped,) = said(tiff(colours, 2, extra=0))["notes"]
-    assert dropped == "1 picture is TIFF with more bands than colours: the others are left out"
+    assert dropped == "1 image is TIFF with more bands than colours: the others are left out"
     assert said(tiff(colours[:, :, :2], 1, extra=2))["notes"] == [alpha]
     assert said(tiff(colours[:, :, :3], 2))["notes"] == []
 
@@ -148,11 +148,11 @@ def test_more_bands_than_colours_are_said(said):
 def test_16_bit_colours_that_are_dark_are_said(said):
     dark = np.dstack([GREY * 80] * 3)
     (note,) = said(tiff(dark, 2))["notes"]
-    assert note == "1 picture is of 16-bit colours and dark: no value is above a quarter of 65,535; scale them"
+    assert note == "1 image is of 16-bit colours and dark: no value is above a quarter of 65,535; scale them"
     assert said(tiff(dark * 10, 2))["notes"] == []
 
 
-def test_pictures_of_one_colour_are_said(said):
+def test_images_of_one_colour_are_said(said):
     clear = Image.new("RGBA", (20, 20), (255, 255, 255, 0))
     clear.putpixel((3, 3), (0, 0, 0, 0))
     logo = Image.new("RGBA", (20, 20), (255, 255, 255, 0))
@@ -162,7 +162,7 @@ def test_pictures_of_one_colour_are_said(said):
     fine = np.tile(np.array([[0, 255], [255, 0]], dtype=np.uint8), (16, 16))  # the same mean in each block of 8×8
     Image.fromarray(fine).save(files[3], "JPEG", quality=100), photo(3, 8, 8).save(files[4], "JPEG")  # one pixel, at an eighth
     (note,) = said(*(file.getvalue() for file in files), suffix=".png")["notes"]
-    assert note == "3 pictures are of one colour: a/0.png, a/1.png, a/2.png"
+    assert note == "3 images are of one colour: a/0.png, a/1.png, a/2.png"
 
 
 def test_lossless_jpeg_is_good_and_read(said):
@@ -174,7 +174,7 @@ def test_lossless_jpeg_is_good_and_read(said):
     assert abs(small[:, :, 0].astype(int) - [[42, 74], [106, 138]]).max() < 10
 
 
-def test_a_phone_s_two_pictures_in_one_file_are_reduced_while_decoding(said):
+def test_a_phone_s_two_images_in_one_file_are_reduced_while_decoding(said):
     """As fast as JPEG, and with its pixels."""
     file, plain = io.BytesIO(), io.BytesIO()
     large = photo(1, 800, 600)
@@ -195,23 +195,23 @@ def decoded_at(file, size: int) -> np.ndarray:
 
 @pytest.mark.usefixtures("own_path")
 def test_white_is_part_of_a_run_and_what_predict_and_an_export_know(oneloop, tmp_path, capsys):
-    """The same 12-bit pictures, of which only the brightness tells the class; evaluation and predict see them alike."""
+    """The same 12-bit images, of which only the brightness tells the class; evaluation and predict see them alike."""
     for number, (name, high) in enumerate((("dark", 1000), ("light", 4095)) * 8):
         (tmp_path / "set" / name).mkdir(parents=True, exist_ok=True)
         levels = np.random.default_rng(number).integers(high // 2, high, (32, 32)).astype(np.uint16)
         (tmp_path / f"set/{name}/{number}.png").write_bytes(png(levels))
     flags = ("--net", "Net", "--size", 32, "--epochs", 1, "--batch", 8, "--ema", 0, "--wandb", "disabled")
-    recipe, data = ROOT / "recipes/pictures.py", tmp_path / "set"
+    recipe, data = ROOT / "recipes/custom.py", tmp_path / "set"
     train_here(recipe, "--data", data, "--white", 4095, *flags, "--out", tmp_path / "run")
     assert "16-bit grey: values up to 4,09" in (said := capsys.readouterr().err)
     assert ", 4,095 is white" in said
     trained = rebuild(*find_run(tmp_path / "run"))
     assert trained.rule == rule_for(32, white=4095)
     seen = trained.images.train.some(torch.arange(1)).pixels
-    (first,) = [each.name for each in trained.images.train.pictures[:1]]
+    (first,) = [each.name for each in trained.images.train.images[:1]]
     assert torch.equal(seen[0], read_image(data / first, trained.shape, trained.rule))
     assert not torch.equal(seen[0], read_image(data / first, trained.shape, rule_for(32)))
-    other = sources.pictures(str(data), rule_for(32))  # what is stored is that of its white
+    other = sources.custom(str(data), rule_for(32))  # what is stored is that of its white
     assert torch.equal(other.train.some(torch.arange(1)).pixels[0], read_image(data / first, trained.shape, rule_for(32)))
     assert oneloop("export", tmp_path / "run", "--format", "safetensors", "--out", tmp_path / "net.safetensors")[0] == 0
     with safetensors.safe_open(tmp_path / "net.safetensors", "np") as file:

@@ -4,19 +4,19 @@ Source  document 001, sections 2.2 to 2.4: photographs of 224 × 224, transfer l
         are for other data; AdamW, warm-up and cosine decay, random resized crops, TrivialAugment and an average of the weights
         are today's usual ones (docs/training.md)
 Data    --data: a folder with a folder for each class, split into train/, val/ and test/ or not; a CSV or parquet table; a data
-        set of the Hugging Face hub (owner/name). docs/pictures.md says what is found, `oneloop data PATH` shows it
-Expect  depends on the pictures; docs/pictures.md has a whole walk
-Run     accelerate launch recipes/pictures.py --data synthetic --size 32 --epochs 5
-        accelerate launch recipes/pictures.py --data photos/ --net resnet18 --size 128
-        accelerate launch recipes/pictures.py --data photos/ --net resnet50 --pretrained --mode finetune
-        accelerate launch recipes/pictures.py --data table.csv --mode gradual --source runs/pictures/resnet18-0a1b2c3d
-        accelerate launch --config_file launch/gpus.yaml recipes/pictures.py --data photos/ --net timm/convnext_tiny --size 224
+        set of the Hugging Face hub (owner/name). docs/custom.md says what is found, `oneloop data PATH` shows it
+Expect  depends on the images; docs/custom.md has a whole walk
+Run     accelerate launch recipes/custom.py --data synthetic --size 32 --epochs 5
+        accelerate launch recipes/custom.py --data photos/ --net resnet18 --size 128
+        accelerate launch recipes/custom.py --data photos/ --net resnet50 --pretrained --mode finetune
+        accelerate launch recipes/custom.py --data table.csv --mode gradual --source runs/custom/resnet18-0a1b2c3d
+        accelerate launch --config_file launch/gpus.yaml recipes/custom.py --data photos/ --net timm/convnext_tiny --size 224
 
 scratch trains from random weights. finetune starts from others and trains all of them, those at a tenth of the rate of the new
 last layer. frozen trains the last layer only. gradual does the same for half of the epochs, then unlocks the last block.
 
-Where the pictures are not split, 10 % of each class validate (--validation) and 10 % test (--test). Validation pictures choose
-the best weights; the test pictures are measured at the end only. With --validation 0 none validate, and the test pictures choose.
+Where the images are not split, 10 % of each class validate (--validation) and 10 % test (--test). Validation images choose
+the best weights; the test images are measured at the end only. With --validation 0 none validate, and the test images choose.
 """
 
 from dataclasses import replace
@@ -41,7 +41,7 @@ from nets.named import TIMM, build, heads, last_block, scale
 from nets.transfer import add_trainable, lock, unlock
 from nets.zoo import names, weights_url
 
-OTHERS = 0.1  # the learning rate of what was trained before, against that of the new last layer
+BACKBONE_LR = 0.1  # the learning rate of what was trained before, against that of the new last layer
 WARM_UP = 0.05  # of the epochs
 AUGMENTS = {
     "crop": [random_resized_crop],
@@ -59,7 +59,7 @@ def main(
     source: str = "",
     sha256: str = "",
     size: int = 224,
-    stored: int = 0,
+    cache_size: int = 0,
     white: int = 0,
     split: str = "",
     test: float = 0.1,
@@ -77,7 +77,7 @@ def main(
     ema: float = 0.99,
     patience: int | None = None,
 ):
-    """Train on pictures of your own.
+    """Train on images of your own.
 
     Args:
         net: A net by torchvision's name, one of the package's own (Net, MyNet1, CifarResNet …), or timm/NAME.
@@ -86,16 +86,16 @@ def main(
         source: Start from these weights: a .safetensors file, a state dict saved by torch, a URL or a run folder.
         sha256: Expected sha256 of a source at a URL.
         size: Height and width that the net sees, in pixels.
-        stored: Shorter side of the pictures as they are kept, in pixels; 0: twice the size.
-        white: Pixel value of 16-bit grey pictures that is white, such as 4095 for 12 bits; 0: 65535.
+        stored: Shorter side of the images as they are kept, in pixels; 0: twice the size.
+        white: Pixel value of 16-bit grey images that is white, such as 4095 for 12 bits; 0: 65535.
         split: A table with the columns path and split, such as the split.csv of another run.
-        test: Fraction of the pictures to test on, where they are not split.
+        test: Fraction of the images to test on, where they are not split.
         columns: Columns of a table that are not to be guessed: image=NAME, label=NAME, split=NAME.
-        skip_bad: Train without the files that are no pictures.
-        class_weights: balanced: a class counts in the loss as if it had as many pictures as the others.
+        skip_bad: Train without the files that are no images.
+        class_weights: balanced: a class counts in the loss as if it had as many images as the others.
         smoothing: Label smoothing: this part of each label is spread over all classes.
         augment: crop: random resized crops, mirrored or not; trivial, rand: TrivialAugment or RandAugment on top.
-        mix: Mix each picture with another one of its batch; either: by mixup or cutmix.
+        mix: Mix each image with another one of its batch; either: by mixup or cutmix.
         lr: Learning rate of AdamW.
         constant: Keep the learning rate; else it warms up, then falls to 0 on half a cosine.
         ema: Decay of a moving average of the weights, which is measured beside them and chosen from; 0: none.
@@ -109,14 +109,14 @@ def main(
     rule = rule_for(size, stored, white)
     if not 0 <= white <= 65535:
         raise Refused(f"--white must be from 0 to 65535, it is {white}", 2)
-    if not 0 < size <= rule.stored:
-        raise Refused(f"--size must be at least 1 and --stored at least --size, they are {size} and {rule.stored}", 2)
+    if not 0 < size <= rule.cache_size:
+        raise Refused(f"--size must be at least 1 and --cache-size at least --size, they are {size} and {rule.cache_size}", 2)
     chosen = {"split": split, "test": test, "columns": columns, "skip_bad": skip_bad}
-    images = sources.pictures(
+    images = sources.custom(
         run.data, rule, limit=run.limit, validation=run.validation, **chosen, classes=run.classes, main=run.rank == 0
     )
     model, images = net_for(run, net, images, pretrained, source, sha256)
-    run.open(images, {"mode": mode, "stored": rule.stored})
+    run.open(images, {"mode": mode, "cache_size": rule.cache_size})
     loss = loss_for(run, images, class_weights, smoothing)
     if patience is None:
         patience = epochs // 2
@@ -125,7 +125,7 @@ def main(
     if mode in ("frozen", "gradual"):
         lock(model)
         unlock(model, *last)
-    others = OTHERS if mode == "finetune" else 1.0
+    others = BACKBONE_LR if mode == "finetune" else 1.0
     optimizer = torch.optim.AdamW(groups(model, lr, weight_decay, others, last), lr=lr, fused=True)
 
     def schedule(epochs: int) -> Schedule | None:
@@ -137,7 +137,7 @@ def main(
     half, left = epochs // 2, epochs - epochs // 2
     first = train(run, model, images, optimizer, loss, epochs=half, schedule=schedule(half), stage="frozen", **options)
     unlock(model, last_block(model, last))
-    add_trainable(optimizer, model, OTHERS * lr)
+    add_trainable(optimizer, model, BACKBONE_LR * lr)
     second = train(run, model, images, optimizer, loss, epochs=left, schedule=schedule(left), stage="unlocked", **options)
     before, after = (tested(result)["accuracy"] for result in (first, second))
     summary = f"gradual: test accuracy {after:.4f}, {before:.4f} before the last block was unlocked"
@@ -180,7 +180,7 @@ def net_for(run: Run, name: str, images: Images, pretrained: bool, source: str, 
         said += [str(report), *filter(None, [what])]
         its = {"mean": found.mean or usual["mean"], "std": found.std or usual["std"]}
         if its != usual:
-            said += [f"pictures are normalised as the source's were: mean {its['mean']}, std {its['std']}"]
+            said += [f"images are normalised as the source's were: mean {its['mean']}, std {its['std']}"]
         usual = its
     if run.rank == 0 and said:
         say("\n".join(said))
@@ -190,8 +190,8 @@ def net_for(run: Run, name: str, images: Images, pretrained: bool, source: str, 
 def loss_for(run: Run, images: Images, class_weights: str, smoothing: float):
     """Cross-entropy, for labels or shares of classes; with a weight for each class if it is to be balanced.
 
-    The weights are 1 on average over the training pictures, and a batch's loss is the mean over its pictures, not over its
-    weights as torch has it: so a batch's slices add up to the batch. Each class in a mixed picture has its own weight.
+    The weights are 1 on average over the training images, and a batch's loss is the mean over its images, not over its
+    weights as torch has it: so a batch's micro-batches add up to the batch. Each class in a mixed image has its own weight.
     """
     plain = partial(F.cross_entropy, label_smoothing=smoothing) if smoothing else F.cross_entropy
     if class_weights == "none":
@@ -203,7 +203,7 @@ def loss_for(run: Run, images: Images, class_weights: str, smoothing: float):
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
         if labels.ndim == 1:
             return (plain(logits, labels, reduction="none") * weights[labels]).mean()
-        shares = labels * weights  # of a mixed picture's classes, each with its own weight
+        shares = labels * weights  # of a mixed image's classes, each with its own weight
         whole = shares.sum(1, keepdim=True)  # torch smooths labels that add up to 1
         return (plain(logits, shares / whole, reduction="none") * whole[:, 0]).mean()
 

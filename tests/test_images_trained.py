@@ -1,4 +1,4 @@
-"""Training on pictures of any size: the same bits whatever prepares them, exact resume, one rule for size everywhere."""
+"""Training on images of any size: the same bits whatever prepares them, exact resume, one rule for size everywhere."""
 
 import csv
 import json
@@ -19,15 +19,15 @@ from training import at_step
 from launch import evaluate, sources, train
 from launch.data.augment import EpochDraws, random_erasing, random_resized_crop
 from launch.data.augment_ops import rand_augment, trivial_augment
-from launch.data.disk_feed import PictureFeed, Reader
+from launch.data.disk_feed import DiskFeed, DiskReader
 from launch.data.mix import cutmix, either, mixup, soft_labels
-from launch.data.resize import Rule, centred, read, resized, viewed
+from launch.data.resize import ResizeRule, centred, read, resized, viewed
 from launch.data.store import LIMIT
 from launch.errors import Refused
 from nets import named
 from nets.transfer import locked
 
-RULE = Rule(size=12, stored=14)
+RULE = ResizeRule(size=12, cache_size=14)
 CPU = torch.device("cpu")
 
 
@@ -56,7 +56,7 @@ def folder(tmp_path_factory):
 
 
 def load(folder, **options):
-    return sources.pictures(str(folder), RULE, **options)
+    return sources.custom(str(folder), RULE, **options)
 
 
 def fit(run, images, **options):
@@ -80,16 +80,16 @@ def drawn_by(drawn, augment, pixels, ids):
     return augment(pixels, drawn.of(ids))
 
 
-def batches(images, threads, slices):
-    """The training batches of two epochs, asked for in `slices`."""
+def batches(images, threads, micro_batches):
+    """The training batches of two epochs, asked for in `micro-batches`."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        feed = PictureFeed(images.train, images.mean, images.std, CPU)
+        feed = DiskFeed(images.train, images.mean, images.std, CPU)
         drawn, seen = EpochDraws(1, len(images.train), CPU), []
         for epoch in range(2):
             drawn.begin(epoch)
-            parts = torch.arange(len(images.train)).split(slices)
+            parts = torch.arange(len(images.train)).split(micro_batches)
             feed.expect(parts)
             augments = [partial(drawn_by, drawn, augment) for augment in (random_resized_crop, trivial_augment, random_erasing)]
             seen += [feed.batch(ids, augments)[0] for ids in parts]
@@ -98,16 +98,16 @@ def batches(images, threads, slices):
         torch.set_num_threads(before)
 
 
-def test_a_batch_does_not_depend_on_threads_slices_or_the_store(folder, monkeypatch):
-    decoded = batches(load(folder), threads=1, slices=8)
+def test_a_batch_does_not_depend_on_threads_micro_batches_or_the_store(folder, monkeypatch):
+    decoded = batches(load(folder), threads=1, micro_batches=8)
     images = load(folder)
-    assert {each.sha256 for each in images.train.pictures} == images.train.store.places.keys()
-    assert torch.equal(batches(images, threads=3, slices=5), decoded)
+    assert {each.sha256 for each in images.train.images} == images.train.store.places.keys()
+    assert torch.equal(batches(images, threads=3, micro_batches=5), decoded)
     monkeypatch.setenv(LIMIT, "0")
     monkeypatch.setenv("ONELOOP_CACHE", str(folder.parent / "empty"))
     images = load(folder)
     assert images.train.store.places == {}
-    assert torch.equal(batches(images, threads=2, slices=8), decoded)
+    assert torch.equal(batches(images, threads=2, micro_batches=8), decoded)
     assert images.train.store.places == {}
     first, second = decoded.chunk(2)
     assert not torch.equal(first, second)  # control: another epoch
@@ -115,7 +115,7 @@ def test_a_batch_does_not_depend_on_threads_slices_or_the_store(folder, monkeypa
 
 def test_batches_that_nobody_expected_are_right_too(folder):
     images = load(folder)
-    feed = PictureFeed(images.test, images.mean, images.std, CPU)
+    feed = DiskFeed(images.test, images.mean, images.std, CPU)
     feed.expect(torch.arange(11).split(3))
     feed.batch(torch.arange(3))
     ids = torch.tensor([9, 2, 4])
@@ -126,8 +126,8 @@ def test_batches_that_nobody_expected_are_right_too(folder):
     assert labels.tolist() == images.test.labels[ids].tolist()
 
 
-def test_a_view_is_that_part_of_the_picture_mirrored_or_not(folder):
-    whole = Reader(load(folder).train).reduced(0)
+def test_a_view_is_that_part_of_the_image_mirrored_or_not(folder):
+    whole = DiskReader(load(folder).train).reduced(0)
     views, seen = [(1, 2, 12, 12, 0), (1, 2, 12, 12, 1), (0, 0, 5, 7, 0)], np.empty((3, 12, 12, 3), np.uint8)
     viewed([whole] * 3, views, seen)
     assert (seen[0] == whole[1:13, 2:14]).all()
@@ -145,7 +145,7 @@ def test_crops_lie_inside_and_have_the_sizes_of_the_paper():
     assert (left + width <= 150).all()
     area, ratio = height * width / 15_000, width / height
     assert area.min() > 0.07
-    assert area.mean().item() == pytest.approx(0.51, abs=0.05)  # cut where the picture ends
+    assert area.mean().item() == pytest.approx(0.51, abs=0.05)  # cut where the image ends
     assert 0.7 < ratio.min() < 0.8
     assert 1.2 < ratio[area < 0.3].max() < 1.5
     assert mirrored.float().mean().item() == pytest.approx(0.5, abs=0.03)
@@ -161,27 +161,27 @@ def test_resume_is_exact(start, folder, at, tmp_path):
     assert record(tmp_path / "run") == record(tmp_path / "whole")
 
 
-def test_slices_see_the_pictures_of_the_batch_once_an_epoch(start, folder, monkeypatch):
-    seen, batch = [], PictureFeed.batch
+def test_micro_batches_see_the_images_of_the_batch_once_an_epoch(start, folder, monkeypatch):
+    seen, batch = [], DiskFeed.batch
 
     def noted(self, ids, augments=()):
         seen.extend(ids.tolist() if augments else ())
         return batch(self, ids, augments)
 
-    monkeypatch.setattr(PictureFeed, "batch", noted)
-    fit(start(shards=3), load(folder), mix=None)
+    monkeypatch.setattr(DiskFeed, "batch", noted)
+    fit(start(micro_batches=3), load(folder), mix=None)
     assert sorted(seen) == sorted([*range(42)] * 2)
 
 
 def test_two_processes_and_a_kill_give_the_bits_of_one(folder, tmp_path):
     flags = ("--data", folder, "--net", "Net", "--size", 32, "--epochs", 2, "--batch", 16, "--threads", 1, "--log-every", 1)
-    one = run_recipe("pictures", *flags, "--shards", 2, "--out", "one", cwd=tmp_path)
-    two = run_recipe("pictures", *flags, "--out", "two", cwd=tmp_path, processes=2)
+    one = run_recipe("images", *flags, "--micro-batches", 2, "--out", "one", cwd=tmp_path)
+    two = run_recipe("images", *flags, "--out", "two", cwd=tmp_path, processes=2)
     assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
     assert record(tmp_path / "one") == record(tmp_path / "two")
     (tmp_path / "two/result.json").unlink()
     shutil.rmtree(sorted((tmp_path / "two/checkpoints").iterdir())[-1])
-    again = run_recipe("pictures", *flags, "--shards", 2, "--out", "two", cwd=tmp_path)
+    again = run_recipe("images", *flags, "--micro-batches", 2, "--out", "two", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert record(tmp_path / "one") == record(tmp_path / "two")
 
@@ -194,20 +194,20 @@ def test_train_lines_say_what_was_waited_for(start, folder, tmp_path, monkeypatc
     assert all(0 <= wait <= 1 for wait in waits)
     monkeypatch.setattr("launch.training.finish.WORTH_SAYING", 0.0)
     fit(start(out="slow"), load(folder))
-    assert "of the training's time was waiting for pictures" in capsys.readouterr().out
+    assert "of the training's time was waiting for images" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("slow", "part", "said"),
     [
-        (trivial_augment, 0.5, "50% of the training's time was waiting for pictures, most of it for TrivialAugment: a lighter"),
-        (rand_augment(), 0.5, "waiting for pictures, most of it for RandAugment: a lighter augmentation (recipes/pictures.py: "),
-        (None, 0.5, "50% of the training's time was waiting for pictures: more "),
+        (trivial_augment, 0.5, "50% of the training's time was waiting for images, most of it for TrivialAugment: a lighter"),
+        (rand_augment(), 0.5, "waiting for images, most of it for RandAugment: a lighter augmentation (recipes/custom.py: "),
+        (None, 0.5, "50% of the training's time was waiting for images: more "),
         (trivial_augment, 0.06, ""),  # nothing that a user could gain from
     ],
 )
 def test_what_is_waited_for_is_named_if_it_is_worth_a_word(start, folder, monkeypatch, capsys, slow, part, said):
-    feeds, whole = [], PictureFeed.batch
+    feeds, whole = [], DiskFeed.batch
 
     def noted(self, ids, augments=()):
         feeds.append(self)
@@ -215,7 +215,7 @@ def test_what_is_waited_for_is_named_if_it_is_worth_a_word(start, folder, monkey
         self.reading, self.changing = (0.0, 1.0) if slow else (1.0, 0.5)
         return found
 
-    monkeypatch.setattr(PictureFeed, "batch", noted)
+    monkeypatch.setattr(DiskFeed, "batch", noted)
     monkeypatch.setattr(
         "launch.training.job.Job.waited",
         property(lambda job: part * job.meter.train_seconds, lambda job, value: None),
@@ -223,13 +223,13 @@ def test_what_is_waited_for_is_named_if_it_is_worth_a_word(start, folder, monkey
     )
     fit(start(), load(folder), augment=[random_resized_crop, slow or trivial_augment], mix=None, epochs=1)
     out = capsys.readouterr().out
-    assert said in out if said else "waiting for pictures" not in out
+    assert said in out if said else "waiting for images" not in out
 
 
 def test_the_threads_time_is_told_apart(folder):
     """Reading is decoding and cropping; changing is what comes after."""
     images = load(folder)
-    feed, drawn = PictureFeed(images.train, images.mean, images.std, CPU), EpochDraws(1, len(images.train), CPU)
+    feed, drawn = DiskFeed(images.train, images.mean, images.std, CPU), EpochDraws(1, len(images.train), CPU)
 
     def slow(pixels, ids):
         time.sleep(0.01)
@@ -249,7 +249,7 @@ def test_uneven_classes_are_measured_by_balanced_accuracy_too(start, folder, tmp
     images = load(folder)
     model = fit(start(), images)
     found = result(tmp_path / "run")
-    assert "balanced_accuracy" not in found["test"]  # 3, 4 and 4 pictures
+    assert "balanced_accuracy" not in found["test"]  # 3, 4 and 4 images
     pixels, labels = images.train.some(torch.arange(42))
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (images.mean, images.std))
     with torch.no_grad():
@@ -268,7 +268,7 @@ def test_uneven_classes_are_measured_by_balanced_accuracy_too(start, folder, tmp
 def trained(folder, tmp_path_factory):
     place = tmp_path_factory.mktemp("trained")
     done = run_recipe(
-        "pictures",
+        "images",
         "--data",
         folder,
         "--net",
@@ -282,7 +282,7 @@ def trained(folder, tmp_path_factory):
         "--out",
         "run",
         cwd=place,
-        pictures=True,
+        images=True,
     )
     assert done.returncode == 0, done.stderr
     return place / "run"
@@ -306,9 +306,9 @@ def test_predict_evaluate_and_onnx_see_what_the_training_saw(trained, folder, on
     assert evaluated["loss"] == pytest.approx(logged["loss"], rel=1e-5)
     code, out, error = oneloop("export", trained, "--format", "onnx", "--out", tmp_path / "net.onnx")
     assert code == 0, error
-    session, rule, right = onnxruntime.InferenceSession(tmp_path / "net.onnx"), Rule(32, 64), 0
+    session, rule, right = onnxruntime.InferenceSession(tmp_path / "net.onnx"), ResizeRule(32, 64), 0
     about = json.loads(session.get_modelmeta().custom_metadata_map["oneloop"])
-    assert (about["shape"], about["stored"], about["classes"]) == ([3, 32, 32], 64, ["ant", "bee", "cow"])
+    assert (about["shape"], about["cache_size"], about["classes"]) == ([3, 32, 32], 64, ["ant", "bee", "cow"])
     for path in sorted((folder / "test").rglob("*.jpg")):
         pixels = np.asarray(centred(read(path, rule), rule), dtype=np.float32).transpose(2, 0, 1)[None] / 255
         (logits,) = session.run(["logits"], {"images": pixels})
@@ -321,7 +321,7 @@ def test_predict_evaluate_and_onnx_see_what_the_training_saw(trained, folder, on
 
 @pytest.mark.usefixtures("own_path")
 @pytest.mark.parametrize("there", [("ant", "bee", "cow"), ("ant", "cow"), ("bee",)])
-def test_all_of_other_pictures_are_measured_if_they_are_not_split(trained, oneloop, tmp_path, there):
+def test_all_of_other_images_are_measured_if_they_are_not_split(trained, oneloop, tmp_path, there):
     """Of a folder or a table, classes may be missing, which is said; `predict` on the same files agrees."""
     write_photos(tmp_path / "other", dict.fromkeys(there, 7), start=900)
     files = sorted((tmp_path / "other").rglob("*.jpg"))
@@ -339,7 +339,7 @@ def test_all_of_other_pictures_are_measured_if_they_are_not_split(trained, onelo
             None,
         )
         absent = [name for name in ("ant", "bee", "cow") if name not in there]
-        missing = f"{place}: no test pictures of {', '.join(absent)}: measured without\n"
+        missing = f"{place}: no test images of {', '.join(absent)}: measured without\n"
         assert error == (missing if absent else "")
         assert [each["count"] for each in measured["classes"]] == [7 * (name in there) for name in ("ant", "bee", "cow")]
     code, out, error = oneloop("evaluate", trained, "--data", tmp_path / "other", "--split", "train")
@@ -348,7 +348,7 @@ def test_all_of_other_pictures_are_measured_if_they_are_not_split(trained, onelo
 
 
 @pytest.mark.usefixtures("own_path")
-def test_other_pictures_keep_their_split_and_may_have_no_unknown_class(trained, oneloop, tmp_path):
+def test_other_images_keep_their_split_and_may_have_no_unknown_class(trained, oneloop, tmp_path):
     for split, count in {"train": 5, "val": 4, "test": 3}.items():
         write_photos(tmp_path / "other", {f"{split}/ant": count, f"{split}/bee": count}, start=count * 100)
     for split, count in {"train": 5, "validation": 4, "test": 3}.items():
@@ -360,7 +360,7 @@ def test_other_pictures_keep_their_split_and_may_have_no_unknown_class(trained, 
 
 
 @pytest.mark.usefixtures("own_path")
-def test_the_own_pictures_are_known_where_they_were_moved(trained, folder, oneloop, tmp_path):
+def test_the_own_images_are_known_where_they_were_moved(trained, folder, oneloop, tmp_path):
     """They are split, and measured, as for the training."""
     moved = shutil.copytree(folder, tmp_path / "moved")
     said = {split: json.loads(oneloop("evaluate", trained, "--data", moved, "--split", split, "--json")[1])
@@ -372,7 +372,7 @@ def test_the_own_pictures_are_known_where_they_were_moved(trained, folder, onelo
 
 
 @pytest.mark.usefixtures("own_path")
-def test_predict_needs_no_training_pictures(trained, oneloop, tmp_path, monkeypatch):
+def test_predict_needs_no_training_images(trained, oneloop, tmp_path, monkeypatch):
     shutil.copytree(trained, tmp_path / "run")
     config = json.loads((tmp_path / "run/config.json").read_text())
     config["config"]["data"] = str(tmp_path / "gone")
@@ -387,14 +387,14 @@ def test_bad_files_are_named_before_training_and_left_out_if_told(folder, tmp_pa
     shutil.copytree(folder, tmp_path / "photos")
     write_bad(tmp_path / "photos/train/bee")
     flags = ("--data", "photos", "--net", "Net", "--size", 32, "--epochs", 1, "--batch", 16, "--out", "run")
-    refused = run_recipe("pictures", *flags, cwd=tmp_path)
+    refused = run_recipe("images", *flags, cwd=tmp_path)
     assert refused.returncode == 4
     lines = refused.stderr.strip().splitlines()
     assert "train without them: --skip-bad" in lines[-1]
     assert "bee 8" in lines[-1] or "bee 9" in lines[-1]
     assert any("page.jpg: a web page" in line for line in lines)
     assert not (tmp_path / "run/config.json").exists()
-    done = run_recipe("pictures", *flags, "--skip-bad", cwd=tmp_path)
+    done = run_recipe("images", *flags, "--skip-bad", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     with open(tmp_path / "run/bad.csv", newline="") as file:
         bad = {row["path"]: row["problem"] for row in csv.DictReader(file)}
@@ -405,7 +405,7 @@ def test_bad_files_are_named_before_training_and_left_out_if_told(folder, tmp_pa
     assert {row["split"] for row in rows} == {"train", "validation", "test"}
 
 
-def test_unsplit_pictures_are_split_and_a_split_can_be_given(tmp_path):
+def test_unsplit_images_are_split_and_a_split_can_be_given(tmp_path):
     write_photos(tmp_path / "photos", {"a": 30, "b": 30})
     images = load(tmp_path / "photos", validation=0.2, test=0.1)
     assert images.held == 0.2
@@ -418,13 +418,13 @@ def test_unsplit_pictures_are_split_and_a_split_can_be_given(tmp_path):
     assert load(tmp_path / "moved", validation=0.2, test=0.1).fingerprint == images.fingerprint
 
 
-def test_pictures_in_several_classes_are_said(tmp_path, capsys):
+def test_images_in_several_classes_are_said(tmp_path, capsys):
     write_photos(tmp_path / "photos", {"a": 20, "b": 20})
     load(tmp_path / "photos")
     assert capsys.readouterr().err == ""
     shutil.copy(tmp_path / "photos/a/0003.jpg", tmp_path / "photos/b/same.jpg")
     load(tmp_path / "photos")
-    assert "1 picture is in several classes" in capsys.readouterr().err
+    assert "1 image is in several classes" in capsys.readouterr().err
 
 
 def test_without_a_test_split_validation_is_the_test(folder, tmp_path):
@@ -433,7 +433,7 @@ def test_without_a_test_split_validation_is_the_test(folder, tmp_path):
     assert (len(images.train), len(images.test), images.validation) == (42, 13, None)
 
 
-def test_a_class_weighs_as_if_all_had_as_many_pictures(start, folder, recipe):
+def test_a_class_weighs_as_if_all_had_as_many_images(start, folder, recipe):
     images = load(folder)
     logits, labels = torch.randn(42, 3), images.train.labels
     run = start()
@@ -451,7 +451,7 @@ def test_a_class_weighs_as_if_all_had_as_many_pictures(start, folder, recipe):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_a_mixed_picture_weighs_by_the_classes_in_it(start, folder, recipe, smoothing):
+def test_a_mixed_image_weighs_by_the_classes_in_it(start, folder, recipe, smoothing):
     """A net that knows nothing is as fair to a rare class as to a common one: the loss of one answer for all is least at 1/3."""
     images = load(folder)
     labels, constant = images.train.labels, torch.zeros(3, requires_grad=True)
@@ -472,7 +472,7 @@ def recipe():
 
     from launch.recipe import load as load_recipe
 
-    return load_recipe(ROOT / "recipes/pictures.py")
+    return load_recipe(ROOT / "recipes/custom.py")
 
 
 @pytest.mark.parametrize(
@@ -540,13 +540,13 @@ def test_modes_train_what_they_say(start, recipe, tmp_path, monkeypatch):
     assert rest[1][-1][0] == pytest.approx(0.01)
 
 
-def test_a_picture_that_changes_during_training_is_named(folder, tmp_path, monkeypatch):
+def test_a_image_that_changes_during_training_is_named(folder, tmp_path, monkeypatch):
     shutil.copytree(folder, tmp_path / "photos")
     monkeypatch.setenv(LIMIT, "0")
     monkeypatch.setenv("ONELOOP_CACHE", str(tmp_path / "cache"))
     images = load(tmp_path / "photos")
     (tmp_path / "photos/test/bee" / sorted((tmp_path / "photos/test/bee").iterdir())[0].name).unlink()
-    feed = PictureFeed(images.test, images.mean, images.std, CPU)
+    feed = DiskFeed(images.test, images.mean, images.std, CPU)
     with pytest.raises(Refused, match=r"test/bee/\d+\.jpg cannot be decoded any more") as refused:
         feed.batch(torch.arange(11))
     assert refused.value.code == 4
@@ -554,7 +554,7 @@ def test_a_picture_that_changes_during_training_is_named(folder, tmp_path, monke
 
 def test_the_first_line_names_the_classes_and_folders_of_a_split_are_refused(folder, tmp_path, capsys):
     load(folder)
-    said = f"{folder}: 3 classes: ant, bee, cow; pictures: 42 train, 13 validation, 11 test\n"
+    said = f"{folder}: 3 classes: ant, bee, cow; images: 42 train, 13 validation, 11 test\n"
     assert capsys.readouterr().out == said
     load(folder, classes=("ant", "bee", "cow"), main=True)  # as `oneloop predict` rebuilds a run
     load(folder, main=False)

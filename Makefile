@@ -1,5 +1,5 @@
 # `make demo` trains and `make check` tests: both make an environment first and install what they need. The others take minutes or hours.
-.PHONY: demo check bench bench-images gpu ray scale claims mutants methods
+.PHONY: demo check bench bench-images gpu ray scale claims mutants ablations
 
 PYTHON ?= python3
 VENV ?= $(or $(VIRTUAL_ENV),.venv)
@@ -45,10 +45,10 @@ scale:  # what a network costs a step, over shaped links, beside a model: as roo
 mutants:  # each hand-written fault against the tests that should notice it; some minutes
 	python benchmarks/mutants.py
 
-methods:  # the table and the image of docs/training.md; half an hour on 2 cores; resumes where it stopped
+ablations:  # the table and the plot of docs/training.md; half an hour on 2 cores; resumes where it stopped
 	oneloop sweep recipes/ablations.py --data $(DATA) --config_file launch/gpu.yaml --threads 1 --at-once 2 --seed 1 2 3 4 5 \
 		--method none smoothing mixup cutmix crop ema cosine adamw muon
-	oneloop compare runs/methods --against none
+	oneloop compare runs/ablations --against none
 
 DATA ?= hub
 claims:  # reproduces the documents' numbers and writes docs/results.md; hours on a CPU; resumes where it stopped

@@ -36,7 +36,7 @@ from torch import nn
 from launch import Run
 from launch.data.augment import Augment, crop_and_flip
 from launch.data.dataset import Split
-from launch.data.images import MemoryFeed, Images
+from launch.data.images import Images, MemoryFeed
 from launch.data.order import order
 from launch.training.state import Meter
 from launch.training.step import Step

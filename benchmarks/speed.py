@@ -39,7 +39,7 @@ from torch import nn
 
 from launch import Run
 from launch.data.dataset import Split
-from launch.data.images import MemoryFeed, Images
+from launch.data.images import Images, MemoryFeed
 from launch.data.order import order
 from launch.processes import Stop
 from launch.training.state import Meter
@@ -107,7 +107,8 @@ def bare(work: str, precision: str) -> Callable[[], object]:
     model = (net or MnistShaped)().to(run.accelerator.device, memory_format=torch.channels_last)
     model = run.accelerator.prepare_model(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, fused=True)
-    pixels, labels = MemoryFeed(images.train, images, run.accelerator.device).batch(torch.arange(batch).to(run.accelerator.device))
+    device = run.accelerator.device
+    pixels, labels = MemoryFeed(images.train, images, device).batch(torch.arange(batch).to(device))
 
     def one():
         loss = F.cross_entropy(model(pixels), labels)

@@ -54,7 +54,7 @@ def main(
     seed: int = 1,
     processes: tuple[int, ...] = (1, 2),
     image: Path | None = None,
-    recipe: Literal["cifar2", "images"] = "cifar2",
+    recipe: Literal["cifar2", "custom"] = "cifar2",
 ) -> None:
     """Train, kill and compare; exit 1 if the runs differ.
 
@@ -69,10 +69,11 @@ def main(
         recipe: which one is trained; data, net and image are cifar2's.
     """
     groups = [group for group in (tuple(n for n in processes if n <= 2), *((n,) for n in processes if n > 2)) if group]
-    flags = ["--data", data, "--net", net, "--epochs", str(epochs), "--micro-batches", str(math.lcm(*processes)), "--threads", "1"]
+    flags = ["--data", data, "--net", net, "--epochs", str(epochs)]
+    flags += ["--micro-batches", str(math.lcm(*processes)), "--threads", "1"]
     flags += ["--save-every", "20", "--log-every", "10", "--wandb", "disabled"]
     chance, sound = random.Random(seed), True
-    if recipe == "images":
+    if recipe == "custom":
         with tempfile.TemporaryDirectory(prefix="oneloop-torture-") as place:
             sys.exit(0 if torture_images(groups, kills, epochs, math.lcm(*processes), chance, Path(place)) else 1)
     for number, group in enumerate(groups):
@@ -145,7 +146,8 @@ def torture_images(
     """Whether every mode on every group of numbers of processes ends with one digest, whatever is killed. Prints them."""
     data = photographs(place / "photos")
     common = ["--data", str(data), "--skip-bad", "--net", "CifarResNet", "--size", "16", "--epochs", str(epochs)]
-    common += ["--batch", str(4 * micro_batches), "--micro-batches", str(micro_batches), "--threads", "1", "--save-every", "2", "--log-every", "1"]
+    common += ["--batch", str(4 * micro_batches), "--micro-batches", str(micro_batches)]
+    common += ["--threads", "1", "--save-every", "2", "--log-every", "1"]
     common += [
         "--ema",
         "0.9",

@@ -18,6 +18,7 @@ import tyro
 from . import source_copy
 from .console import complain
 from .errors import Refused, exhausted, first_line
+from .old_names import flags_of_today
 from .processes import first_to_say, follow_launcher, launched, lost_process, main_here
 from .run import Run
 
@@ -34,7 +35,7 @@ def parse(main: Callable[..., Any], args: Sequence[str] | None = None, prog: str
     def options(run: Run, **chosen: Any) -> tuple[Run, dict[str, Any]]:
         return run, chosen
 
-    words = _flags_as_tyro_has_them(main, sys.argv[1:] if args is None else args)
+    words = _flags_as_tyro_has_them(main, flags_of_today(sys.argv[1:] if args is None else args))
     title, _, header = (sys.modules[main.__module__].__doc__ or "").partition("\n")
     return tyro.cli(
         options,

@@ -19,6 +19,7 @@ from .data.images import Images
 from .environment import LIBRARIES
 from .errors import Refused
 from .files import write_atomically
+from .old_names import options_to_hash
 from .report.runs import FORMAT, last_launch, read_json, recorded_json
 
 NOT_A_PATH = ("hub", "synthetic")  # of --data
@@ -34,13 +35,16 @@ class RunFolder(NamedTuple):
     result: dict | None
 
 
-def find_folder(config: dict, out: Path | None, *, fresh: bool, world: int, texts: dict[str, str], accept_edit: bool) -> RunFolder:
+def find_folder(
+    config: dict, out: Path | None, *, fresh: bool, world: int, texts: dict[str, str], accept_edit: bool
+) -> RunFolder:
     """The folder for a run of this `config` on `world` processes. Writes nothing; main process only. Raises Refused (2, 4).
 
     `out`, `fresh` and `accept_edit` are the flags, `texts` the run's code as `code.sources` returns it.
     """
     text = json.dumps(config, sort_keys=True, default=str)
-    short = hashlib.sha256(text.encode()).hexdigest()[:8]
+    hashed = json.dumps(options_to_hash(config), sort_keys=True, default=str)
+    short = hashlib.sha256(hashed.encode()).hexdigest()[:8]
     folder = out or Path("runs") / config["recipe"] / f"{config.get('net', config['recipe'])}-{short}"
     if not folder.name and not (folder := folder.resolve()).name:
         raise Refused("--out / cannot be a run folder; name a folder inside it", 2)
@@ -98,7 +102,9 @@ def siblings(folder: Path, config: dict, micro_batches: int, fingerprint: str, a
             yield path.parent, recorded
 
 
-def same_data_beside(folder: Path, config: dict, micro_batches: int, fingerprint: str, texts: dict[str, str]) -> tuple[Path, str] | None:
+def same_data_beside(
+    folder: Path, config: dict, micro_batches: int, fingerprint: str, texts: dict[str, str]
+) -> tuple[Path, str] | None:
     """The newest run beside `folder` whose data were moved since, as their sha256 says: its folder and its --data."""
     if config["data"] in NOT_A_PATH:
         return None
@@ -147,7 +153,14 @@ def check_data(folder: Path, recorded: dict, images: Images, loaded: list[str]) 
 
 
 def record_launch(
-    folder: Path, config: dict, micro_batches: int, texts: dict[str, str], images: Images, facts: dict, launch: dict, loaded: list[str]
+    folder: Path,
+    config: dict,
+    micro_batches: int,
+    texts: dict[str, str],
+    images: Images,
+    facts: dict,
+    launch: dict,
+    loaded: list[str],
 ) -> list[str]:
     """Record a launch in config.json, which is made for the first; returns what to tell the user. Raises Refused (4), OSError.
 

@@ -23,6 +23,7 @@ from .environment import environment
 from .errors import Finished, Refused, first_line, public_address
 from .files import write_atomically
 from .folder import RunFolder, check_data, find_folder, lock_folder, record_launch, same_data_beside
+from .old_names import options_to_hash
 from .processes import (
     START_SECONDS,
     StopWhen,
@@ -63,7 +64,7 @@ class Run:
     fresh: bool = False
     """Start over in a new folder beside the existing one."""
     micro_batches: int = 0
-    """Micro-batches that each batch is cut into and processes share; 0: one per process. A run keeps the number it began with."""
+    """Micro-batches that each batch is cut into and processes share; 0: one per process. A run keeps its number."""
     threads: int = 0
     """CPU threads per process; 0: the machine's cores divided by its processes."""
     save_every: int = 0
@@ -124,7 +125,8 @@ class Run:
         if result is None and self.micro_batches % self.world:
             fit = [str(number) for number in range(1, self.micro_batches + 1) if self.micro_batches % number == 0]
             raise Refused(
-                f"{self.folder} cuts each batch into {self.micro_batches} micro-batches, which {self.world} processes cannot share evenly; "
+                f"{self.folder} cuts each batch into {self.micro_batches} micro-batches, which {self.world} processes cannot "
+                "share evenly; "
                 f"{', '.join(fit)} can. --micro-batches N with --fresh starts a new run with N micro-batches",
                 4,
             )
@@ -133,7 +135,8 @@ class Run:
 
     def configure(self, recipe: str, options: dict[str, Any], precision: str) -> None:
         """Check the flags, and set `config`, which names the run folder. Raises Refused (2)."""
-        least_of = {"limit": 0, "micro_batches": 0, "threads": 0, "save_every": 0, "eval_every": 1, "log_every": 0, "max_seconds": 0}
+        whole = "limit", "micro_batches", "threads", "save_every", "eval_every", "log_every", "max_seconds"
+        least_of = dict.fromkeys(whole, 0) | {"eval_every": 1}
         for name, least in least_of.items():
             if (value := getattr(self, name)) < least:
                 raise Refused(f"--{name.replace('_', '-')} must be at least {least}, it is {_short(value)}", 2)
@@ -258,7 +261,7 @@ class Run:
         `other` are options in place of this run's.
         """
         parts = self.config | {"seed": self.seed, "micro_batches": self.micro_batches, "fingerprint": fingerprint} | other
-        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(options_to_hash(parts), sort_keys=True, default=str).encode()).hexdigest()
 
     def stage(self, name: str) -> "Run":
         """This run, with the folder `name` inside its own. Collective."""

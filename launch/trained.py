@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import Refused, first_line, printable
+from .old_names import options_of_today
 from .recipe import find as find_recipe
 from .recipe import load as load_recipe
 from .recipe import run_until_train
@@ -24,7 +25,7 @@ from .report.runs import Record, chooser, command, read, read_json, read_metrics
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from .data.images import MemoryFeed, Images
+    from .data.images import Images, MemoryFeed
     from .data.resize import ResizeRule
     from .run import Run
 
@@ -211,7 +212,7 @@ def _about(path: Path) -> dict:
     try:
         with open(path, "rb") as file:  # not with safetensors' own function: it needs a UTF-8 path
             length = int.from_bytes(file.read(8), "little")
-            about = json.loads(json.loads(file.read(min(length, MOST_METADATA)))["__metadata__"]["oneloop"])
+            about = options_of_today(json.loads(json.loads(file.read(min(length, MOST_METADATA)))["__metadata__"]["oneloop"]))
         about = {name: about[name] for name in ("recipe", "net", "classes", "mean", "std", "shape", "size")} | {
             "cache_size": about.get("cache_size", 0),
             "white": about.get("white", 0),

@@ -15,7 +15,7 @@ from torchvision import models
 from torchvision.models.resnet import ResNet
 
 AUXILIARY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}  # heads that help a deep net to train
-# The smallest height and width, in pixels, by prefix of the name; below it some stage has no pixels left. RunFolder by trial, as the
+# The smallest height and width, in pixels, by prefix of the name; below it some stage has no pixels left. Found by trial, as the
 # test does.
 MINIMUM = {
     "alexnet": 63, "convnext": 32, "densenet": 29, "googlenet": 15, "inception_v3": 75, "maxvit": 224, "squeezenet1_0": 21,

@@ -6,7 +6,7 @@ Data    CIFAR-10, birds and airplanes only: 10,000 training and 2,000 test image
 Expect  docs/training.md has the table and the plot of five seeds
 Run     accelerate launch recipes/ablations.py --method crop
         oneloop sweep recipes/ablations.py --method none smoothing mixup cutmix crop ema cosine adamw muon --seed 1 2 3 4 5
-        make methods
+        make ablations
 
 Each method is added to plain SGD at the book's constant rate; one that brings a rate of its own has the usual one.
 """

@@ -3,8 +3,8 @@
 Source  Jordan: 94% on CIFAR-10 in 3.29 Seconds on a Single GPU (arXiv:2404.00498); settings of airbench94_muon.py at
         github.com/KellerJordan/cifar10-airbench, which trains 8 epochs, and the whitening layer's bias in the first 3 alone
 Data    CIFAR-10: 50,000 training and 10,000 test images, (3, 32, 32)
-Expect  test accuracy 0.9411 ± 0.0024 over six views of each image, 0.9330 ± 0.0024 over one (3 seeds, bf16, --micro-batches 4: micro-batches
-        of 500, about 10 minutes on 2 CPU cores)
+Expect  test accuracy 0.9411 ± 0.0024 over six views of each image, 0.9330 ± 0.0024 over one (3 seeds, bf16, --micro-batches 4:
+        about 10 minutes on 2 CPU cores)
 Run     accelerate launch --config_file launch/gpu.yaml recipes/cifar10_fast.py --micro-batches 4
 """
 

@@ -38,8 +38,8 @@ def main(run: Run, epochs: int = 10, batch: int = 64, lr: float = 1e-2):
 
     def draw(folder: Path) -> None:
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (images.mean, images.std))
-        plot = images.test.pixels[images.test.labels.tolist().index(1)].float() / 255
-        image = ((plot - mean) / std)[None]
+        pixels = images.test.pixels[images.test.labels.tolist().index(1)].float() / 255
+        image = ((pixels - mean) / std)[None]
         kernels = {
             "random": random_kernel,
             "1/9: three times the mean": blur(1 / 9),
@@ -49,8 +49,8 @@ def main(run: Run, epochs: int = 10, batch: int = 64, lr: float = 1e-2):
         seen = [(name, F.conv2d(image, kernel, padding=1)[0, 0]) for name, kernel in kernels.items()]
         with torch.no_grad():
             features = torch.tanh(model.conv1(image.to(model.conv1.weight.device)))[0].cpu()
-        maps(folder / "filters.png", [("image", plot), *seen], columns_per_row=5)
-        maps(folder / "features.png", [("image", plot), *((f"map {i}", m) for i, m in enumerate(features))], 6)
+        maps(folder / "filters.png", [("image", pixels), *seen], columns_per_row=5)
+        maps(folder / "features.png", [("image", pixels), *((f"map {i}", m) for i, m in enumerate(features))], 6)
 
     train(run, model, images, optimizer, epochs=epochs, batch=batch, draw=draw)
 

@@ -86,7 +86,7 @@ def main(
         source: Start from these weights: a .safetensors file, a state dict saved by torch, a URL or a run folder.
         sha256: Expected sha256 of a source at a URL.
         size: Height and width that the net sees, in pixels.
-        stored: Shorter side of the images as they are kept, in pixels; 0: twice the size.
+        cache_size: Shorter side of the images as they are kept, in pixels; 0: twice the size.
         white: Pixel value of 16-bit grey images that is white, such as 4095 for 12 bits; 0: 65535.
         split: A table with the columns path and split, such as the split.csv of another run.
         test: Fraction of the images to test on, where they are not split.
@@ -106,7 +106,7 @@ def main(
         raise Refused(f"--mode {mode} {wants}", 2)
     if epochs < (2 if mode == "gradual" else 1):
         raise Refused("--epochs must be at least 1, and at least 2 for --mode gradual, which trains twice", 2)
-    rule = rule_for(size, stored, white)
+    rule = rule_for(size, cache_size, white)
     if not 0 <= white <= 65535:
         raise Refused(f"--white must be from 0 to 65535, it is {white}", 2)
     if not 0 < size <= rule.cache_size:

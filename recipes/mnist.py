@@ -30,8 +30,8 @@ DOCUMENT_002 = {
     "MnistNet60": partial(MnistNet, hidden=60),
     "MnistNetWide": partial(MnistNet, chans1=32, chans2=64, hidden=100),
 }
-BACKBONE_LR = {net.__name__: net for net in (LectureNet, InceptionNet, ResidualNet, LeNet5)}
-NETS = DOCUMENT_002 | BACKBONE_LR
+OTHERS = {net.__name__: net for net in (LectureNet, InceptionNet, ResidualNet, LeNet5)}
+NETS = DOCUMENT_002 | OTHERS
 
 
 def main(

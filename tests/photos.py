@@ -55,7 +55,7 @@ def write_bad(folder: Path) -> None:
         "truncated.jpg": whole[: len(whole) // 2],
         "truncated.png": png.getvalue()[:5000],
         "empty.jpg": b"",
-        "page.jpg": b"\n<!DOCTYPE html><html><body>404 Not RunFolder</body></html>",
+        "page.jpg": b"\n<!DOCTYPE html><html><body>404 Not Found</body></html>",
         "bomb.png": b"\x89PNG\r\n\x1a\n" + bomb,
         "letter.jpg": b"Dear Sir or Madam, " * 40,
         "phone.heic": struct.pack(">I", 24) + b"ftypheic" + bytes(200),

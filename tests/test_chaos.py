@@ -143,7 +143,8 @@ def test_silent_process_ends_the_job_in_bounded_time(reference, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("processes", "rank", "named"), [(2, 1, "micro-batch 1, process 1"), (2, 0, "micro-batch 0, process 0"), (None, 0, "micro-batch 0")]
+    ("processes", "rank", "named"),
+    [(2, 1, "micro-batch 1, process 1"), (2, 0, "micro-batch 0, process 0"), (None, 0, "micro-batch 0")],
 )
 def test_one_broken_image_stops_all_before_the_update(processes, rank, named, reference, tmp_path):
     chaos = ("--rank", rank, "--at", "step=8", "--do", "NAN")
@@ -233,7 +234,8 @@ def test_error_on_one_process_hangs_nobody(tmp_path):
 def test_four_processes_are_one_up_to_rounding(tmp_path):
     """More than two add up the gradients in another order; a run that four began, one goes on with."""
     assert launched("--micro-batches", 4, "--out", "one", cwd=tmp_path)[0] == 0
-    code, output = launched("--micro-batches", 4, cwd=tmp_path, processes=4, chaos=("--rank", 3, "--at", "step=15", "--do", "SIGKILL"))
+    chaos = "--rank", 3, "--at", "step=15", "--do", "SIGKILL"
+    code, output = launched("--micro-batches", 4, cwd=tmp_path, processes=4, chaos=chaos)
     assert code != 0, output
     assert launched("--micro-batches", 4, cwd=tmp_path)[0] == 0
     one, four = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "run"))

@@ -47,7 +47,7 @@ SWITCHES = {
 @pytest.mark.parametrize("flags", SWITCHES)
 def test_a_flag_that_is_on_or_off_takes_what_users_type(flags, recipes):
     words = ["--data", "x", *flags.split(), "--wandb_artifacts=no", "--fresh", "--size", "32"]
-    run, options = parse(recipes["images"].main, words)
+    run, options = parse(recipes["custom"].main, words)
     assert (options["pretrained"], options["size"], run.fresh, run.wandb_artifacts) == (SWITCHES[flags], 32, True, False)
 
 
@@ -57,7 +57,7 @@ def test_another_value_of_it_is_one_line(flag, rank, recipes, monkeypatch, capsy
     if rank:
         monkeypatch.setenv("RANK", rank)
     with pytest.raises(SystemExit) as ended:
-        parse(recipes["images"].main, ["--data", "x", flag])
+        parse(recipes["custom"].main, ["--data", "x", flag])
     assert ended.value.code == 2
     said = capsys.readouterr().err
     assert said.startswith(f"{flag}: this flag is on or off: --")
@@ -68,7 +68,7 @@ def test_images_need_data(recipes, capsys):
     """And neither its help nor its usage names a data set that it would refuse."""
     for flags, code in ((["--help"], 0), ([], 2)):
         with pytest.raises(SystemExit) as ended:
-            parse(recipes["images"].main, flags)
+            parse(recipes["custom"].main, flags)
         assert (ended.value.code or 0) == code
         said = " ".join("".join(capsys.readouterr()).split())
         assert "--data" in said
@@ -80,14 +80,14 @@ def test_validation_0_is_none_and_a_run_of_its_own(recipes, tmp_path):
     write_photos(tmp_path / "set", {"ant": 20, "bee": 20})
     splits, folders, reached = {}, {}, []
     for flags in ((), ("--validation", "0"), ("--validation", "0.2")):
-        run, options = parse(recipes["images"].main, ["--data", str(tmp_path / "set"), "--net", "Net", "--size", "32", *flags])
-        run.configure("images", options, "no")
+        run, options = parse(recipes["custom"].main, ["--data", str(tmp_path / "set"), "--net", "Net", "--size", "32", *flags])
+        run.configure("custom", options, "no")
         folders[flags] = run.find_folder().folder
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(recipes["images"], "train", lambda run, model, images, *_, **__: reached.append(images))
+            patch.setattr(recipes["custom"], "train", lambda run, model, images, *_, **__: reached.append(images))
             run.opened = True
             run.accelerator = SimpleNamespace(device=torch.device("cpu"))
-            recipes["images"].main(run, **options)
+            recipes["custom"].main(run, **options)
         splits[flags] = reached[-1]
     validation = {flags: 0 if images.validation is None else len(images.validation) for flags, images in splits.items()}
     assert validation[()] > 0
@@ -134,8 +134,8 @@ def test_a_share_of_one_or_more_and_an_empty_batch_are_refused_before_the_run_fo
     refused = {("--ema", "1"): "less than 1", ("--ema", "1.5"): "less than 1", ("--smoothing", "2"): "less than 1"}
     for (flag, value), why in (refused | {("--batch", "0"): "at least 1"}).items():
         given = ["--data", "synthetic", "--net", "Net", "--size", "32", "--epochs", "1", "--limit", "16", flag, value]
-        monkeypatch.setattr(sys, "argv", [recipes["images"].__file__, *given])
-        code, said = ended(lambda: cli(recipes["images"].main))
+        monkeypatch.setattr(sys, "argv", [recipes["custom"].__file__, *given])
+        code, said = ended(lambda: cli(recipes["custom"].main))
         assert (code, said.count("\n")) == (2, 1), said
         assert f"{flag} must be {why}, it is {value}" in said
         assert list(tmp_path.iterdir()) == []
@@ -207,7 +207,7 @@ def whole(folder) -> bool:
 
 
 SMALL = {"--data": "synthetic", "--limit": "16", "--batch": "8", "--threads": "1", "--out": "out", "--wandb": "disabled"}
-FEW = {"images": {"--net": "Net", "--size": "32"}, "transfer": {"--size": "32"}, "fashion_nin": {"--limit": "2"}}
+FEW = {"custom": {"--net": "Net", "--size": "32"}, "transfer": {"--size": "32"}, "fashion_nin": {"--limit": "2"}}
 
 
 @pytest.fixture

@@ -87,7 +87,8 @@ def test_the_defaults_are_those_that_the_docs_describe(asked):
 
 
 def test_every_flag_reaches_the_training(asked):
-    (call,) = asked(epochs=6, batch=9, lr=0.5, weight_decay=0.25, ema=0.5, patience=3, constant=True, cache_size=24, smoothing=0.3)
+    chosen = {"lr": 0.5, "weight_decay": 0.25, "ema": 0.5, "patience": 3, "constant": True, "smoothing": 0.3}
+    (call,) = asked(epochs=6, batch=9, cache_size=24, **chosen)
     assert (call.epochs, call.batch, call.ema, call.patience, call.schedule) == (6, 9, 0.5, 3, None)
     assert {(group["lr"], group["weight_decay"]) for group in call.groups} == {(0.5, 0.25), (0.5, 0.0)}
     assert call.images.train.rule.cache_size == 24
@@ -142,7 +143,7 @@ def test_flags_about_the_images_reach_them(asked, folder, tmp_path):
         found = asked(data=table, columns=("image=image", "label=animal"), skip_bad=True)[0].images
         assert (found.classes, sum(len(getattr(found, name)) for name in sizes)) == (("ant", "bee"), 42)
         with pytest.raises(Refused, match="it takes image=NAME, label=NAME and split=NAME") as refused:
-            asked(data=table, columns=("image=image",))
+            asked(data=table, columns=("picture=image",))
         assert refused.value.code == 2
     finally:
         table.unlink()

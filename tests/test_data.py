@@ -8,8 +8,8 @@ import torch
 
 from launch.data.augment import EpochDraws, crop_and_flip
 from launch.data.dataset import Split
-from launch.data.images import MemoryFeed, Images, resized
-from launch.data.order import micro_batch_bounds, draws, folds, order, micro_batch_seed
+from launch.data.images import Images, MemoryFeed, resized
+from launch.data.order import draws, folds, micro_batch_bounds, micro_batch_seed, order
 from launch.errors import Refused
 
 GOLDEN_ORDER = [3, 5, 2, 7, 0, 6, 1, 4]
@@ -153,7 +153,7 @@ def test_order_takes_any_seed_and_the_epoch_is_not_the_seed():
     assert order(61, seed=0, epoch=1).tolist() != order(61, seed=1, epoch=0).tolist()
     assert order(61, seed=1, epoch=2).dtype == torch.int64
     assert micro_batch_seed(0, 1, 2) != micro_batch_seed(1, 0, 2) != micro_batch_seed(1, 2, 0)
-    assert all(0 <= micro_batch_seed(seed, step, 0) < 2**63 for seed in range(8) for step in range(8))  # what torch.Generator accepts
+    assert all(0 <= micro_batch_seed(seed, step, 0) < 2**63 for seed in range(8) for step in range(8))  # as torch.Generator takes
 
 
 def test_draws_never_change():

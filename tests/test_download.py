@@ -157,7 +157,7 @@ def test_a_server_that_does_not_answer_is_given_up_on(monkeypatch):
         refusal(1, "timed out", f"{gone.rpartition(':')[0]}:{silent.getsockname()[1]}/w", "0" * 64)
 
 
-@pytest.mark.parametrize("beginning", [b"", b"HTTP/1.1 200 OK\r\nX-Long: ", b"HTTP/1.1 302 RunFolder\r\nLocation: /"])
+@pytest.mark.parametrize("beginning", [b"", b"HTTP/1.1 200 OK\r\nX-Long: ", b"HTTP/1.1 302 Found\r\nLocation: /"])
 def test_a_server_that_drips_its_headers_is_not_waited_for(monkeypatch, beginning):
     """Each byte is in time; the response is not."""
     monkeypatch.setattr(download, "ANSWER_SECONDS", 0.4)
@@ -227,7 +227,7 @@ def test_messages_keep_secrets(tmp_path):
     }
     with served({"/w": (404, {}, b""), "/html": b"<html>secret", **away}) as (address, _):
         for where in (address, address.replace("//", "//user:secret@"), address.replace("//", "//secret@")):
-            assert f"{address}/w: HTTP 404 Not RunFolder;" in refusal(1, "404", f"{where}/w?key=secret#secret", "0" * 64)
+            assert f"{address}/w: HTTP 404 Not Found;" in refusal(1, "404", f"{where}/w?key=secret#secret", "0" * 64)
             for path in (*away, "/with space"):
                 assert "secret" not in refusal(1, "cannot download", f"{where}{path}?key=secret", "0" * 64)
             for found, code, source, *digest in (

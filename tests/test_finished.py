@@ -71,7 +71,7 @@ CHANGES = {
 
 
 def test_labels_splits_and_images_that_changed_are_refused(command, table, tmp_path):
-    code, said = command("images", *FLAGS)
+    code, said = command("custom", *FLAGS)
     assert code == 0, said
     (folder,) = (tmp_path / "runs/custom").iterdir()
     config, before = (folder / "config.json").read_bytes(), sorted(folder.rglob("*"))
@@ -79,17 +79,17 @@ def test_labels_splits_and_images_that_changed_are_refused(command, table, tmp_p
     assert commands.main([*sweep, "--on", "slurm"]) == 0  # nothing is left to submit
     for change in CHANGES.values():
         table(change)
-        code, said = command("images", *FLAGS)
+        code, said = command("custom", *FLAGS)
         assert code == 4
         assert "was trained on other data" in said
         assert "--fresh starts over" in said
         assert "already finished" not in said
     table()
-    code, said = command("images", *FLAGS)
+    code, said = command("custom", *FLAGS)
     assert code == 0
     assert said.startswith("already finished: Net, 1 epochs")
     shutil.copy(tmp_path / "ant/0000.jpg", tmp_path / "ant/0001.jpg")  # another image, the same name
-    assert command("images", *FLAGS)[0] == 4
+    assert command("custom", *FLAGS)[0] == 4
     assert (folder / "config.json").read_bytes() == config
     assert sorted(folder.rglob("*")) == before
 
@@ -99,18 +99,18 @@ def test_an_edited_split_file_is_refused(command, tmp_path):
     rows = [f"{path},{SPLITS[number % 4]}\n" for number, (path, _) in enumerate(PHOTOS)]
     (tmp_path / "split.csv").write_text("path,split\n" + "".join(rows))
     flags = ("--data", "set", "--split", "split.csv", *FLAGS[2:])
-    assert command("images", *flags)[0] == 0
-    assert "already finished" in command("images", *flags)[1]
+    assert command("custom", *flags)[0] == 0
+    assert "already finished" in command("custom", *flags)[1]
     (tmp_path / "split.csv").write_text("path,split\n" + "".join(rows).replace("test", "val", 1))
-    code, said = command("images", *flags)
+    code, said = command("custom", *flags)
     assert (code, "was trained on other data" in said) == (4, True)
 
 
 def test_data_that_are_gone_keep_the_result_and_it_is_said(command, table, tmp_path, capsys):
-    assert command("images", *FLAGS)[0] == 0
+    assert command("custom", *FLAGS)[0] == 0
     for lost in ("ant", "bee", "table.csv"):  # a part of the images is other data
         shutil.move(tmp_path / lost, tmp_path / f"moved-{lost}")
-        code, said = command("images", *FLAGS)
+        code, said = command("custom", *FLAGS)
         assert (code, "already finished" in said) == ((4, False) if lost == "ant" else (0, True)), said
         if lost != "ant":
             assert said.count("its data cannot be compared with those that it was trained on: ") == 1
@@ -129,7 +129,7 @@ def test_a_sweep_starts_a_finished_cell_whose_data_changed(command, table, tmp_p
             return subprocess.Popen(["sh", "-c", "echo was trained on other data >&2; exit 4"], stderr=file)
 
     monkeypatch.setattr(sweep_cells, "_start", start)
-    assert command("images", *FLAGS)[0] == 0
+    assert command("custom", *FLAGS)[0] == 0
     table(CHANGES["two labels corrected"])
     sweep = ["sweep", str(ROOT / "recipes/custom.py"), *map(str, FLAGS), "--threads", "1", "--wandb", "disabled"]
     assert commands.main(sweep) == 1
@@ -140,7 +140,7 @@ def test_a_sweep_starts_a_finished_cell_whose_data_changed(command, table, tmp_p
 
 
 @pytest.mark.usefixtures("few_synthetic")
-@pytest.mark.parametrize("recipe", ["images", "transfer", "cifar10"])
+@pytest.mark.parametrize("recipe", ["custom", "transfer", "cifar10"])
 def test_other_weights_to_begin_with_are_refused(recipe, command, tmp_path):
     """Of a finished run and of one that goes on; weights that are gone keep the result."""
     from nets.residual import CifarResNet
@@ -151,7 +151,7 @@ def test_other_weights_to_begin_with_are_refused(recipe, command, tmp_path):
 
     weights(1)
     flags = {
-        "images": ("--net", "CifarResNet", "--mode", "frozen", "--size", 32, "--source", "source.safetensors", "--epochs", 1),
+        "custom": ("--net", "CifarResNet", "--mode", "frozen", "--size", 32, "--source", "source.safetensors", "--epochs", 1),
         "transfer": ("--mode", "frozen", "--few", 16, "--source", "source.safetensors", "--epochs", 1),
         "cifar10": ("--weights", "source.safetensors", "--epochs", 0),
     }[recipe]

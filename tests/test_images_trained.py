@@ -175,13 +175,13 @@ def test_micro_batches_see_the_images_of_the_batch_once_an_epoch(start, folder, 
 
 def test_two_processes_and_a_kill_give_the_bits_of_one(folder, tmp_path):
     flags = ("--data", folder, "--net", "Net", "--size", 32, "--epochs", 2, "--batch", 16, "--threads", 1, "--log-every", 1)
-    one = run_recipe("images", *flags, "--micro-batches", 2, "--out", "one", cwd=tmp_path)
-    two = run_recipe("images", *flags, "--out", "two", cwd=tmp_path, processes=2)
+    one = run_recipe("custom", *flags, "--micro-batches", 2, "--out", "one", cwd=tmp_path)
+    two = run_recipe("custom", *flags, "--out", "two", cwd=tmp_path, processes=2)
     assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
     assert record(tmp_path / "one") == record(tmp_path / "two")
     (tmp_path / "two/result.json").unlink()
     shutil.rmtree(sorted((tmp_path / "two/checkpoints").iterdir())[-1])
-    again = run_recipe("images", *flags, "--micro-batches", 2, "--out", "two", cwd=tmp_path)
+    again = run_recipe("custom", *flags, "--micro-batches", 2, "--out", "two", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert record(tmp_path / "one") == record(tmp_path / "two")
 
@@ -268,7 +268,7 @@ def test_uneven_classes_are_measured_by_balanced_accuracy_too(start, folder, tmp
 def trained(folder, tmp_path_factory):
     place = tmp_path_factory.mktemp("trained")
     done = run_recipe(
-        "images",
+        "custom",
         "--data",
         folder,
         "--net",
@@ -387,14 +387,14 @@ def test_bad_files_are_named_before_training_and_left_out_if_told(folder, tmp_pa
     shutil.copytree(folder, tmp_path / "photos")
     write_bad(tmp_path / "photos/train/bee")
     flags = ("--data", "photos", "--net", "Net", "--size", 32, "--epochs", 1, "--batch", 16, "--out", "run")
-    refused = run_recipe("images", *flags, cwd=tmp_path)
+    refused = run_recipe("custom", *flags, cwd=tmp_path)
     assert refused.returncode == 4
     lines = refused.stderr.strip().splitlines()
     assert "train without them: --skip-bad" in lines[-1]
     assert "bee 8" in lines[-1] or "bee 9" in lines[-1]
     assert any("page.jpg: a web page" in line for line in lines)
     assert not (tmp_path / "run/config.json").exists()
-    done = run_recipe("images", *flags, "--skip-bad", cwd=tmp_path)
+    done = run_recipe("custom", *flags, "--skip-bad", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     with open(tmp_path / "run/bad.csv", newline="") as file:
         bad = {row["path"]: row["problem"] for row in csv.DictReader(file)}

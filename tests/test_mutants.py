@@ -39,8 +39,8 @@ def tree(tmp_path):
     return tmp_path
 
 
-def entry(old, new, test="tests/test_add.py::test_add", **more) -> str:
-    lines = {"file": "package.py", "old": old, "new": new, "tests": [test]} | more
+def entry(old, new, test="tests/test_add.py::test_add") -> str:
+    lines = {"file": "package.py", "old": old, "new": new, "tests": [test]}
     return "[[mutant]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in lines.items())
 
 
@@ -48,13 +48,12 @@ def test_noticed_is_what_fails_or_hangs(tree):
     entries = [
         entry("a + b", "a - b"),
         entry("a + b", "b + a"),
-        entry("a + b", "b + a + 0", equal="sums commute"),
         entry("    return", "    import time; time.sleep(60)\n    return"),
     ]
     (tree / "tests/mutants/part.toml").write_text("\n".join(entries))
-    judged = "found = [*mutants.judge(root, all[:3], 1, 60, str).values(), *mutants.judge(root, all[3:], 1, 2, str).values()]; "
+    judged = "found = [*mutants.judge(root, all[:2], 1, 60, str).values(), *mutants.judge(root, all[2:], 1, 2, str).values()]; "
     found = f"root = Path({str(tree)!r}); all = mutants.read(root); {judged}"
-    assert runner(found + "print(json.dumps(found))") == ["noticed", "NOT NOTICED", "equal", "noticed"]
+    assert runner(found + "print(json.dumps(found))") == ["noticed", "NOT NOTICED", "noticed"]
     assert (tree / "package.py").read_text() == "def add(a, b):\n    return a + b\n"
 
 

@@ -3,28 +3,25 @@
 The tests run in processes of their own, which have the device.
 """
 
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-import jobs
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import ROOT, Tiny, metrics, optimizer_for, result
-from pseudo_device import MISSING, built, counts
+from on_pseudo_device import begun, forked, there
+from pseudo_device import MISSING
 from tiny import tiny_images
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from training import ChoosesOnTheHost, MixesDevices, ReadsOnTheHost, fit
+from training import MixesDevices, fit
 
-from launch import Run, sources, train
+from launch import Run, train
 from launch.data.augment import crop_and_flip
-from launch.data.images import MemoryFeed
 from launch.errors import Refused
 from launch.recipe import load
 from launch.sources import synthetic
-from launch.training.step import POLL_STEPS, Step
+from launch.training.step import POLL_STEPS
 from nets.cifar2 import Net
 from nets.residual import CifarResNet
 
@@ -34,33 +31,7 @@ OPTIONS = {
     "images": {"net": "Net", "size": 32}, "model_selection": {"k": 2, "nets": ("LeNet5",)},
     "transfer": {"source_epochs": 1, "few": 8}, "zoo": {"net": "squeezenet1_1", "stem": "imagenet", "size": 64},
 }  # fmt: skip
-aten = torch.ops.aten
 BROKEN = 10  # the step, from 1, whose loss or gradient is not finite
-
-
-def forked(body: str, place: Path, device: str = "pseudo", **env) -> None:
-    """Call a function of this file, with `place`, in a process that has the device, or only a CPU."""
-    start = f"import pseudo_device; pseudo_device.begin({str(built())!r}); " if device == "pseudo" else ""
-    fast = "import gc, os, test_pseudo_device; gc.freeze(); os.fsync = lambda _: None; "  # nothing is killed here
-    code = f"{start}{fast}test_pseudo_device.{body}(test_pseudo_device.Path.cwd())"
-    done = jobs.run("-c", code, cwd=place, env={"ACCELERATE_TORCH_DEVICE": device, "CUDA_VISIBLE_DEVICES": "", **env})
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def there(body):
-    """A test whose body runs on the device, in the folder `place`."""
-
-    def test(tmp_path):
-        forked(f"{body.__name__}.body", tmp_path)
-
-    test.body, test.__doc__ = body, body.__doc__
-    return test
-
-
-def begun(out: Path, **flags) -> Run:
-    run = Run(data="synthetic", out=out, wandb="disabled", threads=1, **flags)
-    assert run.start("test", {}) is None
-    return run
 
 
 def recipes(place: Path) -> None:
@@ -87,7 +58,7 @@ def test_every_recipe_has_the_losses_of_a_cpu(tmp_path):
     lines = {}
     for device in ("pseudo", "cpu"):
         (tmp_path / device).mkdir()
-        forked("recipes", tmp_path / device, device)
+        forked("test_pseudo_device.recipes", tmp_path / device, device)
         lines[device] = {
             str(file.parent.relative_to(tmp_path / device)): [(line["event"], line["loss"]) for line in metrics(file.parent)]
             for file in sorted((tmp_path / device).rglob("metrics.jsonl"))
@@ -100,9 +71,9 @@ def test_every_recipe_has_the_losses_of_a_cpu(tmp_path):
 
 
 def test_bf16_computes_in_bf16_and_keeps_float32(tmp_path):
-    forked("in_precision", tmp_path, ACCELERATE_MIXED_PRECISION="bf16")
+    forked("test_pseudo_device.in_precision", tmp_path, ACCELERATE_MIXED_PRECISION="bf16")
     (tmp_path / "float32").mkdir()
-    forked("in_precision", tmp_path / "float32", ACCELERATE_MIXED_PRECISION="no")
+    forked("test_pseudo_device.in_precision", tmp_path / "float32", ACCELERATE_MIXED_PRECISION="no")
     records = [metrics(place / "run") for place in (tmp_path, tmp_path / "float32")]
     loss, exact = (record[0]["loss"] for record in records)
     assert loss != exact
@@ -112,7 +83,13 @@ def test_bf16_computes_in_bf16_and_keeps_float32(tmp_path):
 def in_precision(place: Path) -> None:
     model, seen = Tiny(), []
     model.conv.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-    fit(run := begun(place / "run"), tiny_images(), model=model, epochs=1)
+    run = begun(place / "run")
+    for net, classes in ((Net(), 2), (CifarResNet(8), 10)):
+        for layer in (module for module in net.modules() if isinstance(module, nn.Conv2d | nn.Linear)):
+            layer.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+        logits = run.accelerator.prepare_model(net, evaluation_mode=True)(torch.zeros(4, 3, 32, 32, device="pseudo"))
+        assert (logits.device.type, logits.shape, logits.dtype) == ("pseudo", (4, classes), torch.float32)
+    fit(run, tiny_images(), model=model, epochs=1)
     expected = torch.bfloat16 if (name := run.config["precision"]) == "bf16" else torch.float32
     assert {*seen} == {expected}, (name, seen)
     assert {tensor.dtype for tensor in model.parameters()} == {torch.float32}
@@ -170,80 +147,7 @@ def test_control_an_optimizer_that_is_not_fused_is_polled_at_every_step(place):
     assert len(calls) == BROKEN
 
 
-def waits(run: Run, model: nn.Module, **options) -> dict[str, set]:
-    """How many copies to the host and how many reads a step makes: without a poll, and with one."""
-    call, seen = Step.__call__, {"quiet": set(), "poll": set()}
-
-    def watched(self, ids, epoch, step, stop):
-        before = counts()
-        done = call(self, ids, epoch, step, stop)
-        assert self.rates
-        assert self.poll == POLL_STEPS
-        made = tuple(after - earlier for after, earlier in zip(counts(), before, strict=True))
-        seen["quiet" if step % POLL_STEPS else "poll"].add(made)
-        return done
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Step, "__call__", watched)
-        fit(run, tiny_images(), model=model, epochs=3, **options)
-    return seen
-
-
-@there
-def test_the_host_reads_nothing_between_polls(place):
-    falling = {"augment": crop_and_flip, "schedule": lambda epoch: 1 - epoch / 3}
-    assert waits(begun(place / "one"), Tiny(), **falling) == {"quiet": {(0, 0)}, "poll": {(0, 1)}}
-    assert waits(begun(place / "two", micro_batches=2), Tiny(), **falling) == {"quiet": {(0, 0)}, "poll": {(0, 1)}}
-
-
-@there
-def test_control_what_a_net_reads_on_the_host_is_counted(place):
-    for net in (ReadsOnTheHost, ChoosesOnTheHost):
-        assert all(reads > 0 for _, reads in waits(begun(place / net.__name__), net())["quiet"]), net
-
-
 @there
 def test_control_tensors_of_two_devices_do_not_mix(place):
     with pytest.raises(RuntimeError, match="to be on the same device"):
         fit(begun(place / "run"), tiny_images(), model=MixesDevices(), epochs=1)
-
-
-class Operators(TorchDispatchMode):
-    """Counts what a GPU would launch a kernel for: neither views nor memory that is taken."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        taken = func.overloadpacket in (aten.empty, aten.empty_like, aten.empty_strided, aten.detach)
-        if func.namespace != "profiler" and not func.is_view and not taken:
-            self.seen[str(func)] += 1
-        return func(*args, **kwargs or {})
-
-
-def operators(place: Path, model: nn.Module, augment=None) -> Counter:
-    """Those of a step without a poll, once the optimizer has its state."""
-    images = sources.cifar10("synthetic", keep=("airplane", "bird"), limit=8)
-    model = model.to("pseudo", memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True)
-    run = begun(place)
-    feed = MemoryFeed(images.train, images, torch.device("pseudo"))
-    step = Step(run, model.train(), feed, optimizer, F.cross_entropy, [augment] if augment else [])
-    ids = torch.arange(4, device="pseudo")
-    step(ids, 0, 1, False)
-    with Operators() as mode:
-        step(ids, 0, 2, False)
-    run.end()
-    return mode.seen
-
-
-@there
-def test_operators_of_a_step(place):
-    """A step of a small net takes a GPU as long as the host takes to launch its kernels."""
-    synthetic.COUNTS.update(train=64, test=20)
-    for most, *args in ((39, Net()), (52, Net(), crop_and_flip), (180, CifarResNet(20))):
-        seen = operators(place / str(most), *args)
-        assert seen.total() <= most, seen
-    more = operators(place / "control", nn.Sequential(Net(), nn.ReLU()))
-    assert more.total() == 39 + 2, more

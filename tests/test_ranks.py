@@ -110,13 +110,13 @@ def process(folder: Path, rank: int, patch: pytest.MonkeyPatch, fault: Callable[
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
         AcceleratorState._reset_state(True)
-    return {"collectives": collectives.seen, "micro-batches": micro_batches, "tested": tested}
+    return {"collectives": collectives.seen, "micro_batches": micro_batches, "tested": tested}
 
 
 def broken(record: list[dict]) -> list[str]:
     """What of the promises the processes of a job do not keep."""
     found = ["schedule"] * any(each["collectives"] != record[0]["collectives"] for each in record)
-    micro_batches = [part for each in record for part in each["micro-batches"] if part[2]]  # a weight of 0 joins the reduction only
+    micro_batches = [part for each in record for part in each["micro_batches"] if part[2]]  # weight 0: joins the reduction
     for epoch in range(EPOCHS):
         ids = [number for step, ids, _ in micro_batches if step // STEPS == epoch for number in ids]
         found += ["training images"] * (sorted(ids) != list(range(61)))
@@ -163,7 +163,7 @@ def test_eight_processes_share_steps_and_evaluations(tmp_path):
     assert sums.count([[2]]) == EPOCHS * STEPS  # loss and wish to stop
     others = [sizes for sizes in sums if sizes not in ([[243]], [[2]])]
     assert others == [[[]], [[26]], [[26]], [[64]]]  # whether all see the same images; 12, 12 and 31 batches
-    last = [len([part for part in each["micro-batches"] if part[0] == STEPS - 1 and part[2]]) for each in record]
+    last = [len([part for part in each["micro_batches"] if part[0] == STEPS - 1 and part[2]]) for each in record]
     assert last == [1, 0, 0, 0, 0, 0, 0, 0]
 
 

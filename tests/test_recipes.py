@@ -37,7 +37,7 @@ GOLDEN = {
     "fashion_small": ({"batch": 8}, [2.4008908553, 2.6504447468, 2.1824541047]),
     "mnist": ({"batch": 16}, [2.3132324139, 2.3002211713, 2.3029330717]),
     "model_selection": ({"batch": 8, "nets": ("MyNet2",)}, [2.3794133693, 2.6225146705, 2.479123401]),
-    "methods": ({"batch": 16}, [0.69309951107, 0.6918490753]),
+    "ablations": ({"batch": 16}, [0.69309951107, 0.6918490753]),
     "transfer": ({"mode": "scratch", "batch": 8}, [1.0541311745, 0.87136148307]),
     "zoo": ({"batch": 8}, [2.499270509, 3.1973689661]),
 }  # fmt: skip
@@ -45,7 +45,7 @@ GOLDEN = {
 
 SHORTER = {  # after the others' flags
     "transfer": ("--source-epochs", 1), "fashion_nin": ("--limit", 64), "zoo": ("--limit", 64, "--batch", 32),
-    "depth": ("--limit", 64, "--batch", 32), "plots": ("--net", "Net", "--size", 32),
+    "depth": ("--limit", 64, "--batch", 32), "custom": ("--net", "Net", "--size", 32),
     "cifar10_fast": ("--limit", 64, "--batch", 32),
 }  # fmt: skip
 
@@ -67,7 +67,7 @@ def test_help_is_complete(recipe, capsys):
         parse(module.main, ["--help"])
     assert ended.value.code in (0, None)
     shown = capsys.readouterr().out
-    for flag in ("--epochs", "--batch", "--lr", "--data", "--limit", "--seed", "--out", "--fresh", "--micro-batches", "--threads"):
+    for flag in ("--epochs", "--batch", "--lr", "--data", "--limit", "--seed", "--out", "--fresh", "--threads"):
         assert flag in shown
     for flag in ("--save-every", "--eval-every", "--log-every", "--wandb", "--compile"):
         assert flag in shown

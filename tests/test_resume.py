@@ -172,13 +172,13 @@ def test_lost_checkpoints_are_said(start, images, tmp_path, capsys):
     assert "has no checkpoint: starts again from step 0" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("other", [{}, {"seed": 2}, {"micro_batches": 2}, {"options": {"lr": 0.2}}, {"data": "62"}, {"micro-batches": 2}])
+@pytest.mark.parametrize("other", [{}, {"seed": 2}, {"micro_batches": 2}, {"options": {"lr": 0.2}}, {"data": "62"}, {"begun": 2}])
 def test_checkpoint_of_another_configuration_is_refused(other, start, images, tmp_path):
     """As when a folder is deleted and used again while its first job still saves, or when checkpoints are copied about."""
     fit(start(), images)
     refused_for, other = bool(other), dict(other)
     images = replace(images, fingerprint=other.pop("data", images.fingerprint))
-    micro_batches = other.pop("micro-batches", 0)
+    micro_batches = other.pop("begun", 0)
     begun = start(out="other", stop_when=at_step(1), **other)
     begun.micro_batches = micro_batches or begun.micro_batches  # as many as processes, where no flag says how many
     with pytest.raises(Refused, match="stopped"):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import run_recipe
-from data_files import COUNTS, GOLDEN, cifar2, digits, good_npz, label, image, write_golden_folder
+from data_files import COUNTS, GOLDEN, cifar2, digits, good_npz, image, label, write_golden_folder
 from PIL import Image
 
 from launch import Run, sources

@@ -13,7 +13,7 @@ from training import BATCH, EPOCHS, Linear, TwoConvolutions, fit, step_of
 
 from launch import train
 from launch.data.images import MemoryFeed
-from launch.data.order import micro_batch_bounds, draws, order
+from launch.data.order import draws, micro_batch_bounds, order
 from launch.errors import Refused
 from launch.training.state import Meter
 from launch.weights.tensors import weights

@@ -116,7 +116,7 @@ def test_unreachable_server_costs_seconds_and_changes_nothing(kind, plain, tmp_p
     [
         (401, b'{"errors": []}', "refuses the API key (401 Unauthorized)"),
         (403, b"", "refuses the API key (403 Forbidden)"),
-        (404, b"", "answers with 404 Not RunFolder"),
+        (404, b"", "answers with 404 Not Found"),
         (429, b"", "answers with 429 Too Many Requests"),
         (500, b"oops", "answers with 500 Internal Server Error"),
         (503, b"", "answers with 503 Service Unavailable"),

@@ -27,15 +27,40 @@ if TYPE_CHECKING:
     from .augment_ops import rand_augment, trivial_augment
     from .dataset import Split
     from .disk_feed import DiskFeed, DiskSplit
-    from .images import MemoryFeed, Images, feed_of, resized, with_validation
+    from .images import Images, MemoryFeed, feed_of, resized, with_validation
     from .mix import Mix, cutmix, either, mixed, mixup
-    from .order import micro_batch_bounds, draws, folds, part, micro_batch_seed
+    from .order import draws, folds, micro_batch_bounds, micro_batch_seed, part
 
 __all__ = [
-    "Augment", "Draw", "EpochDraws", "MemoryFeed", "Images", "Mix", "DiskFeed", "DiskSplit", "Split", "alternating_flip",
-    "micro_batch_bounds", "crop_and_flip", "cutmix", "draws", "either", "feed_of", "folds", "mirror", "mixed", "mixup", "part",
-    "rand_augment", "random_erasing", "random_resized_crop", "resized", "micro_batch_seed", "translate",
-    "trivial_augment", "with_validation",
+    "Augment",
+    "DiskFeed",
+    "DiskSplit",
+    "Draw",
+    "EpochDraws",
+    "Images",
+    "MemoryFeed",
+    "Mix",
+    "Split",
+    "alternating_flip",
+    "crop_and_flip",
+    "cutmix",
+    "draws",
+    "either",
+    "feed_of",
+    "folds",
+    "micro_batch_bounds",
+    "micro_batch_seed",
+    "mirror",
+    "mixed",
+    "mixup",
+    "part",
+    "rand_augment",
+    "random_erasing",
+    "random_resized_crop",
+    "resized",
+    "translate",
+    "trivial_augment",
+    "with_validation",
 ]  # fmt: skip
 __getattr__ = lazily(__name__, {  # image files are decoded without torch
     "augment": "Augment Draw EpochDraws alternating_flip crop_and_flip mirror random_erasing random_resized_crop translate",

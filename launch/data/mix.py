@@ -1,7 +1,7 @@
 """Mixing: each image of a batch with the one before it in the global batch. A recipe passes a `Mix` to `train`.
 
-The order of a batch is random, so its neighbours are as good as random partners; and they are the same for any number of micro-batches
-and processes, each of which needs one image more than its own. The labels become shares of two classes.
+The order of a batch is random, so its neighbours are as good as random partners; and they are the same for any number of
+micro-batches and processes, each of which needs one image more than its own. The labels become shares of two classes.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Everything random about the data, as functions of the random seed, epoch and position: order, micro-batches, draws, folds, validation.
+"""Everything random about the data, as functions of the random seed, epoch and position: order, micro-batches, draws, folds.
 
 Nothing here has state: no sampler, no worker, no generator. The step alone determines the batch, so there is nothing to save,
 to restore or to keep in sync between processes.
@@ -20,13 +20,13 @@ def order(n: int, seed: int, epoch: int) -> Tensor:
 
 
 def micro_batch_bounds(n: int, micro_batches: int) -> list[int]:
-    """The `micro_batches + 1` positions that cut `n` samples into contiguous micro-batches; the first `n % micro_batches` are longer by one."""
+    """The `micro_batches + 1` positions that cut `n` samples into contiguous micro-batches; the first are longer by one."""
     short, longer = divmod(n, micro_batches)
     return [index * short + min(index, longer) for index in range(micro_batches + 1)]
 
 
 def part(ids: Tensor, start: int, end: int, before: bool = False) -> Tensor:
-    """The micro-batch from `start` to `end` of a batch, int64 (n,); if `before`, led by what precedes it in the batch, as in a ring."""
+    """The micro-batch from `start` to `end` of a batch, int64 (n,); if `before`, led by the sample before it, as in a ring."""
     these = ids[start:end]
     return torch.cat((ids[start - 1 : start] if start else ids[-1:], these)) if before else these
 

@@ -1,8 +1,8 @@
 """Reduced images, kept as they are decoded: uint8 RGB in one file of the cache folder, which all processes of a machine map.
 
-An image is known by the sha256 of its file, `cache_size` and `white` (see rule.py). An index beside the pixels has a line for each
-image, written after its pixels, so whatever ends the process keeps the finished part. What the disk allowance does not hold is
-decoded each time, and what a slow disk has not taken in this epoch is stored in a later one.
+An image is known by the sha256 of its file, `cache_size` and `white` (see resize.py). An index beside the pixels has a line for
+each image, written after its pixels, so whatever ends the process keeps the finished part. What the disk allowance does not
+hold is decoded each time, and what a slow disk has not taken in this epoch is stored in a later one.
 """
 
 import contextlib
@@ -117,7 +117,7 @@ class Store:
             with open(self.index, "rb") as file:
                 if file.readline() != self.head:
                     raise FileNotFoundError
-            # Private: nothing that is written there gets into the file. As an array, of which a part is taken three times as fast.
+            # Private: nothing that is written there gets into the file. As an array: a part of it is taken three times as fast.
             self.mapped = np.asarray(np.memmap(self.path, np.uint8, "c"))
         return self.mapped[place.offset : place.end].reshape(place.height, place.width, 3)
 
@@ -218,7 +218,7 @@ def clear(source: Path) -> list[Path]:
 
 def _head() -> bytes:
     """The first line of a new index: what decodes, and a number that no other index has."""
-    known = {"oneloop": "cache_size", "format": FORMAT, "decode": decode.VERSION, "pillow": PIL.__version__}
+    known = {"oneloop": "stored", "format": FORMAT, "decode": decode.VERSION, "pillow": PIL.__version__}
     return json.dumps(known | {"id": os.urandom(8).hex()}).encode() + b"\n"
 
 

@@ -19,7 +19,7 @@ from .measures import COLUMNS, Measure, accuracy_by_epoch, choosing, measures_of
 from .runs import Record, read, read_metrics, read_result, stages
 
 CONTENT = "data sha256"  # an option beside the others: other content under the same name
-# What else the sha256 of the data depends on, besides their content: see the recipes' options, and launch/sources/custom_images.py.
+# What else the sha256 of the data depends on, besides their content: see the recipes' options, and sources/custom_images.py.
 DECIDE_CONTENT = ("recipe", "data", "size", "cache_size", "split", "test", "validation", "columns", "skip_bad")
 
 

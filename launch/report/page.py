@@ -46,7 +46,10 @@ def _content(folder: Path, result: dict) -> dict[str, Any]:
         ],
         **(_several(folder) if stages(folder) else _one(folder, result)),
         "tables": {
-            "Configuration": {key: _text(value) for key, value in (recorded["config"] | {"micro_batches": recorded["micro_batches"]}).items()},
+            "Configuration": {
+                key: _text(value)
+                for key, value in (recorded["config"] | {"micro_batches": recorded["micro_batches"]}).items()
+            },
             "Data": {key: _text(value) for key, value in recorded["data"].items()},
             "Environment": {
                 **{name: recorded[name] for name in ("device", "world_size", "threads", "precision", "started", "git")},

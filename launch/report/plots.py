@@ -161,20 +161,20 @@ def confusion(path: Path, counts: Tensor, classes: Sequence[str]) -> Path:
     return path
 
 
-def mistakes(path: Path, plots: Sequence[Image.Image], captions: Sequence[tuple[str, str, float]], columns: int = 6) -> Path:
+def mistakes(path: Path, images: Sequence[Image.Image], captions: Sequence[tuple[str, str, float]], columns: int = 6) -> Path:
     """Draw images in rows, each above its caption: the true class, then the predicted class with its probability."""
-    columns, pitch = max(min(len(plots), columns), 3), 1.36  # an image is 0.88 wide and high
-    height = -(-len(plots) // columns) * pitch + 0.3
+    columns, pitch = max(min(len(images), columns), 3), 1.36  # an image is 0.88 wide and high
+    height = -(-len(images) // columns) * pitch + 0.3
     with plain_names():
         figure = new_figure(1.25 * columns, 1.25 * height)
         figure.set_layout_engine("none")
         axes = figure.add_axes((0, 0, 1, 1))  # one for all images: an axes for each takes five times as long
-        title = "true class, and below it the predicted class" if plots else "no mistakes on the test images"
+        title = "true class, and below it the predicted class" if images else "no mistakes on the test images"
         axes.text(0.06, height - 0.1, title, fontsize=9, va="top")
         for place, (image, (true, predicted, probability)) in enumerate(zip(images, captions, strict=True)):
             x, y = place % columns + 0.06, height - 0.36 - place // columns * pitch
             axes.imshow(
-                plot, extent=(x, x + 0.88, y - 0.88, y), aspect="auto", interpolation="nearest", cmap="gray", vmin=0, vmax=255
+                image, extent=(x, x + 0.88, y - 0.88, y), aspect="auto", interpolation="nearest", cmap="gray", vmin=0, vmax=255
             )
             axes.text(x, y - 0.91, short(true, 16), fontsize=8, va="top")
             axes.text(x, y - 1.06, f"{short(predicted, 11)} {probability:.2f}", fontsize=8, va="top", color=COLOURS[1])

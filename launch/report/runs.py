@@ -21,6 +21,7 @@ from typing import Any, Literal
 import filelock
 
 from ..errors import Refused
+from ..old_names import record_of_today
 from .fields import CONFIG, EVENTS, FACTS, RESULT, STOPPED, check, damaged, moment, wrong
 
 if sys.platform != "win32":
@@ -219,7 +220,7 @@ def read_json(path: Path) -> dict | None:
             raise ValueError(f"it holds a {type(found).__name__}, not an object")
     except (ValueError, RecursionError) as error:
         raise damaged(path, str(error)) from error
-    return found
+    return record_of_today(found) if path.name == "config.json" else found
 
 
 def recorded_json(path: Path) -> dict:

@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..data.disk_feed import DiskFeed
-from ..data.images import MemoryFeed, Images
+from ..data.images import Images, MemoryFeed
 from . import page, plots, predictions
 from .run_log import Running
 from .runs import read_metrics

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from ..lazy import lazily
 
 if TYPE_CHECKING:
-    from .custom_images import images
+    from .custom_images import custom
     from .named import CIFAR10_CLASSES, FASHION_CLASSES, cifar10, fashion_mnist, mnist
 
-__all__ = ["CIFAR10_CLASSES", "FASHION_CLASSES", "cifar10", "fashion_mnist", "mnist", "images"]
-__getattr__ = lazily(__name__, {"named": "CIFAR10_CLASSES FASHION_CLASSES cifar10 fashion_mnist mnist", "custom": "images"})
+__all__ = ["CIFAR10_CLASSES", "FASHION_CLASSES", "cifar10", "custom", "fashion_mnist", "mnist"]
+_LAZY = {"named": "CIFAR10_CLASSES FASHION_CLASSES cifar10 fashion_mnist mnist", "custom_images": "custom"}
+__getattr__ = lazily(__name__, _LAZY)

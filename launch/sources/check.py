@@ -19,7 +19,7 @@ from ..data import decode
 from ..errors import first_line
 from . import index
 from .index import FileInfo
-from .listing import Listing, ListedImage, open_image
+from .listing import ListedImage, Listing, open_image
 
 if TYPE_CHECKING:
     from rich.progress import Progress

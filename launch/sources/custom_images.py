@@ -32,7 +32,7 @@ SHOWN = 50  # bad files that are named on the screen
 NAMED, CUT = 10, 40  # classes in the first line, and characters of a name
 
 
-def images(
+def custom(
     data: str,
     rule: ResizeRule,
     *,

@@ -80,9 +80,9 @@ def _doubt(images: Sequence[Sequence[str]]) -> str:
     if same := _same(inside):
         how = "all" if same <= set.intersection(*inside.values()) else "mostly"
         return f"{_named(inside)} would be the classes and {how} have the same folders, {_named(same)}: which are the classes?"
-    images, masks = ({name for name in inside if kind.fullmatch(_letters(name))} for kind in (IMAGES, MASKS))
-    if images and masks:
-        return f"{_named(images | masks)} would be classes and are called like images and what is drawn on them"
+    image_folders, mask_folders = ({name for name in inside if kind.fullmatch(_letters(name))} for kind in (IMAGES, MASKS))
+    if image_folders and mask_folders:
+        return f"{_named(image_folders | mask_folders)} would be classes and are called like images and what is drawn on them"
     return ""
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..errors import Refused
 from . import path_table
 from .labels import settled, tidy
-from .listing import SPLITS, Listing, ListedImage, open_file
+from .listing import SPLITS, ListedImage, Listing, open_file
 
 if TYPE_CHECKING:
     import pyarrow
@@ -62,14 +62,14 @@ def choose(source: Path, schema: "pyarrow.Schema", wanted: Mapping[str, str], sp
         raise Refused(f"{source}: several columns are called {twice[0]!r}; rename all but one", 4)
     import pyarrow
 
-    images, classes = images(schema), _class_names(schema)
-    image = wanted.get("image") or (images[0] if len(images) == 1 else "")
+    candidates, classes = images(schema), _class_names(schema)
+    image = wanted.get("image") or (candidates[0] if len(candidates) == 1 else "")
     if not image:
-        has = ", ".join(images or schema.names)
+        has = ", ".join(candidates or schema.names)
         raise Refused(f"{source}: which column is the image? {path_table.named('image')}; it has {has}", 2)
-    if image not in images:
+    if image not in candidates:
         raise Refused(f"{source}: the column {image!r} is {schema.field(image).type}; images are bytes, or structs with bytes", 4)
-    others = [name for name in schema.names if name not in images]
+    others = [name for name in schema.names if name not in candidates]
     label = wanted.get("label") or path_table.guess("label", others) or (next(iter(classes)) if len(classes) == 1 else "")
     if not label:
         has = ", ".join(others) or "no other than images"

@@ -22,7 +22,7 @@ from ..data.order import order
 from ..errors import Refused, first_line
 from . import folder, hub_named, idx, npz, synthetic
 from . import hub_images as images_of_the_hub
-from .custom_images import images as images
+from .custom_images import custom as custom
 
 FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",

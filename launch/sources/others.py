@@ -42,7 +42,7 @@ def images(
     fingerprint: str,
     *,
     validation: float | None = None,
-    test: float = custom.FRACTION,
+    test: float = custom_images.FRACTION,
     split: str = "",
     columns: Sequence[str] = (),
     skip_bad: bool = False,
@@ -58,11 +58,11 @@ def images(
 
     with Progress(disable=True) as bar:
         chosen = path_table.chosen(columns)
-        fraction = custom.FRACTION if validation is None else validation
+        fraction = custom_images.FRACTION if validation is None else validation
         found = survey(Path(data), chosen, None, fraction, test, bar, known=like.classes)
     where = found.listing.source
     if found.bad and not skip_bad:
-        custom.name_bad(found)
+        custom_images.name_bad(found)
         raise Refused(f"{where}: {len(found.bad):,} bad file{'s' * (len(found.bad) > 1)}; repair or remove them", 4)
     if rule and (trained_on := _own(found, rule, fingerprint, split, limit, validation)):
         return replace(trained_on, mean=like.mean, std=like.std)
@@ -99,7 +99,7 @@ def _own(found: Survey, rule: ResizeRule, fingerprint: str, split: str, limit: i
     for given in splits:
         with suppress(Refused):
             held = None if any(each.split for each in found.listing.images) or given is not found.splits else validation
-            images = custom.images_of(replace(found, splits=given), rule, limit, held, kept=False)
+            images = custom_images.images_of(replace(found, splits=given), rule, limit, held, kept=False)
             if images.fingerprint == fingerprint:
                 return images
     return None
@@ -110,4 +110,4 @@ def _split(found: Survey, those: list, classes: Sequence[str], shape: Shape, rul
     if rule is None:
         files = [(str(found.listing.root / each.path), found.listing.root / each.path) for each in those]
         return Split(stack(files, len(those), shape), labels)
-    return DiskSplit(labels, [custom.wanted_by(found, each, rule) for each in those], Store(rule), rule)
+    return DiskSplit(labels, [custom_images.wanted_by(found, each, rule) for each in those], Store(rule), rule)

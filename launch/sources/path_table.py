@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import Refused, first_line
 from .labels import settled, shown, tidy
-from .listing import SPLITS, Listing, ListedImage, open_file
+from .listing import SPLITS, ListedImage, Listing, open_file
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 COLUMNS = {  # what a column holds -> what it is called, the likeliest first

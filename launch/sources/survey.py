@@ -14,7 +14,7 @@ from . import doubt, hub_images, parquet, path_table, split
 from .check import examine
 from .index import FileInfo
 from .labels import alike, shown
-from .listing import Listing, ListedImage, class_folders, entries, is_image
+from .listing import ListedImage, Listing, class_folders, entries, is_image
 
 if TYPE_CHECKING:
     from rich.progress import Progress

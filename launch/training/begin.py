@@ -80,7 +80,8 @@ def begin(
         torch.manual_seed(run.seed)
     notes = [*run.notes, *notes]
     if not run.quiet and batch // run.micro_batches < FEW_IMAGES and batch_norms(net):
-        sees = f"batch norm sees only {batch // run.micro_batches} images at a time (--batch {batch} in {run.micro_batches} micro-batches)"
+        cut = f"--batch {batch} in {run.micro_batches} micro-batches"
+        sees = f"batch norm sees only {batch // run.micro_batches} images at a time ({cut})"
         notes.append(f"{sees}; a larger --batch or fewer --micro-batches would give it more")
     return Job(run, net, images, optimizer, plan, settings, average, facts, state, meter, notes, result)
 
@@ -108,7 +109,8 @@ def _restored(
 
 def _check_batches(run: Run, net: nn.Module, images: Images, sizes: set[int]) -> None:
     """Raise Refused (2) if batches of one of these `sizes` leave batch norm one image to normalise."""
-    alone = [size for size in sizes if any(end - start == 1 for start, end in itertools.pairwise(micro_batch_bounds(size, run.micro_batches)))]
+    cuts = {size: itertools.pairwise(micro_batch_bounds(size, run.micro_batches)) for size in sizes}
+    alone = [size for size, pairs in cuts.items() if any(end - start == 1 for start, end in pairs)]
     if not alone or not any(isinstance(module, _BatchNorm) for module in net.modules()):
         return
     feed = feed_of(images.train.select(torch.zeros(1, dtype=torch.int64)), images, run.accelerator.device)
@@ -117,8 +119,9 @@ def _check_batches(run: Run, net: nn.Module, images: Images, sizes: set[int]) ->
             net.train()(feed.batch(feed.order(torch.zeros(1, dtype=torch.int64)))[0])
     except ValueError as error:
         raise Refused(
-            f"a batch of {alone[0]} images in {run.micro_batches} micro-batches leaves one image by itself, which {type(net).__name__}'s "
-            f"batch norm cannot normalise ({first_line(error)}); choose another --batch, --limit or --micro-batches",
+            f"a batch of {alone[0]} images in {run.micro_batches} micro-batches leaves one image by itself, which "
+            f"{type(net).__name__}'s batch norm cannot normalise ({first_line(error)}); choose another --batch, "
+            "--limit or --micro-batches",
             2,
         ) from error
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .. import processes
 from ..console import complain
 from ..data.disk_feed import DiskFeed
-from ..data.images import MemoryFeed, Images, feed_of
+from ..data.images import Images, MemoryFeed, feed_of
 from ..data.order import micro_batch_bounds, order, part
 from ..errors import Refused
 from ..report.run_log import RunLog
@@ -138,7 +138,8 @@ class Job:
     def _own(self, batch: Tensor) -> Iterator[Tensor]:
         """This process's micro-batches of a batch."""
         micro_batches, rank, world = self.run.micro_batches, self.run.rank, self.run.world
-        cuts = micro_batch_bounds(len(batch), micro_batches)[rank * micro_batches // world : (rank + 1) * micro_batches // world + 1]
+        first, last = rank * micro_batches // world, (rank + 1) * micro_batches // world
+        cuts = micro_batch_bounds(len(batch), micro_batches)[first : last + 1]
         return (part(batch, start, end, self.plan.mixed) for start, end in itertools.pairwise(cuts) if start < end)
 
     def set_learning_rates(self) -> None:

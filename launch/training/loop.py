@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..data.augment import Augment
 from ..data.disk_feed import DiskFeed
-from ..data.images import MemoryFeed, Images, feed_of
+from ..data.images import Images, MemoryFeed, feed_of
 from ..data.mix import Mix
 from ..data.order import micro_batch_seed
 from ..errors import Refused

@@ -1,8 +1,8 @@
 """One update of a net, the same whatever the number of processes.
 
-The global batch is cut into `run.micro_batches` contiguous micro-batches; of W processes each works on its block of micro-batches, one after the
-other, and adds up their gradients. So 8 micro-batches on 1 process and 1 micro-batch on each of 8 are the same step; what is called gradient
-accumulation or per-device batch elsewhere are two placements of one computation.
+The global batch is cut into `run.micro_batches` contiguous micro-batches; of W processes each works on its block of them, one
+after the other, and adds up their gradients. So 8 micro-batches on 1 process and 1 on each of 8 are the same step; what is called
+gradient accumulation or per-device batch elsewhere are two placements of one computation.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from ..data.augment import Augment, EpochDraws
 from ..data.disk_feed import DiskFeed
 from ..data.images import MemoryFeed
 from ..data.mix import Mix, mixed
-from ..data.order import micro_batch_bounds, part, micro_batch_seed
+from ..data.order import micro_batch_bounds, micro_batch_seed, part
 from ..errors import Refused
 from ..processes import broadcast
 from ..run import Run
@@ -57,7 +57,7 @@ class Step:
         self.seed, self.micro_batches, self.world = run.seed, run.micro_batches, run.world
         rank, device = run.rank, run.accelerator.device
         mine = range(rank * self.micro_batches // self.world, (rank + 1) * self.micro_batches // self.world)
-        # Two processes sum up their halves of the micro-batches and then add the two sums. One process does so too, to round the same.
+        # Two processes sum up their halves of the micro-batches and then add the two sums. One does so too, to round the same.
         half = len(mine) // 2 if self.world == 1 and self.micro_batches % 2 == 0 else 0
         self.blocks = [mine[:half], mine[half:]] if half else [mine]
         # Checkpoints take the net itself, under its own names, never this wrapping of it by torch.compile and DDP.
@@ -225,7 +225,8 @@ class Step:
             found = [each for part in everywhere for each in part]
         if not 0 < len(found) < len(ids):
             return ""
-        named = [f"{number} (micro-batch {index}, process {index * self.world // self.micro_batches})" for number, index in found[:4]]
+        ranks = {index: index * self.world // self.micro_batches for _, index in found}
+        named = [f"{number} (micro-batch {index}, process {ranks[index]})" for number, index in found[:4]]
         return f", from training image {', '.join(named)}{' and others' if len(found) > 4 else ''}"
 
     def _hold_rates(self) -> None:
@@ -313,7 +314,7 @@ class Step:
 
     def _backward(self, ids: Tensor, weight: float, index: int, first: bool, last: bool) -> Tensor:
         """Forward, loss, zero the gradients (for the first), backward: one micro-batch, weighted by its part of the batch."""
-        for module in self.statistics:  # running statistics follow micro-batch 0: one update a step, wherever the micro-batches lie
+        for module in self.statistics:  # running statistics follow micro-batch 0: one update a step
             if module.track_running_stats != (index == 0):
                 module.track_running_stats = index == 0
         with self.named("data"):

@@ -172,7 +172,7 @@ def _evaluated(trial: Trial) -> Check:
 
 
 def train_mode_traits(trial: Trial) -> tuple[bool, bool]:
-    """Of the recipe's (first) net in train mode: whether its output for an image is the same in any batch, so that micro-batches do not
+    """Of the recipe's (first) net in train mode: whether its output for an image is the same in any batch, so that cuts do not
     change the function, and whether it draws random numbers."""
     import torch
 

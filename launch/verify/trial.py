@@ -18,7 +18,7 @@ from ..errors import Refused
 from ..recipe import flag_names
 from ..report.runs import read_metrics, recorded_json, trainings, without_clock
 
-# Training and test images to try in turn, until the run is short enough. They are primes, so that no batch, micro-batch or number of
+# Training and test images to try in turn, until the run is short enough. They are primes, so that no batch, cut or number of
 # processes divides them; of 503 test images each of two processes evaluates a batch.
 SIZES = ((251, 503), (61, 127), (23, 29))
 EPOCHS = 3

@@ -170,7 +170,7 @@ def _opener() -> urllib.request.OpenerDirector:
 
 
 def check_sha256(content: bytes, sha256: str, where: str, remedy: str) -> None:
-    """Raises Refused (4) unless the content's digest starts with `sha256`; `method` says what to do."""
+    """Raises Refused (4) unless the content's digest starts with `sha256`; `remedy` says what to do."""
     digest = hashlib.sha256(content).hexdigest()
     if not digest.startswith(sha256):
-        raise Refused(f"sha256 mismatch for {where}: expected {sha256}, got {digest}; {method}", 4)
+        raise Refused(f"sha256 mismatch for {where}: expected {sha256}, got {digest}; {remedy}", 4)

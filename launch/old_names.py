@@ -1,0 +1,48 @@
+"""Names of version 0.2 that have changed since: its flags, run folders, checkpoints and weights are read by those of today.
+
+What is hashed (the name of a run's folder, the origin of a checkpoint) is hashed by the old names, so that it stays the same.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+OPTIONS = {"shards": "micro_batches", "stored": "cache_size", "remedy": "method"}  # of a run: flags, and keys of config.json
+RECIPES = {"pictures": "custom", "remedies": "ablations"}
+_FIRST = {new: old for old, new in OPTIONS.items()}
+
+
+def options_of_today(record: Mapping[str, Any]) -> dict[str, Any]:
+    """`record`, its keys by today's names: a configuration, or what a weights file says of its net."""
+    renamed = {OPTIONS.get(name, name): value for name, value in record.items()}
+    if isinstance(recipe := renamed.get("recipe"), str):
+        renamed["recipe"] = RECIPES.get(recipe, recipe)
+    return renamed
+
+
+def record_of_today(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config.json holds, by today's names."""
+    renamed = options_of_today(record)
+    if isinstance(options := renamed.get("config"), dict):
+        renamed["config"] = options_of_today(options)
+    if isinstance(file := renamed.get("recipe_file"), str) and (path := Path(file)).stem in RECIPES:
+        renamed["recipe_file"] = str(path.with_stem(RECIPES[path.stem]))
+    return renamed
+
+
+def options_to_hash(options: Mapping[str, Any]) -> dict[str, Any]:
+    """`options` by the names that they had first."""
+    recipes = {new: old for old, new in RECIPES.items()}
+    renamed = {_FIRST.get(name, name): value for name, value in options.items()}
+    return renamed | ({"recipe": recipes.get(renamed["recipe"], renamed["recipe"])} if "recipe" in renamed else {})
+
+
+def flags_of_today(words: Sequence[str]) -> list[str]:
+    """A command line, its flags by today's names."""
+    flags = {f"--{old.replace('_', '-')}": f"--{new.replace('_', '-')}" for old, new in OPTIONS.items()}
+
+    def renamed(word: str) -> str:
+        flag, equals, value = word.partition("=")
+        return flags.get(flag, flag) + equals + value
+
+    return [renamed(word) for word in words]

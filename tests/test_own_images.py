@@ -265,7 +265,7 @@ def detailed(width, height):
     return coarse.resize((width, height), Image.Resampling.BILINEAR)
 
 
-@pytest.mark.parametrize("cache_size", [75, 100, 220])
+@pytest.mark.parametrize("stored", [75, 100, 220])
 def test_a_stored_jpeg_has_the_detail_of_its_stored_size(stored):
     """Whatever size the net sees: training crops parts of what is stored."""
     file = io.BytesIO()

@@ -39,8 +39,8 @@ static void release(Side *side) {
     free(side->weights);
 }
 
-/* `in` inputs -> `out` outputs, with as many taps as are a multiple of `multiple`: those that are not needed have weight 0. */
-static int prepare(Side *side, int64_t in, int64_t out, int multiple) {
+/* `in` inputs -> `out` outputs, with an even number of taps: one that is not needed has weight 0. Returns -1 if memory is out. */
+static int prepare(Side *side, int64_t in, int64_t out) {
     double scale = (double)in / (double)out, support = scale > 1 ? scale : 1, inverse = scale > 1 ? 1 / scale : 1, largest = 0;
     int most = (int)ceil(support) * 2 + 1;
     double *exact = calloc(out * most, sizeof(double));
@@ -69,7 +69,7 @@ static int prepare(Side *side, int64_t in, int64_t out, int multiple) {
         side->taps = count > side->taps ? (int)count : side->taps;
     }
     int needed = side->taps;
-    side->taps = (needed + multiple - 1) / multiple * multiple;
+    side->taps = needed + needed % 2;
     side->weights = calloc(out * side->taps, sizeof(int16_t));
     side->precision = 0;
     while (side->precision < 22 && (int)(0.5 + largest * (double)(1 << (side->precision + 1))) < 1 << 15)
@@ -120,31 +120,25 @@ static void along_columns(const uint8_t *rows, int64_t stride, const int16_t *we
 /* The same for ROWS rows. May read SLACK bytes beyond each of them, and writes one byte too many. */
 AVX2 static void along_row_avx2(const uint8_t *row, int64_t stride, const Side *side, int64_t size, int mirrored, uint8_t *out,
                                 int64_t out_stride) {
-    /* Of 4 pixels, each of 2 lanes takes 2: r0 r1 g0 g1 b0 b1 as 16 bits, to be multiplied by w0 w1 w0 w1 w0 w1. */
-    const __m256i pairs = _mm256_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1,  //
-                                           6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1);
-    const __m256i lanes = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1);
+    /* Each lane is a row. Of 2 pixels r0 r1 g0 g1 b0 b1 as 16 bits, to be multiplied by w0 w1 w0 w1 w0 w1. */
+    const __m256i pairs = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1));
     const __m256i half = _mm256_set1_epi32(1 << (side->precision - 1));
     const __m128i precision = _mm_cvtsi32_si128(side->precision);
     for (int64_t at = 0; at < size; at++) {
         int64_t i = mirrored ? size - 1 - at : at;
         const uint8_t *from = row + (int64_t)side->first[i] * CHANNELS;
         const int16_t *weights = side->weights + i * side->taps;
-        __m256i sum[ROWS] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256()};
-        for (int k = 0; k < side->taps; k += 4, from += 4 * CHANNELS) {
-            __m256i four = _mm256_castsi128_si256(_mm_loadl_epi64((const __m128i *)(weights + k)));
-            four = _mm256_permutevar8x32_epi32(four, lanes);
-            for (int r = 0; r < ROWS; r++) {
-                __m256i pixels = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(from + r * stride)));
-                sum[r] = _mm256_add_epi32(sum[r], _mm256_madd_epi16(_mm256_shuffle_epi8(pixels, pairs), four));
-            }
+        __m256i low = half, high = half; /* rows 0 and 1, 2 and 3 */
+        for (int k = 0; k < side->taps; k += 2, from += 2 * CHANNELS) {
+            int32_t two;
+            memcpy(&two, weights + k, 4);
+            __m256i w = _mm256_set1_epi32(two);
+            __m256i a = _mm256_loadu2_m128i((const __m128i *)(from + stride), (const __m128i *)from);
+            __m256i b = _mm256_loadu2_m128i((const __m128i *)(from + 3 * stride), (const __m128i *)(from + 2 * stride));
+            low = _mm256_add_epi32(low, _mm256_madd_epi16(_mm256_shuffle_epi8(a, pairs), w));
+            high = _mm256_add_epi32(high, _mm256_madd_epi16(_mm256_shuffle_epi8(b, pairs), w));
         }
-        /* The lanes of each row added, then 4 values of 8 bits of each row. */
-        __m256i even = _mm256_add_epi32(_mm256_permute2x128_si256(sum[0], sum[1], 0x20), _mm256_permute2x128_si256(sum[0], sum[1], 0x31));
-        __m256i odd = _mm256_add_epi32(_mm256_permute2x128_si256(sum[2], sum[3], 0x20), _mm256_permute2x128_si256(sum[2], sum[3], 0x31));
-        even = _mm256_sra_epi32(_mm256_add_epi32(even, half), precision);
-        odd = _mm256_sra_epi32(_mm256_add_epi32(odd, half), precision);
-        __m256i bytes = _mm256_packs_epi32(even, odd);
+        __m256i bytes = _mm256_packs_epi32(_mm256_sra_epi32(low, precision), _mm256_sra_epi32(high, precision));
         bytes = _mm256_packus_epi16(bytes, bytes);
         const int32_t pixels[ROWS] = {_mm256_extract_epi32(bytes, 0), _mm256_extract_epi32(bytes, 4), _mm256_extract_epi32(bytes, 1),
                                       _mm256_extract_epi32(bytes, 5)};
@@ -236,7 +230,7 @@ int oneloop_resize(const Part *parts, int64_t count, int64_t out_height, int64_t
     for (int64_t n = 0; n < count; n++) {
         Side rows = {0}, columns = {0};
         uint8_t *buffer = NULL;
-        int failed = prepare(&rows, parts[n].width, out_width, 4) || prepare(&columns, parts[n].height, out_height, 2) ||
+        int failed = prepare(&rows, parts[n].width, out_width) || prepare(&columns, parts[n].height, out_height) ||
                      !(buffer = calloc(buffered(&columns), out_width * CHANNELS + SLACK));
         if (!failed)
             resize(&parts[n], &rows, &columns, out_height, out_width, scale, shift, buffer, (uint8_t *)out + n * bytes);

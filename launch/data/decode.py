@@ -4,7 +4,6 @@ Of an animated file, the first frame. Training, `oneloop predict`, `explain` and
 """
 
 import contextlib
-import io
 import logging
 import os
 from pathlib import Path
@@ -26,6 +25,8 @@ WHITE = 65535  # of 16-bit grey, if nobody says
 MIN_IS_WHITE, ALPHA = 0, (1, 2)  # of a TIFF's tags PhotometricInterpretation and ExtraSamples
 BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANES, EXTRA, SIGNED = 258, 259, 262, 277, 284, 338, 339  # the numbers of its tags
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # what is wrong with a file is said once, not on stderr, too
+JPEG = ("JPEG", "MPO")  # as Pillow names it, and what phones write
+TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 LEAST = 8  # pixels of a side: with fewer, several of libjpeg's scales give the same size
 LOSSLESS = (0xC3, 0xC7, 0xCB, 0xCF)  # the kinds of frames in a JPEG file that are not scaled
 
@@ -56,42 +57,50 @@ def converted(opened: Image.Image, channels: int, white: int = 0) -> Image.Image
 
 
 def pixels(file: IO[bytes] | Path | str, least: int = 0, white: int = 0) -> "tuple[np.ndarray, tuple[int, int]]":
-    """An image file, uint8 (h, w, 3), RGB, and its (width, height). Raises whatever PIL does, and ValueError.
+    """The same in RGB, uint8 (h, w, 3), and the file's own (width, height), upright; see `draft` for `least`."""
+    with Image.open(file) as opened:
+        return pixels_of(opened, least, white)
 
-    With `least`, a JPEG file may come at 1/2, 1/4 or 1/8 of its size, with sides of at least so many pixels, see `draft`.
-    """
+
+def pixels_of(opened: Image.Image, least: int = 0, white: int = 0) -> "tuple[np.ndarray, tuple[int, int]]":
+    """The same of a file that `Image.open` has opened."""
     import numpy as np
 
-    content = file.read() if hasattr(file, "read") else Path(file).read_bytes()
-    with Image.open(io.BytesIO(content)) as opened:
-        width, height = opened.size
-        if least:
-            draft(opened, least)
-        drafted = opened.size
-        if (array := jpeg(opened, content)) is not None:
-            return array, (width, height)
-        image = converted(opened, 3, white)
-    return np.array(image), (width, height) if image.size == drafted else (height, width)  # turned, as its EXIF data say
+    if opened.format not in JPEG:
+        array = np.array(converted(opened, 3, white))
+        return array, (array.shape[1], array.shape[0])
+    (width, height), turned = opened.size, _orientation(opened) in TURNED
+    if least:
+        draft(opened, least)
+    decoded = _by_simplejpeg(opened)
+    array = np.array(converted(opened, 3, white)) if decoded is None else decoded
+    return array, ((height, width) if turned else (width, height))
 
 
-def jpeg(opened: Image.Image, content: bytes) -> "np.ndarray | None":
-    """The RGB pixels, uint8 (h, w, 3), of a JPEG file of this `content`, of the size at which Pillow has `opened` or drafted it.
+def _by_simplejpeg(opened: Image.Image) -> "np.ndarray | None":
+    """The RGB pixels, uint8 (h, w, 3), of a JPEG file at the size to which it was drafted, with Pillow's bits in less time.
 
-    With Pillow's bits, in three quarters of its time, by libjpeg-turbo without Pillow's copies. None where there is more to do,
-    or the file is broken: Pillow decides then.
+    None where more is to be done than to decode it, or where it is broken: Pillow decides then.
     """
-    if simplejpeg is None or opened.format not in ("JPEG", "MPO") or opened.mode not in ("RGB", "L") or min(opened.size) < LEAST:
-        return None
-    if not opened.info.keys().isdisjoint(("exif", "xmp")):
-        with contextlib.suppress(Exception):  # broken EXIF data is ignored
-            if opened.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-                return None
     width, height = opened.size
+    if simplejpeg is None or opened.mode not in ("RGB", "L") or min(width, height) < LEAST:
+        return None
+    if _orientation(opened) not in (None, 1):
+        return None
+    file: BinaryIO = opened.fp  # type: ignore[attr-defined]  # of an ImageFile
+    file.seek(0)
     try:
-        array = simplejpeg.decode_jpeg(content, "RGB", min_height=height, min_width=width)
+        array = simplejpeg.decode_jpeg(file.read(), "RGB", min_height=height, min_width=width)
     except ValueError:
         return None
     return array if array.shape == (height, width, 3) else None
+
+
+def _orientation(opened: Image.Image) -> int | None:
+    """As the EXIF data, or what XMP has in their place, say; None without any, or where they are broken."""
+    with contextlib.suppress(Exception):
+        return opened.getexif().get(ExifTags.Base.Orientation)
+    return None
 
 
 def refuse_misread(opened: Image.Image) -> None:
@@ -113,8 +122,8 @@ def bands(opened: Image.Image) -> str:
 
 
 def draft(opened: Image.Image, size: int) -> None:
-    """Let a JPEG file be decoded at 1/2, 1/4 or 1/8, if its sides are then still at least `size`; MPO is what phones call it."""
-    if opened.format in ("JPEG", "MPO") and not _lossless(opened):  # PIL would call a lossless one broken
+    """Let a JPEG file be decoded at 1/2, 1/4 or 1/8, if its sides are then still at least `size`."""
+    if opened.format in JPEG and not _lossless(opened):  # PIL would call a lossless one broken
         opened.draft(None, (size, size))
 
 

@@ -49,9 +49,14 @@ def read(file: IO[bytes] | Path | str, rule: ResizeRule) -> "np.ndarray":
 
     Raises whatever PIL does, and ValueError.
     """
-    array, (width, height) = decode.pixels(file, rule.cache_size, rule.white)
-    reduced = reduced_size(width, height, rule)
-    return array if array.shape[1::-1] == reduced else resized(array, *reduced)
+    array, size = decode.pixels(file, rule.cache_size, rule.white)
+    return reduced(array, size, rule)
+
+
+def reduced(pixels: "np.ndarray", size: tuple[int, int], rule: ResizeRule) -> "np.ndarray":
+    """What was decoded of a file of this size (width, height), perhaps at a part of it, reduced: uint8 (h, w, 3) -> the same."""
+    wanted = reduced_size(*size, rule)
+    return pixels if pixels.shape[1::-1] == wanted else resized(pixels, *wanted)
 
 
 def centre(pixels: "np.ndarray") -> View:

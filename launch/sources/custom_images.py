@@ -66,7 +66,8 @@ def custom(
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not main or not console.is_terminal) as bar:
         fraction = FRACTION if validation is None else validation
-        found = survey(Path(data), chosen, Path(split) if split else None, fraction, test, bar, classes)
+        kept = None if classes or limit else rule  # with a limit, few of them may be wanted
+        found = survey(Path(data), chosen, Path(split) if split else None, fraction, test, bar, classes, kept)
         if all(facts.problem == LOST for facts in found.facts.values()):
             raise Refused(f"{data}: none of its {len(found.facts):,} images is there, such as {next(iter(found.facts))}")
         if found.bad and not skip_bad:
@@ -147,7 +148,8 @@ def images_of(found: Survey, rule: ResizeRule, limit: int, held: float | None, k
         if absent := [label for number, label in enumerate(classes) if number not in there]:
             raise Refused(f"{listing.source}: no {name} images of {', '.join(absent[:10])}; every class needs at least one", 4)
     every = [each for side in sides.values() for each in wanted[side]]
-    store = Store(rule, listing.source, every) if kept else Store(rule)
+    store = (found.store or Store(rule, listing.source)) if kept else Store(rule)
+    store.allow(every)
     splits = {name: DiskSplit(torch.tensor(labels[side]), wanted[side], store, rule) for name, side in sides.items()}
     train = splits["train"]
     if limit and limit < len(train):

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data import decode
+from ..data.resize import ResizeRule
+from ..data.store import Store
 from ..errors import Refused, first_line
 from . import doubt, hub_images, parquet, path_table, split
 from .check import examine
@@ -27,12 +29,16 @@ UNEVEN = 3  # from this ratio of the largest to the smallest class on, imbalance
 
 @dataclass(frozen=True)
 class Survey:
-    """`facts` of each path of the listing; `splits` of each path that is not bad; `opened` files were examined this time."""
+    """`facts` of each path of the listing; `splits` of each path that is not bad; `opened` files were examined this time.
+
+    Those that were are in the `store`, if there is one, as far as it took them.
+    """
 
     listing: Listing
     facts: dict[str, FileInfo]
     splits: dict[str, str]
     opened: int
+    store: Store | None = None
 
     @property
     def good(self) -> list[ListedImage]:
@@ -66,16 +72,19 @@ def survey(
     test: float,
     bar: "Progress",
     known: Collection[str] = (),
+    rule: ResizeRule | None = None,
 ) -> Survey:
     """List, examine and split what is at `path`, a folder, a table or owner/name of the hub; `columns` as in path_table.read.
 
     Splits are those of `split_file`, else those that the folder or table has, else made by content with the fractions
-    `validation` and `test`. `known` are classes that need not be doubted, those of a trained net. Raises Refused.
+    `validation` and `test`. `known` are classes that need not be doubted, those of a trained net. With a `rule`, images
+    are stored by it while they are examined. Raises Refused.
     """
     path = located(path)
     listing = _listing(path, columns, bar)
     doubt.refuse(listing, known)
-    facts, opened = examine(listing, bar)
+    store = Store(rule, listing.source) if rule else None
+    facts, opened = examine(listing, bar, store)
     good = [each for each in listing.images if not facts[each.path].problem]
     if split_file:
         given = split.read(split_file, listing, [each.path for each in good])
@@ -85,7 +94,7 @@ def survey(
             contents[each.label].append(facts[each.path].sha256)
         placed = split.split_by_content(contents, validation, test)
         given = {each.path: placed[facts[each.path].sha256] for each in good}
-    return Survey(listing, facts, {each.path: given[each.path] for each in good}, opened)
+    return Survey(listing, facts, {each.path: given[each.path] for each in good}, opened, store)
 
 
 def _listing(path: Path, columns: Mapping[str, str], bar: "Progress") -> Listing:

@@ -101,7 +101,7 @@ def batches(images, threads, micro_batches):
 def test_a_batch_does_not_depend_on_threads_micro_batches_or_the_store(folder, monkeypatch):
     decoded = batches(load(folder), threads=1, micro_batches=8)
     images = load(folder)
-    assert {each.sha256 for each in images.train.images} == images.train.store.places.keys()
+    assert {each.sha256 for each in images.train.images} <= images.train.store.places.keys()
     assert torch.equal(batches(images, threads=3, micro_batches=5), decoded)
     monkeypatch.setenv(LIMIT, "0")
     monkeypatch.setenv("ONELOOP_CACHE", str(folder.parent / "empty"))

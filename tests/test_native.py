@@ -154,7 +154,7 @@ FILES = {
 def by_pillow(monkeypatch):
     def by_pillow(work):
         with monkeypatch.context() as patched:
-            patched.setattr(decode, "simplejpeg", None)
+            patched.setattr(decode, "simplejpeg", lambda: None)
             return work()
 
     return by_pillow

@@ -4,17 +4,14 @@ Of an animated file, the first frame. Training, `oneloop predict`, `explain` and
 """
 
 import contextlib
+import functools
 import logging
 import os
 from pathlib import Path
+from types import ModuleType
 from typing import IO, TYPE_CHECKING, BinaryIO
 
 from PIL import ExifTags, Image, ImageOps
-
-try:
-    import simplejpeg
-except ImportError:  # there is no build of it for some platforms; Pillow's bits are the same
-    simplejpeg = None
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,7 +66,7 @@ def pixels_of(opened: Image.Image, least: int = 0, white: int = 0) -> "tuple[np.
     if opened.format not in JPEG:
         array = np.array(converted(opened, 3, white))
         return array, (array.shape[1], array.shape[0])
-    (width, height), turned = opened.size, _orientation(opened) in TURNED
+    (width, height), turned = opened.size, orientation(opened) in TURNED
     if least:
         draft(opened, least)
     decoded = _by_simplejpeg(opened)
@@ -83,20 +80,30 @@ def _by_simplejpeg(opened: Image.Image) -> "np.ndarray | None":
     None where more is to be done than to decode it, or where it is broken: Pillow decides then.
     """
     width, height = opened.size
-    if simplejpeg is None or opened.mode not in ("RGB", "L") or min(width, height) < LEAST:
+    if not (decoder := simplejpeg()) or opened.mode not in ("RGB", "L") or min(width, height) < LEAST:
         return None
-    if _orientation(opened) not in (None, 1):
+    if orientation(opened) not in (None, 1):
         return None
     file: BinaryIO = opened.fp  # type: ignore[attr-defined]  # of an ImageFile
     file.seek(0)
     try:
-        array = simplejpeg.decode_jpeg(file.read(), "RGB", min_height=height, min_width=width)
+        array = decoder.decode_jpeg(file.read(), "RGB", min_height=height, min_width=width)
     except ValueError:
         return None
     return array if array.shape == (height, width, 3) else None
 
 
-def _orientation(opened: Image.Image) -> int | None:
+@functools.cache
+def simplejpeg() -> ModuleType | None:
+    """The library, if it is installed: there is no build of it for some platforms. It loads NumPy, which takes 0.1 s."""
+    try:
+        import simplejpeg
+    except ImportError:
+        return None
+    return simplejpeg
+
+
+def orientation(opened: Image.Image) -> int | None:
     """As the EXIF data, or what XMP has in their place, say; None without any, or where they are broken."""
     with contextlib.suppress(Exception):
         return opened.getexif().get(ExifTags.Base.Orientation)

@@ -111,7 +111,7 @@ def _look(listing: Listing, image: ListedImage, store: Store | None) -> FileInfo
 
 
 def _decoded(file: BinaryIO, facts: FileInfo, store: Store | None) -> FileInfo:
-    """`facts` with what decoding `file` tells. Its pixels go to `store`, if that has room; else a JPEG is decoded at an eighth."""
+    """`facts` with what decoding `file` tells. Its pixels go to `store` if that has room, else a JPEG is decoded at an eighth."""
     if not facts.size:
         return facts._replace(problem="empty file: 0 bytes")
     try:
@@ -119,18 +119,20 @@ def _decoded(file: BinaryIO, facts: FileInfo, store: Store | None) -> FileInfo:
         with Image.open(file) as opened:
             mode, frames = opened.mode, False
             deep = mode[0] == "I" or any(";16" in str(each[3]) for each in opened.tile)  # of colours, only the file has 16
-            # All of a JPEG is read even at an eighth of its size, in half the time.
-            pixels, size = decode.pixels_of(opened, *((kept.rule.cache_size, kept.rule.white) if kept else (1,)))
-            flat, highest = _levels(opened, pixels) if deep else (_is_flat(pixels), 0)
+            shown: Image.Image | np.ndarray
+            if kept:
+                shown, size = decode.pixels_of(opened, kept.rule.cache_size, kept.rule.white)
+                kept.keep_first(facts.sha256, resize.reduced(shown, size, kept.rule), perf_counter() - began)
+            else:
+                shown, size = _reduced(opened) if opened.format in decode.JPEG else _whole(opened)
+            flat, highest = _levels(opened, shown) if deep else (_is_flat(shown), 0)
             with contextlib.suppress(Exception):  # whether the second frame can be decoded does not matter
                 frames = bool(getattr(opened, "is_animated", False))
             facts = facts._replace(bits=16 if deep else 8, highest=highest, bands=decode.bands(opened))
-        if kept:
-            kept.keep_first(facts.sha256, resize.reduced(pixels, size, kept.rule), perf_counter() - began)
-        if flat and pixels.shape[1::-1] != size:  # perhaps only at a part of its size
-            file.seek(0)
-            flat = _is_flat(decode.pixels(file)[0])
         width, height = size
+        if flat and opened.format in decode.JPEG:  # perhaps only at a part of its size
+            file.seek(0)
+            flat = _is_flat(decode.decode(file, 3))
         return facts._replace(width=width, height=height, mode=mode, frames=frames, flat=flat)
     except MemoryError:
         return facts._replace(sha256="", problem="out of memory while decoding it")
@@ -140,12 +142,27 @@ def _decoded(file: BinaryIO, facts: FileInfo, store: Store | None) -> FileInfo:
         return facts._replace(problem=_reason(error, file))
 
 
-def _is_flat(pixels: "np.ndarray") -> bool:
-    first = pixels[0, 0]
-    return bool((pixels[0] == first).all() and (pixels == first).all())  # the first row is enough for most
+def _reduced(opened: Image.Image) -> tuple[Image.Image, tuple[int, int]]:
+    """A JPEG file at an eighth of its size: all of it is read, in half the time. And its width and height, upright."""
+    width, height = opened.size
+    turned = decode.orientation(opened) in decode.TURNED
+    decode.draft(opened, 1)
+    return opened, ((height, width) if turned else (width, height))
 
 
-def _levels(opened: Image.Image, shown: "np.ndarray") -> tuple[bool, int]:
+def _whole(opened: Image.Image) -> tuple[Image.Image, tuple[int, int]]:
+    image = decode.converted(opened, 3)
+    return image, image.size
+
+
+def _is_flat(shown: "Image.Image | np.ndarray") -> bool:
+    if isinstance(shown, Image.Image):
+        return shown.getcolors(1) is not None
+    first = shown[0, 0]
+    return bool((shown[0] == first).all() and (shown == first).all())  # the first row is enough for most
+
+
+def _levels(opened: Image.Image, shown: "Image.Image | np.ndarray") -> tuple[bool, int]:
     """Whether all pixels of a 16-bit image, which is `shown` in 8 bits, are the same, and its highest value.
 
     Of colours, Pillow keeps 8 bits.
@@ -153,7 +170,7 @@ def _levels(opened: Image.Image, shown: "np.ndarray") -> tuple[bool, int]:
     import numpy as np
 
     if opened.mode[0] != "I":
-        return _is_flat(shown), int(shown.max()) * 257
+        return _is_flat(shown), int(np.asarray(shown).max()) * 257
     levels = np.asarray(opened)
     return bool(levels.min() == levels.max()), int(levels.max())
 

@@ -2,7 +2,7 @@
 
    The arithmetic is that of torch's antialiased bilinear resize of uint8 images: integer weights of 16 bits, first along the rows,
    then along the columns, each result rounded to 8 bits; then float32 value * scale + shift, rounded after each operation. So the
-   bits are those of resize.resized and normalise.normaliser, on any CPU: compile with -ffp-contract=off. */
+   bits are those of resize.resized and normalise.Normaliser, on any CPU: compile with -ffp-contract=off. */
 
 #include <math.h>
 #include <stdint.h>

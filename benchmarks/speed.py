@@ -39,9 +39,11 @@ from torch import nn
 
 from launch import Run
 from launch.data.dataset import Split
-from launch.data.images import Images, MemoryFeed
+from launch.data.feed import MemoryFeed
+from launch.data.images import Images
 from launch.data.order import order
 from launch.processes import Stop
+from launch.training.batches import TrainingFeed
 from launch.training.state import Meter
 from launch.training.step import Step
 from nets.cifar2 import Net
@@ -85,17 +87,16 @@ def ours(work: str, precision: str, deterministic: bool = False) -> Callable[[],
     images = images_of(shape, classes)
     run = started(precision, deterministic)
     model = (net or MnistShaped)().to(run.accelerator.device, memory_format=torch.channels_last)
-    feed = MemoryFeed(images.train, images, run.accelerator.device)
+    feed = TrainingFeed(run, MemoryFeed(images.train, images, run.accelerator.device))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, fused=True)
     step, meter, stop = Step(run, model, feed, optimizer, F.cross_entropy), Meter(run.accelerator.device), Stop()
-    batches = forever(lambda epoch: iter(feed.order(order(N, 1, epoch)).split(batch)))
-    numbers = iter(range(10**9))
+    of_epoch = -(-N // batch)  # steps
+    batches = forever(lambda epoch: feed.batches(feed.feed.order(order(N, 1, epoch)).split(batch), 0, epoch * of_epoch))
 
     def one():
-        ids = next(batches)
-        number = next(numbers)
-        mean, _ = step(ids, 0, number, stop.requested(number))
-        meter.add(mean, len(ids))
+        due = next(batches)
+        mean, _ = step(due, stop.requested(due.step))
+        meter.add(mean, len(due.ids))
 
     return one
 

@@ -28,7 +28,7 @@ class Finished(Exception):
     """Exception that ends a recipe's `main`: its run was already finished, on the data that it has now."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of the error's message, or its class name if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 

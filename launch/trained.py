@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import Refused, first_line, printable
 from .old_names import options_of_today
+from .option_groups import together
 from .recipe import find as find_recipe
 from .recipe import load as load_recipe
 from .recipe import run_until_train
@@ -25,7 +26,8 @@ from .report.runs import Record, chooser, command, read, read_json, read_metrics
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from .data.images import Images, MemoryFeed
+    from .data.feed import MemoryFeed
+    from .data.images import Images
     from .data.resize import ResizeRule
     from .run import Run
 
@@ -116,6 +118,7 @@ def rebuild(
     with contextlib.suppress(Refused):  # raised again below, if nothing else is wrong
         run.classes = tuple(_about(path)["classes"])
     try:
+        options = together(module.main, options)
         inspect.signature(module.main).bind(run, **options)
     except TypeError as error:
         raise Refused(
@@ -259,6 +262,6 @@ def feed(trained: Trained, pixels: "Tensor", device: Any = "cpu") -> "MemoryFeed
     import torch
 
     from .data.dataset import Split
-    from .data.images import MemoryFeed
+    from .data.feed import MemoryFeed
 
     return MemoryFeed(Split(pixels, torch.zeros(len(pixels), dtype=torch.int64)), trained.images, torch.device(device))

@@ -76,6 +76,7 @@ def test_weights_that_are_not_finite_are_not_saved(limit, by_hand, start, tmp_pa
 
 def test_one_weight_that_is_not_finite_is_enough(by_hand, start, monkeypatch):
     """Even if the loss is finite: tanh maps infinity to 1."""
+
     def burst():
         net = Net()
         net.conv1.bias.data[0] = torch.inf

@@ -92,7 +92,7 @@ def test_validation_0_is_none_and_a_run_of_its_own(recipes, tmp_path):
     validation = {flags: 0 if images.validation is None else len(images.validation) for flags, images in splits.items()}
     assert validation[()] > 0
     assert validation["--validation", "0"] == 0
-    assert splits["--validation", "0"].chooser == "test"
+    assert splits["--validation", "0"].model_selection_split == "test"
     assert validation["--validation", "0.2"] > validation[()]
     assert len({*folders.values()}) == 3
     same = []

@@ -81,9 +81,7 @@ def test_the_range_of_16_bit_grey_is_said_and_white_sets_it(said, bits):
     for content in (png(levels), tiff(levels, 1)):
         (note,) = said(content, suffix=".png")["notes"]
         start = f"16-bit grey: values up to {2**bits - 1:,} of 65,535"
-        advice = (
-            f" ({bits} bits): nearly black in training; --white {2**bits - 1} of recipes/custom.py makes the brightest white"
-        )
+        advice = f" ({bits} bits): nearly black in training; --white {2**bits - 1} of recipes/custom.py makes the brightest white"
         assert note == start + advice * (bits < 16)
         expected = (levels.astype(int) * 255 / (2**bits - 1) + 0.5).astype(int)
         assert np.array_equal(decoded(content, white=2**bits - 1), expected)
@@ -136,8 +134,7 @@ def test_more_bands_than_colours_are_said(said):
     colours = np.dstack([GREY, GREY * 2, GREY * 3, GREY * 5]).astype(np.uint8)
     (alpha,) = said(tiff(colours, 2, extra=2))["notes"]
     assert (
-        alpha
-        == "1 image is TIFF with a band marked as transparency: shown over white; if it is another, as infrared, remove it"
+        alpha == "1 image is TIFF with a band marked as transparency: shown over white; if it is another, as infrared, remove it"
     )
     (dropped,) = said(tiff(colours, 2, extra=0))["notes"]
     assert dropped == "1 image is TIFF with more bands than colours: the others are left out"

@@ -14,7 +14,7 @@ import pytest
 from photos import jpeg, photo, write_bad, write_photos, write_table
 from PIL import Image
 
-from launch.sources import walk
+from launch.sources import folder as folders
 
 
 @pytest.fixture(autouse=True)
@@ -192,7 +192,7 @@ def test_the_order_of_the_disk_decides_nothing(said, tmp_path, monkeypatch):
             return Backwards(sorted(entries, key=lambda entry: entry.name, reverse=True))
 
     with monkeypatch.context() as patched:
-        patched.setattr(walk.os, "scandir", backwards)
+        patched.setattr(folders.os, "scandir", backwards)
         second = said(tmp_path / "photos", "--write-split", tmp_path / "two.csv")
     assert [*first["classes"]] == [*second["classes"]] == ["a", "b", "c"]
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()

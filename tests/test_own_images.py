@@ -14,11 +14,12 @@ from photos import jpeg, photo, write_photos
 from PIL import Image
 
 from launch import sources, train
-from launch.data.augment import EpochDraws, random_resized_crop
+from launch.data.augment import EpochRng, random_resized_crop
 from launch.data.disk_feed import DiskFeed, DiskReader
 from launch.data.resize import ResizeRule, centred, read
 from launch.errors import Refused
 from launch.report import predictions
+from launch.sources.options import DataOptions
 
 CPU = torch.device("cpu")
 RULE = ResizeRule(size=12, cache_size=14)
@@ -31,7 +32,8 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 
 def load(folder, rule=RULE, **options):
-    return sources.custom(str(folder), rule, **options)
+    of_run = {name: options.pop(name) for name in ("limit", "validation", "classes", "main") if name in options}
+    return sources.custom(str(folder), rule, DataOptions(**options), **of_run)
 
 
 def splits_of(images) -> dict[str, str]:
@@ -45,7 +47,7 @@ def splits_of(images) -> dict[str, str]:
 def test_a_folder_that_is_not_split_gets_three_parts_by_itself(tmp_path):
     """10 % of each class validate and 10 % test, without any flag: so the test images choose nothing."""
     images = load(write_photos(tmp_path / "photos", {"a": 100, "b": 100}))
-    assert images.chooser == "validation"
+    assert images.model_selection_split == "validation"
     parts = {name: getattr(images, name) for name in ("train", "validation", "test")}
     assert sum(map(len, parts.values())) == 200
     for name, part in parts.items():
@@ -217,10 +219,10 @@ def test_crops_of_a_training_come_from_all_of_an_image_and_from_nothing_else(siz
         Image.fromarray(np.stack([grey] * 3, -1)).save(tmp_path / f"photos/{place}/1.png")
     images = load(tmp_path / "photos")
     feed = DiskFeed(images.train, images.mean, images.std, CPU)
-    draws, lows, highs, flips = EpochDraws(1, 1, CPU), [], [], 0
+    rng, lows, highs, flips = EpochRng(1, 1, CPU), [], [], 0
     for epoch in range(60):
-        draws.begin(epoch)
-        batch, _ = feed.batch(torch.tensor([0]), [lambda sizes, ids: random_resized_crop(sizes, draws.of(ids))])
+        rng.begin(epoch)
+        batch, _ = feed.batch(torch.tensor([0]), [lambda sizes, ids: random_resized_crop(sizes, rng.of(ids))])
         seen = (batch[0, 0] * images.std[0] + images.mean[0]) * 255
         line = seen.mean(0) if wide else seen.mean(1)
         lows.append(line.min().item())
@@ -370,8 +372,7 @@ def epoch(images, ids=None):
     for split, chosen in ((images.train, ids), (images.validation, None), (images.test, None)):
         feed = DiskFeed(split, images.mean, images.std, CPU)
         parts = (torch.arange(len(split)) if chosen is None else chosen).split(7)
-        feed.expect(parts)
-        found += [feed.batch(part)[0] for part in parts]
+        found += [pixels for pixels, _ in feed.stream(parts)]
     return torch.cat(found)
 
 

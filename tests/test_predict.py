@@ -18,7 +18,7 @@ from trained import claimed, train_here
 from launch.commands.predict import predictions
 from launch.data.image_file import read_image
 from launch.report import runs
-from launch.sources.listing import class_folders, entries
+from launch.sources.folder import class_folders, entries
 from launch.trained import rebuild
 
 LARGE = '''"""Large grey images of three classes.

@@ -21,7 +21,7 @@ from launch.data.augment import crop_and_flip
 from launch.errors import Refused
 from launch.recipe import load
 from launch.sources import synthetic
-from launch.training.step import POLL_STEPS
+from launch.training.finite import POLL_STEPS
 from nets.cifar2 import Net
 from nets.residual import CifarResNet
 
@@ -41,7 +41,7 @@ def recipes(place: Path) -> None:
     def few(run, model, images, optimizer, *args, **options):
         splits = {split: getattr(images, split).select(torch.arange(4)) for split in ("train", "test")}
         images = replace(images, **splits, size=min(images.size, 96))
-        options |= {"epochs": 1, "batch": 2, "schedule": lambda _: 0.01, "draw": None}
+        options |= {"epochs": 1, "batch": 2, "schedule": lambda _: 0.01, "plots": None}
         return train(run, model, images, optimizer, *args, **options)
 
     for name in RECIPES:

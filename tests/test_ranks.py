@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from training import fit
 
 from launch import Run
-from launch.data.images import MemoryFeed
+from launch.data.feed import MemoryFeed
 from launch.processes import accelerator
 from launch.training.step import Step
 
@@ -66,9 +66,9 @@ def process(folder: Path, rank: int, patch: pytest.MonkeyPatch, fault: Callable[
     collectives, micro_batches, tested, backward, batch = Collectives(), [], [], Step._backward, MemoryFeed.batch
     prepare_model = Accelerator.prepare_model
 
-    def noted_micro_batch(self, ids, weight, *rest, **options):
-        micro_batches.append([self.number, ids.tolist(), weight])
-        return backward(self, ids, weight, *rest, **options)
+    def noted_micro_batch(self, micro_batch, *rest, **options):
+        micro_batches.append([self.number, micro_batch.ids.tolist(), micro_batch.weight])
+        return backward(self, micro_batch, *rest, **options)
 
     def with_hook(self, model, **options):
         prepared = prepare_model(self, model, **options)
@@ -87,7 +87,7 @@ def process(folder: Path, rank: int, patch: pytest.MonkeyPatch, fault: Callable[
     patch.setattr(Accelerator, "prepare_model", with_hook)
     patch.setattr(Step, "_backward", noted_micro_batch)
     patch.setattr(MemoryFeed, "batch", noted_batch)
-    patch.setattr(MemoryFeed, "batches", 2)  # so that an evaluation has more batches than there are processes
+    patch.setattr(MemoryFeed, "evaluation_batch", 2)  # so that an evaluation has more batches than there are processes
     patch.setattr(Run, "on_main", on_main)
     places = {
         "RANK": rank,

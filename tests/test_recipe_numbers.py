@@ -76,7 +76,7 @@ def test_plots_of_the_chapter(given, monkeypatch, tmp_path):
     real = module.maps
     monkeypatch.setattr(module, "maps", maps)
     torch.nn.init.normal_(call.model.conv1.weight)  # in place of a training
-    call.draw(tmp_path)
+    call.plots(tmp_path)
     assert (tmp_path / "filters.png").exists()
     assert (tmp_path / "features.png").exists()
     images = sources.cifar10("synthetic", keep=("airplane", "bird"))

@@ -1,6 +1,5 @@
 """Which tensors a file of weights gives, by which names, and which file of a run it is that loads."""
 
-
 import pytest
 import torch
 from conftest import Tiny, result

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import Refused, printable
-from ..sources.listing import entries, is_image, kind_of
+from ..sources.folder import entries, is_image, kind_of
 from ..trained import Trained, feed, find_run, rebuild
 from .arguments import add_trained_net, command_parser
 
@@ -82,11 +82,11 @@ def images_in(folder: Path) -> list[Path]:
     Raises Refused (1) for a folder without any.
     """
     found, left_out = [], Counter[str]()
-    for entry, parts in entries(folder):
+    for entry in entries(folder):
         if is_image(entry):
             found.append(Path(entry.path))
         elif entry.kind != "folder":
-            left_out[kind_of(entry, parts)] += 1
+            left_out[kind_of(entry)] += 1
     said = ", ".join(f"{count} {kind}" for kind, count in sorted(left_out.items()))
     if not found:
         raise Refused(f"{folder}: no images in it{f' ({said})' if said else ''}")

@@ -47,8 +47,7 @@ def _content(folder: Path, result: dict) -> dict[str, Any]:
         **(_several(folder) if stages(folder) else _one(folder, result)),
         "tables": {
             "Configuration": {
-                key: _text(value)
-                for key, value in (recorded["config"] | {"micro_batches": recorded["micro_batches"]}).items()
+                key: _text(value) for key, value in (recorded["config"] | {"micro_batches": recorded["micro_batches"]}).items()
             },
             "Data": {key: _text(value) for key, value in recorded["data"].items()},
             "Environment": {

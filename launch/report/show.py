@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from ..data.disk_feed import DiskFeed
-from ..data.images import Images, MemoryFeed
+from ..data.feed import Feed
+from ..data.images import Images
 from . import page, plots, predictions
 from .run_log import Running
 from .runs import read_metrics
@@ -31,7 +31,7 @@ MISTAKES = 24  # images, those with the highest loss
 THUMBNAIL = 96  # pixels, the longer side at most
 
 
-def show(run: Running, net: nn.Module, feed: MemoryFeed | DiskFeed, images: Images, result: dict) -> None:
+def show(run: Running, net: nn.Module, feed: Feed, images: Images, result: dict) -> None:
     """Write the files listed above into the run folder, of `net` as it is; `feed` is that of the test images.
 
     Called on the main process only: nothing here is collective. Raises OSError, and whatever the net or a font raises.
@@ -82,14 +82,13 @@ def summary(logits: Tensor, images: Images) -> dict:
 
 
 @torch.no_grad()
-def _logits(run: Running, net: nn.Module, feed: MemoryFeed | DiskFeed) -> Tensor:
+def _logits(run: Running, net: nn.Module, feed: Feed) -> Tensor:
     """Logits of every image of `feed` in eval mode: float32 (N, classes), on the CPU."""
     was_training = net.training
     net.eval()
     try:
         parts = []
-        for ids in feed.order(torch.arange(len(feed.labels))).split(feed.batches):
-            pixels, _ = feed.batch(ids)
+        for pixels, _ in feed.stream(feed.order(torch.arange(len(feed.labels))).split(feed.evaluation_batch)):
             with run.accelerator.autocast():
                 parts.append(net(pixels).float())
     finally:

@@ -176,13 +176,12 @@ def train_mode_traits(trial: Trial) -> tuple[bool, bool]:
     not change the function, and whether it draws random numbers."""
     import torch
 
-    from ..data.images import feed_of
     from ..recipe import build, load
 
     flags = trial.flags if "--data" in flag_names(trial.flags) else ["--data", "hub", *trial.flags]
     net, images, _ = build(load(trial.recipe), flags, prog="oneloop verify")
     ids = torch.arange(min(8, len(images.train)))
-    pixels, _ = feed_of(images.train, images, torch.device("cpu")).batch(ids)
+    pixels, _ = images.train.feed(images, torch.device("cpu")).batch(ids)
     net.cpu().train()
     with torch.no_grad():
         torch.manual_seed(1)

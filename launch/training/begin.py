@@ -110,7 +110,7 @@ def _restored(
 
 
 def _small_micro_batches(run: Run, net: nn.Module, batch: int) -> list[str]:
-    """What to tell the user if batch norm sees few images at a time."""
+    """Note for the user if batch norm sees few images at a time."""
     if run.quiet or batch // run.micro_batches >= FEW_IMAGES or not batch_norms(net):
         return []
     cut = f"--batch {batch} in {run.micro_batches} micro-batches"

@@ -35,7 +35,7 @@ def _write(run: Run, net: nn.Module, images: Images, name: str, tensors: dict[st
 
 @contextlib.contextmanager
 def best_weights(run: Run, net: nn.Module, best: dict) -> Iterator[None]:
-    """Within it the net has the weights that State.best describes, and afterwards its own again. Collective.
+    """Context manager: temporarily load the weights that State.best describes. Collective.
 
     Raises Refused (1, 4).
     """

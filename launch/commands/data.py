@@ -104,7 +104,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _text(summary: dict) -> Iterator["RenderableType"]:
-    """What the terminal shows, line by line, and tables."""
+    """Lines and tables for the terminal."""
     checked, splits = summary["examined"], summary["splits"]
     yield printable(summary["source"] + (f" at revision {summary['revision']}" if summary["revision"] else ""))
     opened = f"{checked['opened']:,} {summary['unit']}{'s' * (checked['opened'] != 1)} opened"
@@ -156,7 +156,7 @@ def _pixels(summary: dict) -> Iterator[str]:
 
 
 def _trouble(summary: dict) -> Iterator[str]:
-    """What is worth a look before training."""
+    """Findings that are worth a look before training."""
     from ..sources.dataset_report import UNEVEN
 
     if (ratio := summary["imbalance"]) and ratio >= UNEVEN:

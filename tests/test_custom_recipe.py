@@ -458,7 +458,7 @@ def test_the_fast_recipe_whitens_by_training_images_and_measures_six_views(start
     monkeypatch.setattr(module, "evaluate", evaluated)
     run = start(limit=128)
     ended = []
-    monkeypatch.setattr(run, "finish", lambda summary, **facts: ended.append({"summary": summary} | facts))
+    monkeypatch.setattr(run, "record", ended.append)
     module.main(run, epochs=3, batch=100, lr=0.5, momentum=0.7, weight_decay=1e-5, smoothing=0.1)
     assert isinstance(seen["measured"], SixViews)
     assert next(seen["measured"].parameters()) is next(seen["net"].parameters())

@@ -48,7 +48,7 @@ def custom(
     class. Where there is no test split, the validation images are the test images, and choose the best weights. `limit` is the
     number of training images to use (0: all).
 
-    An image is decoded when it is first wanted and then kept, as far as the disk allowance goes (launch/data/store.py); not
+    An image is decoded when it is first opened and then kept, as far as the disk allowance goes (launch/data/store.py); not
     for a run with `classes`, which only rebuilds its net. `main`: on the main process, which says what it finds.
 
     Raises Refused: 1 if `data` cannot be read or the cache not written, 2 for wrong arguments, 4 if there are bad files (unless
@@ -62,7 +62,8 @@ def custom(
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not main or not console.is_terminal) as bar:
         fraction = FRACTION if validation is None else validation
-        report = dataset_report(Path(data), columns, split, fraction, options.test, bar, classes)
+        kept = None if classes or limit else rule  # with a limit, few of them may be wanted
+        report = dataset_report(Path(data), columns, split, fraction, options.test, bar, classes, kept)
         if all(info.problem == LOST for info in report.files.values()):
             raise Refused(f"{data}: none of its {len(report.files):,} images is there, such as {next(iter(report.files))}")
         if report.bad and not options.skip_bad:
@@ -142,8 +143,8 @@ def images_of(report: DatasetReport, rule: ResizeRule, limit: int, held: float |
         there = {*labels[sides[name]]} if name in sides else set()
         if absent := [label for number, label in enumerate(classes) if number not in there]:
             raise Refused(f"{listing.source}: no {name} images of {', '.join(absent[:10])}; every class needs at least one", 4)
-    images = [image for side in sides.values() for image in stored[side]]
-    store = Store(rule, listing.source, images) if kept else Store(rule)
+    store = (report.store or Store(rule, listing.source)) if kept else Store(rule)
+    store.allow([image for side in sides.values() for image in stored[side]])
     splits = {name: DiskSplit(torch.tensor(labels[side]), stored[side], store, rule) for name, side in sides.items()}
     train = splits["train"]
     if limit and limit < len(train):

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data import decode
+from ..data.resize import ResizeRule
+from ..data.store import Store
 from ..errors import Refused
 from . import doubt, hub, parquet, split, table
 from .check import check
@@ -28,12 +30,16 @@ UNEVEN = 3  # from this ratio of the largest to the smallest class on, imbalance
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """`files`: what is known of each path; `splits`: of each that is not bad; `opened`: files opened this time."""
+    """`files`: what is known of each path; `splits`: of each that is not bad; `opened`: files opened this time.
+
+    Those are in the `store`, if there is one, as far as it took them.
+    """
 
     listing: Listing
     files: dict[str, FileInfo]
     splits: dict[str, str]
     opened: int
+    store: Store | None = None
 
     @property
     def good(self) -> list[ListedImage]:
@@ -52,16 +58,19 @@ def dataset_report(
     test: float,
     bar: "Progress",
     known: Collection[str] = (),
+    rule: ResizeRule | None = None,
 ) -> DatasetReport:
     """List, check and split what is at `path`, a folder, a table or owner/name of the hub; `columns` as in table.read.
 
     Splits are those of `split_file`, else those that the folder or table has, else made by content with the fractions
-    `validation` and `test`. `known` are classes that need not be doubted, those of a trained net. Raises Refused.
+    `validation` and `test`. `known` are classes that need not be doubted, those of a trained net. With a `rule`, images
+    are stored by it while they are checked. Raises Refused.
     """
     path = located(path)
     listing = _listing(path, columns, bar)
     doubt.refuse(listing, known)
-    files, opened = check(listing, bar)
+    store = Store(rule, listing.source) if rule else None
+    files, opened = check(listing, bar, store)
     good = [image for image in listing.images if not files[image.path].problem]
     if split_file:
         splits = split.read(split_file, listing, [image.path for image in good])
@@ -71,7 +80,7 @@ def dataset_report(
             contents[image.label].append(files[image.path].sha256)
         placed = split.split_by_content(contents, validation, test)
         splits = {image.path: placed[files[image.path].sha256] for image in good}
-    return DatasetReport(listing, files, {image.path: splits[image.path] for image in good}, opened)
+    return DatasetReport(listing, files, {image.path: splits[image.path] for image in good}, opened, store)
 
 
 def _listing(path: Path, columns: Mapping[str, str], bar: "Progress") -> Listing:

@@ -38,6 +38,11 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument("--test", type=float, default=0.1, metavar="X", help="fraction, if not split; default 0.1")
     which = "the table's, not to be guessed: image=NAME, label=NAME, split=NAME"
     parser.add_argument("--columns", nargs="+", default=[], metavar="X=NAME", help=which)
+    parser.add_argument("--split-column", default="", metavar="NAME", help="the table's column of splits; none: do not use it")
+    parser.add_argument("--label-from", default="", metavar="REGEX", help="the class is its first group in a file's name")
+    parser.add_argument(
+        "--classes-at", type=int, default=0, metavar="DEPTH", help="the class is the folder at this depth, from 1"
+    )
     parser.add_argument("--clear", action="store_true", help="delete what the cache holds of PATH, and exit")
     chosen = parser.parse_args(args)
     if chosen.clear:
@@ -47,9 +52,10 @@ def main(args: Sequence[str]) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from ..sources import split, table
+    from ..sources import split
+    from ..sources.columns import told
     from ..sources.dataset_report import dataset_report, summary
-    from ..sources.listing import located
+    from ..sources.listing import Reading, located
 
     for flag, target in (("--html", chosen.html), ("--write-split", chosen.write_split)):
         if target and located(target) == located(chosen.path):
@@ -57,10 +63,10 @@ def main(args: Sequence[str]) -> None:
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = WIDTH
-    columns = table.chosen(chosen.columns)
+    reading = Reading(told(chosen.columns, chosen.split_column), chosen.label_from, chosen.classes_at)
     parts = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*parts, console=console, transient=True, disable=not console.is_terminal or chosen.json) as bar:
-        report = dataset_report(chosen.path, columns, chosen.split, chosen.validation, chosen.test, bar)
+        report = dataset_report(chosen.path, reading, chosen.split, chosen.validation, chosen.test, bar)
     content = summary(report)
     if chosen.write_split:
         rows = [(image.path, image.label, report.splits[image.path], report.files[image.path].sha256) for image in report.good]

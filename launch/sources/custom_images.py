@@ -20,10 +20,11 @@ from ..data.order import order
 from ..data.resize import ResizeRule, reduced_size
 from ..data.store import Store, StoredImage
 from ..errors import Refused, printable
-from . import synthetic, table
+from . import columns as table_columns
+from . import synthetic
 from .check import LOST
 from .dataset_report import DatasetReport, dataset_report, duplicates, notes
-from .listing import ListedImage, open_image
+from .listing import ListedImage, Reading, open_image
 from .split import NAMES, as_csv
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
@@ -42,6 +43,8 @@ def custom(
     split: str = "",
     columns: Sequence[str] = (),
     skip_bad: bool = False,
+    label_from: str = "",
+    classes_at: int = 0,
     classes: tuple[str, ...] = (),
     main: bool = True,
 ) -> Images:
@@ -62,11 +65,11 @@ def custom(
         return _announced(_drawings(rule, classes), main and not classes)
     if data == "hub":
         raise Refused("--data hub names no data set: it takes a folder, a table, owner/name of the hub, or synthetic", 2)
-    chosen = table.chosen(columns)
+    reading = Reading(table_columns.told(columns), label_from, classes_at, classes)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not main or not console.is_terminal) as bar:
         fraction = FRACTION if validation is None else validation
-        report = dataset_report(Path(data), chosen, Path(split) if split else None, fraction, test, bar, classes)
+        report = dataset_report(Path(data), reading, Path(split) if split else None, fraction, test, bar)
         if all(info.problem == LOST for info in report.files.values()):
             raise Refused(f"{data}: none of its {len(report.files):,} images is there, such as {next(iter(report.files))}")
         if report.bad and not skip_bad:

@@ -3,19 +3,18 @@
 import shlex
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data import decode
 from ..errors import Refused
-from . import doubt, hub, parquet, split, table
+from . import doubt, hub, layout, parquet, split, table
 from .check import check
-from .folder import class_folders, entries, is_image
+from .folder import entries, is_image
 from .index import FileInfo
 from .labels import alike, shown
-from .listing import ListedImage, Listing, is_hub_name, located
+from .listing import ListedImage, Listing, Reading, is_hub_name, located
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -46,21 +45,21 @@ class DatasetReport:
 
 def dataset_report(
     path: Path,
-    columns: Mapping[str, str],
+    reading: Reading,
     split_file: Path | None,
     validation: float,
     test: float,
     bar: "Progress",
-    known: Collection[str] = (),
 ) -> DatasetReport:
-    """List, check and split what is at `path`, a folder, a table or owner/name of the hub; `columns` as in table.read.
+    """List, check and split what is at `path`, a folder, a table or owner/name of the hub, as `reading` tells.
 
     Splits are those of `split_file`, else those that the folder or table has, else made by content with the fractions
-    `validation` and `test`. `known` are classes that need not be doubted, those of a trained net. Raises Refused.
+    `validation` and `test`. Raises Refused.
     """
     path = located(path)
-    listing = _listing(path, columns, bar)
-    doubt.refuse(listing, known)
+    listing = _listing(path, reading, bar)
+    if not {*listing.classes} <= {*reading.known}:
+        doubt.refuse_one(listing)
     files, opened = check(listing, bar)
     good = [image for image in listing.images if not files[image.path].problem]
     if split_file:
@@ -74,15 +73,14 @@ def dataset_report(
     return DatasetReport(listing, files, {image.path: splits[image.path] for image in good}, opened)
 
 
-def _listing(path: Path, columns: Mapping[str, str], bar: "Progress") -> Listing:
+def _listing(path: Path, reading: Reading, bar: "Progress") -> Listing:
+    columns = reading.columns
     if path.is_dir():
         content = entries(path)
         tables = [Path(entry.path) for entry in content if entry.kind == "file" and entry.path.endswith(".parquet")]
         if tables and not any(is_image(entry) for entry in content):
             return parquet.read(path, tables, columns, bar)
-        if not any(is_image(entry) and len(entry.parts) > 1 for entry in content) and (way_out := doubt.table_in(path)):
-            raise Refused(f"{path}: no class folders; {way_out}", 4)
-        return class_folders(path, content)
+        return layout.read(path, content, reading)
     if path.exists() and not path.is_file():
         raise Refused(f"{path} is not a file or folder")
     if path.suffix.lower() in table.SUFFIXES and path.exists():
@@ -91,6 +89,8 @@ def _listing(path: Path, columns: Mapping[str, str], bar: "Progress") -> Listing
         return table.read(path, columns)
     if is_hub_name(path):
         return hub.read(path, columns, bar)
+    if path.exists() and (command := doubt.unpack(path)):
+        raise Refused(f"{path}: an archive; {command}", 2)
     wrong = "not a folder, a CSV or a parquet file" if path.exists() else "no such folder or table"
     ways_out = "name a folder with a folder for each class, a table, or owner/name of the hub"
     raise Refused(f"{path}: {wrong}; {ways_out}")

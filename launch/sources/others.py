@@ -14,11 +14,12 @@ from ..data.images import Images
 from ..data.resize import ResizeRule
 from ..data.store import Store
 from ..errors import Refused
-from . import custom_images, table
+from . import custom_images, layout
+from .columns import told
 from .dataset_report import DatasetReport, dataset_report
-from .folder import class_folders, entries, is_image
+from .folder import entries, is_image
 from .in_memory import stacked
-from .listing import ListedImage, located
+from .listing import ListedImage, Reading, located
 from .split import NAMES, read
 
 UNNAMED = 4  # classes at most that a message names
@@ -30,7 +31,7 @@ def needs(data: Path, classes: Sequence[str]) -> bool:
     if not any(is_image(entry) for entry in content):
         return False
     with suppress(Refused):
-        there = {(image.split, image.label) for image in class_folders(located(data), content).images}
+        there = {(image.split, image.label) for image in layout.read(located(data), content, Reading(known=classes)).images}
         return not there >= {(split, name) for split in ("train", "test") for name in classes}
     return False
 
@@ -47,6 +48,8 @@ def images(
     split: str = "",
     columns: Sequence[str] = (),
     skip_bad: bool = False,
+    label_from: str = "",
+    classes_at: int = 0,
     limit: int = 0,
 ) -> Images:
     """The images at `data` with the classes, mean and std of `like`, as uint8 of `shape` or by the `rule` for size.
@@ -58,9 +61,9 @@ def images(
     from rich.progress import Progress
 
     with Progress(disable=True) as bar:
-        chosen = table.chosen(columns)
+        reading = Reading(told(columns), label_from, classes_at, like.classes)
         fraction = custom_images.FRACTION if validation is None else validation
-        report = dataset_report(Path(data), chosen, None, fraction, test, bar, known=like.classes)
+        report = dataset_report(Path(data), reading, None, fraction, test, bar)
     where = report.listing.source
     if report.bad and not skip_bad:
         custom_images.name_bad(report)

@@ -207,7 +207,7 @@ FOLDERS = [
            | {f"annotations/trimaps/{c}_{n}.png": None for c in ("Abyssinian", "great_pyrenees") for n in range(3)},
            {"annotations/trainval.txt": rows("", (f"{c}_{n} {i + 1} {i + 1} 1" for i, c in enumerate(("Abyssinian", "great_pyrenees")) for n in range(2))),
             "annotations/test.txt": rows("", (f"{c}_2 {i + 1} {i + 1} 1" for i, c in enumerate(("Abyssinian", "great_pyrenees")))),
-            "annotations/list.txt": "#Image CLASS-ID SPECIES BREED ID\nAbyssinian_0 1 1 1\n"}, left_out=6),
+            "annotations/list.txt": "#Image CLASS-ID SPECIES BREED ID\nAbyssinian_0 1 1 1\n"}, says="images in no list"),
     Layout("Oxford-IIIT Pet, images alone", "`<Class>_<n>.jpg` flat", "refused: `--label-from '^(.+)_[0-9]+$'`",
            {f"{c}_{n}.jpg": (c, "") for c in ("Abyssinian", "great_pyrenees") for n in range(3)},
            flags=("--label-from", "^(.+)_[0-9]+$"), refused="--label-from '^(.+)_[0-9]+$'"),

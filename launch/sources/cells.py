@@ -173,11 +173,11 @@ def _list(table: Path, text: str) -> Cells:
     labels = [label for _, label in rows]
     if all(re.fullmatch(r"-?\d+( -?\d+)*", label) for label in labels):
         labels = [label.split(" ")[0] for label in labels]
-        labels = _named(table, labels)
+        labels = named(table, labels)
     return ["path", "label"], [[path for path, _ in rows], labels]
 
 
-def _named(table: Path, labels: list[str]) -> list[str]:
+def named(table: Path, labels: list[str]) -> list[str]:
     """The names of numbered classes, from a file beside the list that has as many lines; the numbers if there is none."""
     numbers = {int(label) for label in labels}
     for name in NAMES:

@@ -19,7 +19,7 @@ COLUMNS = {  # what a column holds -> what it is called, the likeliest first
 }
 RATHER = {  # names that are said to have been taken, and of which none is taken beside another
     "image": (
-        "image_id", "id_code", "image_name", "image_file", "image_index", "image_filename", "imageid", "img_id", "img_name", "fname",
+        "image_id", "id_code", "image_name", "image_file", "image_index", "image_filename", "imageid", "img_id", "img_name",
     ),
     "label": (
         "diagnosis", "breed", "dx", "species", "classid", "class_id", "choice", "category_name", "category_id", "label_id",
@@ -105,12 +105,12 @@ def once(table: Path, name: str, head: Sequence[str]) -> str:
     return name
 
 
-def _twice(table: Path, name: str, head: Sequence[str]) -> None:
-    """Raises Refused (4) if another column's name differs in capitals only."""
-    same = [other for other in head if other.casefold() == name.casefold()]
-    if len({*same}) > 1:
-        raise Refused(f"{table}: which of {' and '.join(map(repr, same))}? {column_flag('image or label')}", 2)
-    once(table, name, head)
+def _guessed(table: Path, what: str, free: Sequence[str], head: Sequence[str]) -> str:
+    """The likeliest of the `free` columns. Raises Refused: 4 if it is there twice, 2 if another differs in capitals only."""
+    name = guess(what, free)
+    if name and len({other for other in head if plain(other) == plain(name)}) > 1:
+        raise Refused(f"{table}: which column is the {what}? {column_flag(what)}; it has {', '.join(head)}", 2)
+    return once(table, name, head) if name else ""
 
 
 def _image(
@@ -118,9 +118,7 @@ def _image(
 ) -> str:
     if wanted:
         return wanted
-    name = guess("image", head)
-    if name:
-        once(table, name, head)
+    if name := _guessed(table, "image", head, head):
         if plain(name) not in COLUMNS["image"]:
             notes.append(f"images are named by the column {shown(name)}")
         return name
@@ -141,8 +139,7 @@ def _label(
     if wanted:
         return wanted, ()
     free = [name for name in head if name not in others]
-    if name := guess("label", free):
-        once(table, name, head)
+    if name := _guessed(table, "label", free, head):
         if plain(name) not in COLUMNS["label"]:
             notes.append(f"labels are those of the column {shown(name)}")
         return name, ()
@@ -172,7 +169,7 @@ def _one_hot(table: Path, head: list[str], values: list[list[str]], free: Sequen
 def _split(table: Path, head: list[str], wanted: str, image: str) -> str:
     if wanted:
         return "" if wanted == "none" and "none" not in head else wanted
-    return guess("split", [name for name in head if name != image])
+    return _guessed(table, "split", [name for name in head if name != image], head)
 
 
 def side(table: Path, row: str, column: str, value: str) -> str:

@@ -91,7 +91,7 @@ def _listing(path: Path, reading: Reading, bar: "Progress") -> Listing:
         return hub.read(path, columns, bar)
     if path.exists() and (command := doubt.unpack(path)):
         raise Refused(f"{path}: an archive; {command}", 2)
-    wrong = "not a folder, a CSV or a parquet file" if path.exists() else "no such folder or table"
+    wrong = "not a folder, a table or an archive" if path.exists() else "no such folder or table"
     ways_out = "name a folder with a folder for each class, a table, or owner/name of the hub"
     raise Refused(f"{path}: {wrong}; {ways_out}")
 

@@ -14,13 +14,12 @@ from ..errors import Refused
 from .folder import Entry, splits_of
 from .labels import shown, tidy
 from .listing import Listing
-from .part_names import CLASSES_TOO, PARTS, is_images, letters, part_of
+from .part_names import CLASSES_TOO, PARTS, is_images, is_masks, part_of
 from .table import names_images
 
-MASKS = re.compile("(images?)?(masks?|annotations?|labels?|segmentations?(class|object)?|trimaps?|groundtruths?|gt)")
 NO_IMAGES = "name a folder with a folder for each class, or a table"
 NAMED_CLASSES = (  # in the names of files, the likeliest first
-    r"^(.+)_[0-9]+$", r"^(.+)-[0-9]+$", r"^(.+)[.][0-9]+$", r"^(.+) [(][0-9]+[)]$", r"^([A-Za-z]+)[0-9]+$", r"^(.+)__[0-9]+$",
+    r"^(.+)__[0-9]+$", r"^(.+)_[0-9]+$", r"^(.+)-[0-9]+$", r"^(.+)[.][0-9]+$", r"^(.+) [(][0-9]+[)]$", r"^([A-Za-z]+)[0-9]+$",
     r"^[0-9]+[_-](.+)$", r"^([^_]+)_", r"^([^-]+)-",
 )  # fmt: skip
 TRIALS = ("sample", "submission")  # words in the names of tables whose labels are none
@@ -91,14 +90,10 @@ def _doubt(images: Sequence[Sequence[str]], splits: Mapping[str, str]) -> tuple[
             f"{_named(inside)} would be the classes and {how} have the same folders, {_named(same)}: which are the classes?",
             level + 1,
         )
-    image_folders, mask_folders = ({name for name in inside if is_kind(name)} for is_kind in (is_images, _is_masks))
+    image_folders, mask_folders = ({name for name in inside if is_kind(name)} for is_kind in (is_images, is_masks))
     if image_folders and mask_folders:
         return f"{_named(image_folders | mask_folders)} would be classes and are called like images and what is drawn on them", 0
     return "", 0
-
-
-def _is_masks(name: str) -> bool:
-    return MASKS.fullmatch(letters(name)) is not None
 
 
 def _same(inside: Mapping[str, set[str]]) -> set[str]:
@@ -136,7 +131,7 @@ def _way_out(folder: Path, paths: Sequence[Sequence[str]], images: Sequence[Sequ
         for parts in paths:
             if len(parts) > depth + 1:
                 below[tuple(parts[:depth])].append(parts[depth:])
-        masks = {path for path in below if any(map(_is_masks, path))}
+        masks = {path for path in below if any(map(is_masks, path))}
         right = {path: inside for path, inside in below.items() if path not in masks and not _doubt(inside, splits_of(inside))[0]}
         if right:
             first = min(right, key=lambda path: (not splits_of(right[path]), not _trains(path[0]), -len(right[path]), path))
@@ -172,8 +167,6 @@ def archive_in(content: Sequence[Entry]) -> str:
     for entry in files:
         if command := unpack(Path(entry.path)):
             return command
-    if matlab := next((entry.name for entry in files if entry.name.endswith(".mat")), ""):
-        return f"labels in {matlab} are Matlab's: scipy.io.loadmat reads them; write a table of path and label"
     return ""
 
 
@@ -197,6 +190,11 @@ def table_in(folder: Path) -> str:
     for table in sorted(tables, key=lambda path: (not _trains(path.parent.name), path)):
         if names_images(table):
             return f"if a table says the classes, name it: --data {_quoted(table)}"
+    for matlab in sorted([*folder.glob("*.mat"), *folder.glob("*/*.mat")]):
+        if "label" in matlab.name or "meta" in matlab.name or "anno" in matlab.name:
+            return (
+                f"labels in {_quoted(matlab)} are Matlab's: write a table of path and label with scipy.io.loadmat, and name that"
+            )
     return ""
 
 

@@ -13,6 +13,7 @@ from .listing import ListedImage
 
 UPLOAD = re.compile("^[0-9a-f]{8}-")  # what Label Studio puts before the name of an upload
 NAMED = 3  # files in a message
+TRIED = 100  # paths, before all are looked up
 
 
 class Finder:
@@ -29,15 +30,15 @@ class Finder:
         size, time = (entry.status.st_size, entry.status.st_mtime_ns) if entry and entry.status else (0, 0)
         return ListedImage(name, label, split, size, time)
 
-    def try_all(self, paths: Sequence[str]) -> list[str]:
-        """The name of each of `paths`; empty if one of them is not there or could be several. Never raises."""
-        if not paths or not self.candidates(split_path(paths[0]), 0, whole=False):
+    def try_most(self, paths: Sequence[str]) -> list[str]:
+        """The name of each of `paths`; empty if half of them are not there, or one could be several. Never raises."""
+        if not any(self.candidates(split_path(path), 0, whole=False) for path in paths[:TRIED]):
             return []
         try:
             found = self.find(paths, "")
         except Refused:
             return []
-        return found if all(name in self.entries for name in found) else []
+        return found if 2 * sum(name in self.entries for name in found) > len(found) else []
 
     def find(self, paths: Sequence[str], where: str) -> list[str]:
         """The name of each of `paths`, as it is if it is not there.

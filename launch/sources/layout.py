@@ -1,36 +1,25 @@
 """How the images in a folder are laid out: wrapper folders, the parts of a split by other names, classes at another depth.
 
-Each image has its place: the parts of its path without wrappers. The first that fits:
+The first that fits:
     --label-from REGEX, --classes-at DEPTH    as told
     published.py                              lists of classes and splits that the publisher ships
     metadata.py                               metadata.csv or metadata.jsonl beside the images, as the hub's imagefolder has them
-    here                                      folders alone; where two readings are possible, doubt.py refuses
+    places.py                                 folders alone; where two readings are possible, doubt.py refuses
 What is not said by the names train/, val/ and test/ is said in a line.
 """
 
 import os
 import re
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from ..errors import Refused
-from . import doubt, labels, metadata, published
+from . import doubt, labels, metadata, places, published
 from .folder import Entry, class_folders, is_image, kind_of, listed, splits_of
 from .labels import shown
 from .listing import ListedImage, Listing, Reading
-from .part_names import CLASSES_TOO, is_images, part_of
-
-CLUTTER = re.compile("BACKGROUND_Google|257\\.clutter")  # of Caltech-101 and -256, which no result counts as a class
-SHOWN = 4  # names in a line
-
-
-class Placed(NamedTuple):
-    """An image and the parts of its path that say its split and class: train/cat/1.jpg, cat/1.jpg."""
-
-    entry: Entry
-    parts: list[str]
+from .part_names import part_of
 
 
 def read(folder: Path, content: Sequence[Entry], reading: Reading) -> Listing:
@@ -56,26 +45,34 @@ def read(folder: Path, content: Sequence[Entry], reading: Reading) -> Listing:
 def _by_folders(folder: Path, content: Sequence[Entry], images: Sequence[Entry], reading: Reading) -> Listing:
     """The class is a folder: below wrappers, and below the parts of a split or above them."""
     notes: list[str] = []
-    depth = _wrappers(images)
+    depth = places.wrappers(images)
     if depth:
-        notes.append(f"the classes are in {os.sep.join(images_below(images, depth)[0].parts[:depth])}{os.sep}")
-    placed = [Placed(entry, entry.parts[depth:]) for entry in images_below(images, depth)]
-    placed = _without_inner_wrappers(placed, notes)
+        notes.append(f"the classes are in {os.sep.join(places.images_below(images, depth)[0].parts[:depth])}{os.sep}")
+    placed = [places.Placed(entry, entry.parts[depth:]) for entry in places.images_below(images, depth)]
+    placed = places.without_inner_wrappers(placed, notes)
     splits = splits_of([image.parts for image in placed])
     if not splits:
-        splits = _parts_of_a_split(placed, notes)
+        splits = places.parts_of_a_split(placed, notes)
     if not splits:
-        placed = _split_inside(placed, notes)
+        placed = places.split_inside(placed, notes)
         splits = splits_of([image.parts for image in placed])
-        placed = _without_unlabelled(placed, notes, splits)
-    placed = _without_clutter(placed, notes, bool(splits))
-    kept, splits = _with_labels_of_flat_parts(folder, content, placed, splits, notes)
+        if not splits:
+            placed = places.without_unlabelled(placed, notes)
+            splits = splits_of([image.parts for image in placed])
+    placed = places.without_clutter(placed, notes, bool(splits))
+    placed, splits = places.with_labels_of_flat_parts(content, placed, splits, notes)
+    ignored = Counter[str]()
+    kept = places.without_masks(places.without_flat_parts(placed, splits, ignored), notes)
+    ignored["images outside a class folder"] += len(images) - len(places.images_below(images, depth))
     if len({*splits.values()}) == 1:
         splits = dict.fromkeys(splits, "")
+    parts, paths = [image.parts for image in kept], [image.entry.parts for image in kept]
+    if not any(len(place) > 1 + bool(splits) for place in parts):
+        doubt.refuse(folder, parts, splits, paths)
     listing = class_folders(folder, content, splits, places={image.entry.name: image.parts for image in kept})
     classes = {image.label for image in listing.images}
     if not classes <= {*reading.known}:
-        doubt.refuse(folder, [image.parts for image in kept], splits, [image.entry.parts for image in kept])
+        doubt.refuse(folder, parts, splits, paths)
     inner = {image.parts[1 + bool(splits)] for image in kept if len(image.parts) > 2 + bool(splits)}
     if len(inner) > len(classes) and not any(len(image.parts) == 2 + bool(splits) for image in kept):
         example = next(image.entry.name for image in kept if len(image.parts) > 2 + bool(splits))
@@ -84,150 +81,7 @@ def _by_folders(folder: Path, content: Sequence[Entry], images: Sequence[Entry],
         notes.append(
             f"folders inside the classes, as {shown(example)}, are part of them; --classes-at {level} makes them the classes"
         )
-    return Listing(folder, folder, listing.images, listing.ignored, notes=(*notes, *listing.notes))
-
-
-def images_below(images: Sequence[Entry], depth: int) -> list[Entry]:
-    """Those that lie at least `depth` folders deep, with a name below."""
-    return [entry for entry in images if len(entry.parts) > depth]
-
-
-def _wrappers(images: Sequence[Entry]) -> int:
-    """How many folders lie around the right one, each the only one with folders of images; images beside it are not looked at."""
-    depth = 0
-    while True:
-        below = images_below(images, depth + 1)
-        names = {entry.parts[depth] for entry in below}
-        if len(names) != 1 or any(len(entry.parts) == depth + 2 for entry in below):
-            return depth
-        inside = {entry.parts[depth + 1] for entry in below}
-        if part_of(next(iter(names)))[0] == "train" and not any(part_of(name)[0] for name in inside):
-            return depth  # train/ alone, to be split
-        depth += 1
-
-
-def _without_inner_wrappers(placed: list[Placed], notes: list[str]) -> list[Placed]:
-    """Without the one folder in a part of a split that holds all of it: train/train/cat, val/images/1.jpg."""
-    inside = defaultdict[str, set[str]](set)
-    for image in placed:
-        inside[image.parts[0]].add(image.parts[1] if len(image.parts) > 2 else "")
-    wrapped = {}
-    for name, names in inside.items():
-        inner = next(iter(names))
-        if part_of(name)[0] and len(names) == 1 and inner and (part_of(inner)[0] == part_of(name)[0] or is_images(inner)):
-            wrapped[name] = inner
-    if wrapped:
-        notes.append("read from " + ", ".join(os.sep.join(pair) + os.sep for pair in wrapped.items()))
-    return [
-        image._replace(parts=[image.parts[0], *image.parts[2:]]) if image.parts[0] in wrapped and len(image.parts) > 2 else image
-        for image in placed
-    ]
-
-
-def _parts_of_a_split(placed: Sequence[Placed], notes: list[str]) -> dict[str, str]:
-    """What the top folders are called -> the split they are; empty if they are none.
-
-    There is one to train on with at least two classes; the others have classes of the same names, or none.
-    """
-    inside = defaultdict[str, set[str]](set)
-    for image in placed:
-        if len(image.parts) > 1:
-            inside[image.parts[0]].add(labels.tidy(image.parts[1]) if len(image.parts) > 2 else "")
-    groups = defaultdict[tuple[str, ...], dict[str, str]](dict)
-    for name in inside:
-        part, others = part_of(name)
-        if part:
-            groups[others][name] = part
-    for names in groups.values():
-        train = [name for name, part in names.items() if part == "train"]
-        rest = {name: part for name, part in names.items() if part != "train"}
-        if len(train) != 1 or not rest or "" in inside[train[0]] or len(inside[train[0]]) < 2:
-            continue
-        flat = [name for name, part in rest.items() if inside[name] == {""} or part == "no labels"]
-        with_classes = {name: part for name, part in rest.items() if name not in flat}
-        if any(2 * len((inside[name] - {""}) & inside[train[0]]) < len(inside[name] - {""}) for name in with_classes):
-            continue
-        splits = {train[0]: "train", **with_classes}
-        read_as = ", ".join(f"{name}{os.sep} {part}" for name, part in sorted(splits.items()))
-        if with_classes or train[0].casefold() != "train":
-            notes.append(f"read as a split: {read_as}")
-        return splits
-    return {}
-
-
-def _with_labels_of_flat_parts(
-    folder: Path, content: Sequence[Entry], placed: list[Placed], splits: Mapping[str, str], notes: list[str]
-) -> tuple[list[Placed], dict[str, str]]:
-    """With the classes that a table gives to a part of the split without class folders, and that part."""
-    sides = {**splits}
-    if "train" not in splits.values() and not any(part_of(name)[0] == "train" for name in splits):
-        return placed, sides
-    classes = {image.parts[1] for image in placed if image.parts[0] in splits and len(image.parts) > 2}
-    tops = defaultdict[str, list[Placed]](list)
-    for image in placed:
-        if image.parts[0] not in splits and len(image.parts) > 1:
-            tops[image.parts[0]].append(image)
-    for name, images in tops.items():
-        part = part_of(name)[0]
-        if part not in ("validation", "test") or any(len(image.parts) > 2 for image in images):
-            continue
-        found, table = published.flat_side(content, [image.entry for image in images], classes)
-        if found:
-            notes.append(f"labels of {name}{os.sep} are those of {table}")
-            placed = [
-                image._replace(parts=[name, found[image.entry.name], image.parts[-1]]) if image.entry.name in found else image
-                for image in placed
-            ]
-            sides = {top: side or "train" for top, side in sides.items()} | {name: part}
-    return placed, sides
-
-
-def _split_inside(placed: list[Placed], notes: list[str]) -> list[Placed]:
-    """With the split before the class, if each class has its own: cat/train/1.jpg as train/cat/1.jpg."""
-    inside = defaultdict[str, set[str]](set)
-    deeper = defaultdict[str, set[str]](set)
-    for image in placed:
-        if len(image.parts) > 1:
-            inside[image.parts[0]].add(image.parts[1] if len(image.parts) > 2 else "")
-            if len(image.parts) > 3:
-                deeper[image.parts[0]].add(image.parts[2])
-    if len(inside) < 2 or any(len(names) > 1 for names in deeper.values()):
-        return placed
-    parts = {name: part_of(name)[0] for names in inside.values() for name in names}
-    if not all(part in ("train", "validation", "test") for part in parts.values()) or not all(
-        "train" in {parts[name] for name in names} and len({parts[name] for name in names}) > 1 for names in inside.values()
-    ):
-        return placed
-    notes.append(f"each class has its split inside: {', '.join(sorted(parts))}")
-    spelt = {"train": "train", "validation": "val", "test": "test"}
-    return [
-        image._replace(parts=[spelt[parts[image.parts[1]]], image.parts[0], *image.parts[2:]])
-        for image in placed
-        if len(image.parts) > 2
-    ]
-
-
-def _without_unlabelled(placed: list[Placed], notes: list[str], splits: Mapping[str, str]) -> list[Placed]:
-    """Without a flat folder called pred or the like beside class folders."""
-    if splits:
-        return placed
-    names = {image.parts[0] for image in placed if len(image.parts) > 1}
-    nested = {image.parts[0] for image in placed if len(image.parts) > 2}
-    drop = {name for name in names - nested if part_of(name) == ("no labels", ()) and name.casefold() not in CLASSES_TOO}
-    if not drop or len(names - drop) < 2:
-        return placed
-    count = sum(image.parts[0] in drop for image in placed)
-    notes.append(f"{count:,} images in {', '.join(sorted(drop))}{os.sep} have no class and are left out")
-    return [image for image in placed if image.parts[0] not in drop]
-
-
-def _without_clutter(placed: list[Placed], notes: list[str], split: bool) -> list[Placed]:
-    """Without what Caltech ships as images of no class."""
-    kept = [image for image in placed if len(image.parts) < 2 + split or not CLUTTER.fullmatch(image.parts[split])]
-    if len(kept) < len(placed):
-        names = {image.parts[split] for image in placed} - {image.parts[split] for image in kept if len(image.parts) > split}
-        notes.append(f"{', '.join(sorted(names))} is no class, as Caltech says, and left out: rename it to train on it")
-    return kept
+    return Listing(folder, folder, listing.images, +(listing.ignored + ignored), notes=(*notes, *listing.notes))
 
 
 def _by_depth(folder: Path, images: Sequence[Entry], ignored: Counter[str], depth: int) -> Listing:

@@ -13,6 +13,8 @@ KINDS = "set|sets|data|dataset|image|images|img|imgs|pic|pics|picture|pictures|p
 PART = re.compile(rf"({'|'.join(PARTS)})({KINDS})?")
 IMAGES = re.compile("(jpeg)?(images?|imgs?|pictures?|photos?|jpe?g)")  # what people call a folder of all images, without classes
 
+MASKS = re.compile("(images?)?(masks?|annotations?|labels?|segmentations?(class|object)?|trimaps?|groundtruths?|gt)")
+
 
 def part_of(name: str) -> tuple[str, tuple[str, ...]]:
     """Which part of a split is called like that, "" if none; and what else the name says."""
@@ -32,3 +34,8 @@ def letters(name: str) -> str:
 def is_images(name: str) -> bool:
     """Whether a folder is called like one of all images, as images or JPEGImages."""
     return IMAGES.fullmatch(letters(name)) is not None
+
+
+def is_masks(name: str) -> bool:
+    """Whether a folder is called like one of what is drawn on images, as masks or annotations."""
+    return MASKS.fullmatch(letters(name)) is not None

@@ -2,7 +2,7 @@
 
 CUB                images.txt, image_class_labels.txt, classes.txt, train_test_split.txt
 SUN397             ClassName.txt
-Food-101, DTD, MIT Indoor, Oxford-IIIT Pet, FGVC-Aircraft, CVAT …     train.txt, test.txt and such: an image a line, perhaps a label
+Food-101, DTD, MIT Indoor, Pet, Aircraft …     train.txt, test.txt and such: an image a line, perhaps its label
 Tiny ImageNet, ImageNet, GTSRB …     val_annotations.txt, LOC_val_solution.csv, Test.csv: the labels of a flat part of a split
 """
 
@@ -19,7 +19,7 @@ from .find import Finder
 from .folder import Entry
 from .labels import shown, tidy
 from .listing import ListedImage, Listing, Reading
-from .part_names import KINDS, is_images, part_of
+from .part_names import KINDS, is_images, is_masks, part_of
 
 LIMIT = 2**27  # bytes of a list
 DEPTH = 3  # folders above which lists are looked for
@@ -43,7 +43,11 @@ def read(folder: Path, content: Sequence[Entry], images: Sequence[Entry], readin
         return _cub(folder, images, by_name)
     if "ClassName.txt" in by_name:
         return _class_names(folder, images, by_name["ClassName.txt"])
-    return _lists(folder, images, texts, reading)
+    plain = [image for image in images if not any(map(is_masks, image.parts[:-1]))]
+    listing = _lists(folder, plain, texts, reading)
+    if listing and len(plain) < len(images):
+        listing.ignored["images in no list"] += len(images) - len(plain)
+    return listing
 
 
 def _rows(entry: Entry) -> list[list[str]]:
@@ -145,28 +149,40 @@ def _lists(folder: Path, images: Sequence[Entry], texts: Mapping[str, Entry], re
     files = ", ".join(groups[key][part].name for part in sides)
     others = len(usable) - 1 if re.search(r"\d", key) else 0
     notes.append(f"split of {files}" + f"; {others} more such splits are not used" * (others > 0))
-    return _from_lists(folder, images, finder, sides, notes)
+    return _from_lists(folder, images, finder, sides, groups[key], notes)
 
 
 def _from_lists(
-    folder: Path, images: Sequence[Entry], finder: Finder, sides: Mapping[str, list[Line]], notes: list[str]
+    folder: Path,
+    images: Sequence[Entry],
+    finder: Finder,
+    sides: Mapping[str, list[Line]],
+    lists: Mapping[str, Entry],
+    notes: list[str],
 ) -> Listing | None:
-    """The images of lists: their labels are those of the lists, else the folders that they lie in."""
+    """The images of `lists`: their labels are those of the lists, else the folders that they lie in."""
     listed, seen = [], dict[str, str]()
-    in_folders = all(len(finder.entries[line.path].parts) > 1 and not is_images(finder.entries[line.path].parts[-2])
-                     for lines in sides.values() for line in lines)  # fmt: skip
+    there = [finder.entries[line.path].parts for lines in sides.values() for line in lines if line.path in finder.entries]
+    in_folders = all(len(parts) > 1 and not is_images(parts[-2]) for parts in there) and len({parts[-2] for parts in there}) > 1
     with_labels = all(line.label for lines in sides.values() for line in lines)
     if not in_folders and not with_labels:
         return None
-    names = {} if in_folders else _names(sides)
+    folders = {tuple(part for part in parts[:-1] if not part_of(part)[0]) for parts in there}
+    if in_folders and len({path[-1] for path in folders}) < len(folders):
+        return None  # church/indoor and restaurant/indoor
+    names = {} if in_folders else _names(sides) or _named(folder, lists, sides)
     for part, lines in sides.items():
         split = "train" if part == "trainval" else part
         for line in lines:
             if seen.setdefault(line.path, split) != split:
                 raise Refused(f"{folder}: {line.path} is in the lists of {seen[line.path]} and of {split}", 4)
-            entry = finder.entries[line.path]
-            label = entry.parts[-2] if in_folders else names.get(line.label, line.label)
-            listed.append(_image(entry, label, split))
+            above = line.path.replace("\\", "/").split("/")[:-1]
+            label = above[-1] if in_folders and above else names.get(line.label, line.label)
+            if not label:
+                raise Refused(
+                    f"{folder}: {line.path} of {lists[part].name} is not there, and has no class; take it out of the list", 4
+                )
+            listed.append(finder.listed(line.path, label, split))
     return _listing(folder, images, [*dict.fromkeys(listed)], notes)
 
 
@@ -182,13 +198,21 @@ def _names(sides: Mapping[str, list[Line]]) -> dict[str, str]:
     return names if whole and all(label.isdecimal() for label in names) else {}
 
 
+def _named(folder: Path, lists: Mapping[str, Entry], sides: Mapping[str, list[Line]]) -> dict[str, str]:
+    """Numbers of classes -> their names in a file beside a list, such as classes.txt."""
+    numbers = [line.label for lines in sides.values() for line in lines]
+    if not all(number.isdecimal() for number in numbers):
+        return {}
+    names = cells.named(Path(next(iter(lists.values())).path), numbers)
+    return dict(zip(numbers, names, strict=True))
+
+
 def _lines(finder: Finder, entry: Entry) -> list[Line] | None:
-    """The images that a list names; None if one of its lines names none."""
+    """The images that a list names; None if half of its lines name none."""
     rows = [row for row in _rows(entry) if not row[0].startswith("#")]
-    whole = finder.try_all([" ".join(row) for row in rows])
-    if whole:
+    if whole := finder.try_most([" ".join(row) for row in rows]):
         return [Line(path, "") for path in whole]
-    first = finder.try_all([row[0] for row in rows])
+    first = finder.try_most([row[0] for row in rows])
     if not first:
         return None
     rest = [row[1].strip() if len(row) > 1 else "" for row in rows]

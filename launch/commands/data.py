@@ -39,6 +39,7 @@ def main(args: Sequence[str]) -> None:
     which = "the table's, not to be guessed: image=NAME, label=NAME, split=NAME"
     parser.add_argument("--columns", nargs="+", default=[], metavar="X=NAME", help=which)
     parser.add_argument("--split-column", default="", metavar="NAME", help="the table's column of splits; none: do not use it")
+    parser.add_argument("--group", default="", metavar="NAME", help="the table's column of what stays on one side, as patient")
     parser.add_argument("--label-from", default="", metavar="REGEX", help="the class is its first group in a file's name")
     parser.add_argument(
         "--classes-at", type=int, default=0, metavar="DEPTH", help="the class is the folder at this depth, from 1"
@@ -63,7 +64,7 @@ def main(args: Sequence[str]) -> None:
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = WIDTH
-    reading = Reading(told(chosen.columns, chosen.split_column), chosen.label_from, chosen.classes_at)
+    reading = Reading(told(chosen.columns, chosen.split_column, chosen.group), chosen.label_from, chosen.classes_at)
     parts = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*parts, console=console, transient=True, disable=not console.is_terminal or chosen.json) as bar:
         report = dataset_report(chosen.path, reading, chosen.split, chosen.validation, chosen.test, bar)

@@ -43,6 +43,8 @@ def custom(
     split: str = "",
     columns: Sequence[str] = (),
     skip_bad: bool = False,
+    split_column: str = "",
+    group: str = "",
     label_from: str = "",
     classes_at: int = 0,
     classes: tuple[str, ...] = (),
@@ -65,7 +67,7 @@ def custom(
         return _announced(_drawings(rule, classes), main and not classes)
     if data == "hub":
         raise Refused("--data hub names no data set: it takes a folder, a table, owner/name of the hub, or synthetic", 2)
-    reading = Reading(table_columns.told(columns), label_from, classes_at, classes)
+    reading = Reading(table_columns.told(columns, split_column, group), label_from, classes_at, classes)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not main or not console.is_terminal) as bar:
         fraction = FRACTION if validation is None else validation

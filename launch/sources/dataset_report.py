@@ -65,11 +65,12 @@ def dataset_report(
     if split_file:
         splits = split.read(split_file, listing, [image.path for image in good])
     elif not (splits := {image.path: image.split for image in listing.images if image.split}):
+        units = split.units({image.path: files[image.path].sha256 for image in good}, listing.groups)
         contents = defaultdict(list)
         for image in good:
-            contents[image.label].append(files[image.path].sha256)
+            contents[image.label].append(units[image.path])
         placed = split.split_by_content(contents, validation, test)
-        splits = {image.path: placed[files[image.path].sha256] for image in good}
+        splits = {image.path: placed[units[image.path]] for image in good}
     return DatasetReport(listing, files, {image.path: splits[image.path] for image in good}, opened)
 
 
@@ -133,6 +134,12 @@ def notes(report: DatasetReport, white: int = 0) -> list[str]:
     """Lines about what was guessed, and about what is probably not meant. `white` as in rule.py."""
     files = [report.files[image.path] for image in report.good]
     lines = [*report.listing.notes, *alike(report.listing.classes)]
+    if groups := split.straddling(report.splits, report.listing.groups):
+        lines.append(
+            f"{len(groups):,} groups are in several splits, as {shown(groups[0])}: the split that is there is used as it is"
+        )
+    elif names := {*report.listing.groups.values()} - {""}:
+        lines.append(f"each of {len(names):,} groups is on one side")
     if flat := [image.path for image in report.good if report.files[image.path].flat]:
         lines.append(f"{_of(len(flat))} of one colour: {', '.join(map(shown, flat[:FEW]))}" + " …" * (len(flat) > FEW))
     if grey := [info.highest for info in files if info.bits == 16 and info.mode[0] == "I"]:

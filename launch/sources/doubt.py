@@ -43,7 +43,7 @@ def refuse(folder: Path, images: Sequence[Sequence[str]], splits: Mapping[str, s
     if not why:
         return
     ways = [_way_out(folder, paths, images)]
-    if why.endswith("?"):
+    if why.endswith("?") and not any(is_masks(parts[len(splits) > 0]) for parts in images):
         depth = len(paths[0]) - len(images[0]) + inner + 1
         ways.append(f"--classes-at {depth} takes the folders inside, of all of them, as the classes")
         ways.append("if the first are the classes, move the images out of the folders in them, or give a table")

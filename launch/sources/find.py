@@ -19,9 +19,10 @@ TRIED = 100  # paths, before all are looked up
 class Finder:
     """The images below `root`, `entries` by name, to be found by the ends of their paths."""
 
-    def __init__(self, root: Path, images: Iterable[Entry] | None = None):
-        self.root = root
-        self.entries = {entry.name: entry for entry in (walk(root) if images is None else images) if is_image(entry)}
+    def __init__(self, root: Path, images: Iterable[Entry] | None = None, above: bool = False):
+        """`images` are those of `root` (None: to be found), or of the folder `above` it."""
+        images = walk(root) if images is None else images
+        self.entries = {os.path.join("..", entry.name) if above else entry.name: entry for entry in images if is_image(entry)}
         self._by_last: dict[str, list[str]] | None = None
 
     def listed(self, name: str, label: str, split: str) -> ListedImage:

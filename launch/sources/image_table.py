@@ -44,6 +44,7 @@ class Columns(NamedTuple):
     image: str
     label: str
     split: str
+    group: str = ""
 
 
 def images(schema: "pyarrow.Schema") -> list[str]:
@@ -81,7 +82,7 @@ def choose(source: Path, schema: "pyarrow.Schema", wanted: Mapping[str, str], sp
     others = [] if split_known else [name for name in others if name != label]
     split = wanted.get("split") or guess("split", others)
     split = "" if split == "none" and "none" not in schema.names else split
-    return Columns(image, label, split)
+    return Columns(image, label, split, wanted.get("group", ""))
 
 
 def read(source: Path, root: Path, parts: Sequence[Part], wanted: Mapping[str, str], revision: str = "") -> Listing:
@@ -93,6 +94,7 @@ def read(source: Path, root: Path, parts: Sequence[Part], wanted: Mapping[str, s
     images: list[ListedImage] = []
     ignored: Counter[str] = Counter()
     rows: dict[str, Rows] = {}
+    groups: dict[str, str] = {}
     names: dict[str, None] = {}  # of classes, in order
     for part in parts:
         table = _mapped(part.files)
@@ -102,6 +104,9 @@ def read(source: Path, root: Path, parts: Sequence[Part], wanted: Mapping[str, s
             ignored[f"images of {part.name} without a label"] += table.num_rows
             continue
         splits = table[columns.split].to_pylist() if columns.split else [part.split] * table.num_rows
+        if columns.group:
+            values = table[columns.group].to_pylist()
+            groups |= {f"{part.name}#{number}": "" if value is None else tidy(str(value)) for number, value in enumerate(values)}
         rows[part.name] = Rows(table[columns.image], root)
         names |= dict.fromkeys(_class_names(table.schema).get(columns.label, ()))
         stamps = rows[part.name].stamps(part.time)
@@ -123,7 +128,7 @@ def read(source: Path, root: Path, parts: Sequence[Part], wanted: Mapping[str, s
         return rows[name].open(int(number))
 
     ordered = tuple(dict.fromkeys(classes[name] for name in names))
-    return Listing(source, root, images, ignored, opened, ordered, revision, tuple(notes))
+    return Listing(source, root, images, ignored, opened, ordered, revision, tuple(notes), groups)
 
 
 def _row(path: str) -> str:

@@ -32,6 +32,10 @@ def read(folder: Path, content: Sequence[Entry], reading: Reading) -> Listing:
     ignored = Counter(kind_of(entry) for entry in content if entry.kind != "folder" and not is_image(entry))
     if not images:
         raise Refused(f"{folder}: no images in it{listed(ignored)}; {doubt.archive_in(content) or doubt.NO_IMAGES}")
+    if (group := reading.columns.get("group", "")) and not any(entry.parts[-1] in metadata.NAMES for entry in content):
+        raise Refused(
+            f"{folder}: --group {group} names a column, and a folder has none; give a table of path, label and {group}", 2
+        )
     if reading.label_from:
         return _by_name(folder, images, ignored, reading.label_from)
     if reading.classes_at:

@@ -22,6 +22,7 @@ def read(folder: Path, content: Sequence[Entry], images: Sequence[Entry], readin
     there = {entry.name: entry for entry in images}
     rows: list[tuple[str, str, str]] = []  # image, label, row in messages
     used: list[str] = []
+    group, groups = reading.columns.get("group", ""), dict[str, str]()
     for table in tables:
         head, values = cells.read(Path(table.path))
         label = reading.columns.get("label", "") or columns.guess("label", head)
@@ -34,6 +35,8 @@ def read(folder: Path, content: Sequence[Entry], images: Sequence[Entry], readin
             if not tidy(text):
                 raise Refused(f"{folder}: {where} has nothing in the column {label!r}; fill it or remove the row", 4)
             rows.append((path, text, where))
+            if group in head:
+                groups[path] = tidy(values[head.index(group)][number - 1])
         used.append(table.name)
     if not rows:
         return None
@@ -55,7 +58,7 @@ def read(folder: Path, content: Sequence[Entry], images: Sequence[Entry], readin
         size, time = (status.st_size, status.st_mtime_ns) if status else (0, 0)
         listed.append(ListedImage(path, classes[text], parts[path.split("/")[0]], size, time))
     listed.sort(key=lambda image: image.path)
-    listing = Listing(folder, folder, listed, notes=(f"labels are those of {', '.join(used)}", *notes))
+    listing = Listing(folder, folder, listed, notes=(f"labels are those of {', '.join(used)}", *notes), groups=groups)
     if rest := len(there.keys() - {image.path for image in listed}):
         listing.ignored["images in no row"] += rest
     return listing

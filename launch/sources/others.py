@@ -48,6 +48,8 @@ def images(
     split: str = "",
     columns: Sequence[str] = (),
     skip_bad: bool = False,
+    split_column: str = "",
+    group: str = "",
     label_from: str = "",
     classes_at: int = 0,
     limit: int = 0,
@@ -61,7 +63,7 @@ def images(
     from rich.progress import Progress
 
     with Progress(disable=True) as bar:
-        reading = Reading(told(columns), label_from, classes_at, like.classes)
+        reading = Reading(told(columns, split_column, group), label_from, classes_at, like.classes)
         fraction = custom_images.FRACTION if validation is None else validation
         report = dataset_report(Path(data), reading, None, fraction, test, bar)
     where = report.listing.source

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..errors import Refused
 from . import cells, columns
 from .find import Finder, split_path
+from .folder import walk
 from .labels import settled, shown, tidy
 from .listing import ListedImage, Listing
 
@@ -104,8 +105,11 @@ class _Files:
 
     @cached_property
     def finder(self) -> Finder:
-        """The images below the folder: looked for once, and only if no row names a file as it is."""
-        return Finder(self.folder)
+        """The images below the folder, or else beside it: looked for once, and only if no row names a file as it is."""
+        finder = Finder(self.folder)
+        if not finder.entries and self.folder.parent not in (Path.home(), self.folder.parent.parent):
+            return Finder(self.folder, walk(self.folder.parent), above=True)
+        return finder
 
     def is_there(self, cell: str) -> bool:
         """Whether a cell names an image."""

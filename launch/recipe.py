@@ -104,7 +104,7 @@ def run_until_train(
         setattr(recipe, name, reached)
     run.accelerator = accelerator(precision)  # a recipe may ask for its device
     run.opened = True  # the run folder is neither locked nor written
-    run.finish = lambda result: None  # type: ignore[method-assign]  # of this run alone
+    run.finish = lambda summary, **facts: None  # type: ignore[method-assign]  # of this run alone
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             recipe.main(run, **options)
@@ -172,5 +172,5 @@ def _recorded_file(record: Record) -> Path | None:
 
 
 def _within(file: Path, folder: Path) -> bool:
-    """Whether `file` is in `folder`, by its name or through links."""
+    """Return whether `file` is in `folder`, by its name or through links."""
     return any(path.is_relative_to(folder) for path in (file.absolute(), file.resolve()))

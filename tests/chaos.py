@@ -32,10 +32,11 @@ import launch.data.store
 import launch.processes
 import launch.sources.dataset_report
 import launch.training.checkpoint
+import launch.training.evaluate
 import launch.training.finish
 import launch.training.loop
 from launch import Run
-from launch.data.images import MemoryFeed
+from launch.data.feed import MemoryFeed
 
 SEAMS = {
     "import": (runpy, "run_path"),
@@ -44,7 +45,7 @@ SEAMS = {
     "save": (launch.training.checkpoint, "save"),
     "check": (launch.sources.dataset_report, "check"),
     "store": (launch.data.store.Store, "_write"),
-    "best": (launch.training.loop, "best_weights"),
+    "best": (launch.training.evaluate, "best_weights"),
     "draw": (launch.training.finish, "_show"),
 }
 

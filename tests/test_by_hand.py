@@ -91,7 +91,7 @@ def test_one_weight_that_is_not_finite_is_enough(by_hand, start, monkeypatch):
 
 
 def interrupted(main, tmp_path, monkeypatch, capsys, *flags) -> str:
-    """What `cli(main)` prints on SIGINT, with exit code 130."""
+    """Output of `cli(main)` on SIGINT, with exit code 130."""
     place = ["--out", str(tmp_path / "run"), "--wandb", "disabled", "--threads", "1"]
     monkeypatch.setattr(sys, "argv", ["recipe.py", "--data", "synthetic", *place, *flags])
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it

@@ -52,7 +52,7 @@ IMAGES = [jpeg(number) for number in range(12)]
 
 
 @pytest.mark.parametrize("binary", [False, True], ids=["structs", "binary"])
-def test_each_row_is_a_image_of_its_own(said, tmp_path, binary):
+def test_each_row_is_an_image_of_its_own(said, tmp_path, binary):
     table = write_table(tmp_path / "cats.parquet", IMAGES, ["x", "y"] * 6, binary=binary)
     assert counts(said(table)) == {"x": (6,), "y": (6,)}
     assert contents(surveyed(table)) == {f"cats.parquet#{number}": content for number, content in enumerate(IMAGES)}

@@ -1,4 +1,4 @@
-"""What is read of files that Pillow reads darkly, inverted, in part or wrongly; and what is said of it."""
+"""Pixels of files that Pillow reads too dark, inverted, in part or wrongly, and the messages about them."""
 
 import base64
 import io
@@ -172,7 +172,7 @@ def test_lossless_jpeg_is_good_and_read(said):
 
 
 def test_a_phone_s_two_images_in_one_file_are_reduced_while_decoding(said):
-    """As fast as JPEG, and with its pixels."""
+    """Reduced while it is decoded, as JPEG is, to the same pixels."""
     file, plain = io.BytesIO(), io.BytesIO()
     large = photo(1, 800, 600)
     large.save(file, "MPO", save_all=True, append_images=[photo(2, 80, 60)], quality=90)

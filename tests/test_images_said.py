@@ -161,7 +161,7 @@ def test_bad_files_move_no_image_to_another_side(said, tmp_path):
     assert sides_of(tmp_path / "two.csv") == sides_of(tmp_path / "one.csv")
 
 
-def test_a_image_twice_in_a_class_counts_once_for_its_share(said, tmp_path):
+def test_an_image_twice_in_a_class_counts_once_for_its_share(said, tmp_path):
     """Copies cannot move another image to another side."""
     write_photos(tmp_path / "photos", {"a": 12, "b": 3})
     said(tmp_path / "photos", "--write-split", tmp_path / "one.csv")

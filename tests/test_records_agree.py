@@ -1,4 +1,4 @@
-"""Whatever speaks of a run says the numbers that were recorded: commands, comparison, pairs, images, W&B."""
+"""Recorded numbers are those that everything shows: commands, comparison, pairs, plots, W&B."""
 
 import base64
 import csv

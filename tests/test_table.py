@@ -1,4 +1,4 @@
-"""What `datasets` reads: parquet files as on the hub, in a folder of one's own."""
+"""Parquet files as on the hub, in a folder, read by `datasets`."""
 
 from pathlib import Path
 

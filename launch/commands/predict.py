@@ -22,7 +22,7 @@ def main(args: Sequence[str]) -> None:
         "predict",
         usage="RUN IMAGE… | FOLDER… [--top 3] [--csv | --json]",
         description="Print the most probable classes of each image. Images of another size than the run's are resized to it,\n"
-        "then normalised as in training. Images in a folder are found as for training: behind links, too, and nothing else.\n"
+        "then normalised as in training. Images in a folder are found as in training, behind links, too.\n"
         "Files that cannot be read as an image are named and skipped, with exit code 1.",
         example="runs/cifar2/Net-0a1b2c3d bird.jpg photos/",
     )

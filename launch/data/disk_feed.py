@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .dataset import Split
+from .features import Features
 from .normalise import normaliser
 from .resize import ResizeRule, centred, resized
 from .store import Store, StoredImage
@@ -35,6 +36,7 @@ class DiskSplit:
     images: Sequence[StoredImage]
     store: Store
     rule: ResizeRule
+    features: Features | None = None  # computed before, in place of the pixels: see launch/features
 
     def __len__(self) -> int:
         return self.labels.shape[0]
@@ -46,7 +48,8 @@ class DiskSplit:
 
     def select(self, ids: Tensor) -> "DiskSplit":
         """The images `ids`, int64 (n,), alone."""
-        return replace(self, labels=self.labels[ids], images=[self.images[index] for index in ids.tolist()])
+        images = [self.images[index] for index in ids.tolist()]
+        return replace(self, labels=self.labels[ids], images=images, features=self.features and self.features.select(ids))
 
     def some(self, ids: Tensor) -> Split:
         """The images `ids`, int64 (n,), in memory, as evaluation sees them. Raises Refused (4) for one that has changed."""
@@ -107,9 +110,7 @@ class DiskFeed:
         self.device, self.drawn_on, self.labels = device, torch.device("cpu"), split.labels
         self.reader, self.rule = DiskReader(split), split.rule
         self.batches = max(1, 500 * 64**2 // split.rule.size**2)  # of evaluation: 500 small ones, 40 of 224 × 224
-        counts = split.labels.bincount().tolist()
-        there = [count for count in counts if count]
-        self.uneven = tuple(counts) if max(there) > UNEVEN * min(there) else ()
+        self.uneven = uneven(split.labels)
         sizes = [(image.height, image.width) for image in split.images]
         self.sizes = torch.tensor(sizes, dtype=torch.int32).reshape(-1, 2)
         self.normalise = normaliser(mean, std, split.rule.size, device)
@@ -185,6 +186,13 @@ class DiskFeed:
         rows = range(len(ids))
         some = max(1, len(ids) // (JOBS * self.threads))
         return Prepared(ids, pixels, [self.pool.submit(fill, rows[first : first + some]) for first in rows[::some]])
+
+
+def uneven(labels: Tensor) -> tuple[int, ...]:
+    """The numbers of `labels` by class, if some class has so many fewer than another that accuracy alone misleads, else ()."""
+    counts = labels.bincount().tolist()
+    there = [count for count in counts if count]
+    return tuple(counts) if max(there) > UNEVEN * min(there) else ()
 
 
 def _name(augment: Augmented) -> str:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..errors import Refused
 from .dataset import Split
-from .disk_feed import Augmented, DiskFeed, DiskSplit
+from .disk_feed import Augmented, DiskFeed, DiskSplit, uneven
+from .features import FeatureFeed
 from .normalise import normaliser
 from .order import held_out
 
@@ -118,8 +119,13 @@ class MemoryFeed:
         return resized(pixels, self.size), labels
 
 
-def feed_of(split: Split | DiskSplit, images: Images, device: torch.device) -> MemoryFeed | DiskFeed:
+AnyFeed = MemoryFeed | DiskFeed | FeatureFeed
+
+
+def feed_of(split: Split | DiskSplit, images: Images, device: torch.device) -> AnyFeed:
     """Batches of a split of `images`."""
+    if isinstance(split, DiskSplit) and split.features:
+        return FeatureFeed(split.labels, split.features, uneven(split.labels), device)
     if isinstance(split, DiskSplit):
         return DiskFeed(split, images.mean, images.std, device)
     return MemoryFeed(split, images, device)

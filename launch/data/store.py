@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 LIMIT = "ONELOOP_STORED_GIB"  # the disk allowance of all stores; without it, half of what the disk has left
+KEPT = ("stored-*.rgb", "features-*.f32")  # what it counts
 FORMAT = 2
 CHUNK = 64  # images that are written at a time
 SHARE, SLACK = 0.1, 0.1  # writing may take this part of the time that decoding takes, and so many seconds more
@@ -180,7 +181,7 @@ class Store:
     def _allowed(self, images: Sequence[StoredImage]) -> set[str]:
         """The contents to be kept that are not, as far as the allowance goes."""
         missing = {each.sha256: each for each in images if each.sha256 not in self.places}
-        left, allowed = self._allowance() if missing else 0, set()
+        left, allowed = allowance(self.path.parent) if missing else 0, set()
         for each in missing.values():
             left -= 3 * each.width * each.height
             if left < 0:
@@ -188,19 +189,20 @@ class Store:
             allowed.add(each.sha256)
         return allowed
 
-    def _allowance(self) -> int:
-        """Bytes that may be added. Raises Refused (2) if the environment's is no number."""
-        given = os.environ.get(LIMIT)
-        folder = next(parent for parent in self.path.parents if parent.exists())
-        free = shutil.disk_usage(folder).free
-        if given is None:
-            return free // 2
-        try:
-            limit = int(float(given) * 2**30)
-        except (ValueError, OverflowError) as error:
-            raise Refused(f"{LIMIT} is {given!r}; it takes a number of GiB, 0 to store nothing", 2) from error
-        used = sum(each.stat().st_size for each in self.path.parent.glob("stored-*.rgb"))
-        return min(limit - used, free)
+
+def allowance(folder: Path) -> int:
+    """Bytes that may be added to what the cache `folder` keeps. Raises Refused (2) if the environment's is no number."""
+    given = os.environ.get(LIMIT)
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(there).free
+    if given is None:
+        return free // 2
+    try:
+        limit = int(float(given) * 2**30)
+    except (ValueError, OverflowError) as error:
+        raise Refused(f"{LIMIT} is {given!r}; it takes a number of GiB, 0 to store nothing", 2) from error
+    used = sum(path.stat().st_size for pattern in KEPT for path in folder.glob(pattern))
+    return min(limit - used, free)
 
 
 def clear(source: Path) -> list[Path]:

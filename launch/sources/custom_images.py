@@ -177,6 +177,6 @@ def _drawings(rule: ResizeRule, classes: tuple[str, ...]) -> Images:
             file = io.BytesIO()
             Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file, "png")
             size = reduced_size(32, 32, rule)
-            wanted.append(StoredImage(f"{name}{number}", *size, f"drawing {number}", partial(io.BytesIO, file.getvalue())))
+            wanted.append(StoredImage(hashlib.sha256(file.getvalue()).hexdigest(), *size, f"drawing {number}", partial(io.BytesIO, file.getvalue())))
         splits[name] = DiskSplit(images.labels, wanted, Store(rule), rule)
     return Images(splits["train"], splits["test"], names, MEAN, STD, "synthetic", drawn.fingerprint)

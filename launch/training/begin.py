@@ -14,7 +14,7 @@ from ..errors import Refused, first_line
 from ..processes import broadcast
 from ..report.runs import read_json, read_metrics
 from ..run import Run
-from ..weights.tensors import load_weights, weights, weights_sha256
+from ..weights.tensors import load_weights, weights, weights_sha256, whole_of
 from . import checkpoint, extend
 from .ema import Average
 from .job import Job, Plan
@@ -45,9 +45,10 @@ def begin(
     broadcast(weights(net).values(), run.world)  # what each process has read or drawn may differ
     _check_optimizer(optimizer, net)
     _check_batches(run, net, images, {batch if batch <= samples else 0, samples % batch})
+    whole = whole_of(net)
     facts = {
-        "model": type(net).__name__,
-        "parameters": sum(p.numel() for p in net.parameters()),
+        "model": type(whole).__name__,
+        "parameters": sum(p.numel() for p in whole.parameters()),
         "trainable": sum(p.numel() for p in net.parameters() if p.requires_grad),
     }
     run.open(given, facts)
@@ -55,7 +56,7 @@ def begin(
     groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     settings = extend.Settings(groups, plan.schedule, math.ceil(samples / batch))
     result = run.on_main(lambda: read_json(run.folder / "result.json")) or None  # of a stage, or of a run whose data have moved
-    start = "" if result else weights_sha256(weights(net))  # host-device sync; of no use once finished
+    start = "" if result else weights_sha256(weights(whole))  # host-device sync; of no use once finished
     found, notes = run.on_main(lambda: checkpoint.latest(run.folder / "checkpoints"))
     if found and found["state"].get("origin") != run.origin(images.fingerprint):
         where = run.folder / "checkpoints"
@@ -71,7 +72,7 @@ def begin(
     state, meter = _restored(run, net, optimizer, found, average)
     state.start = state.start or start
     if result:
-        digest = run.on_main(lambda: weights_sha256(weights(net)))  # host-device sync
+        digest = run.on_main(lambda: weights_sha256(weights(whole)))  # host-device sync
         if digest != result["weights_sha256"]:
             why = "; ".join(notes) or f"{run.folder / 'checkpoints'} lacks it"
             raise Refused(f"{run.folder} is finished, but its last checkpoint cannot be used: {why}. --fresh starts over", 4)

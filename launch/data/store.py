@@ -206,12 +206,13 @@ def allowance(folder: Path) -> int:
 
 
 def clear(source: Path) -> list[Path]:
-    """Delete what is kept of `source`. Returns the paths of what was there. Raises Refused (1)."""
+    """Delete the images and features that are kept of `source`. Returns the paths of what was there. Raises Refused (1)."""
     folder, gone = cache_folder(), []
     try:
-        for path in sorted(folder.glob(f"{slug('stored', source)}-*.rgb*")):
-            path.unlink(missing_ok=True)
-            gone.append(path)
+        for pattern in (f"{slug('stored', source)}-*.rgb*", f"{slug('features', source)}-*.f32"):
+            for path in sorted(folder.glob(pattern)):
+                path.unlink(missing_ok=True)
+                gone.append(path)
     except OSError as error:
         raise unwritable(folder, error) from error
     return gone

@@ -1,4 +1,4 @@
-"""What a trained net sees in images, computed once and kept: for layers trained on it, for choosing a net, for finding bad labels.
+"""What a trained net sees in images, computed once and kept: to train layers on, to choose a net by, to find wrong labels with.
 
 backbone    a net without its last layer, and what its features depend on
 store       features on the disk, in the cache folder

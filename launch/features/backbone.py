@@ -8,7 +8,7 @@ used that other weights, code, versions, another precision or another kind of pr
 
 import hashlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
@@ -28,6 +28,7 @@ from ..weights.tensors import weights, weights_sha256
 
 BATCH, BATCH_GPU = 8, 64  # images
 DRAWING = (480, 640)  # height and width, in pixels
+NEAR = 1e-2  # of the logits' size: what the last layer may differ by from the whole net, in bf16
 
 
 class Backbone:
@@ -65,6 +66,7 @@ class Backbone:
 
     def _try(self) -> None:
         self.shape: tuple[int, ...] = ()
+        assert isinstance(self.images.train, DiskSplit)  # as all that launch.sources.custom returns
         self.rule = self.images.train.rule
         first, last = self.tried()
         if not torch.equal(first, last):
@@ -112,16 +114,20 @@ class Backbone:
         """sha256 of the drawing's features in an augmented view."""
         return _sha256(self.tried(augments)[0])
 
-    def logits(self) -> tuple[Tensor, Tensor]:
-        """Of the drawing, float32 (classes,): what the whole net gives, and what its last layer makes of the features."""
+    @torch.no_grad()
+    def ends_with_head(self) -> bool:
+        """Whether the last layer makes of a drawing's features the logits that the whole net gives. Host-device sync."""
         pixels, _ = self.feed(drawings(self.rule)).batch(torch.zeros(1, dtype=torch.int64))
-        with torch.no_grad(), self.accelerator.autocast():
-            features = self.net(pixels)
-            of_features = self.layer(features)
-            self.net.set_submodule(self.head, self.layer)
-            of_images = self.net(pixels)
+        try:
+            with self.accelerator.autocast():
+                logits = self.layer(self.net(pixels))
+                self.net.set_submodule(self.head, self.layer)
+                whole = self.net(pixels)
+        except (RuntimeError, ValueError, TypeError):  # of a layer that gets another shape than in the net
+            return False
+        finally:
             self.net.set_submodule(self.head, nn.Identity())
-        return of_images.float().flatten(), of_features.float().flatten()
+        return logits.shape == whole.shape and torch.allclose(logits, whole, atol=NEAR * float(whole.abs().max()))
 
 
 def drawings(rule: ResizeRule) -> DiskSplit:

@@ -9,10 +9,9 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,7 +27,8 @@ from .store import FeatureStore
 BLOCK = 64  # images that are written at a time, and the most that a kill loses of each process
 
 
-class Views(NamedTuple):
+@dataclass(frozen=True)
+class Views:
     """Augmented views 0 to `count` - 1 of each training image: `augments` as `train` takes them, called `name`.
 
     What they draw is a function of (seed, view, content of the image).
@@ -40,7 +40,8 @@ class Views(NamedTuple):
     count: int = 0
 
 
-class Work(NamedTuple):
+@dataclass(frozen=True)
+class Work:
     """How the work is shared, and who is told: `tick(n)` that n images are done; `stop` says whether to end before the next."""
 
     rank: int = 0
@@ -50,11 +51,12 @@ class Work(NamedTuple):
     stop: Callable[[], None] = lambda: None
 
 
-def with_features(images: Images, net: Backbone, views: Views = Views(), work: Work = Work()) -> tuple[Images, int]:
+def with_features(images: Images, net: Backbone, views: Views | None = None, work: Work | None = None) -> tuple[Images, int]:
     """`images` with their features, and how many were computed now. Training images have 1 + `views.count` of them each.
 
     Raises Refused: 1 if the cache cannot be read or written, or its allowance is too small; 4 for an image that has changed.
     """
+    views, work = views or Views(), work or Work()
     store = FeatureStore(Path(images.source), net.about, net.width)
     names = [name for name in ("train", "validation", "test") if getattr(images, name) is not None]
     splits = {name: getattr(images, name) for name in names}

@@ -59,7 +59,8 @@ class FeatureStore:
         except FileNotFoundError:
             self._forget()
         except OSError as error:
-            raise Refused(f"cannot read {self.path} ({error.strerror or error}); delete it to compute the features again") from error
+            why = error.strerror or error
+            raise Refused(f"cannot read {self.path} ({why}); delete it to compute the features again") from error
 
     def _forget(self) -> None:
         self.rows.clear()
@@ -70,7 +71,7 @@ class FeatureStore:
         needed, left = images * self.record.itemsize, allowance(self.path.parent)
         if needed > left:
             raise Refused(
-                f"the features take {needed / 2**20:,.0f} MiB more on the disk, and its allowance has {max(left, 0) / 2**20:,.0f}: "
+                f"the features take {needed / 2**20:,.2f} MiB more on the disk, whose allowance has {max(left, 0) / 2**20:,.2f}: "
                 f"raise {LIMIT}, or delete what is kept of other data (oneloop data PATH --clear)"
             )
 
@@ -102,15 +103,3 @@ class FeatureStore:
             return torch.zeros(0, self.width)
         records = np.memmap(self.path, self.record, "c", offset=len(self.head), shape=(self.count,))
         return torch.from_numpy(records["row"])
-
-
-def clear(source: Path) -> list[Path]:
-    """Delete the features that are kept of `source`. Returns the paths of what was there. Raises Refused (1)."""
-    folder, gone = cache_folder(), []
-    try:
-        for path in sorted(folder.glob(f"{slug('features', source)}-*.f32")):
-            path.unlink(missing_ok=True)
-            gone.append(path)
-    except OSError as error:
-        raise unwritable(folder, error) from error
-    return gone

@@ -21,8 +21,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from ..data.disk_feed import DiskFeed
-from ..data.images import Images, MemoryFeed
+from ..data.images import AnyFeed, Images
 from . import page, plots, predictions
 from .run_log import Running
 from .runs import read_metrics
@@ -32,7 +31,7 @@ MISTAKES = 24  # images, those with the highest loss
 THUMBNAIL = 96  # pixels, the longer side at most
 
 
-def show(run: Running, net: nn.Module, feed: MemoryFeed | DiskFeed, images: Images, result: dict) -> None:
+def show(run: Running, net: nn.Module, feed: AnyFeed, images: Images, result: dict) -> None:
     """Write the files listed above into the run folder, of `net` as it is; `feed` is that of the test images.
 
     Called on the main process only: nothing here is collective. Raises OSError, and whatever the net or a font raises.
@@ -83,7 +82,7 @@ def summary(logits: Tensor, images: Images) -> dict:
 
 
 @torch.no_grad()
-def _logits(run: Running, net: nn.Module, feed: MemoryFeed | DiskFeed) -> Tensor:
+def _logits(run: Running, net: nn.Module, feed: AnyFeed) -> Tensor:
     """Logits of every image of `feed` in eval mode: float32 (N, classes), on the CPU."""
     was_training = net.training
     net.eval()

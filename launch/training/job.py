@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .. import processes
 from ..console import complain
 from ..data.disk_feed import DiskFeed
-from ..data.images import Images, MemoryFeed, feed_of
+from ..data.images import AnyFeed, Images, feed_of
 from ..data.order import micro_batch_bounds, order, part
 from ..errors import Refused
 from ..report.run_log import RunLog
@@ -75,7 +75,7 @@ class Job:
         self.best: dict[str, Tensor] = {}  # the best weights, until they are published with the next checkpoint
 
     @cached_property
-    def feeds(self) -> dict[str, MemoryFeed | DiskFeed]:
+    def feeds(self) -> dict[str, AnyFeed]:
         device = self.run.accelerator.device
         names = dict.fromkeys(("train", self.images.chooser, "test"))  # each once, in this order
         feeds = {name: feed_of(getattr(self.images, name), self.images, device) for name in names}

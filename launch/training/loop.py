@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..data.augment import Augment
 from ..data.disk_feed import DiskFeed
-from ..data.images import Images, MemoryFeed, feed_of
+from ..data.images import AnyFeed, Images, feed_of
 from ..data.mix import Mix
 from ..data.order import micro_batch_seed
 from ..errors import Refused
@@ -184,7 +184,7 @@ def _test_best(job: Job, stop: Stop, train_mode_batch: int) -> dict | None:
 def _validate(
     run: Run,
     net: nn.Module,
-    feed: MemoryFeed | DiskFeed,
+    feed: AnyFeed,
     step: int = 0,
     stop: Stop | None = None,
     train_mode_batch: int = 0,

@@ -18,8 +18,7 @@ import torch.distributed
 from torch import Tensor, nn
 
 from ..data.augment import Augment, EpochDraws
-from ..data.disk_feed import DiskFeed
-from ..data.images import MemoryFeed
+from ..data.images import AnyFeed
 from ..data.mix import Mix, mixed
 from ..data.order import micro_batch_bounds, micro_batch_seed, part
 from ..errors import Refused
@@ -41,7 +40,7 @@ class Step:
         self,
         run: Run,
         net: nn.Module,
-        feed: MemoryFeed | DiskFeed,
+        feed: AnyFeed,
         optimizer: torch.optim.Optimizer,
         loss: Loss,
         augments: Sequence[Augment] = (),

@@ -24,6 +24,7 @@ from ..data.order import draws, order
 from .backbone import Backbone
 from .store import FeatureStore
 
+SIDES = ("train", "validation", "test")
 BLOCK = 64  # images that are written at a time, and the most that a kill loses of each process
 
 
@@ -51,14 +52,16 @@ class Work:
     stop: Callable[[], None] = lambda: None
 
 
-def with_features(images: Images, net: Backbone, views: Views | None = None, work: Work | None = None) -> tuple[Images, int]:
-    """`images` with their features, and how many were computed now. Training images have 1 + `views.count` of them each.
+def with_features(
+    images: Images, net: Backbone, views: Views | None = None, work: Work | None = None, sides: Sequence[str] = SIDES
+) -> tuple[Images, int]:
+    """`images`, those of `sides` with their features, and how many were computed now. A training image has 1 + `views.count`.
 
     Raises Refused: 1 if the cache cannot be read or written, or its allowance is too small; 4 for an image that has changed.
     """
     views, work = views or Views(), work or Work()
     store = FeatureStore(Path(images.source), net.about, net.width)
-    names = [name for name in ("train", "validation", "test") if getattr(images, name) is not None]
+    names = [name for name in sides if getattr(images, name) is not None]
     splits = {name: getattr(images, name) for name in names}
     keys: dict[str, list[list[bytes]]] = {}  # of each image, by split and view
     jobs = []

@@ -142,23 +142,21 @@ def ours(folder: str, kind: str) -> float:
     import torch
 
     from launch import sources
-    from launch.data.augment import EpochDraws, random_resized_crop
-    from launch.data.images import feed_of
+    from launch.data.augment import EpochRng, random_resized_crop
     from launch.data.order import order
     from launch.data.resize import rule_for
     from launch.processes import keep_freed_memory
-    from launch.sources.survey import survey  # noqa: F401 - imported before the clock starts
+    from launch.sources.dataset_report import dataset_report  # noqa: F401 - imported before the clock starts
 
     torch.set_num_threads(os.cpu_count() or 1)
     keep_freed_memory()  # as every run does
 
     def one() -> int:
         images = sources.custom(folder, rule_for(SIZE), test=0.0, split=split_of(folder))
-        feed, drawn = feed_of(images.train, images, torch.device("cpu")), EpochDraws(1, len(images.train), torch.device("cpu"))
+        feed, rng = images.train.feed(images, torch.device("cpu")), EpochRng(1, len(images.train), torch.device("cpu"))
         parts = order(len(images.train), 1, 0).split(BATCH)
-        feed.expect(parts)
-        for ids in parts:
-            feed.batch(ids, [lambda sizes, ids: random_resized_crop(sizes, drawn.of(ids))])
+        for _ in feed.stream(parts, [lambda sizes, ids: random_resized_crop(sizes, rng.of(ids))]):
+            pass
         return len(images.train)
 
     if kind == "store":
@@ -179,28 +177,26 @@ def trained(folder: str, size: int, steps: int = 6, batch: int = 16) -> float:
     from torchvision.models import resnet18
 
     from launch import sources
-    from launch.data.augment import EpochDraws, random_resized_crop
-    from launch.data.images import feed_of
+    from launch.data.augment import EpochRng, random_resized_crop
     from launch.data.resize import rule_for
     from launch.processes import keep_freed_memory
 
     torch.set_num_threads(os.cpu_count() or 1)
     keep_freed_memory()
     images = sources.custom(folder, rule_for(size), test=0.0, split=split_of(folder), limit=2 * steps * batch)
-    feed, drawn = feed_of(images.train, images, torch.device("cpu")), EpochDraws(1, len(images.train), torch.device("cpu"))
+    feed, rng = images.train.feed(images, torch.device("cpu")), EpochRng(1, len(images.train), torch.device("cpu"))
     net = resnet18(num_classes=2).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
     random = torch.randn(batch, 3, size, size).to(memory_format=torch.channels_last)
 
     def turn(stored: bool) -> float:
         parts = torch.arange(steps * batch).split(batch)
-        if stored:
-            feed.expect(parts)
+        stream = feed.stream(parts, [lambda sizes, ids: random_resized_crop(sizes, rng.of(ids))])
         began = time.perf_counter()
         for ids in parts:
             pixels, labels = random, ids % 2
             if stored:
-                pixels, labels = feed.batch(ids, [lambda sizes, ids: random_resized_crop(sizes, drawn.of(ids))])
+                pixels, labels = next(stream)
             optimizer.zero_grad()
             F.cross_entropy(net(pixels), labels).backward()
             optimizer.step()

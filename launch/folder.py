@@ -219,7 +219,7 @@ def _numbers(folder: Path) -> list[int]:
 
 
 def _differences(recorded: dict, wanted: dict) -> list[str]:
-    """How two configurations differ, a line for each key, which begins it."""
+    """Differences between two configurations, a line for each key, which begins it."""
     missing: Any = object()
     return [
         f"{key} was {recorded.get(key, 'absent')!r}, now {wanted.get(key, 'absent')!r}"

@@ -21,7 +21,7 @@ def options_of_today(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def record_of_today(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a config.json holds, by today's names."""
+    """Content of a config.json, by today's names."""
     renamed = options_of_today(record)
     if isinstance(options := renamed.get("config"), dict):
         renamed["config"] = options_of_today(options)

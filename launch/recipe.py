@@ -172,5 +172,5 @@ def _recorded_file(record: Record) -> Path | None:
 
 
 def _within(file: Path, folder: Path) -> bool:
-    """Whether `file` is in `folder`, by its name or through links."""
+    """Return whether `file` is in `folder`, by its name or through links."""
     return any(path.is_relative_to(folder) for path in (file.absolute(), file.resolve()))

@@ -25,7 +25,8 @@ from .report.runs import Record, chooser, command, read, read_json, read_metrics
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from .data.images import Images, MemoryFeed
+    from .data.feed import MemoryFeed
+    from .data.images import Images
     from .data.resize import ResizeRule
     from .run import Run
 
@@ -123,7 +124,7 @@ def rebuild(
         ) from error
 
     def earlier(name: str) -> dict:
-        """What `train` returned for an earlier stage."""
+        """Result of `train` for an earlier stage."""
         if result := read_json(record.folder / name / "result.json"):
             return result
         raise Refused(f"{record.folder / name}, a stage before {folder}, is not finished; run the run's command to resume it", 4)
@@ -162,7 +163,7 @@ def _chosen(folder: Path, quietly: bool = False) -> str:
 
 
 def described(record: Record, stage: str = "", weights: str = CHOSEN) -> dict:
-    """What the weights that `rebuild` would load say about their net. Raises Refused (4), also if there are none."""
+    """Metadata of the weights that `rebuild` would load, about their net. Raises Refused (4), also if there are none."""
     folder = record.folder / stage
     path = folder / WEIGHTS[_chosen(folder, quietly=True) if weights == CHOSEN else weights]
     if not path.is_file():
@@ -208,7 +209,7 @@ def _without_weights(record: Record, stage: str, weights: str) -> Refused:
 
 
 def _about(path: Path) -> dict:
-    """What a weights file says about its net. Raises Refused (4) if it is missing, or if no net could have been trained so."""
+    """Metadata of a weights file about its net. Raises Refused (4) if it is missing, or if no net could have been trained so."""
     try:
         with open(path, "rb") as file:  # not with safetensors' own function: it needs a UTF-8 path
             length = int.from_bytes(file.read(8), "little")
@@ -259,6 +260,6 @@ def feed(trained: Trained, pixels: "Tensor", device: Any = "cpu") -> "MemoryFeed
     import torch
 
     from .data.dataset import Split
-    from .data.images import MemoryFeed
+    from .data.feed import MemoryFeed
 
     return MemoryFeed(Split(pixels, torch.zeros(len(pixels), dtype=torch.int64)), trained.images, torch.device(device))

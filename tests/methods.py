@@ -17,7 +17,7 @@ from launch.training.optimizers import Muon, groups
 from launch.training.schedules import cosine, linear, one_cycle, step, warm_up
 
 
-def by_rank(images: Tensor, others: Tensor, draw) -> tuple[Tensor, Tensor]:
+def by_rank(images: Tensor, others: Tensor, rng) -> tuple[Tensor, Tensor]:
     """What must not be: shares drawn by each process for itself."""
     generator = torch.Generator().manual_seed(int(os.environ.get("RANK", 0)))
     share = torch.rand(len(images), generator=generator)

@@ -76,6 +76,7 @@ def test_weights_that_are_not_finite_are_not_saved(limit, by_hand, start, tmp_pa
 
 def test_one_weight_that_is_not_finite_is_enough(by_hand, start, monkeypatch):
     """Even if the loss is finite: tanh maps infinity to 1."""
+
     def burst():
         net = Net()
         net.conv1.bias.data[0] = torch.inf
@@ -90,7 +91,7 @@ def test_one_weight_that_is_not_finite_is_enough(by_hand, start, monkeypatch):
 
 
 def interrupted(main, tmp_path, monkeypatch, capsys, *flags) -> str:
-    """What `cli(main)` prints on SIGINT, with exit code 130."""
+    """Output of `cli(main)` on SIGINT, with exit code 130."""
     place = ["--out", str(tmp_path / "run"), "--wandb", "disabled", "--threads", "1"]
     monkeypatch.setattr(sys, "argv", ["recipe.py", "--data", "synthetic", *place, *flags])
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it

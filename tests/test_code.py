@@ -56,7 +56,7 @@ def place(tmp_path) -> Path:
 
 
 def mine(place: Path, *flags, code: int = 0) -> str:
-    """What the recipe says on its way to the exit code `code`."""
+    """Output of the recipe, which ends with the exit code `code`."""
     job = begin(place / "mine.py", "--data", "synthetic", "--threads", 1, "--wandb", "disabled", *flags, cwd=place)
     assert job.wait() == code, job.output
     return job.output
@@ -237,7 +237,7 @@ def test_longer_run_killed_before_its_first_checkpoint(fit, tmp_path):
 
 
 def test_control_longer_run_that_begins_with_other_weights(fit):
-    """As those of a file that was replaced."""
+    """The digests are those of a file that was replaced."""
     fit(2)
     _, said = fit(4, net=lambda: Tiny().apply(lambda module: [p.data.mul_(1.01) for p in module.parameters(recurse=False)]))
     assert "ended: it began with other weights" in said
@@ -259,6 +259,17 @@ def test_longer_run_records_where_it_starts(fit):
     started = json.loads((long / "config.json").read_text())["started_from"]
     assert (started["folder"], started["epochs"]) == (str(newest), 2)
     assert started["versions"]["torch"] == torch.__version__.partition("+")[0]
+
+
+def test_longer_run_says_where_else_its_first_epochs_ran(fit):
+    """On another device and another version of a library; a control: of the same ones nothing is said."""
+    fit(2)
+    long, said = fit(3)  # which 4 epochs start from
+    assert "its first epochs ran on" not in said
+    config = json.loads((long / "config.json").read_text())
+    versions = config["versions"] | {"torch": "1.2.3"}
+    (long / "config.json").write_text(json.dumps(config | {"device": "elsewhere", "versions": versions}))
+    assert "its first epochs ran on torch 1.2.3, device elsewhere\n" in fit(4)[1]
 
 
 def test_longer_run_that_gets_no_better_has_the_shorter_ones_best(fit):

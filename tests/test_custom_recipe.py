@@ -14,9 +14,9 @@ from torch import nn
 from torchvision.models import resnet18
 from weight_files import saved
 
-from launch.data.augment import EpochDraws, random_resized_crop
+from launch.data.augment import EpochRng, random_resized_crop
 from launch.data.augment_ops import rand_augment, trivial_augment
-from launch.data.images import MemoryFeed
+from launch.data.feed import MemoryFeed
 from launch.data.mix import cutmix, mixup
 from launch.errors import Refused
 from launch.recipe import load
@@ -67,8 +67,8 @@ def asked(start, recipe, folder, monkeypatch):
     return asked
 
 
-def drawn(pixels, augment):
-    return augment(pixels, EpochDraws(1, len(pixels), CPU).of(torch.arange(len(pixels))))
+def augmented(pixels, augment):
+    return augment(pixels, EpochRng(1, len(pixels), CPU).of(torch.arange(len(pixels))))
 
 
 # --------------------------------------------------------------------------------------------------------------------- options
@@ -84,7 +84,7 @@ def test_the_defaults_are_those_that_the_docs_describe(asked):
     rates = [call.schedule(epoch) for epoch in (0, 1, 1.0001, 10.5, 20, 25)]  # a twentieth of the epochs up, then down
     assert rates == pytest.approx([0.01, 1, 1, 0.5, 0, 0], abs=1e-3)
     assert (call.images.mean, call.images.std) == (IMAGENET["mean"], IMAGENET["std"])
-    assert call.images.chooser == "validation"
+    assert call.images.model_selection_split == "validation"
     assert (call.images.train.rule.size, call.images.train.rule.cache_size) == (16, 32)
 
 
@@ -107,18 +107,18 @@ def test_augmentations_and_mixes_are_what_they_are_called(asked):
         (call,) = asked(augment=name)
         assert call.augment[0] is random_resized_crop
         for each in call.augment[1:]:
-            by_name[name] = drawn(pixels, each)
-        assert torch.equal(by_name.get(name, pixels), drawn(pixels, more) if more else pixels), name
+            by_name[name] = augmented(pixels, each)
+        assert torch.equal(by_name.get(name, pixels), augmented(pixels, more) if more else pixels), name
     assert not torch.equal(by_name["trivial"], by_name["rand"])
     images, others = torch.randn(N, 1, 6, 6), torch.randn(N, 1, 6, 6)
-    draw = EpochDraws(1, N, CPU).of(torch.arange(N))
+    rng = EpochRng(1, N, CPU).of(torch.arange(N))
     for name, expected in (("mixup", mixup()), ("cutmix", cutmix())):
         (call,) = asked(mix=name)
-        for mine, its in zip(call.mix(images, others, draw), expected(images, others, draw), strict=True):
+        for mine, its in zip(call.mix(images, others, rng), expected(images, others, rng), strict=True):
             assert torch.equal(mine, its)
     (call,) = asked(mix="either")
     mixes = [call.mix, mixup(), cutmix()]
-    shares = [each(images, others, draw)[1] for each in mixes]
+    shares = [each(images, others, rng)[1] for each in mixes]
     assert all(any(share == other[index] for other in shares[1:]) for index, share in enumerate(shares[0]))
     assert not torch.equal(shares[0], shares[1])
     assert not torch.equal(shares[0], shares[2])
@@ -387,10 +387,10 @@ def remedied(monkeypatch):
 
 
 def kind(call) -> dict:
-    """What a method changes, of one call: the names of what is not as in plain SGD."""
+    """Names of the arguments of one call that a method changes from plain SGD."""
     logits, labels = torch.tensor([[3.0, 0.0], [1.0, 2.0]]), torch.tensor([0, 0])
     images, others = torch.zeros(N, 1, 4, 4), torch.ones(N, 1, 4, 4)
-    mix = call.mix and call.mix(images, others, EpochDraws(1, N, CPU).of(torch.arange(N)))
+    mix = call.mix and call.mix(images, others, EpochRng(1, N, CPU).of(torch.arange(N)))
     found = {
         "loss": round(call.loss(logits, labels).item(), 4),
         "mix": mix and ("mixup" if ((mix[0] > 0.01) & (mix[0] < 0.99)).any() else "cutmix"),

@@ -12,11 +12,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from launch import evaluate, sources, train
-from launch.data.augment import EpochDraws, random_resized_crop
+from launch.data.augment import EpochRng, random_resized_crop
 from launch.data.disk_feed import DiskFeed
 from launch.data.features import by_turns
-from launch.data.images import feed_of
-from launch.data.order import draws
+from launch.data.order import random_integers
 from launch.data.resize import ResizeRule
 from launch.data.store import LIMIT
 from launch.errors import Refused
@@ -65,6 +64,19 @@ def net():
     return made
 
 
+class Numbers:
+    """Random numbers as functions of seed, view and content, written out."""
+
+    def __init__(self, seed, view, contents):
+        self.seed, self.view, self.contents = seed, view, contents
+
+    def integers(self, kind, n):
+        return random_integers(self.seed, self.view, self.contents, kind, n)
+
+    def uniform(self, kind):
+        return self.integers(kind, 1 << 24).double() / (1 << 24)
+
+
 def images_of(folder, **options):
     return sources.custom(str(folder), RULE, test=0.3, validation=0.2, **options)
 
@@ -110,7 +122,7 @@ def test_a_view_is_a_function_of_seed_view_and_image(folder, net, tmp_path):
 
     def cropped(sizes, ids, view):
         numbers = torch.tensor([int(image.sha256[:15], 16) for image in images.train.images])[ids]
-        return random_resized_crop(sizes, lambda kind, n: draws(3, view, numbers, kind, n))
+        return random_resized_crop(sizes, Numbers(3, view, numbers))
 
     for view in range(2):
         expected = directly(net, images.train, images, [lambda sizes, ids, view=view: cropped(sizes, ids, view)])
@@ -262,11 +274,11 @@ def test_views_come_in_turn_and_differ_by_epoch(folder, net, start):
     images = images_of(folder)
     with Backbone(net, "fc", images, accelerator("no")) as backbone:
         found, _ = with_features(images, backbone, Views([random_resized_crop], "crop", 1, 2))
-    feed, drawn = feed_of(found.train, found, CPU), EpochDraws(1, len(found.train), CPU)
+    feed, rng = found.train.feed(found, CPU), EpochRng(1, len(found.train), CPU)
     ids, seen = torch.arange(len(found.train)), []
     for epoch in range(3):
-        drawn.begin(epoch)
-        seen.append(feed.batch(ids, [lambda views, ids: by_turns(views, drawn.of(ids))])[0])
+        rng.begin(epoch)
+        seen.append(feed.batch(ids, [lambda views, ids: by_turns(views, rng.of(ids))])[0])
     for index in range(len(ids)):
         of_three = {tuple(rows(found, view=view)[index].tolist()) for view in range(3)}
         assert {tuple(epoch[index].tolist()) for epoch in seen} == of_three

@@ -1,4 +1,4 @@
-"""What `oneloop data` finds at a path: class folders, split or not, tables; and what it passes over."""
+"""Images that `oneloop data` finds at a path: class folders, split or not, tables; and files that it passes over."""
 
 import csv
 import json
@@ -82,7 +82,7 @@ def test_any_names_and_links_in_a_circle(said, tmp_path):
     assert said(place)["examined"] == {"opened": 0, "unchanged": 7}
 
 
-def test_what_is_not_a_image_is_counted_by_kind(said, tmp_path):
+def test_what_is_not_an_image_is_counted_by_kind(said, tmp_path):
     places = {"train/cat": 1, "test/cat": 1, "test/cow": 1, "train": 2, "unlabelled": 1, "train/.thumbs": 3}
     place = write_photos(tmp_path, places, start=1)
     for name in ("train/cat/a.txt", "train/cat/b.TXT", "train/cat/README", "test/cat/.DS_Store", "labels.csv"):

@@ -1,4 +1,4 @@
-"""What version 0.2 wrote and took, in today's names: a run folder that it left (tests/run_of_0.2), its flags, what is hashed."""
+"""Names of version 0.2 in today's: a run folder that it left (tests/run_of_0.2), its flags, the names that are hashed."""
 
 import json
 import shutil

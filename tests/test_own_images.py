@@ -14,7 +14,7 @@ from photos import jpeg, photo, write_photos
 from PIL import Image
 
 from launch import sources, train
-from launch.data.augment import EpochDraws, random_resized_crop
+from launch.data.augment import EpochRng, random_resized_crop
 from launch.data.disk_feed import DiskFeed, DiskReader
 from launch.data.resize import ResizeRule, centred, read
 from launch.errors import Refused
@@ -45,7 +45,7 @@ def splits_of(images) -> dict[str, str]:
 def test_a_folder_that_is_not_split_gets_three_parts_by_itself(tmp_path):
     """10 % of each class validate and 10 % test, without any flag: so the test images choose nothing."""
     images = load(write_photos(tmp_path / "photos", {"a": 100, "b": 100}))
-    assert images.chooser == "validation"
+    assert images.model_selection_split == "validation"
     parts = {name: getattr(images, name) for name in ("train", "validation", "test")}
     assert sum(map(len, parts.values())) == 200
     for name, part in parts.items():
@@ -184,7 +184,7 @@ def test_some_of_a_split_are_those_images_with_their_labels(tmp_path):
 
 
 def test_a_limit_that_leaves_out_a_class_is_no_uneven_data_set(tmp_path):
-    """Of the classes that are there, none has so few images that accuracy alone misleads."""
+    """None of the classes that have images has so few that accuracy alone misleads."""
     images = load(colours(tmp_path / "photos", {f"{side}/{name}": 10 for side in ("train", "test") for name in "abc"}))
     two = images.train.select((images.train.labels < 2).nonzero().flatten())
     assert DiskFeed(two, images.mean, images.std, CPU).uneven == ()
@@ -207,7 +207,7 @@ def test_a_batch_is_normalised_as_imagenets_in_this_order_of_colours(tmp_path):
 
 
 @pytest.mark.parametrize("size", [(60, 20), (20, 60)])
-def test_crops_of_a_training_come_from_all_of_a_image_and_from_nothing_else(size, tmp_path):
+def test_crops_of_a_training_come_from_all_of_an_image_and_from_nothing_else(size, tmp_path):
     """An image that brightens from left to right, or from top to bottom: crops reach both ends, and never beyond."""
     wide = size[0] > size[1]
     ramp = np.linspace(10, 250, max(size)).round().astype(np.uint8)
@@ -217,10 +217,10 @@ def test_crops_of_a_training_come_from_all_of_a_image_and_from_nothing_else(size
         Image.fromarray(np.stack([grey] * 3, -1)).save(tmp_path / f"photos/{place}/1.png")
     images = load(tmp_path / "photos")
     feed = DiskFeed(images.train, images.mean, images.std, CPU)
-    draws, lows, highs, flips = EpochDraws(1, 1, CPU), [], [], 0
+    rng, lows, highs, flips = EpochRng(1, 1, CPU), [], [], 0
     for epoch in range(60):
-        draws.begin(epoch)
-        batch, _ = feed.batch(torch.tensor([0]), [lambda sizes, ids: random_resized_crop(sizes, draws.of(ids))])
+        rng.begin(epoch)
+        batch, _ = feed.batch(torch.tensor([0]), [lambda sizes, ids: random_resized_crop(sizes, rng.of(ids))])
         seen = (batch[0, 0] * images.std[0] + images.mean[0]) * 255
         line = seen.mean(0) if wide else seen.mean(1)
         lows.append(line.min().item())
@@ -242,7 +242,7 @@ def test_every_augmentation_is_applied_in_its_order(tmp_path):
     torch.testing.assert_close(pixels[:, 0, 3, 3], (shades + ids) * 2)
 
 
-def test_a_image_that_broke_is_named_wherever_it_is_in_a_batch(tmp_path):
+def test_an_image_that_broke_is_named_wherever_it_is_in_a_batch(tmp_path):
     images = load(colours(tmp_path / "photos", {"train/a": 24, "train/b": 2, "test/a": 2, "test/b": 2}))
     (tmp_path / "photos/train/a/023.png").write_bytes(b"")
     feed = DiskFeed(images.train, images.mean, images.std, CPU)
@@ -250,7 +250,7 @@ def test_a_image_that_broke_is_named_wherever_it_is_in_a_batch(tmp_path):
         feed.batch(torch.arange(24))
 
 
-def test_a_image_that_was_replaced_by_one_of_another_size_is_named(tmp_path):
+def test_an_image_that_was_replaced_by_one_of_another_size_is_named(tmp_path):
     images = load(colours(tmp_path / "photos", {"train/a": 3, "train/b": 3, "test/a": 2, "test/b": 2}))
     photo(1, 30, 20).save(tmp_path / "photos/train/a/001.png")
     with pytest.raises(Refused, match=r"train/a/001\.png has changed") as refused:
@@ -266,18 +266,18 @@ def detailed(width, height):
 
 
 @pytest.mark.parametrize("cache_size", [75, 100, 220])
-def test_a_stored_jpeg_has_the_detail_of_its_stored_size(stored):
-    """Whatever size the net sees: training crops parts of what is stored."""
+def test_a_stored_jpeg_has_the_detail_of_its_stored_size(cache_size):
+    """Any size may be stored, whatever the net sees: training crops parts of it."""
     file = io.BytesIO()
     detailed(600, 450).save(file, "JPEG", quality=97, subsampling=0)
     whole = Image.open(io.BytesIO(file.getvalue()))
-    expected = np.asarray(whole.resize((round(stored * 4 / 3), stored), Image.Resampling.BILINEAR))
-    for size in (8, stored // 2, stored):
-        found = read(io.BytesIO(file.getvalue()), ResizeRule(size, stored))
+    expected = np.asarray(whole.resize((round(cache_size * 4 / 3), cache_size), Image.Resampling.BILINEAR))
+    for size in (8, cache_size // 2, cache_size):
+        found = read(io.BytesIO(file.getvalue()), ResizeRule(size, cache_size))
         assert found.shape == expected.shape
         assert found.astype(float).std() > 0.85 * expected.astype(float).std()  # not enlarged from less
         assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.88
-    small = whole.resize((stored // 3, stored // 4), Image.Resampling.BILINEAR)  # control
+    small = whole.resize((cache_size // 3, cache_size // 4), Image.Resampling.BILINEAR)  # control
     enlarged = np.asarray(small.resize(expected.shape[1::-1], Image.Resampling.BILINEAR))
     assert enlarged.astype(float).std() < 0.85 * expected.astype(float).std()
 
@@ -365,13 +365,12 @@ def opened(monkeypatch):
 
 
 def epoch(images, ids=None):
-    """What an epoch and its evaluations read: a part of the training images, or all."""
+    """Images that an epoch and its evaluations read: a part of the training images, or all."""
     found = []
     for split, chosen in ((images.train, ids), (images.validation, None), (images.test, None)):
         feed = DiskFeed(split, images.mean, images.std, CPU)
         parts = (torch.arange(len(split)) if chosen is None else chosen).split(7)
-        feed.expect(parts)
-        found += [feed.batch(part)[0] for part in parts]
+        found += [pixels for pixels, _ in feed.stream(parts)]
     return torch.cat(found)
 
 

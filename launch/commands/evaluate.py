@@ -35,7 +35,7 @@ def main(args: Sequence[str]) -> None:
     from ..data.images import with_validation
     from ..report.scores import scores
     from ..sources.others import needs
-    from ..training.loop import evaluate_with_logits
+    from ..training.evaluate import evaluate_with_logits
 
     record, stage = find_run(chosen.run)
     precision = record.options["precision"]

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import Refused, printable
-from ..sources.listing import entries, is_image, kind_of
+from ..sources.folder import entries, is_image, kind_of
 from ..trained import Trained, feed, find_run, rebuild
 from .arguments import add_trained_net, command_parser
 
@@ -22,7 +22,7 @@ def main(args: Sequence[str]) -> None:
         "predict",
         usage="RUN IMAGE… | FOLDER… [--top 3] [--csv | --json]",
         description="Print the most probable classes of each image. Images of another size than the run's are resized to it,\n"
-        "then normalised as in training. Images in a folder are found as for training: behind links, too, and nothing else.\n"
+        "then normalised as in training. Images in a folder are found as in training, behind links, too.\n"
         "Files that cannot be read as an image are named and skipped, with exit code 1.",
         example="runs/cifar2/Net-0a1b2c3d bird.jpg photos/",
     )
@@ -82,11 +82,11 @@ def images_in(folder: Path) -> list[Path]:
     Raises Refused (1) for a folder without any.
     """
     found, left_out = [], Counter[str]()
-    for entry, parts in entries(folder):
+    for entry in entries(folder):
         if is_image(entry):
             found.append(Path(entry.path))
         elif entry.kind != "folder":
-            left_out[kind_of(entry, parts)] += 1
+            left_out[kind_of(entry)] += 1
     said = ", ".join(f"{count} {kind}" for kind, count in sorted(left_out.items()))
     if not found:
         raise Refused(f"{folder}: no images in it{f' ({said})' if said else ''}")

@@ -33,7 +33,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def _place_of_recipe(args: Sequence[str]) -> int:
-    """Where the recipe is: the first word that ends in .py or is a name, behind flags of accelerate's and their values."""
+    """Index of the recipe: the first word that ends in .py or is a name, behind flags of accelerate's and their values."""
     own = recipe.names()
     for place, word in enumerate(args):
         if word in own or word.endswith(".py"):

@@ -4,7 +4,7 @@ What an image looks like in a batch depends on (seed, epoch, image) alone, never
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,13 +15,16 @@ import torch
 from torch import Tensor
 
 from .dataset import Split
-from .features import Features
+from .features import FeatureFeed, Features
+from .feed import Augmented, Feed
 from .normalise import normaliser
 from .resize import ResizeRule, centred, resized
 from .store import Store, StoredImage
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from .images import Images
 
 UNEVEN = 1.5  # from this ratio of the largest class to the smallest on
 MICRO_BATCHES_AHEAD = 3  # micro-batches that are prepared while one is computed
@@ -57,6 +60,12 @@ class DiskSplit:
         pixels = torch.stack([reader.centred(index) for index in ids.tolist()]).permute(0, 3, 1, 2).contiguous()
         return Split(pixels, self.labels[ids])
 
+    def feed(self, images: "Images", device: torch.device) -> Feed:
+        """Its batches on `device`: its features if it has them, else its images, normalised as `images` says."""
+        if self.features:
+            return FeatureFeed(self.labels, self.features, uneven(self.labels), device)
+        return DiskFeed(self, images.mean, images.std, device)
+
 
 class DiskReader:
     """Reads the images of a split, from any thread. Raises Refused (4) for one that has changed."""
@@ -80,11 +89,6 @@ class DiskReader:
         return resized_.flip(1) if mirrored else resized_
 
 
-# (pixels uint8 (n, H, W, C), ids int64 (n,)) -> pixels, the same. The first one of images maps sizes int64 (n, 2), height and
-# width of the reduced images, to views int64 (n, 5), see DiskReader.cropped
-Augmented = Callable[[Tensor, Tensor], Tensor]
-
-
 class Prepared(NamedTuple):
     """A micro-batch that threads are preparing: `pixels` (n, size, size, 3), float32 normalised; for another device uint8."""
 
@@ -97,25 +101,22 @@ class DiskFeed:
     """Batches of a DiskSplit, as `MemoryFeed` makes them of a Split. Its threads end with it.
 
     Views are drawn on the CPU, whatever the device; pixels reach a GPU from pinned memory while it computes, and are normalised
-    there. `uneven` are the numbers of images by class, where some class has so many fewer than another that accuracy alone
-    misleads, else ().
+    there.
 
-    `waited` are the seconds that `batch` has waited for images, `reading` those that the threads took to decode and crop them,
-    and `changing` those for the augmentations after that, whose names are `changes`.
+    `reading` are the seconds that the threads took to decode and crop images, `changing` those for the augmentations after that,
+    whose names are `changes`.
     """
 
-    resident = False  # see MemoryFeed
+    resident = False
 
     def __init__(self, split: DiskSplit, mean: Sequence[float], std: Sequence[float], device: torch.device):
         self.device, self.drawn_on, self.labels = device, torch.device("cpu"), split.labels
         self.reader, self.rule = DiskReader(split), split.rule
-        self.batches = max(1, 500 * 64**2 // split.rule.size**2)  # of evaluation: 500 small ones, 40 of 224 × 224
+        self.evaluation_batch = max(1, 500 * 64**2 // split.rule.size**2)  # 500 small ones, 40 of 224 × 224
         self.uneven = uneven(split.labels)
         sizes = [(image.height, image.width) for image in split.images]
         self.sizes = torch.tensor(sizes, dtype=torch.int32).reshape(-1, 2)
         self.normalise = normaliser(mean, std, split.rule.size, device)
-        self.coming: deque[Tensor] = deque()
-        self.prepared: deque[Prepared] = deque()
         self.waited = self.reading = self.changing = 0.0
         self.changes: list[str] = []
         self.threads = torch.get_num_threads()
@@ -125,38 +126,47 @@ class DiskFeed:
     def order(self, ids: Tensor) -> Tensor:
         return ids
 
-    def expect(self, micro_batches: Sequence[Tensor]) -> None:
-        """The ids that `batch` is going to be called with, in this order: MICRO_BATCHES_AHEAD of them are prepared meanwhile."""
-        self.coming = deque(micro_batches)
-
     def batch(self, ids: Tensor, augments: Sequence[Augmented] = ()) -> tuple[Tensor, Tensor]:
         """The images `ids`, int64 (n,): normalised, float32 (n, 3, size, size), channels last in memory; labels int64 (n,).
 
         The first of `augments` says which part of each; without any, the central square. The others change the pixels of one
         image at a time, in the threads. Raises Refused (4), naming an image that has changed.
         """
-        while self.prepared and not torch.equal(self.prepared[0].ids, ids):  # not what was expected
-            for job in self.prepared.popleft().jobs:
-                job.cancel()
-        if not self.prepared:
-            if self.coming and torch.equal(self.coming[0], ids):
-                self.coming.popleft()
-            self.prepared.append(self._prepare(ids, augments))
-        while self.coming and len(self.prepared) <= MICRO_BATCHES_AHEAD:
-            self.prepared.append(self._prepare(self.coming.popleft(), augments))
-        ready = self.prepared.popleft()
+        return next(self.stream([ids], augments))
+
+    def stream(self, parts: Iterable[Tensor], augments: Sequence[Augmented] = ()) -> Iterator[tuple[Tensor, Tensor]]:
+        """`batch` of each of `parts`, in turn: while one is used, threads prepare the MICRO_BATCHES_AHEAD after it."""
+        coming: deque[Prepared] = deque()
+        try:
+            for ids in parts:
+                coming.append(self._prepare(ids, augments))
+                if len(coming) > MICRO_BATCHES_AHEAD:
+                    yield self._ready(coming.popleft())
+            while coming:
+                images = self._ready(coming.popleft())
+                if not coming:
+                    self.reader.split.store.flush()
+                yield images
+        finally:  # also where nobody asks for the rest
+            for prepared in coming:
+                for job in prepared.jobs:
+                    job.cancel()
+
+    def _ready(self, ready: Prepared) -> tuple[Tensor, Tensor]:
+        """Wait for a micro-batch."""
         began = perf_counter()
         wait(ready.jobs)
         self.waited += perf_counter() - began
         for job in ready.jobs:
             reading, changing = job.result()  # raises what went wrong
             self.reading, self.changing = self.reading + reading, self.changing + changing
-        if not self.prepared:  # no more are expected
-            self.reader.split.store.flush()
         pixels = ready.pixels.to(self.device, non_blocking=True)
-        labels = self.labels[ids].to(self.device, non_blocking=True)
+        labels = self.labels[ready.ids].to(self.device, non_blocking=True)
         images = pixels if pixels.is_floating_point() else self._normalised(pixels)
         return images.permute(0, 3, 1, 2), labels
+
+    def slow_augmentations(self) -> str:
+        return " and ".join(self.changes) if self.changing > self.reading else ""
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         """float32 (..., H, W, C), from uint8 of the same shape."""

@@ -3,14 +3,14 @@
 Which row of the table an epoch sees of an image depends on (seed, epoch, image) alone, as with augmentations.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-# (views int64 (n,), ids int64 (n,)) -> which view of each image, int64 (n,): see `by_turns`
-Chosen = Callable[[Tensor, Tensor], Tensor]
+from .augment import Kind, Rng
+from .feed import Augmented
 
 
 class Features(NamedTuple):
@@ -24,17 +24,20 @@ class Features(NamedTuple):
         return Features(self.table, self.rows[ids])
 
 
-def by_turns(views: Tensor, draw: Callable[..., Tensor]) -> Tensor:
-    """The view of each image in this epoch, int64 (n,): all `views` in turn, from one drawn for the image on. An Augment."""
-    count = int(views[0])
-    return draw(25, count, by_turns=True)
+def by_turns(views: Tensor, rng: Rng) -> Tensor:
+    """The view of each image in this epoch: from one drawn for the image on, all in turn. An Augment of a FeatureFeed.
+
+    `views` int64 (n,) are their numbers of views, which are the same; int64 (n,).
+    """
+    return rng.integers(Kind.FEATURES, int(views[0]), by_turns=True)
 
 
 class FeatureFeed:
     """Batches of features, as MemoryFeed makes them of pixels; evaluation sees the first view of each image."""
 
-    batches = 500
+    evaluation_batch = 500
     resident = False
+    threads, waited = 0, 0.0
 
     def __init__(self, labels: Tensor, features: Features, uneven: tuple[int, ...], device: torch.device):
         self.device, self.drawn_on, self.uneven = device, torch.device("cpu"), uneven
@@ -44,16 +47,18 @@ class FeatureFeed:
     def order(self, ids: Tensor) -> Tensor:
         return ids
 
-    def expect(self, micro_batches: Sequence[Tensor]) -> None:
-        """As DiskFeed.expect. Nothing needs to be prepared here."""
-
-    def batch(self, ids: Tensor, augments: Sequence[Chosen] = ()) -> tuple[Tensor, Tensor]:
+    def batch(self, ids: Tensor, augments: Sequence[Augmented] = ()) -> tuple[Tensor, Tensor]:
         """The features of the images `ids`, int64 (n,): float32 (n, width); labels int64 (n,).
 
-        The first of `augments`, which is the only one, says which view of each; without any, the first view.
+        The only one of `augments` maps the numbers of views, int64 (n,), to which view of each; without it, the first view.
         """
         table, rows = self.features
         view = augments[0](torch.full_like(ids, self.views), ids) if augments else torch.zeros_like(ids)
-        found = table[rows[ids, view]]
-        labels = self.labels[ids]
-        return found.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        features = table[rows[ids, view]].to(self.device, non_blocking=True)
+        return features, self.labels[ids].to(self.device, non_blocking=True)
+
+    def stream(self, parts: Iterable[Tensor], augments: Sequence[Augmented] = ()) -> Iterator[tuple[Tensor, Tensor]]:
+        return (self.batch(ids, augments) for ids in parts)
+
+    def slow_augmentations(self) -> str:
+        return ""

@@ -21,7 +21,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..data import decode
-from ..data.disk_feed import Augmented, DiskFeed, DiskSplit
+from ..data.disk_feed import DiskFeed, DiskSplit
+from ..data.feed import Augmented
 from ..data.images import Images
 from ..data.resize import ResizeRule, reduced_size
 from ..data.store import Store, StoredImage

@@ -16,11 +16,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..data.augment import Augment
-from ..data.disk_feed import Augmented, DiskSplit
+from ..data.augment import Augment, EpochRng
+from ..data.disk_feed import DiskSplit
 from ..data.features import Features
+from ..data.feed import Augmented
 from ..data.images import Images
-from ..data.order import draws, order
+from ..data.order import order
 from .backbone import Backbone
 from .store import FeatureStore
 
@@ -55,7 +56,7 @@ class Work:
 def with_features(
     images: Images, net: Backbone, views: Views | None = None, work: Work | None = None, sides: Sequence[str] = SIDES
 ) -> tuple[Images, int]:
-    """`images`, those of `sides` with their features, and how many were computed now. A training image has 1 + `views.count`.
+    """`images`, those of `sides` with their features, and how many of them were missing. A training image has 1 + `views.count`.
 
     Raises Refused: 1 if the cache cannot be read or written, or its allowance is too small; 4 for an image that has changed.
     """
@@ -74,10 +75,11 @@ def with_features(
     missing = {key for _, needed, _ in jobs for key in needed} - store.rows.keys()
     store.reserve(len(missing))
     work.begin(len(missing))
-    computed = sum(_fill(store, net, split, needed, augments, work) for split, needed, augments in jobs)
+    for split, needed, augments in jobs:
+        _fill(store, net, split, needed, augments, work)
     table = store.table()
     found = {name: torch.tensor([[store.rows[key] for key in view] for view in keys[name]]).T for name in names}
-    return replace(images, **{name: replace(splits[name], features=Features(table, found[name])) for name in names}), computed
+    return replace(images, **{name: replace(splits[name], features=Features(table, found[name])) for name in names}), len(missing)
 
 
 def _keys(split: DiskSplit, views: Views, view: int | None, tried: str) -> list[bytes]:
@@ -89,59 +91,55 @@ def _keys(split: DiskSplit, views: Views, view: int | None, tried: str) -> list[
 def _augmented(views: Views, view: int, split: DiskSplit | None) -> list[Augmented]:
     """The augmentations of a view, of the images of `split`, None: of drawings."""
     contents = [image.sha256 for image in split.images] if split else ["0", "1"]
-    numbers = torch.tensor([int(sha256[:15], 16) for sha256 in contents])
+    numbers = EpochRng(views.seed, len(contents), torch.device("cpu"))
+    numbers.samples = torch.tensor([int(sha256[:15], 16) for sha256 in contents])  # in place of where they are in the split
+    numbers.begin(view)
 
     def apply(augment: Augment, pixels: Tensor, ids: Tensor) -> Tensor:
-        return augment(pixels, lambda kind, n, by_turns=False: draws(views.seed, view, numbers[ids], kind, n))
+        return augment(pixels, numbers.of(ids))
 
     return [partial(apply, augment) for augment in views.augments]
 
 
 def _fill(
     store: FeatureStore, net: Backbone, split: DiskSplit, keys: Sequence[bytes], augments: Sequence[Augmented], work: Work
-) -> int:
-    """Compute what `store` lacks of the images of `split`, until it has all of them. Returns how many this process computed."""
+) -> None:
+    """Compute what `store` lacks of the images of `split`, until it has all of them."""
     ids = {key: index for index, key in enumerate(keys) if key not in store.rows}  # each content once
     blocks = torch.tensor([*ids.values()], dtype=torch.int64).split(BLOCK) if ids else ()
-    feed, computed = net.feed(split), 0
-    pending: deque[tuple[Tensor, int, Future]] = deque()
-    done: list[tuple[int, Tensor]] = []
+    asked = deque[Tensor]()
+    pending: deque[tuple[Tensor, Future]] = deque()
+    rows: dict[int, Tensor] = {}
+
+    def batches() -> Iterator[Tensor]:
+        """What is missing, int64 (batch,): looked up again before each block, as others compute, too."""
+        for block in _in_turn(blocks, work):
+            work.stop()
+            store.refresh()
+            left = torch.tensor([index for index in block.tolist() if keys[index] not in store.rows], dtype=torch.int64)
+            for part in left.split(net.batch) if len(left) else ():
+                asked.append(part)
+                yield torch.cat((part, part[:1].expand(net.batch - len(part))))  # always a whole batch
 
     def collect(most: int) -> None:
         """Wait until at most so many batches are being computed; keep what is finished, a block at a time."""
-        nonlocal computed
         while len(pending) > most:
-            batch, real, features = pending.popleft()
-            done.extend(zip(batch[:real].tolist(), features.result(), strict=False))
-            if len(done) >= BLOCK or not pending:
-                store.add([keys[index] for index, _ in done], torch.stack([row for _, row in done]))
-                work.tick(len(done))
-                computed += len(done)
-                done.clear()
+            part, features = pending.popleft()
+            rows.update(zip(part.tolist(), features.result(), strict=False))
+            if len(rows) >= BLOCK or not pending:
+                store.add([keys[index] for index in rows], torch.stack([*rows.values()]))
+                work.tick(len(rows))
+                rows.clear()
 
-    for block in _in_turn(blocks, work):
-        work.stop()
-        store.refresh()
-        left = torch.tensor([index for index in block.tolist() if keys[index] not in store.rows], dtype=torch.int64)
-        batches = [_padded(part, net.batch) for part in left.split(net.batch)] if len(left) else []
-        feed.expect(batches)
-        for number, batch in enumerate(batches):
-            real = min(net.batch, len(left) - number * net.batch)
-            pending.append((batch, real, net.submit(feed.batch(batch, augments)[0])))
-            collect(2 * torch.get_num_threads())
+    for pixels, _ in net.feed(split).stream(batches(), augments):
+        pending.append((asked.popleft(), net.submit(pixels)))
+        collect(2 * torch.get_num_threads())
     collect(0)
-    return computed
-
-
-def _padded(ids: Tensor, batch: int) -> Tensor:
-    """`ids` and as many times the first of them as a whole batch takes."""
-    return torch.cat((ids, ids[:1].expand(batch - len(ids))))
 
 
 def _in_turn(blocks: Sequence[Tensor], work: Work) -> Iterator[Tensor]:
     """This process's share, then the others'. Each in an order that other jobs do not have, so that these share the work, too."""
     for share in range(work.world):
-        of = (work.rank + share) % work.world
-        mine = blocks[of :: work.world]
-        for index in order(len(mine), os.getpid(), share).tolist():
-            yield mine[index]
+        blocks_of = blocks[(work.rank + share) % work.world :: work.world]
+        for index in order(len(blocks_of), os.getpid(), share).tolist():
+            yield blocks_of[index]

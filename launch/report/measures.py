@@ -1,4 +1,4 @@
-"""What a comparison measures of a training, read without torch. A new measure is one line in MEASURES."""
+"""Measures of a training, for comparisons; read without torch. A new measure is one line in MEASURES."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from .runs import chooser, used
 
 @dataclass(frozen=True)
 class Known:
-    """What a training has recorded, the result being {} until it is finished; `facts` are those about its net."""
+    """Record of a training, the result being {} until it is finished; `facts` are those about its net."""
 
     result: dict
     events: Sequence[dict]
@@ -37,7 +37,7 @@ def measures_of(result: dict, events: Sequence[dict], facts: dict) -> dict[str, 
 
 
 def _at_the_end(known: Known, name: str) -> float | None:
-    """On the test images: of the weights that are used unless told otherwise, see `runs.used`; so far, if it is not finished."""
+    """Measure on the test images, of the weights that are used by default (`runs.used`); so far, if the run is not finished."""
     if used(known.result) == "best":
         return known.result["best"]["test"].get(name)
     if chooser(known.events) == "validation":  # the last weights, in place of lost best ones

@@ -47,8 +47,7 @@ def _content(folder: Path, result: dict) -> dict[str, Any]:
         **(_several(folder) if stages(folder) else _one(folder, result)),
         "tables": {
             "Configuration": {
-                key: _text(value)
-                for key, value in (recorded["config"] | {"micro_batches": recorded["micro_batches"]}).items()
+                key: _text(value) for key, value in (recorded["config"] | {"micro_batches": recorded["micro_batches"]}).items()
             },
             "Data": {key: _text(value) for key, value in recorded["data"].items()},
             "Environment": {
@@ -63,7 +62,7 @@ def _content(folder: Path, result: dict) -> dict[str, Any]:
 
 
 def _one(folder: Path, result: dict) -> dict[str, Any]:
-    """What only the page of one training has."""
+    """The parts that only the page of one training has."""
     shown = recorded_json(folder / "predictions.json")
     test, best, classes = tested(result), result["best"], shown["classes"]
     on = " on validation" if "validation" in result else ""
@@ -90,7 +89,7 @@ def _one(folder: Path, result: dict) -> dict[str, Any]:
 
 
 def _several(folder: Path) -> dict[str, Any]:
-    """What only the page of a run with several stages has: their comparison."""
+    """The part that only the page of a run with several stages has: their comparison."""
     compared, _ = compare([folder])
     return {"figures": {}, "trainings": compared.table()}
 

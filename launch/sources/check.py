@@ -29,52 +29,52 @@ LOST = "no such file"
 TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
-class Examined(NamedTuple):
-    """`facts` of each path, and how many files were opened for them: the others are as the index has them."""
+class Checked(NamedTuple):
+    """What is known of each path, and how many files were opened for it: the others are as the index has them."""
 
-    facts: dict[str, FileInfo]
+    files: dict[str, FileInfo]
     opened: int
 
 
-def examine(listing: Listing, bar: "Progress") -> Examined:
-    """The facts of each image of `listing`, from the index where they are known; `bar` shows the others, while it runs.
+def check(listing: Listing, bar: "Progress") -> Checked:
+    """Open each image of `listing` of which the index does not know; `bar` shows how many, while it runs.
 
-    Another process that examines the same is waited for. Raises Refused (1) if the index cannot be read or written.
+    Another process that checks the same is waited for. Raises Refused (1) if the index cannot be read or written.
     """
     name = slug("images", listing.source)
     known = index.read(name)
     if not _unknown(listing, known):
-        return Examined(_of(listing, known), 0)
+        return Checked(_of(listing, known), 0)
     with locked(name):
         known = index.read(name)
         todo = _unknown(listing, known)
         known = _of(listing, known)
         with index.writer(name, known) as write:
-            task = bar.add_task("examining images", total=len(todo))
-            for facts in _in_parallel(listing, todo):
-                known.update(facts)
-                write({path: each for path, each in facts.items() if each.sha256})
-                bar.advance(task, len(facts))
-    return Examined(known, len(todo))
+            task = bar.add_task("checking images", total=len(todo))
+            for files in _in_parallel(listing, todo):
+                known.update(files)
+                write({path: info for path, info in files.items() if info.sha256})
+                bar.advance(task, len(files))
+    return Checked(known, len(todo))
 
 
 def _unknown(listing: Listing, known: dict[str, FileInfo]) -> list[ListedImage]:
     """Those, each path once, of which nothing is known, or that have changed since."""
-    same = {path: facts[:2] for path, facts in known.items()}
-    return [*{each.path: each for each in listing.images if same.get(each.path) != (each.size, each.time)}.values()]
+    same = {path: info[:2] for path, info in known.items()}
+    return [*{image.path: image for image in listing.images if same.get(image.path) != (image.size, image.time)}.values()]
 
 
 def _of(listing: Listing, known: dict[str, FileInfo]) -> dict[str, FileInfo]:
     """What of `known` still holds for the images of `listing`."""
-    wanted = {each.path: (each.size, each.time) for each in listing.images}
-    return {path: facts for path, facts in known.items() if wanted.get(path) == facts[:2]}
+    wanted = {image.path: (image.size, image.time) for image in listing.images}
+    return {path: info for path, info in known.items() if wanted.get(path) == info[:2]}
 
 
 def _in_parallel(listing: Listing, images: Sequence[ListedImage]) -> Iterator[dict[str, FileInfo]]:
-    """The facts of `images`, some at a time, as they get ready."""
+    """What is known of `images`, some at a time, as they get ready."""
 
     def work(some: Sequence[ListedImage]) -> dict[str, FileInfo]:
-        return {each.path: _look(listing, each) for each in some}
+        return {image.path: _look(listing, image) for image in some}
 
     Image.preinit()  # first, so that a JPEG is not taken for rarer formats before it is opened
     Image.init()  # once, not by several threads at a time
@@ -89,45 +89,45 @@ def _in_parallel(listing: Listing, images: Sequence[ListedImage]) -> Iterator[di
 
 
 def _look(listing: Listing, image: ListedImage) -> FileInfo:
-    """The facts of one image."""
+    """Open one image."""
     try:
         with open_image(listing, image) as file:
-            facts = FileInfo(image.size, image.time)
+            info = FileInfo(image.size, image.time)
             if not listing.row:  # a file may have changed since it was listed
                 status = os.fstat(file.fileno())
-                facts = FileInfo(status.st_size, status.st_mtime_ns)
+                info = FileInfo(status.st_size, status.st_mtime_ns)
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
-            return _decoded(file, facts._replace(sha256=sha256))
+            return _decoded(file, info._replace(sha256=sha256))
     except (FileNotFoundError, ValueError):  # the latter for a path that cannot be one
         return FileInfo(0, 0, problem="no image in this row" if listing.row else LOST)
     except OSError as error:
         return FileInfo(0, 0, problem=f"cannot be read: {error.strerror or error}")
 
 
-def _decoded(file: BinaryIO, facts: FileInfo) -> FileInfo:
-    """`facts` with what decoding `file` tells."""
-    if not facts.size:
-        return facts._replace(problem="empty file: 0 bytes")
+def _decoded(file: BinaryIO, info: FileInfo) -> FileInfo:
+    """`info` with what decoding `file` tells."""
+    if not info.size:
+        return info._replace(problem="empty file: 0 bytes")
     try:
         with Image.open(file) as opened:
             mode, frames = opened.mode, False
-            deep = mode[0] == "I" or any(";16" in str(each[3]) for each in opened.tile)  # of colours, only the file has 16
+            deep = mode[0] == "I" or any(";16" in str(tile[3]) for tile in opened.tile)  # of colours, only the file has 16
             (width, height), shown = _reduced(opened) if opened.format in ("JPEG", "MPO") else _whole(opened)
             flat, highest = _is_flat(shown), 0
             if deep:
                 flat, highest = _levels(opened, shown)
             with contextlib.suppress(Exception):  # whether the second frame can be decoded does not matter
                 frames = bool(getattr(opened, "is_animated", False))
-            facts = facts._replace(bits=16 if deep else 8, highest=highest, bands=decode.bands(opened))
+            info = info._replace(bits=16 if deep else 8, highest=highest, bands=decode.bands(opened))
         if flat and shown.size != (width, height):  # perhaps only at an eighth of its size
             file.seek(0)
             flat = _is_flat(decode.decode(file, 3))
-        return facts._replace(width=width, height=height, mode=mode, frames=frames, flat=flat)
+        return info._replace(width=width, height=height, mode=mode, frames=frames, flat=flat)
     except MemoryError:
-        return facts._replace(sha256="", problem="out of memory while decoding it")
+        return info._replace(sha256="", problem="out of memory while decoding it")
     except Exception as error:  # PIL raises a dozen kinds for broken files
-        return facts._replace(problem=_reason(error, file))
+        return info._replace(problem=_reason(error, file))
 
 
 def _whole(opened: Image.Image) -> tuple[tuple[int, int], Image.Image]:
@@ -169,7 +169,7 @@ def _reason(error: Exception, file: BinaryIO) -> str:
     """Why a file is no image, in a few words."""
     if isinstance(error, Image.DecompressionBombError):
         return f"decompression bomb: more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels"
-    said = first_line(error)
+    message = first_line(error)
     if isinstance(error, UnidentifiedImageError):
         with contextlib.suppress(OSError, ValueError):
             file.seek(0)
@@ -179,6 +179,6 @@ def _reason(error: Exception, file: BinaryIO) -> str:
             if start[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc"):
                 return "HEIC, which Pillow does not read: convert it to JPEG"
         return "not an image in a format that Pillow reads"
-    if "truncated" in said.lower() or isinstance(error, EOFError):
+    if "truncated" in message.lower() or isinstance(error, EOFError):
         return "truncated: the end of the file is missing"
-    return f"cannot be decoded: {said}"
+    return f"cannot be decoded: {message}"

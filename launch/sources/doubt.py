@@ -11,9 +11,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import Refused
-from . import path_table
+from .folder import splits_of
 from .labels import shown, tidy
-from .listing import Listing, splits_of
+from .listing import Listing
+from .table import names_images
 
 PARTS = {  # of a split: how they are called, also as train2017, seg_train, TrainImages, test_set
     "train": "train", "training": "train", "trn": "train", "trainval": "train",
@@ -150,7 +151,7 @@ def table_in(folder: Path) -> str:
     """How to name a table of images that lies there, empty if there is none."""
     tables = [*folder.glob("*.[ct]sv"), *folder.glob("*/*.[ct]sv")]
     for table in sorted(tables, key=lambda path: (not _trains(path.parent.name), path)):
-        if path_table.names_images(table):
+        if names_images(table):
             return f"if a table says the classes, name it: --data {_quoted(table)}"
     return ""
 

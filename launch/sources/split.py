@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import Refused
-from . import path_table
+from . import table
 from .labels import tidy
 from .listing import SPLITS, Listing
 
@@ -65,20 +65,20 @@ def read(path: Path, listing: Listing, good: Collection[str]) -> dict[str, str]:
     Raises Refused: 1 if the file cannot be read, 4 if it lacks one of the paths `good`, names one that `listing` lacks, or names
     no split or two for one.
     """
-    found: dict[str, str] = {}
+    splits: dict[str, str] = {}
     paths = {image.path for image in listing.images}
-    for number, (name, side) in enumerate(path_table.rows(path, ("path", "split")), 1):
+    for number, (name, side) in enumerate(table.rows(path, ("path", "split")), 1):
         split = SPLITS.get(tidy(side).casefold())
         if not split:
             raise Refused(f"{path}: row {number} has the split {side!r}; it takes train, validation or test", 4)
         name = name if name in paths else name.strip()
-        if found.setdefault(name, split) != split:
-            raise Refused(f"{path}: {name} is in {found[name]} and, in row {number}, in {split}", 4)
+        if splits.setdefault(name, split) != split:
+            raise Refused(f"{path}: {name} is in {splits[name]} and, in row {number}, in {split}", 4)
     for lost, where in (
-        ({*good} - found.keys(), f"not in {path}"),
-        (found.keys() - paths, f"in {path}, not in {listing.source}"),
+        ({*good} - splits.keys(), f"not in {path}"),
+        (splits.keys() - paths, f"in {path}, not in {listing.source}"),
     ):
         if lost:
             more = f" and {len(lost) - 1} more are" if len(lost) > 1 else " is"
             raise Refused(f"{min(lost)}{more} {where}; a split file names each image once", 4)
-    return found
+    return splits

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
-from ..data.images import Images, feed_of, with_validation
+from ..data.images import Images, with_validation
 from ..data.order import micro_batch_bounds
 from ..errors import Refused, first_line
 from ..processes import broadcast
@@ -114,7 +114,7 @@ def _check_batches(run: Run, net: nn.Module, images: Images, sizes: set[int]) ->
     alone = [size for size, pairs in cuts.items() if any(end - start == 1 for start, end in pairs)]
     if not alone or not any(isinstance(module, _BatchNorm) for module in net.modules()):
         return
-    feed = feed_of(images.train.select(torch.zeros(1, dtype=torch.int64)), images, run.accelerator.device)
+    feed = images.train.select(torch.zeros(1, dtype=torch.int64)).feed(images, run.accelerator.device)
     try:
         with buffers_kept(net), torch.no_grad():
             net.train()(feed.batch(feed.order(torch.zeros(1, dtype=torch.int64)))[0])

@@ -147,12 +147,13 @@ def ours(folder: str, kind: str) -> float:
     from launch.data.resize import rule_for
     from launch.processes import keep_freed_memory
     from launch.sources.dataset_report import dataset_report  # noqa: F401 - imported before the clock starts
+    from launch.sources.options import DataOptions
 
     torch.set_num_threads(os.cpu_count() or 1)
     keep_freed_memory()  # as every run does
 
     def one() -> int:
-        images = sources.custom(folder, rule_for(SIZE), test=0.0, split=split_of(folder))
+        images = sources.custom(folder, rule_for(SIZE), DataOptions(test=0.0, split=split_of(folder)))
         feed, rng = images.train.feed(images, torch.device("cpu")), EpochRng(1, len(images.train), torch.device("cpu"))
         parts = order(len(images.train), 1, 0).split(BATCH)
         for _ in feed.stream(parts, [lambda sizes, ids: random_resized_crop(sizes, rng.of(ids))]):
@@ -163,7 +164,7 @@ def ours(folder: str, kind: str) -> float:
         for _ in range(3):  # a slow disk may not take all of them at once
             one()
     elif kind != "new":
-        sources.custom(folder, rule_for(SIZE), test=0.0, split=split_of(folder))  # examined
+        sources.custom(folder, rule_for(SIZE), DataOptions(test=0.0, split=split_of(folder)))  # examined
     settle()
     began = time.perf_counter()
     count = one()
@@ -180,10 +181,11 @@ def trained(folder: str, size: int, steps: int = 6, batch: int = 16) -> float:
     from launch.data.augment import EpochRng, random_resized_crop
     from launch.data.resize import rule_for
     from launch.processes import keep_freed_memory
+    from launch.sources.options import DataOptions
 
     torch.set_num_threads(os.cpu_count() or 1)
     keep_freed_memory()
-    images = sources.custom(folder, rule_for(size), test=0.0, split=split_of(folder), limit=2 * steps * batch)
+    images = sources.custom(folder, rule_for(size), DataOptions(test=0.0, split=split_of(folder)), limit=2 * steps * batch)
     feed, rng = images.train.feed(images, torch.device("cpu")), EpochRng(1, len(images.train), torch.device("cpu"))
     net = resnet18(num_classes=2).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)

@@ -24,6 +24,7 @@ from .errors import Finished, Refused, first_line, public_address
 from .files import write_atomically
 from .folder import RunFolder, check_data, find_folder, lock_folder, record_launch, same_data_beside
 from .old_names import options_to_hash
+from .option_groups import apart
 from .processes import (
     START_SECONDS,
     StopWhen,
@@ -136,6 +137,7 @@ class Run:
 
     def configure(self, recipe: str, options: dict[str, Any], precision: str) -> None:
         """Check the flags, and set `config`, which names the run folder. Raises Refused (2)."""
+        options = apart(options)
         whole = "limit", "micro_batches", "threads", "save_every", "eval_every", "log_every", "max_seconds"
         least_of = dict.fromkeys(whole, 0) | {"eval_every": 1}
         for name, least in least_of.items():
@@ -278,8 +280,17 @@ class Run:
         inner.world, inner.rank, inner.micro_batches, inner.quiet, inner.wandb = 1, 0, 1, True, "disabled"
         return inner
 
-    def finish(self, result: dict) -> None:
-        """Record `result` as the whole run's: for recipes of several stages; `train` without a stage does it itself."""
+    def finish(self, summary: str, **facts: Any) -> None:
+        """Say `summary` and record it with the `facts` as the run's result: for recipes of several stages. Collective.
+
+        `train` without a stage does it itself.
+        """
+        self.record({"recipe": self.recipe, "summary": summary} | facts)
+        if self.rank == 0:
+            say(summary)
+
+    def record(self, result: dict) -> None:
+        """Write `result` as the whole run's, the mark of a finished run. Collective."""
         self.on_main(lambda: write_atomically(self.folder / "result.json", json.dumps(result, indent=1).encode()))
         if self.rank == 0 and stages(self.folder):
             try:

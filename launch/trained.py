@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import Refused, first_line, printable
 from .old_names import options_of_today
+from .option_groups import together
 from .recipe import find as find_recipe
 from .recipe import load as load_recipe
 from .recipe import run_until_train
-from .report.runs import Record, chooser, command, read, read_json, read_metrics, read_result, used
+from .report.runs import Record, command, model_selection_split, read, read_json, read_metrics, read_result, used
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -117,6 +118,7 @@ def rebuild(
     with contextlib.suppress(Refused):  # raised again below, if nothing else is wrong
         run.classes = tuple(_about(path)["classes"])
     try:
+        options = together(module.main, options)
         inspect.signature(module.main).bind(run, **options)
     except TypeError as error:
         raise Refused(
@@ -152,7 +154,8 @@ def _chosen(folder: Path, quietly: bool = False) -> str:
     """The weights of the training in `folder` that are used unless told otherwise: see `used` in record/runs.py."""
     result = read_result(folder)
     if result is None:  # killed a moment before its end, if it has its last weights
-        ended = (folder / WEIGHTS["last"]).is_file() and chooser(read_metrics(folder / "metrics.jsonl")) == "validation"
+        there = (folder / WEIGHTS["last"]).is_file()
+        ended = there and model_selection_split(read_metrics(folder / "metrics.jsonl")) == "validation"
         return "best" if ended else "last"
     weights = used(result)
     if not (folder / WEIGHTS[weights]).is_file() and (folder / WEIGHTS["last"]).is_file():

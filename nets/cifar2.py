@@ -164,13 +164,11 @@ class ResBlock(nn.Module):
 class NetResDeep(nn.Module):
     """A chain of residual blocks. 994,530 parameters with 100 blocks, 159,330 with 10.
 
-    The book writes `n_blocks * [ResBlock(...)]`, which uses one block many times: 75,810 parameters however many blocks. Set
+    DLwPT writes `n_blocks * [ResBlock(...)]`, which uses one block many times: 75,810 parameters however many blocks. Set
     `shared` for that; by default every block has weights of its own.
     """
 
-    def __init__(
-        self, n_chans1: int = 32, n_blocks: int = 100, shared: bool = False, in_channels: int = 3, num_classes: int = 2
-    ):
+    def __init__(self, n_chans1: int = 32, n_blocks: int = 100, shared: bool = False, in_channels: int = 3, num_classes: int = 2):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, n_chans1, kernel_size=3, padding=1)
         blocks = n_blocks * [ResBlock(n_chans1)] if shared else [ResBlock(n_chans1) for _ in range(n_blocks)]

@@ -55,9 +55,7 @@ class CifarResNet(nn.Module):
     layer2: nn.Sequential
     layer3: nn.Sequential
 
-    def __init__(
-        self, depth: int = 20, shortcut: bool = True, preact: bool = False, in_channels: int = 3, num_classes: int = 10
-    ):
+    def __init__(self, depth: int = 20, shortcut: bool = True, preact: bool = False, in_channels: int = 3, num_classes: int = 10):
         super().__init__()
         blocks, rest = divmod(depth - 2, 6)
         if rest or blocks < 1:

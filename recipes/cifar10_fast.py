@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 
 from launch import Run, cli, evaluate, sources, train
-from launch.console import say
 from launch.data import MemoryFeed, alternating_flip, translate
 from launch.training.optimizers import Muon
 from launch.training.schedules import linear
@@ -60,9 +59,7 @@ def main(
     trained = train(run, net, images, optimizer, loss, stage="trained", **options)
     test = evaluate(run, SixViews(net), images)
     summary = f"test accuracy {test['accuracy']:.4f} over six views of each image, {trained['test']['accuracy']:.4f} over one"
-    run.finish({"recipe": run.recipe, "summary": summary, "test": test, "one_view": trained["test"], "stages": [trained]})
-    if run.rank == 0:
-        say(summary)
+    run.finish(summary, test=test, one_view=trained["test"], stages=[trained])
 
 
 if __name__ == "__main__":

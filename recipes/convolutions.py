@@ -1,6 +1,6 @@
-"""What a convolution sees: the chapter's plots, drawn from a real image and a trained net.
+"""What a convolution sees: DLwPT ch. 8's plots, drawn from a real image and a trained net.
 
-Source  document 000, sections 2 to 2.2: a random kernel, the 1/9 kernel, the vertical-edge kernel; then Net's trained kernels
+Source  DLwPT ch. 8, sections 2 to 2.2: a random kernel, the 1/9 kernel, the vertical-edge kernel; then Net's trained kernels
 Data    CIFAR-10, classes airplane and bird; the plots show the first bird among the test images
 Expect  filters.png and features.png in the run folder, beside the kernels.png of every run; also in W&B
 Run     accelerate launch recipes/convolutions.py --epochs 10
@@ -26,7 +26,7 @@ def blur(weight: float) -> Tensor:
 
 
 def vertical_edge() -> Tensor:
-    """The chapter's kernel (1, 3, 3, 3): left column -1, right column 1, for each colour."""
+    """The vertical-edge kernel of DLwPT ch. 8, (1, 3, 3, 3): left column -1, right column 1, for each colour."""
     return torch.tensor([-1.0, 0.0, 1.0]).expand(1, 3, 3, 3).contiguous()
 
 

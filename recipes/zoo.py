@@ -1,6 +1,6 @@
 """torchvision's architectures on small images, from scratch or from published weights.
 
-Source  document 001, sections 2.1 and 2.3, which give no settings; --net takes every classification net in torchvision.models
+Source  transfer notes, sections 2.1 and 2.3, which give no settings; --net takes every classification net in torchvision.models
 Data    CIFAR-10 (3, 32, 32) or Fashion-MNIST (1, 28, 28), resized with --size on the device
 Expect  no accuracy measured yet
 Run     accelerate launch recipes/zoo.py

@@ -24,6 +24,7 @@ from launch.features.compute import Views, Work, with_features
 from launch.features.head import Head, trained_on_features
 from launch.processes import accelerator
 from launch.report.runs import read
+from launch.sources.options import DataOptions
 from launch.trained import rebuild
 from nets.named import build
 from nets.transfer import lock, unlock
@@ -77,8 +78,8 @@ class Numbers:
         return self.integers(kind, 1 << 24).double() / (1 << 24)
 
 
-def images_of(folder, **options):
-    return sources.custom(str(folder), RULE, test=0.3, validation=0.2, **options)
+def images_of(folder, rule=RULE, **options):
+    return sources.custom(str(folder), rule, DataOptions(test=0.3), validation=0.2, **options)
 
 
 def computed(net, images, views=None, work=None):
@@ -171,7 +172,7 @@ def test_nothing_stale_is_used(folder, net, change, tmp_path, monkeypatch):
     place, rule, other = tmp_path / "photos", RULE, Small()
     shutil.copytree(folder, place)
     other.load_state_dict(net.state_dict())
-    first, _ = computed(other, sources.custom(str(place), rule, test=0.3))
+    first, _ = computed(other, images_of(place, rule))
     expected = 33
     if change == "weights":
         other.conv.weight.data[0, 0, 0, 0] += 0.5
@@ -184,7 +185,7 @@ def test_nothing_stale_is_used(folder, net, change, tmp_path, monkeypatch):
     elif change == "image":
         photo(900).save(place / "ant/0003.jpg", "JPEG")
         expected = 1
-    images = sources.custom(str(place), rule, test=0.3)
+    images = images_of(place, rule)
     if change == "mean":
         images = type(images)(**{**vars(images), "mean": (0.5, 0.5, 0.5)})
     second, count = computed(other, images)

@@ -21,9 +21,10 @@ from launch.data.augment import EpochRng, random_erasing, random_resized_crop
 from launch.data.augment_ops import rand_augment, trivial_augment
 from launch.data.disk_feed import DiskFeed, DiskReader
 from launch.data.mix import cutmix, either, mixup, soft_labels
-from launch.data.resize import ResizeRule, centred, read
+from launch.data.resize import ResizeRule, centred, read, resized, viewed
 from launch.data.store import LIMIT
 from launch.errors import Refused
+from launch.sources.options import DataOptions
 from launch.weights.tensors import whole_of
 from nets import named
 from nets.transfer import locked
@@ -57,7 +58,8 @@ def folder(tmp_path_factory):
 
 
 def load(folder, **options):
-    return sources.custom(str(folder), RULE, **options)
+    of_run = {name: options.pop(name) for name in ("limit", "validation", "classes", "main") if name in options}
+    return sources.custom(str(folder), RULE, DataOptions(**options), **of_run)
 
 
 def fit(run, images, **options):
@@ -101,7 +103,7 @@ def batches(images, threads, micro_batches):
 def test_a_batch_does_not_depend_on_threads_micro_batches_or_the_store(folder, monkeypatch):
     decoded = batches(load(folder), threads=1, micro_batches=8)
     images = load(folder)
-    assert {each.sha256 for each in images.train.images} == images.train.store.places.keys()
+    assert {each.sha256 for each in images.train.images} <= images.train.store.places.keys()
     assert torch.equal(batches(images, threads=3, micro_batches=5), decoded)
     monkeypatch.setenv(LIMIT, "0")
     monkeypatch.setenv("ONELOOP_CACHE", str(folder.parent / "empty"))
@@ -129,12 +131,12 @@ def test_a_batch_by_itself_is_right_while_others_are_prepared(folder):
 
 
 def test_a_view_is_that_part_of_the_image_mirrored_or_not(folder):
-    reader = DiskReader(load(folder).train)
-    whole = torch.from_numpy(np.array(reader.reduced(0)))
-    part = reader.cropped(0, (1, 2, 12, 12, 0))
-    assert torch.equal(part, whole[1:13, 2:14])
-    assert torch.equal(reader.cropped(0, (1, 2, 12, 12, 1)), part.flip(1))
-    assert reader.cropped(0, (0, 0, 5, 7, 0)).shape == (12, 12, 3)
+    whole = DiskReader(load(folder).train).reduced(0)
+    views, seen = [(1, 2, 12, 12, 0), (1, 2, 12, 12, 1), (0, 0, 5, 7, 0)], np.empty((3, 12, 12, 3), np.uint8)
+    viewed([whole] * 3, views, seen)
+    assert (seen[0] == whole[1:13, 2:14]).all()
+    assert (seen[1] == seen[0][:, ::-1]).all()
+    assert (seen[2] == resized(whole[:5, :7], 12, 12)).all()
 
 
 def test_crops_lie_inside_and_have_the_sizes_of_the_paper():

@@ -17,8 +17,10 @@ from launch import sources, train
 from launch.data.augment import EpochRng, random_resized_crop
 from launch.data.disk_feed import DiskFeed, DiskReader
 from launch.data.resize import ResizeRule, centred, read
+from launch.data.store import clear
 from launch.errors import Refused
 from launch.report import predictions
+from launch.sources.options import DataOptions
 
 CPU = torch.device("cpu")
 RULE = ResizeRule(size=12, cache_size=14)
@@ -31,7 +33,15 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 
 def load(folder, rule=RULE, **options):
-    return sources.custom(str(folder), rule, **options)
+    of_run = {name: options.pop(name) for name in ("limit", "validation", "classes", "main") if name in options}
+    return sources.custom(str(folder), rule, DataOptions(**options), **of_run)
+
+
+def unstored(folder, **options):
+    """The same, with nothing stored yet of what was examined."""
+    load(folder, **options)
+    clear(folder)
+    return load(folder, **options)
 
 
 def splits_of(images) -> dict[str, str]:
@@ -243,7 +253,7 @@ def test_every_augmentation_is_applied_in_its_order(tmp_path):
 
 
 def test_an_image_that_broke_is_named_wherever_it_is_in_a_batch(tmp_path):
-    images = load(colours(tmp_path / "photos", {"train/a": 24, "train/b": 2, "test/a": 2, "test/b": 2}))
+    images = unstored(colours(tmp_path / "photos", {"train/a": 24, "train/b": 2, "test/a": 2, "test/b": 2}))
     (tmp_path / "photos/train/a/023.png").write_bytes(b"")
     feed = DiskFeed(images.train, images.mean, images.std, CPU)
     with pytest.raises(Refused, match=r"train/a/023\.png"):
@@ -251,7 +261,7 @@ def test_an_image_that_broke_is_named_wherever_it_is_in_a_batch(tmp_path):
 
 
 def test_an_image_that_was_replaced_by_one_of_another_size_is_named(tmp_path):
-    images = load(colours(tmp_path / "photos", {"train/a": 3, "train/b": 3, "test/a": 2, "test/b": 2}))
+    images = unstored(colours(tmp_path / "photos", {"train/a": 3, "train/b": 3, "test/a": 2, "test/b": 2}))
     photo(1, 30, 20).save(tmp_path / "photos/train/a/001.png")
     with pytest.raises(Refused, match=r"train/a/001\.png has changed") as refused:
         DiskReader(images.train).reduced(1)
@@ -377,7 +387,7 @@ def epoch(images, ids=None):
 def test_each_image_is_decoded_once_in_all_epochs_and_runs(tmp_path, opened):
     """Also those of the test, and also while the kept file grows from epoch to epoch."""
     folder = write_photos(tmp_path / "photos", {f"{side}/{name}": 9 for side in ("train", "val", "test") for name in "ab"})
-    images = load(folder)
+    images = unstored(folder)
     opened.clear()
     some = epoch(images, torch.arange(10))
     assert len(opened) == 10 + 36
@@ -390,6 +400,24 @@ def test_each_image_is_decoded_once_in_all_epochs_and_runs(tmp_path, opened):
     again = load(folder)
     assert torch.equal(epoch(again), whole)
     assert len(opened) == 54
+
+
+def test_what_is_examined_is_stored_in_the_same_pass(tmp_path, opened, monkeypatch):
+    folder = write_photos(tmp_path / "photos", {f"{side}/{name}": 9 for side in ("train", "val", "test") for name in "ab"})
+    images = load(folder)
+    assert len(images.train.store.places) == 54
+    stored = epoch(images)
+    assert len(opened) == 54
+    monkeypatch.setenv("ONELOOP_CACHE", str(tmp_path / "other"))
+    images = load(folder, limit=17)  # of which few may be wanted
+    assert images.train.store.places == {}
+    monkeypatch.setenv("ONELOOP_CACHE", str(tmp_path / "third"))
+    monkeypatch.setenv("ONELOOP_STORED_GIB", str(20.5 * 3 * 21 * 14 / 2**30))
+    images = load(folder)
+    assert len(images.train.store.places) == 20
+    opened.clear()
+    assert torch.equal(epoch(images), stored)
+    assert len(opened) == 54 - 20
 
 
 def test_images_kept_for_one_size_are_not_taken_for_another(tmp_path, opened):
@@ -415,9 +443,9 @@ def test_another_pillow_decodes_again(tmp_path, opened, monkeypatch):
     epoch(load(folder))
     monkeypatch.setattr("PIL.__version__", "99.0")
     images = load(folder)
-    opened.clear()
-    epoch(images)
-    assert len(opened) == 12
+    assert len(opened) == 2 * 12  # stored in the pass that examines
+    assert epoch(images).shape[0] == 12
+    assert len(opened) == 2 * 12
 
 
 def test_the_allowance_is_for_all_data_sets_together(tmp_path, opened, monkeypatch):

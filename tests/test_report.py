@@ -154,7 +154,7 @@ def test_page_of_several_stages_compares_them(start, images, tmp_path, capsys, m
     run = start(plots=True)
     for name in ("first", "second"):
         train(run, net := Tiny(), replace(images, classes=NAMES), optimizer_for(net), epochs=1, batch=16, stage=name)
-    run.finish({"recipe": "test", "summary": "<i>two</i> trainings"})
+    run.finish("<i>two</i> trainings")
     page = Page((tmp_path / "run/report.html").read_text())
     assert page.references == []
     assert "i" not in page.tags
@@ -162,7 +162,7 @@ def test_page_of_several_stages_compares_them(start, images, tmp_path, capsys, m
     for name in ("first", "second"):
         assert page.words[page.words.index(name) + 3] == f"{result(tmp_path / 'run' / name)['test']['accuracy']:.4f}"
     monkeypatch.setattr(page_of, "_several", lambda _: 1 / 0)
-    run.finish({"recipe": "test", "summary": "again"})
+    run.finish("again")
     assert result(tmp_path / "run")["summary"] == "again"
     assert capsys.readouterr().err.count("has no report.html: division by zero") == 1
 

@@ -36,7 +36,7 @@ def main(run: Run, widths: tuple[int, ...] = (3, 5)):
         results.append(train(run, net, images, optimizer, epochs=1, batch=50, stage=name)["test"])
         print("trained", name)
     (run.folder / "notes.txt").write_text("written at the end")
-    run.finish({"summary": "two stages", "stages": results})
+    run.finish("two stages", stages=results)
 '''
 
 

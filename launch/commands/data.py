@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 from ..errors import Refused, printable
 from ..files import write_atomically
-from .arguments import command_parser
+from ..sources.options import FRACTION
+from .arguments import add_data_options, command_parser, data_options
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 LINES = 10  # of a list in the terminal; --json and --html have all of it
 WIDTH = 80  # columns where the output is no terminal
+OPTIONS = "split", "test", "columns", "skip_bad", "white"  # of sources.options.DataOptions
 NAME, BAR = 20, 12  # columns of a class's name, at most, and of its bar
 
 
@@ -27,18 +29,17 @@ def main(args: Sequence[str]) -> None:
         "OWNER/NAME[:CONFIG], a data set of the Hugging Face hub.",
         example="photos/ --html photos.html",
         notes="Each image is opened once. What is found is kept in the cache ($ONELOOP_CACHE, else ~/.cache/oneloop) and\n"
-        "holds until the size or the modification time of the file changes. Exit code 4: some are bad.",
+        "holds until the size or the modification time of the file changes. Exit code 4: some are bad, without --skip-bad.",
     )
     parser.add_argument("path", metavar="PATH", type=Path, help="a folder, a table or OWNER/NAME")
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page with a few images of each class")
     parser.add_argument("--json", action="store_true", help="print everything as one object")
-    parser.add_argument("--split", type=Path, metavar="FILE", help="a table of path and split, to be used instead")
     parser.add_argument("--write-split", type=Path, metavar="FILE", help="write such a table, to keep or to edit")
-    parser.add_argument("--validation", type=float, default=0.1, metavar="X", help="fraction, if not split; default 0.1")
-    parser.add_argument("--test", type=float, default=0.1, metavar="X", help="fraction, if not split; default 0.1")
-    which = "the table's, not to be guessed: image=NAME, label=NAME, split=NAME"
-    parser.add_argument("--columns", nargs="+", default=[], metavar="X=NAME", help=which)
+    parser.add_argument(
+        "--validation", type=float, default=FRACTION, metavar="X", help=f"fraction, if not split; default {FRACTION}"
+    )
     parser.add_argument("--clear", action="store_true", help="delete what the cache holds of PATH, and exit")
+    add_data_options(parser, *OPTIONS)
     chosen = parser.parse_args(args)
     if chosen.clear:
         _clear(chosen.path)
@@ -47,7 +48,7 @@ def main(args: Sequence[str]) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from ..sources import split, table
+    from ..sources import split
     from ..sources.dataset_report import dataset_report, summary
     from ..sources.listing import located
 
@@ -57,11 +58,12 @@ def main(args: Sequence[str]) -> None:
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = WIDTH
-    columns = table.chosen(chosen.columns)
+    options = data_options(chosen, *OPTIONS)
+    columns, table = options.named_columns(), Path(options.split) if options.split else None
     parts = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*parts, console=console, transient=True, disable=not console.is_terminal or chosen.json) as bar:
-        report = dataset_report(chosen.path, columns, chosen.split, chosen.validation, chosen.test, bar)
-    content = summary(report)
+        report = dataset_report(chosen.path, columns, table, chosen.validation, options.test, bar)
+    content = summary(report, options.white)
     if chosen.write_split:
         rows = [(image.path, image.label, report.splits[image.path], report.files[image.path].sha256) for image in report.good]
         _write(chosen.write_split, split.as_csv(rows))
@@ -74,7 +76,7 @@ def main(args: Sequence[str]) -> None:
     else:
         for part in _text(content):
             console.print(part, soft_wrap=isinstance(part, str))
-    if bad := len(content["bad"]):
+    if (bad := len(content["bad"])) and not options.skip_bad:
         raise Refused(f"{report.listing.source}: {bad} bad {content['unit']}{'s' * (bad > 1)}; repair or remove them", 4)
 
 

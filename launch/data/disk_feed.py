@@ -17,8 +17,8 @@ from torch import Tensor
 from .dataset import Split
 from .features import FeatureFeed, Features
 from .feed import Augmented, Feed
-from .normalise import normaliser
-from .resize import ResizeRule, centred, resized
+from .normalise import Normaliser
+from .resize import ResizeRule, View, centre, centred, viewed
 from .store import Store, StoredImage
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 UNEVEN = 1.5  # from this ratio of the largest class to the smallest on
 MICRO_BATCHES_AHEAD = 3  # micro-batches that are prepared while one is computed
 JOBS = 4  # of a thread for a micro-batch: with one for each image, threads wait for Python's lock
+TOGETHER = 1 << 18  # bytes of images that are decoded, then resized in one call: what a core's cache holds
+SMALL = 100**2  # pixels: with fewer of them in an image, two threads, which wait for Python's lock, are slower than one
 
 
 @dataclass(frozen=True)
@@ -81,13 +83,6 @@ class DiskReader:
         """uint8 (size, size, 3): see launch/data/resize.py."""
         return torch.from_numpy(centred(self.reduced(index), self.split.rule))
 
-    def cropped(self, index: int, view: Sequence[int]) -> Tensor:
-        """uint8 (size, size, 3): the part (top, left, height, width) of the reduced image, resized, and mirrored if view[4]."""
-        top, left, height, width, mirrored = view
-        part, size = self.reduced(index)[top : top + height, left : left + width], self.split.rule.size
-        resized_ = torch.from_numpy(resized(part, size, size))
-        return resized_.flip(1) if mirrored else resized_
-
 
 class Prepared(NamedTuple):
     """A micro-batch that threads are preparing: `pixels` (n, size, size, 3), float32 normalised; for another device uint8."""
@@ -116,10 +111,12 @@ class DiskFeed:
         self.uneven = uneven(split.labels)
         sizes = [(image.height, image.width) for image in split.images]
         self.sizes = torch.tensor(sizes, dtype=torch.int32).reshape(-1, 2)
-        self.normalise = normaliser(mean, std, split.rule.size, device)
+        self.normalise = Normaliser(mean, std, split.rule.size, device)
         self.waited = self.reading = self.changing = 0.0
         self.changes: list[str] = []
-        self.threads = torch.get_num_threads()
+        area = self.sizes.double().prod(dim=1).mean().item() if sizes else 0.0
+        self.threads = 1 if area < SMALL else torch.get_num_threads()
+        self.together = max(1, int(TOGETHER // (3 * area))) if area else 1
         # One thread of torch's own in each of them: more would be in each other's way.
         self.pool = ThreadPoolExecutor(self.threads, "images", torch.set_num_threads, (1,))
 
@@ -177,25 +174,32 @@ class DiskFeed:
         # A GPU takes bytes, and normalises them itself.
         dtype, pinned = torch.float32 if on_cpu else torch.uint8, self.device.type == "cuda"
         pixels = torch.empty(len(ids), size, size, 3, dtype=dtype, pin_memory=pinned)
-        chosen = augments[0](self.sizes[ids].long(), ids).tolist() if augments else None
+        chosen: list[View] = augments[0](self.sizes[ids].long(), ids).tolist() if augments else []
         self.changes = [_name(augment) for augment in augments[1:]] or self.changes
 
         def fill(rows: range) -> tuple[float, float]:
             """Returns the seconds for reading and for changing."""
-            reading = changing = 0.0
-            for row in rows:
-                index, began = indices[row], perf_counter()
-                image = self.reader.cropped(index, chosen[row]) if chosen else self.reader.centred(index)
+            began, changing = perf_counter(), 0.0
+            for first in rows[:: self.together]:
+                some = slice(first, min(first + self.together, rows.stop))
+                images = [self.reader.reduced(index) for index in indices[some]]
+                views = chosen[some] if chosen else [centre(image) for image in images]
+                if on_cpu and not augments[1:]:
+                    viewed(images, views, pixels[some].numpy(), self.normalise)
+                    continue
+                seen = torch.empty(len(images), size, size, 3, dtype=torch.uint8)
+                viewed(images, views, seen.numpy())
                 read = perf_counter()
-                for augment in augments[1:]:
-                    image = augment(image[None], ids[row : row + 1])[0]
-                reading, changing = reading + read - began, changing + perf_counter() - read
-                pixels[row] = self._normalised(image) if on_cpu else image
-            return reading, changing
+                for row, image in enumerate(seen.split(1), first):
+                    for augment in augments[1:]:
+                        image = augment(image, ids[row : row + 1])
+                    pixels[row] = self._normalised(image[0]) if on_cpu else image[0]
+                changing += perf_counter() - read
+            return perf_counter() - began - changing, changing
 
         rows = range(len(ids))
-        some = max(1, len(ids) // (JOBS * self.threads))
-        return Prepared(ids, pixels, [self.pool.submit(fill, rows[first : first + some]) for first in rows[::some]])
+        share = max(1, len(ids) // (JOBS * self.threads))
+        return Prepared(ids, pixels, [self.pool.submit(fill, rows[first : first + share]) for first in rows[::share]])
 
 
 def uneven(labels: Tensor) -> tuple[int, ...]:

@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .normalise import normaliser
+from .normalise import Normaliser
 
 if TYPE_CHECKING:
     from .dataset import Split
     from .images import Images
 
 # (pixels uint8 (n, H, W, C), ids int64 (n,)) -> pixels, the same. The first one of a DiskFeed maps sizes int64 (n, 2), height and
-# width of the reduced images, to views int64 (n, 5), see DiskReader.cropped
+# width of the reduced images, to views int64 (n, 5), see resize.View
 Augmented = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -64,7 +64,7 @@ class MemoryFeed:
         rows = split.pixels.permute(0, 2, 3, 1).reshape(len(split), -1)
         home = device if _fits(rows, device) else torch.device("cpu")
         self.rows, self.labels = rows.to(home), split.labels.to(home)
-        self.normalise = normaliser(images.mean, images.std, height * width, device)
+        self.normalise = Normaliser(images.mean, images.std, height * width, device)
 
     @property
     def resident(self) -> bool:

@@ -140,7 +140,7 @@ def thumbnails(seen: Seen, wanted: Sequence[int]) -> list[Tensor]:
 
 
 def outliers(cosines: Tensor) -> list[tuple[int, float]]:
-    """Images whose mean cosine with their neighbours, float (N, K), is FAR below the median: index and deviations, farthest first.
+    """Images whose mean cosine with their neighbours, float (N, K), is FAR below the median: index, deviations; farthest first.
 
     A deviation is 1.4826 times the median absolute one, which for normal numbers is their standard deviation.
     """
@@ -151,7 +151,7 @@ def outliers(cosines: Tensor) -> list[tuple[int, float]]:
 
 
 def together(splits: Mapping[str, str], pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """`splits` of each path, those of near-duplicates on one side: where most of a group are, train before validation before test."""
+    """`splits` of each path, near-duplicates on one side: where most of a group are; of several sides the first of SIDES."""
     joined = {path: path for pair in pairs for path in pair}
 
     def root(path: str) -> str:
@@ -164,7 +164,7 @@ def together(splits: Mapping[str, str], pairs: Sequence[tuple[str, str]]) -> dic
     groups = defaultdict(list)
     for path in joined:
         groups[root(path)].append(path)
-    moved = {}
+    moved: dict[str, str] = {}
     for group in groups.values():
         counts = Counter(splits[path] for path in group)
         side = max(SIDES, key=lambda side: (counts[side], -SIDES.index(side)))

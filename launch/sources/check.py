@@ -10,23 +10,25 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from time import perf_counter
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from ..cache import locked, slug
-from ..data import decode
-from ..errors import first_line
+from ..data import decode, resize
+from ..data.store import Store
+from ..errors import Refused, first_line
 from . import index
 from .index import FileInfo
 from .listing import ListedImage, Listing, open_image
 
 if TYPE_CHECKING:
+    import numpy as np
     from rich.progress import Progress
 
 CHUNK = 16  # files: what a thread takes at a time, and what an interruption loses of each thread at most
 LOST = "no such file"
-TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
 class Checked(NamedTuple):
@@ -36,10 +38,11 @@ class Checked(NamedTuple):
     opened: int
 
 
-def check(listing: Listing, bar: "Progress") -> Checked:
+def check(listing: Listing, bar: "Progress", store: Store | None = None) -> Checked:
     """Open each image of `listing` of which the index does not know; `bar` shows how many, while it runs.
 
-    Another process that checks the same is waited for. Raises Refused (1) if the index cannot be read or written.
+    They are decoded for the `store`, if there is one, and kept there in the same pass, as far as it has room. Another process
+    that checks the same is waited for. Raises Refused (1) if the index or the store cannot be read or written.
     """
     name = slug("images", listing.source)
     known = index.read(name)
@@ -51,10 +54,12 @@ def check(listing: Listing, bar: "Progress") -> Checked:
         known = _of(listing, known)
         with index.writer(name, known) as write:
             task = bar.add_task("checking images", total=len(todo))
-            for files in _in_parallel(listing, todo):
+            for files in _in_parallel(listing, todo, store):
                 known.update(files)
                 write({path: info for path, info in files.items() if info.sha256})
                 bar.advance(task, len(files))
+        if store:
+            store.flush()
     return Checked(known, len(todo))
 
 
@@ -70,11 +75,11 @@ def _of(listing: Listing, known: dict[str, FileInfo]) -> dict[str, FileInfo]:
     return {path: info for path, info in known.items() if wanted.get(path) == info[:2]}
 
 
-def _in_parallel(listing: Listing, images: Sequence[ListedImage]) -> Iterator[dict[str, FileInfo]]:
+def _in_parallel(listing: Listing, images: Sequence[ListedImage], store: Store | None) -> Iterator[dict[str, FileInfo]]:
     """What is known of `images`, some at a time, as they get ready."""
 
     def work(some: Sequence[ListedImage]) -> dict[str, FileInfo]:
-        return {image.path: _look(listing, image) for image in some}
+        return {image.path: _look(listing, image, store) for image in some}
 
     Image.preinit()  # first, so that a JPEG is not taken for rarer formats before it is opened
     Image.init()  # once, not by several threads at a time
@@ -88,7 +93,7 @@ def _in_parallel(listing: Listing, images: Sequence[ListedImage]) -> Iterator[di
             pool.shutdown(wait=False, cancel_futures=True)  # after an interruption, only what has begun is finished
 
 
-def _look(listing: Listing, image: ListedImage) -> FileInfo:
+def _look(listing: Listing, image: ListedImage, store: Store | None) -> FileInfo:
     """Open one image."""
     try:
         with open_image(listing, image) as file:
@@ -98,71 +103,76 @@ def _look(listing: Listing, image: ListedImage) -> FileInfo:
                 info = FileInfo(status.st_size, status.st_mtime_ns)
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
-            return _decoded(file, info._replace(sha256=sha256))
+            return _decoded(file, info._replace(sha256=sha256), store)
     except (FileNotFoundError, ValueError):  # the latter for a path that cannot be one
         return FileInfo(0, 0, problem="no image in this row" if listing.row else LOST)
     except OSError as error:
         return FileInfo(0, 0, problem=f"cannot be read: {error.strerror or error}")
 
 
-def _decoded(file: BinaryIO, info: FileInfo) -> FileInfo:
-    """`info` with what decoding `file` tells."""
+def _decoded(file: BinaryIO, info: FileInfo, store: Store | None) -> FileInfo:
+    """`info` with what decoding `file` tells. Its pixels go to `store` if that has room, else a JPEG is decoded at an eighth."""
     if not info.size:
         return info._replace(problem="empty file: 0 bytes")
     try:
+        began, kept = perf_counter(), store if store and store.room > 0 else None
         with Image.open(file) as opened:
             mode, frames = opened.mode, False
             deep = mode[0] == "I" or any(";16" in str(tile[3]) for tile in opened.tile)  # of colours, only the file has 16
-            (width, height), shown = _reduced(opened) if opened.format in ("JPEG", "MPO") else _whole(opened)
-            flat, highest = _is_flat(shown), 0
-            if deep:
-                flat, highest = _levels(opened, shown)
+            shown: Image.Image | np.ndarray
+            if kept:
+                shown, size = decode.pixels_of(opened, kept.rule.cache_size, kept.rule.white)
+                kept.keep_first(info.sha256, resize.reduced(shown, size, kept.rule), perf_counter() - began)
+            else:
+                shown, size = _reduced(opened) if opened.format in decode.JPEG else _whole(opened)
+            flat, highest = _levels(opened, shown) if deep else (_is_flat(shown), 0)
             with contextlib.suppress(Exception):  # whether the second frame can be decoded does not matter
                 frames = bool(getattr(opened, "is_animated", False))
             info = info._replace(bits=16 if deep else 8, highest=highest, bands=decode.bands(opened))
-        if flat and shown.size != (width, height):  # perhaps only at an eighth of its size
+        width, height = size
+        if flat and opened.format in decode.JPEG:  # perhaps only at a part of its size
             file.seek(0)
             flat = _is_flat(decode.decode(file, 3))
         return info._replace(width=width, height=height, mode=mode, frames=frames, flat=flat)
     except MemoryError:
         return info._replace(sha256="", problem="out of memory while decoding it")
+    except Refused:  # the store cannot be written
+        raise
     except Exception as error:  # PIL raises a dozen kinds for broken files
         return info._replace(problem=_reason(error, file))
 
 
-def _whole(opened: Image.Image) -> tuple[tuple[int, int], Image.Image]:
-    """Width and height, upright, and the image."""
+def _reduced(opened: Image.Image) -> tuple[Image.Image, tuple[int, int]]:
+    """A JPEG file at an eighth of its size: all of it is read, in half the time. And its width and height, upright."""
+    width, height = opened.size
+    turned = decode.orientation(opened) in decode.TURNED
+    decode.draft(opened, 1)
+    return opened, ((height, width) if turned else (width, height))
+
+
+def _whole(opened: Image.Image) -> tuple[Image.Image, tuple[int, int]]:
     image = decode.converted(opened, 3)
-    return image.size, image
+    return image, image.size
 
 
-def _is_flat(image: Image.Image) -> bool:
-    return image.getcolors(1) is not None
+def _is_flat(shown: "Image.Image | np.ndarray") -> bool:
+    if isinstance(shown, Image.Image):
+        return shown.getcolors(1) is not None
+    first = shown[0, 0]
+    return bool((shown[0] == first).all() and (shown == first).all())  # the first row is enough for most
 
 
-def _levels(opened: Image.Image, shown: Image.Image) -> tuple[bool, int]:
+def _levels(opened: Image.Image, shown: "Image.Image | np.ndarray") -> tuple[bool, int]:
     """Whether all pixels of a 16-bit image, which is `shown` in 8 bits, are the same, and its highest value.
 
     Of colours, Pillow keeps 8 bits.
     """
     import numpy as np
 
-    grey = opened.mode[0] == "I"
-    levels = np.asarray(opened if grey else shown)
-    return bool(levels.min() == levels.max()) if grey else _is_flat(shown), int(levels.max()) * (1 if grey else 257)
-
-
-def _reduced(opened: Image.Image) -> tuple[tuple[int, int], Image.Image]:
-    """Width and height of a JPEG file, upright, and the image.
-
-    To be decoded at an eighth of its size: all of the file is read, in half the time.
-    """
-    width, height = opened.size
-    turned = False
-    with contextlib.suppress(Exception):  # as in decode.py
-        turned = opened.getexif().get(ExifTags.Base.Orientation) in TURNED
-    decode.draft(opened, 1)
-    return ((height, width) if turned else (width, height)), opened
+    if opened.mode[0] != "I":
+        return _is_flat(shown), int(np.asarray(shown).max()) * 257
+    levels = np.asarray(opened)
+    return bool(levels.min() == levels.max()), int(levels.max())
 
 
 def _reason(error: Exception, file: BinaryIO) -> str:

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -20,14 +19,14 @@ from ..data.order import order
 from ..data.resize import ResizeRule, reduced_size
 from ..data.store import Store, StoredImage
 from ..errors import Refused, printable
-from . import synthetic, table
+from . import synthetic
 from .check import LOST
 from .dataset_report import DatasetReport, dataset_report, duplicates, notes
 from .listing import ListedImage, open_image
+from .options import FRACTION, DataOptions
 from .split import NAMES, as_csv
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
-FRACTION = 0.1  # of images that are not split: for validation, and for the test
 SHOWN = 50  # bad files that are named on the screen
 NAMED, CUT = 10, 40  # classes in the first line, and characters of a name
 
@@ -35,41 +34,39 @@ NAMED, CUT = 10, 40  # classes in the first line, and characters of a name
 def custom(
     data: str,
     rule: ResizeRule,
-    *,
+    options: DataOptions = DataOptions(),
     limit: int = 0,
     validation: float | None = None,
-    test: float = FRACTION,
-    split: str = "",
-    columns: Sequence[str] = (),
-    skip_bad: bool = False,
+    *,
     classes: tuple[str, ...] = (),
     main: bool = True,
 ) -> Images:
     """The images at `data`, of any sizes, as nets see them by `rule`: images (3, size, size), normalised as ImageNet's.
 
-    `data` is a folder, a table, a data set of the hub (owner/name), or "synthetic"; `columns` names columns that are not to be
-    guessed, as in "label=species". Splits are those of the file `split`, else those that `data` has, else made by content: the
-    fraction `validation` (None: FRACTION) and `test` of each class. Where there is no test split, the validation images are the
-    test images, and choose the best weights. `limit` is the number of training images to use (0: all).
+    `data` is a folder, a table, a data set of the hub (owner/name), or "synthetic". Splits are those of the file `options.split`,
+    else those that `data` has, else made by content: the fraction `validation` (None: FRACTION) and `options.test` of each
+    class. Where there is no test split, the validation images are the test images, and choose the best weights. `limit` is the
+    number of training images to use (0: all).
 
-    An image is decoded when it is first wanted and then kept, as far as the disk allowance goes (launch/data/store.py); not
+    An image is decoded when it is first opened and then kept, as far as the disk allowance goes (launch/data/store.py); not
     for a run with `classes`, which only rebuilds its net. `main`: on the main process, which says what it finds.
 
     Raises Refused: 1 if `data` cannot be read or the cache not written, 2 for wrong arguments, 4 if there are bad files (unless
-    `skip_bad`), or if a split lacks a class.
+    `options.skip_bad`), or if a split lacks a class.
     """
     if data == "synthetic":
         return _announced(_drawings(rule, classes), main and not classes)
     if data == "hub":
         raise Refused("--data hub names no data set: it takes a folder, a table, owner/name of the hub, or synthetic", 2)
-    chosen = table.chosen(columns)
+    columns, split = options.named_columns(), Path(options.split) if options.split else None
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not main or not console.is_terminal) as bar:
         fraction = FRACTION if validation is None else validation
-        report = dataset_report(Path(data), chosen, Path(split) if split else None, fraction, test, bar, classes)
+        kept = None if classes or limit else rule  # with a limit, few of them may be wanted
+        report = dataset_report(Path(data), columns, split, fraction, options.test, bar, classes, kept)
         if all(info.problem == LOST for info in report.files.values()):
             raise Refused(f"{data}: none of its {len(report.files):,} images is there, such as {next(iter(report.files))}")
-        if report.bad and not skip_bad:
+        if report.bad and not options.skip_bad:
             _refuse_bad(report, main)
         if main and not classes:
             for note in notes(report, rule.white):
@@ -146,8 +143,8 @@ def images_of(report: DatasetReport, rule: ResizeRule, limit: int, held: float |
         there = {*labels[sides[name]]} if name in sides else set()
         if absent := [label for number, label in enumerate(classes) if number not in there]:
             raise Refused(f"{listing.source}: no {name} images of {', '.join(absent[:10])}; every class needs at least one", 4)
-    images = [image for side in sides.values() for image in stored[side]]
-    store = Store(rule, listing.source, images) if kept else Store(rule)
+    store = (report.store or Store(rule, listing.source)) if kept else Store(rule)
+    store.allow([image for side in sides.values() for image in stored[side]])
     splits = {name: DiskSplit(torch.tensor(labels[side]), stored[side], store, rule) for name, side in sides.items()}
     train = splits["train"]
     if limit and limit < len(train):

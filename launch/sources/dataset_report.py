@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data import decode
+from ..data.resize import ResizeRule
+from ..data.store import Store
 from ..errors import Refused
 from . import doubt, hub, parquet, split, table
 from .check import check
@@ -28,12 +30,16 @@ UNEVEN = 3  # from this ratio of the largest to the smallest class on, imbalance
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """`files`: what is known of each path; `splits`: of each that is not bad; `opened`: files opened this time."""
+    """`files`: what is known of each path; `splits`: of each that is not bad; `opened`: files opened this time.
+
+    Those are in the `store`, if there is one, as far as it took them.
+    """
 
     listing: Listing
     files: dict[str, FileInfo]
     splits: dict[str, str]
     opened: int
+    store: Store | None = None
 
     @property
     def good(self) -> list[ListedImage]:
@@ -52,16 +58,19 @@ def dataset_report(
     test: float,
     bar: "Progress",
     known: Collection[str] = (),
+    rule: ResizeRule | None = None,
 ) -> DatasetReport:
     """List, check and split what is at `path`, a folder, a table or owner/name of the hub; `columns` as in table.read.
 
     Splits are those of `split_file`, else those that the folder or table has, else made by content with the fractions
-    `validation` and `test`. `known` are classes that need not be doubted, those of a trained net. Raises Refused.
+    `validation` and `test`. `known` are classes that need not be doubted, those of a trained net. With a `rule`, images
+    are stored by it while they are checked. Raises Refused.
     """
     path = located(path)
     listing = _listing(path, columns, bar)
     doubt.refuse(listing, known)
-    files, opened = check(listing, bar)
+    store = Store(rule, listing.source) if rule else None
+    files, opened = check(listing, bar, store)
     good = [image for image in listing.images if not files[image.path].problem]
     if split_file:
         splits = split.read(split_file, listing, [image.path for image in good])
@@ -71,7 +80,7 @@ def dataset_report(
             contents[image.label].append(files[image.path].sha256)
         placed = split.split_by_content(contents, validation, test)
         splits = {image.path: placed[files[image.path].sha256] for image in good}
-    return DatasetReport(listing, files, {image.path: splits[image.path] for image in good}, opened)
+    return DatasetReport(listing, files, {image.path: splits[image.path] for image in good}, opened, store)
 
 
 def _listing(path: Path, columns: Mapping[str, str], bar: "Progress") -> Listing:
@@ -96,8 +105,8 @@ def _listing(path: Path, columns: Mapping[str, str], bar: "Progress") -> Listing
     raise Refused(f"{path}: {wrong}; {ways_out}")
 
 
-def summary(report: DatasetReport) -> dict:
-    """All that there is to say, as JSON has it. Sizes are in pixels (width, height), bytes are integers."""
+def summary(report: DatasetReport, white: int = 0) -> dict:
+    """All that there is to say, as JSON has it. Sizes are in pixels (width, height), bytes are integers; `white`: see `notes`."""
     listing, good, bad, files = report.listing, report.good, report.bad, report.files
     classes = {}
     for label in listing.classes:
@@ -122,7 +131,7 @@ def summary(report: DatasetReport) -> dict:
         "first_frame_only": [image.path for image in good if files[image.path].frames],
         "duplicates": duplicates(report),
         "bad": [{"path": image.path, "class": image.label, "reason": files[image.path].problem} for image in bad],
-        "notes": notes(report),
+        "notes": notes(report, white),
         "ignored": dict(listing.ignored.most_common()),
         "cost": _cost(known),
         "examined": {"opened": report.opened, "unchanged": len(files) - report.opened},
@@ -130,7 +139,7 @@ def summary(report: DatasetReport) -> dict:
 
 
 def notes(report: DatasetReport, white: int = 0) -> list[str]:
-    """Lines about what was guessed, and about what is probably not meant. `white` as in rule.py."""
+    """Lines about what was guessed, and about what is probably not meant. `white` as in resize.py."""
     files = [report.files[image.path] for image in report.good]
     lines = [*report.listing.notes, *alike(report.listing.classes)]
     if flat := [image.path for image in report.good if report.files[image.path].flat]:

@@ -14,11 +14,12 @@ from ..data.images import Images
 from ..data.resize import ResizeRule
 from ..data.store import Store
 from ..errors import Refused
-from . import custom_images, table
+from . import custom_images
 from .dataset_report import DatasetReport, dataset_report
 from .folder import class_folders, entries, is_image
 from .in_memory import stacked
 from .listing import ListedImage, located
+from .options import FRACTION, DataOptions
 from .split import NAMES, read
 
 UNNAMED = 4  # classes at most that a message names
@@ -41,31 +42,27 @@ def images(
     shape: Shape,
     rule: ResizeRule | None,
     fingerprint: str,
+    options: DataOptions,
     *,
     validation: float | None = None,
-    test: float = custom_images.FRACTION,
-    split: str = "",
-    columns: Sequence[str] = (),
-    skip_bad: bool = False,
     limit: int = 0,
 ) -> Images:
     """The images at `data` with the classes, mean and std of `like`, as uint8 of `shape` or by the `rule` for size.
 
     Images that are not split are all test images, and so are those for validation where there are none to test; a class may be
     missing, which is said. Where they are the data of `fingerprint`, they are split as for the training, as the options say.
-    Raises Refused: 1 if they cannot be read, 4 for bad files (unless `skip_bad`), unknown classes, or no test images.
+    Raises Refused: 1 if they cannot be read, 4 for bad files (unless `options.skip_bad`), unknown classes, or no test images.
     """
     from rich.progress import Progress
 
     with Progress(disable=True) as bar:
-        chosen = table.chosen(columns)
-        fraction = custom_images.FRACTION if validation is None else validation
-        report = dataset_report(Path(data), chosen, None, fraction, test, bar, known=like.classes)
+        fraction = FRACTION if validation is None else validation
+        report = dataset_report(Path(data), options.named_columns(), None, fraction, options.test, bar, known=like.classes)
     where = report.listing.source
-    if report.bad and not skip_bad:
+    if report.bad and not options.skip_bad:
         custom_images.name_bad(report)
         raise Refused(f"{where}: {len(report.bad):,} bad file{'s' * (len(report.bad) > 1)}; repair or remove them", 4)
-    if rule and (trained_on := _as_trained_on(report, rule, fingerprint, split, limit, validation)):
+    if rule and (trained_on := _as_trained_on(report, rule, fingerprint, options.split, limit, validation)):
         return replace(trained_on, mean=like.mean, std=like.std)
     if strange := [name for name in report.listing.classes if name not in like.classes]:
         has = ", ".join(strange[:UNNAMED]) + (f" and {len(strange) - UNNAMED} more" if len(strange) > UNNAMED else "")

@@ -49,7 +49,7 @@ def finish(job: Job, plots: Callable[[Path], None] | None) -> dict:
     result["weights"] = used(result)
     with _weights(job, result["weights"]):  # collective
         job.record.finish(result, lambda: _show(job, result, plots))
-    run.finish(result)  # last, as the mark of a finished run: what is killed before shows itself when it resumes
+    run.record(result)  # last, as the mark of a finished run: what is killed before shows itself when it resumes
     return result
 
 

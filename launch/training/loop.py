@@ -1,4 +1,4 @@
-"""The only loop: document 000's training_loop (section 4), on any number of processes; its validate is in evaluate.py.
+"""The only loop: training_loop of DLwPT ch. 8 (section 4), on any number of processes; its validate is in evaluate.py.
 
 All that a step depends on is a function of (seed, step): the samples, the learning rate, and the random numbers that a net draws.
 Hence a checkpoint is parameters, buffers, optimizer and step, and a run resumes from it as if nothing had happened.
@@ -61,7 +61,7 @@ def train(
     average of the weights is kept (launch.training.ema): it is evaluated beside the net, chooses the best epoch and is its best.
     With `patience` the training ends when that many epochs have brought no better accuracy.
 
-    `measured_in` "train" evaluates as the book did, with dropout and the batch's own statistics, in batches of `batch`. `plots`
+    `measured_in` "train" evaluates as DLwPT did, with dropout and the batch's own statistics, in batches of `batch`. `plots`
     is called at the end, on the main process, with the run folder; the PNG files that it writes there also go to report.html and
     to W&B. A recipe that trains several times names each `stage`: it has a folder of its own in the run's, and a finished one is
     not trained again: net and optimizer are as it left them.

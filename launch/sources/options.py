@@ -1,0 +1,46 @@
+"""How images of your own are found, split and kept: the flags that the commands with --data share."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from typing_extensions import Doc
+
+from ..data.resize import ResizeRule, rule_for
+from ..errors import Refused
+from . import table
+
+FRACTION = 0.1  # of images that are not split: for validation, and for the test
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Images of your own: how they are found, split and kept."""
+
+    split: Annotated[
+        str, Doc("A table with the columns path and split, such as the split.csv of a run; used instead of theirs.")
+    ] = ""
+    test: Annotated[float, Doc("Fraction of the images to test on, where they are not split.")] = FRACTION
+    columns: Annotated[
+        tuple[str, ...], Doc("Columns of a table that are not to be guessed: image=NAME, label=NAME, split=NAME.")
+    ] = ()
+    skip_bad: Annotated[bool, Doc("Leave out the files that cannot be decoded.")] = False
+    cache_size: Annotated[int, Doc("Shorter side of the images as they are kept, in pixels; 0: twice the size.")] = 0
+    white: Annotated[int, Doc("Pixel value of 16-bit grey images that is white, such as 4095 for 12 bits; 0: 65535.")] = 0
+
+    def checked(self) -> "DataOptions":
+        """Themselves. Raises Refused (2)."""
+        if not 0 <= self.white <= 65535:
+            raise Refused(f"--white must be from 0 to 65535, it is {self.white}", 2)
+        return self
+
+    def named_columns(self) -> dict[str, str]:
+        """`columns` by what they hold. Raises Refused (2)."""
+        return table.chosen(self.columns)
+
+    def rule(self, size: int) -> ResizeRule:
+        """The rule for nets that see `size` × `size` pixels. Raises Refused (2)."""
+        self.checked()
+        rule = rule_for(size, self.cache_size, self.white)
+        if not 0 < size <= rule.cache_size:
+            raise Refused(f"--size must be at least 1 and --cache-size at least --size, they are {size} and {rule.cache_size}", 2)
+        return rule

@@ -103,7 +103,7 @@ def run_until_train(
     for name in names:
         setattr(recipe, name, reached)
     run.accelerator = accelerator(precision)  # a recipe may ask for its device
-    run.opened = True  # the run folder is neither locked nor written
+    run.opened, run.trains = True, False  # the run folder is neither locked nor written
     run.finish = lambda summary, **facts: None  # type: ignore[method-assign]  # of this run alone
     try:
         with contextlib.redirect_stdout(io.StringIO()):

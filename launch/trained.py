@@ -21,7 +21,7 @@ from .option_groups import together
 from .recipe import find as find_recipe
 from .recipe import load as load_recipe
 from .recipe import run_until_train
-from .report.runs import Record, chooser, command, read, read_json, read_metrics, read_result, used
+from .report.runs import Record, command, model_selection_split, read, read_json, read_metrics, read_result, used
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -154,7 +154,8 @@ def _chosen(folder: Path, quietly: bool = False) -> str:
     """The weights of the training in `folder` that are used unless told otherwise: see `used` in record/runs.py."""
     result = read_result(folder)
     if result is None:  # killed a moment before its end, if it has its last weights
-        ended = (folder / WEIGHTS["last"]).is_file() and chooser(read_metrics(folder / "metrics.jsonl")) == "validation"
+        there = (folder / WEIGHTS["last"]).is_file()
+        ended = there and model_selection_split(read_metrics(folder / "metrics.jsonl")) == "validation"
         return "best" if ended else "last"
     weights = used(result)
     if not (folder / WEIGHTS[weights]).is_file() and (folder / WEIGHTS["last"]).is_file():

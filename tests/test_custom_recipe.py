@@ -1,5 +1,6 @@
-"""recipes/custom.py, cifar10_fast.py and methods.py give `train` what their flags say; nets have their names."""
+"""recipes/custom.py, cifar10_fast.py and ablations.py give `train` what their flags say; nets have their names."""
 
+import dataclasses
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -20,6 +21,7 @@ from launch.data.feed import MemoryFeed
 from launch.data.mix import cutmix, mixup
 from launch.errors import Refused
 from launch.recipe import load
+from launch.sources.options import DataOptions
 from launch.training.optimizers import Muon
 from nets import named
 from nets.cifar2 import Net
@@ -57,7 +59,9 @@ def asked(start, recipe, folder, monkeypatch):
         calls.clear()
         run = start(out=f"run{next(number)}", **{"limit": 0} | (flags or {}))
         run.data = str(options.pop("data", folder))
-        recipe.main(run, **{"net": "CifarResNet", "size": 16, "epochs": 20} | options)
+        fields = {field.name for field in dataclasses.fields(DataOptions)} & options.keys()
+        data = DataOptions(**{name: options.pop(name) for name in fields})
+        recipe.main(run, data, **{"net": "CifarResNet", "size": 16, "epochs": 20} | options)
         run.end()
         return calls
 
@@ -454,7 +458,7 @@ def test_the_fast_recipe_whitens_by_training_images_and_measures_six_views(start
     monkeypatch.setattr(module, "evaluate", evaluated)
     run = start(limit=128)
     ended = []
-    monkeypatch.setattr(run, "finish", ended.append)
+    monkeypatch.setattr(run, "record", ended.append)
     module.main(run, epochs=3, batch=100, lr=0.5, momentum=0.7, weight_decay=1e-5, smoothing=0.1)
     assert isinstance(seen["measured"], SixViews)
     assert next(seen["measured"].parameters()) is next(seen["net"].parameters())

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import printable
-from .runs import chooser
+from .runs import model_selection_split
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,7 +101,7 @@ def plot(pixels: Tensor) -> Image.Image:
 def history(path: Path, events: Sequence[dict]) -> Path:
     """Draw the events of metrics.jsonl by epoch: the loss on the training images and on those that chose the best epoch, and
     beside them the accuracy on the latter; also of the average of the weights, if one is kept: then this chose."""
-    split = chooser(events)
+    split = model_selection_split(events)
     lines = {"train": [event for event in events if event["event"] == "train"]}
     for name, of in ((split, split), (AVERAGE.format(split), "ema")):
         lines[name] = [event for event in events if event["event"] == "eval" and event["split"] == of]

@@ -252,7 +252,7 @@ def read_metrics(path: Path) -> list[dict]:
     return events
 
 
-def chooser(events: Iterable[dict]) -> Literal["validation", "test"]:
+def model_selection_split(events: Iterable[dict]) -> Literal["validation", "test"]:
     """The split whose accuracy chose the best weights in the training with these events."""
     return "validation" if any(event.get("split") == "validation" for event in events) else "test"
 

@@ -139,7 +139,7 @@ def summary(report: DatasetReport, white: int = 0) -> dict:
 
 
 def notes(report: DatasetReport, white: int = 0) -> list[str]:
-    """Lines about what was guessed, and about what is probably not meant. `white` as in rule.py."""
+    """Lines about what was guessed, and about what is probably not meant. `white` as in resize.py."""
     files = [report.files[image.path] for image in report.good]
     lines = [*report.listing.notes, *alike(report.listing.classes)]
     if flat := [image.path for image in report.good if report.files[image.path].flat]:

@@ -7,7 +7,7 @@ from typing_extensions import Doc
 
 from ..data.resize import ResizeRule, rule_for
 from ..errors import Refused
-from . import path_table
+from . import table
 
 FRACTION = 0.1  # of images that are not split: for validation, and for the test
 
@@ -35,7 +35,7 @@ class DataOptions:
 
     def named_columns(self) -> dict[str, str]:
         """`columns` by what they hold. Raises Refused (2)."""
-        return path_table.chosen(self.columns)
+        return table.chosen(self.columns)
 
     def rule(self, size: int) -> ResizeRule:
         """The rule for nets that see `size` × `size` pixels. Raises Refused (2)."""

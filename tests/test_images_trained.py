@@ -25,6 +25,7 @@ from launch.data.resize import ResizeRule, centred, read, resized, viewed
 from launch.data.store import LIMIT
 from launch.errors import Refused
 from launch.sources.options import DataOptions
+from launch.weights.tensors import whole_of
 from nets import named
 from nets.transfer import locked
 
@@ -538,7 +539,8 @@ def test_modes_train_what_they_say(start, recipe, tmp_path, monkeypatch):
     calls = []
 
     def recorded(run, model, images, optimizer, loss, **options):
-        calls.append((locked(model), [(group["lr"], len(group["params"])) for group in optimizer.param_groups], options))
+        groups = [(group["lr"], len(group["params"])) for group in optimizer.param_groups]
+        calls.append((locked(whole_of(model)), groups, options))
         return {"test": {"accuracy": 0.5}}
 
     monkeypatch.setattr(recipe, "train", recorded)

@@ -63,7 +63,8 @@ def custom(
     with Progress(console=console, transient=True, disable=not main or not console.is_terminal) as bar:
         fraction = FRACTION if validation is None else validation
         kept = None if classes or limit else rule  # with a limit, few of them may be wanted
-        report = dataset_report(Path(data), columns, split, fraction, options.test, bar, classes, kept)
+        relabel = Path(options.relabel) if options.relabel else None
+        report = dataset_report(Path(data), columns, split, fraction, options.test, bar, classes, kept, relabel)
         if all(info.problem == LOST for info in report.files.values()):
             raise Refused(f"{data}: none of its {len(report.files):,} images is there, such as {next(iter(report.files))}")
         if report.bad and not options.skip_bad:

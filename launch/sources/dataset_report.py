@@ -18,6 +18,7 @@ from .folder import class_folders, entries, is_image
 from .index import FileInfo
 from .labels import alike, shown
 from .listing import ListedImage, Listing, is_hub_name, located
+from .relabel import relabelled
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -59,15 +60,17 @@ def dataset_report(
     bar: "Progress",
     known: Collection[str] = (),
     rule: ResizeRule | None = None,
+    relabel: Path | None = None,
 ) -> DatasetReport:
     """List, check and split what is at `path`, a folder, a table or owner/name of the hub; `columns` as in table.read.
 
     Splits are those of `split_file`, else those that the folder or table has, else made by content with the fractions
     `validation` and `test`. `known` are classes that need not be doubted, those of a trained net. With a `rule`, images
-    are stored by it while they are checked. Raises Refused.
+    are stored by it while they are checked. `relabel` is a table of labels to correct. Raises Refused.
     """
     path = located(path)
     listing = _listing(path, columns, bar)
+    listing = relabelled(listing, relabel) if relabel else listing
     doubt.refuse(listing, known)
     store = Store(rule, listing.source) if rule else None
     files, opened = check(listing, bar, store)

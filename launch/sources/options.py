@@ -19,6 +19,9 @@ class DataOptions:
     split: Annotated[
         str, Doc("A table with the columns path and split, such as the split.csv of a run; used instead of theirs.")
     ] = ""
+    relabel: Annotated[
+        str, Doc("A table with the columns path and label, such as --write-labels of oneloop data makes: labels to correct.")
+    ] = ""
     test: Annotated[float, Doc("Fraction of the images to test on, where they are not split.")] = FRACTION
     columns: Annotated[
         tuple[str, ...], Doc("Columns of a table that are not to be guessed: image=NAME, label=NAME, split=NAME.")

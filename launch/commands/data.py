@@ -39,7 +39,7 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument(
         "--validation", type=float, default=FRACTION, metavar="X", help=f"fraction, if not split; default {FRACTION}"
     )
-    which_net = "also what a trained net sees: labels in doubt, near-duplicates, outliers; NAME or NAME=SOURCE as for oneloop probe"
+    which_net = "also what a trained net sees: labels in doubt, near-duplicates, outliers; NAME or NAME=SOURCE, as for probe"
     parser.add_argument("--net", default="", metavar="NET", help=which_net)
     parser.add_argument("--size", type=int, default=0, metavar="PIXELS", help="height and width that the net sees; default 224")
     parser.add_argument("--write-labels", type=Path, metavar="FILE", help="write a table of the labels in doubt, for --relabel")

@@ -130,6 +130,23 @@ def test_a_batch_by_itself_is_right_while_others_are_prepared(folder):
     torch.testing.assert_close(torch.cat([pixels for pixels, _ in stream]), (images.test.some(others).pixels / 255 - mean) / std)
 
 
+def test_what_nobody_asks_for_is_not_prepared(folder):
+    """After a stop, or an error."""
+    images, changed = load(folder), []
+
+    def slow(pixels, ids):
+        time.sleep(0.005)
+        changed.append(ids)
+        return pixels
+
+    feed = images.train.feed(images, CPU)
+    stream = feed.stream(torch.arange(40).split(10), [lambda sizes, ids: torch.tensor([[0, 0, 1, 1, 0]] * len(ids)), slow])
+    next(stream)
+    stream.close()
+    feed.pool.shutdown()
+    assert 10 <= len(changed) < 40
+
+
 def test_a_view_is_that_part_of_the_image_mirrored_or_not(folder):
     whole = DiskReader(load(folder).train).reduced(0)
     views, seen = [(1, 2, 12, 12, 0), (1, 2, 12, 12, 1), (0, 0, 5, 7, 0)], np.empty((3, 12, 12, 3), np.uint8)

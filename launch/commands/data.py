@@ -65,11 +65,10 @@ def main(args: Sequence[str]) -> None:
     if not console.is_terminal:
         console.width = WIDTH
     options = data_options(chosen, *OPTIONS)
-    columns, table = options.named_columns(), Path(options.split) if options.split else None
+    reading, table = options.reading(), Path(options.split) if options.split else None
     parts = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*parts, console=console, transient=True, disable=not console.is_terminal or chosen.json) as bar:
-        relabel = Path(options.relabel) if options.relabel else None
-        report = dataset_report(chosen.path, columns, table, chosen.validation, options.test, bar, relabel=relabel)
+        report = dataset_report(chosen.path, reading, table, chosen.validation, options.test, bar)
     content, splits = summary(report, options.white), report.splits
     if chosen.net:
         content["seen"] = data_seen.seen(chosen.path, chosen.net, report, options, chosen.validation, chosen.size)
@@ -116,7 +115,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _text(summary: dict) -> Iterator["RenderableType"]:
-    """What the terminal shows, line by line, and tables."""
+    """Lines and tables for the terminal."""
     checked, splits = summary["examined"], summary["splits"]
     yield printable(summary["source"] + (f" at revision {summary['revision']}" if summary["revision"] else ""))
     opened = f"{checked['opened']:,} {summary['unit']}{'s' * (checked['opened'] != 1)} opened"
@@ -169,7 +168,7 @@ def _pixels(summary: dict) -> Iterator[str]:
 
 
 def _trouble(summary: dict) -> Iterator[str]:
-    """What is worth a look before training."""
+    """Findings that are worth a look before training."""
     from ..sources.dataset_report import UNEVEN
 
     if (ratio := summary["imbalance"]) and ratio >= UNEVEN:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,10 +23,7 @@ def seen(path: Path, net: str, report: "DatasetReport", options: DataOptions, va
     from ..features.seen import seen_by
 
     name, _, source = net.partition("=")
-    flags = ["--validation", str(validation), "--test", str(options.test), "--skip-bad", "--white", str(options.white)]
-    flags += [word for flag in ("split", "relabel") if (value := getattr(options, flag)) for word in (f"--{flag}", value)]
-    flags += ["--columns", *options.columns] if options.columns else []
-    flags += ["--size", str(size)] if size else []
+    flags = ["--validation", str(validation), *_words(replace(options, skip_bad=True)), *(["--size", str(size)] if size else [])]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # it says what is said here
         features = seen_by(str(path), name, source, flags, ("train", "validation", "test"), "data")
     found = findings(name, features, report.splits)
@@ -43,10 +41,25 @@ def seen(path: Path, net: str, report: "DatasetReport", options: DataOptions, va
 
 
 def one_side(report: "DatasetReport", content: dict) -> dict[str, str]:
-    """The split of each path, near-duplicates on one side."""
+    """The split of each path: near-duplicates on one side, and with them the groups that they are in."""
     from ..features.findings import together
 
-    return together(report.splits, [pair["paths"] for pair in content["near_duplicates"]])
+    groups: dict[str, list[str]] = {}
+    for path in report.splits:
+        if group := report.listing.groups.get(path):
+            groups.setdefault(group, []).append(path)
+    alike = [pair["paths"] for pair in content["near_duplicates"]]
+    return together(report.splits, [*alike, *((paths[0], path) for paths in groups.values() for path in paths[1:])])
+
+
+def _words(options: DataOptions) -> list[str]:
+    """The flags that give these options."""
+    words = []
+    for name, value in vars(options).items():
+        if value != getattr(DataOptions(), name):
+            values = value if isinstance(value, tuple) else () if value is True else (str(value),)
+            words += [f"--{name.replace('_', '-')}", *values]
+    return words
 
 
 def labels_to_correct(content: dict) -> list[tuple[str, ...]]:

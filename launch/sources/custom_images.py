@@ -58,13 +58,12 @@ def custom(
         return _announced(_drawings(rule, classes), main and not classes)
     if data == "hub":
         raise Refused("--data hub names no data set: it takes a folder, a table, owner/name of the hub, or synthetic", 2)
-    columns, split = options.named_columns(), Path(options.split) if options.split else None
+    reading, split = options.reading(classes), Path(options.split) if options.split else None
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not main or not console.is_terminal) as bar:
         fraction = FRACTION if validation is None else validation
         kept = None if classes or limit else rule  # with a limit, few of them may be wanted
-        relabel = Path(options.relabel) if options.relabel else None
-        report = dataset_report(Path(data), columns, split, fraction, options.test, bar, classes, kept, relabel)
+        report = dataset_report(Path(data), reading, split, fraction, options.test, bar, kept)
         if all(info.problem == LOST for info in report.files.values()):
             raise Refused(f"{data}: none of its {len(report.files):,} images is there, such as {next(iter(report.files))}")
         if report.bad and not options.skip_bad:

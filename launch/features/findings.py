@@ -1,6 +1,6 @@
 """What features show about a data set: labels that may be wrong, images that are there twice, images unlike all others.
 
-Sources  Northcutt, Jiang and Chuang, Confident Learning (JAIR 2021), sections 3.1 and 3.2, for labels; Sun et al., Out-of-distribution
+Sources  Northcutt, Jiang and Chuang, Confident Learning (JAIR 2021), section 3.1, for labels; Sun et al., Out-of-distribution
          detection with deep nearest neighbours (ICML 2022), for outliers
 """
 

@@ -21,6 +21,9 @@ class DataOptions:
     split: Annotated[
         str, Doc("A table with the columns path and split, such as the split.csv of a run; used instead of theirs.")
     ] = ""
+    relabel: Annotated[
+        str, Doc("A table with the columns path and label, such as --write-labels of oneloop data makes: labels to correct.")
+    ] = ""
     test: Annotated[float, Doc("Fraction of the images to test on, where they are not split.")] = FRACTION
     columns: Annotated[
         tuple[str, ...], Doc("Columns of a table that are not to be guessed: image=NAME, label=NAME, split=NAME.")
@@ -41,7 +44,7 @@ class DataOptions:
 
     def reading(self, known: Collection[str] = ()) -> Reading:
         """How to read what is there; `known` classes, those of a trained net, need not be doubted. Raises Refused (2)."""
-        return Reading(told(self.columns, self.split_column, self.group), self.label_from, self.classes_at, known)
+        return Reading(told(self.columns, self.split_column, self.group), self.label_from, self.classes_at, self.relabel, known)
 
     def rule(self, size: int) -> ResizeRule:
         """The rule for nets that see `size` × `size` pixels. Raises Refused (2)."""

@@ -92,7 +92,7 @@ class Run(NamedTuple):
     against: Path | None
 
     def time(self, place: str, size: int) -> list[float]:
-        """The seconds of an epoch, and 0 where a checkout does not say: MiB of the process, seconds of all cores. RuntimeError."""
+        """The seconds of an epoch, MiB of the process and seconds of all cores, 0 if a checkout does not say. RuntimeError."""
         cache = Path(place) / self.name
         if self.way != "store":
             shutil.rmtree(cache, ignore_errors=True)

@@ -59,10 +59,10 @@ def main(args: Sequence[str]) -> None:
     if not console.is_terminal:
         console.width = WIDTH
     options = data_options(chosen, *OPTIONS)
-    columns, table = options.named_columns(), Path(options.split) if options.split else None
+    reading, table = options.reading(), Path(options.split) if options.split else None
     parts = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*parts, console=console, transient=True, disable=not console.is_terminal or chosen.json) as bar:
-        report = dataset_report(chosen.path, columns, table, chosen.validation, options.test, bar)
+        report = dataset_report(chosen.path, reading, table, chosen.validation, options.test, bar)
     content = summary(report, options.white)
     if chosen.write_split:
         rows = [(image.path, image.label, report.splits[image.path], report.files[image.path].sha256) for image in report.good]
@@ -104,7 +104,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _text(summary: dict) -> Iterator["RenderableType"]:
-    """What the terminal shows, line by line, and tables."""
+    """Lines and tables for the terminal."""
     checked, splits = summary["examined"], summary["splits"]
     yield printable(summary["source"] + (f" at revision {summary['revision']}" if summary["revision"] else ""))
     opened = f"{checked['opened']:,} {summary['unit']}{'s' * (checked['opened'] != 1)} opened"
@@ -156,7 +156,7 @@ def _pixels(summary: dict) -> Iterator[str]:
 
 
 def _trouble(summary: dict) -> Iterator[str]:
-    """What is worth a look before training."""
+    """Findings that are worth a look before training."""
     from ..sources.dataset_report import UNEVEN
 
     if (ratio := summary["imbalance"]) and ratio >= UNEVEN:

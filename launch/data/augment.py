@@ -28,6 +28,7 @@ class Kind(IntEnum):
     MIXUP = 20
     CUTMIX_AREA, CUTMIX_ROW, CUTMIX_COLUMN = 21, 22, 23
     EITHER = 24
+    FEATURES = 25
     TRIVIAL_OPERATION, TRIVIAL_STRENGTH, TRIVIAL_SIGN = 30, 31, 32
     RAND_OPERATION, RAND_SIGN = 40, 41  # of the first operation; each further one has the next two
 

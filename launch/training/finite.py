@@ -28,9 +28,7 @@ def poll_steps(run: Run, optimizer: torch.optim.Optimizer) -> int:
 class Finite:
     """Whether all losses and gradients so far are finite."""
 
-    def __init__(
-        self, run: Run, net: nn.Module, feed: TrainingFeed, trainable: Sequence[tuple[str, nn.Parameter]], poll: int
-    ):
+    def __init__(self, run: Run, net: nn.Module, feed: TrainingFeed, trainable: Sequence[tuple[str, nn.Parameter]], poll: int):
         self.run, self.net, self.feed, self.trainable, self.poll = run, net, feed, trainable, poll
         # 1 from the first loss or gradient on that is not finite; the kernel that looks wants float32, whatever the net's dtype.
         self.found_inf = torch.zeros((), dtype=torch.float32, device=run.accelerator.device)

@@ -23,10 +23,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-
 from launch import Run, cli, sources, train
 from launch.console import say
 from launch.data import Images, cutmix, either, mixup, rand_augment, random_resized_crop, trivial_augment
@@ -42,6 +38,10 @@ from launch.weights import for_classes, kept, load, load_into
 from nets.named import TIMM, build, heads, last_block, scale
 from nets.transfer import add_trainable, lock, unlock
 from nets.zoo import names, weights_url
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 BACKBONE_LR = 0.1  # the learning rate of what was trained before, against that of the new last layer
 WARM_UP = 0.05  # of the epochs

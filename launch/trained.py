@@ -257,7 +257,7 @@ def _about(path: Path) -> dict:
         "white": whole(about["white"], 0, 65535),
         "mean": listed("mean", _finite) and len(about["mean"]) == channels,
         "std": listed("std", lambda value: _finite(value) and value > 0) and len(about["std"]) == channels,
-        "probe": listed("probe", lambda row: isinstance(row, list) and all(map(_finite, row))) and len(about["probe"]) in (0, 2),
+        "probe": listed("probe", _finite),
     }
     if wrong := [f"{name} {_cut(about[name])}" for name, fit in fits.items() if not fit]:
         raise Refused(f"{path} is damaged: impossible values for its images ({', '.join(wrong)})", 4)

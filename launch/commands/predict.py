@@ -23,7 +23,7 @@ def main(args: Sequence[str]) -> None:
     parser = command_parser(
         "predict",
         usage="RUN IMAGE… | FOLDER… [--top 3] [--csv | --json]",
-        description="Print the most probable classes of each image, a batch at a time. Images of another size than the run's are\n"
+        description="Print the most probable classes of each image, batch by batch. Images of another size than the run's are\n"
         "resized to it, then normalised as in training. Images in a folder are found as for training: behind links, too, and\n"
         "nothing else. Files that cannot be read as an image are named and skipped, with exit code 1.",
         example="runs/cifar2/Net-0a1b2c3d bird.jpg photos/",

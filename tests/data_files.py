@@ -14,7 +14,7 @@ COUNTS = {"train": 40, "test": 20}
 GOLDEN = "38b048f8926a919f76c178cb053f00208ed264fa2cf5a0515bedf65fd783b1b3"
 
 
-def picture(number: int, size: int = 32) -> np.ndarray:
+def image(number: int, size: int = 32) -> np.ndarray:
     """The image with this number: noise, uint8 (size, size, 3)."""
     return np.random.default_rng(number).integers(0, 256, (size, size, 3), dtype=np.uint8)
 
@@ -29,7 +29,7 @@ def write_image_folder(folder: Path) -> Path:
         for number in range(count):
             place = folder / split / sources.CIFAR10_CLASSES[label(number)]
             place.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(picture(number)).save(place / f"{number:03}.png")
+            Image.fromarray(image(number)).save(place / f"{number:03}.png")
     return folder
 
 
@@ -44,10 +44,10 @@ def write_parquet(
         rows = []
         for number in range(count):
             file = BytesIO()
-            Image.fromarray(picture(number)).save(file, "PNG")
+            Image.fromarray(image(number)).save(file, "PNG")
             raw = file.getvalue() if number != broken else b"no picture"
-            image = None if number == null else {"bytes": raw, "path": None}
-            rows.append({images: image, labels: None if number == unlabelled else label(number)})
+            cell = None if number == null else {"bytes": raw, "path": None}
+            rows.append({images: cell, labels: None if number == unlabelled else label(number)})
         (folder / "data").mkdir(parents=True, exist_ok=True)
         table = datasets.Dataset.from_list(rows, features=features)
         table.to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
@@ -62,7 +62,7 @@ def check(images: Images) -> None:
         numbers = [number for number in range(count) if label(number) in (0, 2)]
         assert sorted(split.labels.tolist()) == sorted(label(number) // 2 for number in numbers)
         got = {pixels.permute(1, 2, 0).numpy().tobytes(): int(target) for pixels, target in zip(*split, strict=True)}
-        assert got == {picture(number).tobytes(): label(number) // 2 for number in numbers}
+        assert got == {image(number).tobytes(): label(number) // 2 for number in numbers}
 
 
 def cifar2(data, **options) -> Images:

@@ -261,6 +261,17 @@ def test_longer_run_records_where_it_starts(fit):
     assert started["versions"]["torch"] == torch.__version__.partition("+")[0]
 
 
+def test_longer_run_says_where_else_its_first_epochs_ran(fit):
+    """On another device and another version of a library; a control: of the same ones nothing is said."""
+    fit(2)
+    long, said = fit(3)  # which 4 epochs start from
+    assert "its first epochs ran on" not in said
+    config = json.loads((long / "config.json").read_text())
+    versions = config["versions"] | {"torch": "1.2.3"}
+    (long / "config.json").write_text(json.dumps(config | {"device": "elsewhere", "versions": versions}))
+    assert "its first epochs ran on torch 1.2.3, device elsewhere\n" in fit(4)[1]
+
+
 def test_longer_run_that_gets_no_better_has_the_shorter_ones_best(fit):
     """With a rate of 0 no later epoch is better than the first."""
 

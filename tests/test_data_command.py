@@ -19,9 +19,9 @@ TEXT = """\
 
 44 images, 2 classes; {train} train, {validation} validation, {test} test
 class  images  train  validation  test  bad              
-───────────────────────────────────────────────────────────
-[red]        40     {cats}    0  ████████████
-dog           4     {dogs}    1  █▏          
+─────────────────────────────────────────────────────────
+[red]      40     {cats}    0  ████████████
+dog         4     {dogs}    1  █▏          
 
 width×height: smallest 24×16, median 24×16, largest 24×16
 Pillow modes: 44 RGB

@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from launch.commands import export
 from launch.report import runs
 from launch.trained import rebuild
 
@@ -89,6 +90,20 @@ def test_an_export_that_is_not_the_net_is_not_published(trained_runs, oneloop, t
     assert "its logits differ by 1.0e-02; nothing was written" in error
     assert file.read_text() == "the one before"
     assert [path.name for path in tmp_path.iterdir()] == ["exported"]
+
+
+def test_an_export_without_out_lies_in_the_run_and_ends_as_its_format_says(birds, oneloop, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(export, "_needs_onnx", lambda: None)
+    for made in ("as_torch_export", "as_onnx"):  # where it lies is all that is asked, and these take seconds
+        monkeypatch.setattr(export, made, export.as_safetensors)
+    before = {path.name for path in birds.iterdir()}
+    names = {"safetensors": "exported.safetensors", "torch-export": "exported.pt2", "onnx": "exported.onnx"}
+    for kind, name in names.items():
+        code, out, error = oneloop("export", birds, "--format", kind)
+        assert (code, error) == (0, "")
+        assert out.startswith(f"{birds / name}: {(birds / name).stat().st_size:,} bytes; ")
+    assert {path.name for path in birds.iterdir()} - before == {*names.values()}
 
 
 def test_an_export_leaves_the_runs_own_files(birds, trained_runs, oneloop, tmp_path, monkeypatch):

@@ -266,18 +266,18 @@ def detailed(width, height):
 
 
 @pytest.mark.parametrize("cache_size", [75, 100, 220])
-def test_a_stored_jpeg_has_the_detail_of_its_stored_size(stored):
+def test_a_stored_jpeg_has_the_detail_of_its_stored_size(cache_size):
     """Whatever size the net sees: training crops parts of what is stored."""
     file = io.BytesIO()
     detailed(600, 450).save(file, "JPEG", quality=97, subsampling=0)
     whole = Image.open(io.BytesIO(file.getvalue()))
-    expected = np.asarray(whole.resize((round(stored * 4 / 3), stored), Image.Resampling.BILINEAR))
-    for size in (8, stored // 2, stored):
-        found = read(io.BytesIO(file.getvalue()), ResizeRule(size, stored))
+    expected = np.asarray(whole.resize((round(cache_size * 4 / 3), cache_size), Image.Resampling.BILINEAR))
+    for size in (8, cache_size // 2, cache_size):
+        found = read(io.BytesIO(file.getvalue()), ResizeRule(size, cache_size))
         assert found.shape == expected.shape
         assert found.astype(float).std() > 0.85 * expected.astype(float).std()  # not enlarged from less
         assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.88
-    small = whole.resize((stored // 3, stored // 4), Image.Resampling.BILINEAR)  # control
+    small = whole.resize((cache_size // 3, cache_size // 4), Image.Resampling.BILINEAR)  # control
     enlarged = np.asarray(small.resize(expected.shape[1::-1], Image.Resampling.BILINEAR))
     assert enlarged.astype(float).std() < 0.85 * expected.astype(float).std()
 

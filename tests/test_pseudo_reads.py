@@ -34,14 +34,15 @@ aten = torch.ops.aten
 def pixels_in(home: str) -> Iterator[None]:
     """Feeds that are made within it keep their pixels there; in main memory as those that do not fit on the device."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("launch.data.images._fits", lambda *_: home == "pseudo")
+        patch.setattr("launch.data.images._fits", lambda rows, device: home == device.type)
         yield
 
 
-def batch_there(images: Images, ids: Tensor, augment: Augment | None, device: torch.device) -> list[Tensor]:
+def batch_there(images: Images, ids: Tensor, augment: Augment | None, device: torch.device, home: str) -> list[Tensor]:
     """The first images of an epoch; a batch is made on `device`, wherever the feed's pixels are."""
     feed, epoch = MemoryFeed(images.train, images, device), EpochDraws(1, 61, device)
-    assert feed.resident == (feed.rows.device == feed.order(ids).device == device)
+    assert {feed.rows.device.type, feed.order(ids).device.type} == {home}
+    assert feed.resident == (home == device.type)
     epoch.begin(1)
     pixels, labels = feed.batch(feed.order(ids), [lambda pixels, ids: augment(pixels, epoch.of(ids))] if augment else [])
     assert {pixels.device.type, labels.device.type} == {device.type}
@@ -58,11 +59,11 @@ def test_a_batch_is_made_on_the_device(place):
     ids, augments = torch.arange(7), (None, crop_and_flip, translate, alternating_flip)
     for size, augment in itertools.product((0, 12, 6), augments):
         images = replace(tiny_images(), size=size)
-        on_cpu = batch_there(images, ids, augment, torch.device("cpu"))
+        on_cpu = batch_there(images, ids, augment, torch.device("cpu"), "cpu")
         for home in ("pseudo", "cpu"):
             with pixels_in(home):
                 before = counts()
-                made = batch_there(images, ids, augment, torch.device("pseudo", 0))
+                made = batch_there(images, ids, augment, torch.device("pseudo", 0), home)
                 assert counts() == before, (size, augment, home)
             assert all(one.cpu().equal(other) for one, other in zip(made, on_cpu, strict=True)), (size, augment, home)
 

@@ -105,11 +105,18 @@ def test_confusion_has_a_row_for_each_true_class(images):
 def test_page_shows_the_accuracy_of_each_class(shown):
     words, end = Page((shown / "report.html").read_text()).words, result(shown)
     counts = json.loads((shown / "predictions.json").read_text())["counts"]
-    place = words.index("Accuracy of each class")
+    place, exchanged = words.index("Accuracy of each class"), False
     for index, name in enumerate(NAMES):
         place = words.index(name, place)
         right, total = counts[index][index], sum(counts[index])
+        guessed = sum(row[index] for row in counts)
+        precision, f1 = right / max(guessed, 1), 2 * right / (total + guessed)
         assert words[place + 1 : place + 4] == [str(total), str(right), f"{right / total:.1%}"]
+        assert words[place + 4 : place + 6] == [f"{precision:.1%}", f"{f1:.1%}"]
+        exchanged |= precision != f1
+    assert exchanged  # a control: a page that takes one for the other would be noticed
+    headings = ["class", "images", "correct", "accuracy", "precision", "F1"]
+    assert words[(first := words.index("class", words.index("Accuracy of each class"))) : first + 6] == headings
     wrong = round((1 - end["test"]["accuracy"]) * end["test"]["count"])
     assert any(word.startswith(f"{wrong} test images are misclassified") for word in words)
 

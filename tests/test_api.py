@@ -38,7 +38,8 @@ def test_paths_arrays_and_pil_images_get_the_answers_of_oneloop_predict(model, f
         predicted = model.predict(images)
         for one, answer in zip(predicted, answers, strict=True):
             assert [*one.probabilities] == [each["class"] for each in answer["predictions"]]
-            assert [*one.probabilities.values()] == pytest.approx([each["probability"] for each in answer["predictions"]], abs=1e-6)
+            values = [each["probability"] for each in answer["predictions"]]
+            assert [*one.probabilities.values()] == pytest.approx(values, abs=1e-6)
         assert [(one.label, one.probability) for one in predicted] == [next(iter(one.probabilities.items())) for one in predicted]
     assert model.predict(files[0]) == model.predict(str(files[0])) == model.predict(arrays[0]) == model.predict(opened[0])
     assert [len(one.probabilities) for one in model.predict(files[:2], top=1)] == [1, 1]

@@ -110,7 +110,7 @@ def rebuild(
         print(printable(changed), file=sys.stderr)
     run, options = _recorded_run(record, data)
     with contextlib.suppress(Refused):  # raised again below, if nothing else is wrong
-        run.classes = tuple(_about(path)["classes"])
+        run.classes = tuple(about_of(path)["classes"])
     try:
         inspect.signature(module.main).bind(run, **options)
     except TypeError as error:
@@ -131,7 +131,7 @@ def rebuild(
     except Exception as error:  # of any kind: the recorded options may be anything
         why = f"{type(error).__name__}: {first_line(error)}"
         raise Refused(f"{module.__file__} fails with the options of {record.folder} ({why})", 4) from error
-    about = _about(path)
+    about = about_of(path)
     if list(images.classes) != about["classes"]:
         theirs, ours = _some(images.classes), _some(about["classes"])
         raise Refused(f"{images.source} has the classes {theirs}; {record.folder} was trained on {ours}", 4)
@@ -174,7 +174,7 @@ def weights_file(record: Record, stage: str = "", weights: str = CHOSEN, quietly
 
 def described(record: Record, stage: str = "", weights: str = CHOSEN) -> dict:
     """What the weights that `rebuild` would load say about their net. Raises Refused (4), also if there are none."""
-    return _about(weights_file(record, stage, weights, quietly=True)[0])
+    return about_of(weights_file(record, stage, weights, quietly=True)[0])
 
 
 def seen(about: dict) -> tuple[int, int, int]:
@@ -228,7 +228,7 @@ def _without_weights(record: Record, stage: str, weights: str) -> Refused:
     return Refused(f"{folder} is finished but has no {WEIGHTS['last']}: it was deleted, or the recipe saves no weights", 4)
 
 
-def _about(path: Path) -> dict:
+def about_of(path: Path) -> dict:
     """What a weights file says about its net. Raises Refused (4) if it is missing, or if no net could have been trained so."""
     try:
         with open(path, "rb") as file:  # not with safetensors' own function: it needs a UTF-8 path

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launch.errors import Refused
-from launch.trained import CHOSEN, described, find_run, rebuild, seen, weights_file
+from launch.report.runs import read_json
+from launch.trained import CHOSEN, about_of, described, find_run, rebuild, seen, weights_file
 from launch.weights import load as load_tensors
 from launch.weights import probe
 from launch.weights.tensors import load_weights
@@ -32,12 +33,28 @@ def load(
 
     Raises Refused, in one line: no such run (2), no or damaged weights, or a net that no longer computes what was trained (4).
     """
-    record, stage = find_run(Path(path))
+    path = Path(path)
+    if _is_published(path):
+        return _published(path, device)
+    record, stage = find_run(path)
     about = described(record, stage, weights)
     net = None if recipe else _by_name(about, weights_file(record, stage, weights)[0])
     if net is None:
         net = rebuild(record, stage, weights=weights, recipe=Path(recipe) if recipe else None).net
     return Model(net, about, device)
+
+
+def _is_published(path: Path) -> bool:
+    """Whether `oneloop publish` made the folder."""
+    known = read_json(path / "config.json") or {}
+    return isinstance(known.get("oneloop"), dict)
+
+
+def _published(path: Path, device: str) -> Model:
+    about = about_of(path / "model.safetensors")
+    if net := _by_name(about, path / "model.safetensors"):
+        return Model(net, about, device)
+    raise Refused(f"{path}: oneloop cannot make {about['net']} by its name as it was trained; load the run itself", 4)
 
 
 def _by_name(about: dict, path: Path) -> "nn.Module | None":

@@ -93,7 +93,7 @@ def test_what_is_not_an_image_is_counted_by_kind(said, tmp_path):
     assert counts(found) == {"cat": (2,), "cow": (1,)}
     assert found["ignored"] == {
         ".txt": 2, "no extension": 1, "hidden": 3, ".csv": 1, "images outside a class folder": 2,
-        "images outside test/ train/": 1, "class folders without images": 1,
+        "images without a class in unlabelled/": 1, "class folders without images": 1,
     }  # fmt: skip
 
 

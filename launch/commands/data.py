@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 LINES = 10  # of a list in the terminal; --json and --html have all of it
 WIDTH = 80  # columns where the output is no terminal
-OPTIONS = "split", "test", "columns", "skip_bad", "white"  # of sources.options.DataOptions
+OPTIONS = "split", "test", "columns", "split_column", "group", "label_from", "classes_at", "skip_bad", "white"  # of DataOptions
 NAME, BAR = 20, 12  # columns of a class's name, at most, and of its bar
 
 

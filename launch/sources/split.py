@@ -53,6 +53,8 @@ def units(contents: Mapping[str, str], groups: Mapping[str, str]) -> dict[str, s
 
     `contents` are the sha256 digests of images by path, `groups` names of groups by path; an image without a name is its own.
     """
+    if not groups:
+        return {**contents}
     above: dict[str, str] = {}
 
     def root(name: str) -> str:

@@ -1,10 +1,13 @@
 """`oneloop data`: what images there are, before a training. What is found out is in launch/sources/dataset_report.py."""
 
+import argparse
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..console import complain
 from ..errors import Refused, printable
 from ..files import write_atomically
 from ..sources.options import FRACTION
@@ -64,9 +67,17 @@ def main(args: Sequence[str]) -> None:
     with Progress(*parts, console=console, transient=True, disable=not console.is_terminal or chosen.json) as bar:
         report = dataset_report(chosen.path, reading, table, chosen.validation, options.test, bar)
     content = summary(report, options.white)
+    content["train"] = _training(chosen, content)
     if chosen.write_split:
-        rows = [(image.path, image.label, report.splits[image.path], report.files[image.path].sha256) for image in report.good]
+        sha256 = {image.path: report.files[image.path].sha256 for image in report.good}
+        splits = split.mended(report.splits, split.units(sha256, report.listing.groups))
+        rows = [(image.path, image.label, splits[image.path], sha256[image.path]) for image in report.good]
         _write(chosen.write_split, split.as_csv(rows))
+        if moved := sum(splits[path] != side for path, side in report.splits.items()):
+            are = "images are" if moved > 1 else "image is"
+            complain(
+                f"{chosen.write_split}: {moved:,} {are} on another side than in the data, so that copies and groups are on one"
+            )
     if chosen.html:
         from ..sources import page  # jinja2 takes 0.1 s
 
@@ -103,6 +114,20 @@ def _write(path: Path, content: bytes) -> None:
         raise Refused(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def _training(chosen: argparse.Namespace, summary: dict) -> str:
+    """The command that trains on the images as they were shown; empty if a class has none to train on."""
+    if not all(row["train"] for row in summary["classes"].values()):
+        return ""
+    words = ["oneloop", "train", "custom", "--data", str(chosen.path)]
+    if chosen.validation != FRACTION:
+        words += ["--validation", f"{chosen.validation:g}"]
+    for name in OPTIONS:
+        value = getattr(chosen, name, None)
+        if value and name != "skip_bad":
+            words += [f"--{name.replace('_', '-')}", *(value if isinstance(value, list) else [str(value)])]
+    return shlex.join([*words, *["--skip-bad"] * bool(summary["bad"])])
+
+
 def _text(summary: dict) -> Iterator["RenderableType"]:
     """What the terminal shows, line by line, and tables."""
     checked, splits = summary["examined"], summary["splits"]
@@ -119,6 +144,8 @@ def _text(summary: dict) -> Iterator["RenderableType"]:
     yield ""
     yield from _pixels(summary)
     yield from _trouble(summary)
+    if summary["train"]:
+        yield printable(f"to train on them: {summary['train']}")
 
 
 def _classes(classes: dict[str, dict]) -> "RenderableType":
@@ -170,7 +197,11 @@ def _trouble(summary: dict) -> Iterator[str]:
         yield f"duplicates: {copies:,} {summary['unit']}{'s have' if copies > 1 else ' has'} the same content as another"
     for key, what, why in (
         ("across_classes", "class", "in several classes: one of the labels is wrong"),
-        ("across_splits", "split", "in several splits: what is measured there has been trained on"),
+        (
+            "across_splits",
+            "split",
+            "in several splits: what is measured there has been trained on; --write-split FILE mends that",
+        ),
     ):
         if groups := summary["duplicates"][key]:
             yield f"{len(groups):,} {'images are' if len(groups) > 1 else 'image is'} {why}"

@@ -2,9 +2,11 @@
 
 import base64
 import io
+import os
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 from rich.filesize import decimal
@@ -17,6 +19,14 @@ from .listing import ListedImage, open_image
 SHOWN = 10  # images of a class
 CLASSES = 100  # with images; those with the most of them
 SIDE = 96  # pixels of a shown image
+PAIRS = 100  # groups of the same image that are shown
+
+
+class Shown(NamedTuple):
+    """An image on the page."""
+
+    jpeg: str  # base64
+    address: str  # of its file, to be opened large; empty for a row of a table
 
 
 def render(report: DatasetReport, summary: dict) -> bytes:
@@ -28,6 +38,7 @@ def render(report: DatasetReport, summary: dict) -> bytes:
         "uneven": UNEVEN,
         "most": max(row["images"] for row in summary["classes"].values()) or 1,
         "montages": _montages(report, summary),
+        "pairs": {key: _pairs(report, summary["duplicates"][key]) for key in ("across_classes", "across_splits")},
         "bytes": {name: decimal(size) for name, size in summary["cost"].items()},
     }
     return fill_in("data.html", content)
@@ -41,8 +52,8 @@ def _figures(summary: dict) -> dict[str, str]:
     return figures | {f"bad {summary['unit']}s": f"{len(summary['bad']):,}", "duplicates": f"{summary['duplicates']['files']:,}"}
 
 
-def _montages(report: DatasetReport, summary: dict) -> dict[str, list[str]]:
-    """class -> a few of its images, as base64 JPEG."""
+def _montages(report: DatasetReport, summary: dict) -> dict[str, list[Shown]]:
+    """class -> a few of its images."""
     images = defaultdict(list)
     for image in report.good:
         images[image.label].append(image)
@@ -53,19 +64,28 @@ def _montages(report: DatasetReport, summary: dict) -> dict[str, list[str]]:
     return {label: drawn[label] for label in summary["classes"] if label in drawn}
 
 
-def _few(report: DatasetReport, images: list[ListedImage]) -> list[str]:
-    """Up to SHOWN of one class, evenly over its paths, each cut to a square from its middle."""
-    few = []
-    for image in images[:: -(-len(images) // SHOWN)]:
-        try:
-            with open_image(report.listing, image) as content:
-                shown = decode(content, 3)
-        except OSError:  # changed or gone since it was checked
-            continue
-        side = min(shown.size)
-        left, upper = (shown.width - side) // 2, (shown.height - side) // 2
-        square = shown.resize((SIDE, SIDE), Image.Resampling.BILINEAR, (left, upper, left + side, upper + side))
-        file = io.BytesIO()
-        square.save(file, "JPEG", quality=85)
-        few.append(base64.b64encode(file.getvalue()).decode())
-    return few
+def _few(report: DatasetReport, images: list[ListedImage]) -> list[Shown]:
+    """Up to SHOWN of one class, evenly over its paths."""
+    return [shown for image in images[:: -(-len(images) // SHOWN)] if (shown := _shown(report, image))]
+
+
+def _pairs(report: DatasetReport, groups: list[list[dict[str, str]]]) -> list[list[tuple[dict[str, str], Shown | None]]]:
+    """Groups of images with the same content, as duplicates() has them, each image as it looks; PAIRS groups at most."""
+    by_path = {image.path: image for image in report.good} if groups else {}
+    return [[(about, _shown(report, by_path[about["path"]])) for about in group] for group in groups[:PAIRS]]
+
+
+def _shown(report: DatasetReport, image: ListedImage) -> Shown | None:
+    """An image cut to a square from its middle; None if it has gone since it was checked."""
+    try:
+        with open_image(report.listing, image) as content:
+            shown = decode(content, 3)
+    except OSError:
+        return None
+    side = min(shown.size)
+    left, upper = (shown.width - side) // 2, (shown.height - side) // 2
+    square = shown.resize((SIDE, SIDE), Image.Resampling.BILINEAR, (left, upper, left + side, upper + side))
+    file = io.BytesIO()
+    square.save(file, "JPEG", quality=85)
+    address = "" if report.listing.row else Path(os.path.join(report.listing.root, image.path)).absolute().as_uri()
+    return Shown(base64.b64encode(file.getvalue()).decode(), address)

@@ -84,6 +84,14 @@ def straddling(splits: Mapping[str, str], groups: Mapping[str, str]) -> list[str
     return [group for group, names in sides.items() if len(names) > 1]
 
 
+def mended(splits: Mapping[str, str], unit: Mapping[str, str]) -> dict[str, str]:
+    """`splits` with all of a unit, as `units` has them, on one side: on that which is held out the longest, the test's first."""
+    last: dict[str, str] = {}
+    for path, side in splits.items():
+        last[unit[path]] = max(last.get(unit[path], side), side, key=NAMES.index)
+    return {path: last[unit[path]] for path in splits}
+
+
 def _fraction(digest: str) -> float:
     return int(digest[:13], 16) / 16**13  # 52 bits, which a float holds
 

@@ -17,6 +17,7 @@ from ..errors import Refused, exhausted, printable
 COMMANDS = {  # name -> description, arguments of an example
     "train": ("train a recipe on all devices, as accelerate launch does", "cifar2 --data synthetic"),
     "data": ("show your own images before training: classes, sizes, split, bad files", "photos/ --html photos.html"),
+    "probe": ("show which trained net suits images of your own: a table in minutes", "photos/ --net resnet18 resnet50"),
     "describe": ("show a recipe's net: table, receptive fields, shapes", "recipes/cifar2.py --net NetWidth"),
     "verify": ("test the guarantees on this machine: 1 and 2 processes, kill, …", "recipes/cifar2.py"),
     "runs": ("list runs, newest first: state, epochs, accuracy", "runs/cifar2"),
@@ -25,6 +26,7 @@ COMMANDS = {  # name -> description, arguments of an example
     "predict": ("classify image files with a trained net", "runs/cifar2/Net-0a1b2c3d bird.jpg photos/"),
     "evaluate": ("measure a trained net's loss and accuracy, also on other data", "runs/cifar2/Net-0a1b2c3d"),
     "export": ("write a trained net as one file, and check it", "runs/cifar2/Net-0a1b2c3d --format onnx --out birds.onnx"),
+    "publish": ("write a trained net as a folder that timm and transformers load", "runs/custom/NAME ants --licence mit"),
     "explain": ("show where in an image a trained net looks", "runs/cifar2/Net-0a1b2c3d bird.jpg --class airplane"),
     "upload": ("send run folders to W&B, even if made without it", "runs/cifar2"),
 }

@@ -1,16 +1,17 @@
 """`oneloop data`: what images there are, before a training. What is found out is in launch/sources/dataset_report.py."""
 
-import argparse
 import json
 import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..console import complain
 from ..errors import Refused, printable
 from ..files import write_atomically
-from ..sources.options import FRACTION
+from ..sources.options import FRACTION, DataOptions
+from . import data_seen
 from .arguments import add_data_options, command_parser, data_options
 
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
 LINES = 10  # of a list in the terminal; --json and --html have all of it
 WIDTH = 80  # columns where the output is no terminal
-OPTIONS = "split", "test", "columns", "split_column", "group", "label_from", "classes_at", "skip_bad", "white"  # of DataOptions
+OPTIONS = (  # of sources.options.DataOptions
+    "split", "relabel", "test", "columns", "split_column", "group", "label_from", "classes_at", "skip_bad", "white",
+)  # fmt: skip
 NAME, BAR = 20, 12  # columns of a class's name, at most, and of its bar
 
 
@@ -41,6 +44,10 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument(
         "--validation", type=float, default=FRACTION, metavar="X", help=f"fraction, if not split; default {FRACTION}"
     )
+    which_net = "also what a trained net sees: labels in doubt, near-duplicates, outliers; NAME or NAME=SOURCE, as for probe"
+    parser.add_argument("--net", default="", metavar="NET", help=which_net)
+    parser.add_argument("--size", type=int, default=0, metavar="PIXELS", help="height and width that the net sees; default 224")
+    parser.add_argument("--write-labels", type=Path, metavar="FILE", help="write a table of the labels in doubt, for --relabel")
     parser.add_argument("--clear", action="store_true", help="delete what the cache holds of PATH, and exit")
     add_data_options(parser, *OPTIONS)
     chosen = parser.parse_args(args)
@@ -55,7 +62,8 @@ def main(args: Sequence[str]) -> None:
     from ..sources.dataset_report import dataset_report, summary
     from ..sources.listing import located
 
-    for flag, target in (("--html", chosen.html), ("--write-split", chosen.write_split)):
+    data_seen.check(chosen.net, chosen.write_labels)
+    for flag, target in (("--html", chosen.html), ("--write-split", chosen.write_split), ("--write-labels", chosen.write_labels)):
         if target and located(target) == located(chosen.path):
             raise Refused(f"{flag} {target} would replace what it describes; choose another file", 2)
     console = Console(highlight=False, markup=False)
@@ -66,11 +74,16 @@ def main(args: Sequence[str]) -> None:
     parts = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*parts, console=console, transient=True, disable=not console.is_terminal or chosen.json) as bar:
         report = dataset_report(chosen.path, reading, table, chosen.validation, options.test, bar)
-    content = summary(report, options.white)
-    content["train"] = _training(chosen, content)
+    content, splits = summary(report, options.white), report.splits
+    content["train"] = _training(chosen.path, options, chosen.validation, content)
+    if chosen.net:
+        content["seen"] = data_seen.seen(chosen.path, chosen.net, report, options, chosen.validation, chosen.size)
+        splits = data_seen.one_side(report, content["seen"])
+    if chosen.write_labels:
+        _write(chosen.write_labels, split.as_csv(data_seen.labels_to_correct(content["seen"]), data_seen.HEAD))
     if chosen.write_split:
         sha256 = {image.path: report.files[image.path].sha256 for image in report.good}
-        splits = split.mended(report.splits, split.units(sha256, report.listing.groups))
+        splits = split.mended(splits, split.units(sha256, report.listing.groups))
         rows = [(image.path, image.label, splits[image.path], sha256[image.path]) for image in report.good]
         _write(chosen.write_split, split.as_csv(rows))
         if moved := sum(splits[path] != side for path, side in report.splits.items()):
@@ -114,22 +127,17 @@ def _write(path: Path, content: bytes) -> None:
         raise Refused(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _training(chosen: argparse.Namespace, summary: dict) -> str:
+def _training(path: Path, options: DataOptions, validation: float, summary: dict) -> str:
     """The command that trains on the images as they were shown; empty if a class has none to train on."""
     if not all(row["train"] for row in summary["classes"].values()):
         return ""
-    words = ["oneloop", "train", "custom", "--data", str(chosen.path)]
-    if chosen.validation != FRACTION:
-        words += ["--validation", f"{chosen.validation:g}"]
-    for name in OPTIONS:
-        value = getattr(chosen, name, None)
-        if value and name != "skip_bad":
-            words += [f"--{name.replace('_', '-')}", *(value if isinstance(value, list) else [str(value)])]
-    return shlex.join([*words, *["--skip-bad"] * bool(summary["bad"])])
+    words = ["oneloop", "train", "custom", "--data", str(path)]
+    words += ["--validation", f"{validation:g}"] if validation != FRACTION else []
+    return shlex.join([*words, *data_seen.words(replace(options, skip_bad=bool(summary["bad"])))])
 
 
 def _text(summary: dict) -> Iterator["RenderableType"]:
-    """What the terminal shows, line by line, and tables."""
+    """Lines and tables for the terminal."""
     checked, splits = summary["examined"], summary["splits"]
     yield printable(summary["source"] + (f" at revision {summary['revision']}" if summary["revision"] else ""))
     opened = f"{checked['opened']:,} {summary['unit']}{'s' * (checked['opened'] != 1)} opened"
@@ -144,6 +152,7 @@ def _text(summary: dict) -> Iterator["RenderableType"]:
     yield ""
     yield from _pixels(summary)
     yield from _trouble(summary)
+    yield from data_seen.text(summary["seen"]) if "seen" in summary else ()
     if summary["train"]:
         yield printable(f"to train on them: {summary['train']}")
 
@@ -183,7 +192,7 @@ def _pixels(summary: dict) -> Iterator[str]:
 
 
 def _trouble(summary: dict) -> Iterator[str]:
-    """What is worth a look before training."""
+    """Findings that are worth a look before training."""
     from ..sources.dataset_report import UNEVEN
 
     if (ratio := summary["imbalance"]) and ratio >= UNEVEN:

@@ -17,6 +17,7 @@ from .folder import entries, is_image
 from .index import FileInfo
 from .labels import alike, shown
 from .listing import ListedImage, Listing, Reading, is_hub_name, located
+from .relabel import relabelled
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -65,6 +66,8 @@ def dataset_report(
     """
     path = located(path)
     listing = _listing(path, reading, bar)
+    if reading.relabel:
+        listing = relabelled(listing, Path(reading.relabel))
     if not {*listing.classes} <= {*reading.known}:
         doubt.refuse_one(listing)
     store = Store(rule, listing.source) if rule else None

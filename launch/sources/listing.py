@@ -62,6 +62,7 @@ class Reading:
     columns: Mapping[str, str] = field(default_factory=dict)  # image, label, split, group -> the name of a table's column
     label_from: str = ""  # a regular expression, of which the first group is the class in a file's name
     classes_at: int = 0  # the depth of the class folders, from 1; 0: to be found
+    relabel: str = ""  # a table of path and label: labels to correct
     known: Collection[str] = ()  # classes that need not be doubted, those of a trained net
 
 

@@ -21,6 +21,9 @@ class DataOptions:
     split: Annotated[
         str, Doc("A table with the columns path and split, such as the split.csv of a run; used instead of theirs.")
     ] = ""
+    relabel: Annotated[
+        str, Doc("A table with the columns path and label, such as --write-labels of oneloop data makes: labels to correct.")
+    ] = ""
     test: Annotated[float, Doc("Fraction of the images to test on, where they are not split.")] = FRACTION
     columns: Annotated[
         tuple[str, ...], Doc("Columns of a table that are not to be guessed: image=NAME, label=NAME, split=NAME.")
@@ -31,7 +34,7 @@ class DataOptions:
     classes_at: Annotated[int, Doc("The class is the folder at this depth, from 1; 0: it is found.")] = 0
     skip_bad: Annotated[bool, Doc("Leave out the files that cannot be decoded.")] = False
     cache_size: Annotated[int, Doc("Shorter side of the images as they are kept, in pixels; 0: twice the size.")] = 0
-    LATER: ClassVar = ("split_column", "group", "label_from", "classes_at")  # than version 0.2, see option_groups.py
+    LATER: ClassVar = ("relabel", "split_column", "group", "label_from", "classes_at")  # than version 0.2, see option_groups.py
     white: Annotated[int, Doc("Pixel value of 16-bit grey images that is white, such as 4095 for 12 bits; 0: 65535.")] = 0
 
     def checked(self) -> "DataOptions":
@@ -42,7 +45,7 @@ class DataOptions:
 
     def reading(self, known: Collection[str] = ()) -> Reading:
         """How to read what is there; `known` classes, those of a trained net, need not be doubted. Raises Refused (2)."""
-        return Reading(told(self.columns, self.split_column, self.group), self.label_from, self.classes_at, known)
+        return Reading(told(self.columns, self.split_column, self.group), self.label_from, self.classes_at, self.relabel, known)
 
     def rule(self, size: int) -> ResizeRule:
         """The rule for nets that see `size` × `size` pixels. Raises Refused (2)."""

@@ -5,6 +5,7 @@ import io
 import os
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +40,8 @@ def render(report: DatasetReport, summary: dict) -> bytes:
         "most": max(row["images"] for row in summary["classes"].values()) or 1,
         "montages": _montages(report, summary),
         "pairs": {key: _pairs(report, summary["duplicates"][key]) for key in ("across_classes", "across_splits")},
+        "seen": summary.get("seen"),
+        "thumbnails": _thumbnails(report, summary["seen"]) if "seen" in summary else {},
         "bytes": {name: decimal(size) for name, size in summary["cost"].items()},
     }
     return fill_in("data.html", content)
@@ -76,16 +79,31 @@ def _pairs(report: DatasetReport, groups: list[list[dict[str, str]]]) -> list[li
 
 
 def _shown(report: DatasetReport, image: ListedImage) -> Shown | None:
-    """An image cut to a square from its middle; None if it has gone since it was checked."""
+    """The image as it looks; None if it has changed or gone since it was checked."""
+    address = "" if report.listing.row else Path(os.path.join(report.listing.root, image.path)).absolute().as_uri()
+    jpeg = _square(report, image)
+    return Shown(jpeg, address) if jpeg else None
+
+
+def _thumbnails(report: DatasetReport, seen: dict) -> dict[str, str]:
+    """path -> the image as base64 JPEG, of those that a net has something to say about."""
+    paths = {finding["path"] for finding in (*seen["doubts"], *seen["outliers"])}
+    paths |= {path for pair in seen["near_duplicates"] for path in pair["paths"]}
+    with ThreadPoolExecutor() as pool:
+        images = [image for image in report.good if image.path in paths]
+        return {image.path: jpeg for image, jpeg in zip(images, pool.map(partial(_square, report), images), strict=True)}
+
+
+def _square(report: DatasetReport, image: ListedImage) -> str:
+    """The image cut to a square from its middle, as base64 JPEG; empty if it has changed or gone since it was checked."""
     try:
         with open_image(report.listing, image) as content:
             shown = decode(content, 3)
     except OSError:
-        return None
+        return ""
     side = min(shown.size)
     left, upper = (shown.width - side) // 2, (shown.height - side) // 2
     square = shown.resize((SIDE, SIDE), Image.Resampling.BILINEAR, (left, upper, left + side, upper + side))
     file = io.BytesIO()
     square.save(file, "JPEG", quality=85)
-    address = "" if report.listing.row else Path(os.path.join(report.listing.root, image.path)).absolute().as_uri()
-    return Shown(base64.b64encode(file.getvalue()).decode(), address)
+    return base64.b64encode(file.getvalue()).decode()

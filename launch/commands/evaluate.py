@@ -15,7 +15,14 @@ from .arguments import add_data_options, add_trained_net, command_parser, data_o
 if TYPE_CHECKING:
     from ..data.images import Images
 
-OPTIONS = "columns", "skip_bad", "white"  # of sources.options.DataOptions; the others are the training's
+OPTIONS = (
+    "columns",
+    "split_column",
+    "label_from",
+    "classes_at",
+    "skip_bad",
+    "white",
+)  # of sources.options.DataOptions; the others are the training's
 
 
 def main(args: Sequence[str]) -> None:

@@ -32,13 +32,9 @@ class Entry(NamedTuple):
 
     path: str
     kind: str
-    parts: list[str]  # of its path below the folder
+    name: str  # its path below the folder
+    parts: list[str]  # of its name
     status: os.stat_result | None = None  # of a file
-
-    @property
-    def name(self) -> str:
-        """The path below the folder."""
-        return os.sep.join(self.parts)
 
 
 def entries(folder: Path) -> list[Entry]:
@@ -59,32 +55,35 @@ def walk(folder: Path | str, parts: Sequence[str] = (), above: tuple[tuple[int, 
     above = (*above, (here.st_dev, here.st_ino))
     with os.scandir(folder) as scan:
         items = sorted(scan, key=lambda item: item.name)
+    prefix = "".join(part + os.sep for part in parts)
     for item in items:
         below = [*parts, item.name]
+        name = prefix + item.name
         if item.name.startswith("."):
-            yield Entry(item.path, "hidden", below)
+            yield Entry(item.path, "hidden", name, below)
             continue
         try:
             status = item.stat()
         except OSError:
             if not item.is_symlink():
                 raise
-            yield Entry(item.path, "broken link", below)
+            yield Entry(item.path, "broken link", name, below)
             continue
         if not stat.S_ISDIR(status.st_mode):
-            yield Entry(item.path, "file" if stat.S_ISREG(status.st_mode) else "special", below, status)
+            yield Entry(item.path, "file" if stat.S_ISREG(status.st_mode) else "special", name, below, status)
         elif item.name in NO_CLASSES:
-            yield Entry(item.path, "hidden", below)
+            yield Entry(item.path, "hidden", name, below)
         elif (status.st_dev, status.st_ino) in above:
-            yield Entry(item.path, "link in a circle", below)
+            yield Entry(item.path, "link in a circle", name, below)
         else:
-            yield Entry(item.path, "folder", below)
+            yield Entry(item.path, "folder", name, below)
             yield from walk(item.path, below, above)
 
 
 def is_image(entry: Entry, suffixes: Collection[str] = SUFFIXES) -> bool:
     """Whether it should be an image. A broken link is named with the bad files."""
-    return entry.kind in ("file", "broken link") and os.path.splitext(entry.path)[1].lower() in suffixes
+    name = entry.parts[-1]
+    return entry.kind in ("file", "broken link") and name[max(name.rfind("."), 0) :].lower() in suffixes  # .jpg is hidden
 
 
 def kind_of(entry: Entry) -> str:
@@ -108,9 +107,11 @@ def class_folders(
     files: list[tuple[Entry, Sequence[str]]] = []
     ignored: Counter[str] = Counter()
     for entry in content:
-        if is_image(entry, suffixes):
-            if parts := entry.parts if places is None else places.get(entry.name):
-                files.append((entry, parts))
+        if places and entry.name in places:
+            files.append((entry, places[entry.name]))
+        elif is_image(entry, suffixes):
+            if places is None:
+                files.append((entry, entry.parts))
         elif entry.kind != "folder":
             ignored[kind_of(entry)] += 1
     if not files:

@@ -43,6 +43,8 @@ def read(folder: Path, content: Sequence[Entry], images: Sequence[Entry], readin
         return _cub(folder, images, by_name)
     if "ClassName.txt" in by_name:
         return _class_names(folder, images, by_name["ClassName.txt"])
+    if not any(part_of(re.sub(r"\d+", "_", os.path.splitext(name)[0]))[0] for name in by_name):
+        return None
     plain = [image for image in images if not any(map(is_masks, image.parts[:-1]))]
     listing = _lists(folder, plain, texts, reading)
     if listing and len(plain) < len(images):

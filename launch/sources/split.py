@@ -53,6 +53,8 @@ def units(contents: Mapping[str, str], groups: Mapping[str, str]) -> dict[str, s
 
     `contents` are the sha256 digests of images by path, `groups` names of groups by path; an image without a name is its own.
     """
+    if not groups:
+        return {**contents}
     above: dict[str, str] = {}
 
     def root(name: str) -> str:
@@ -80,6 +82,14 @@ def straddling(splits: Mapping[str, str], groups: Mapping[str, str]) -> list[str
         if group := groups.get(path):
             sides[group].add(side)
     return [group for group, names in sides.items() if len(names) > 1]
+
+
+def mended(splits: Mapping[str, str], unit: Mapping[str, str]) -> dict[str, str]:
+    """`splits` with all of a unit, as `units` has them, on one side: on that which is held out the longest, the test's first."""
+    last: dict[str, str] = {}
+    for path, side in splits.items():
+        last[unit[path]] = max(last.get(unit[path], side), side, key=NAMES.index)
+    return {path: last[unit[path]] for path in splits}
 
 
 def _fraction(digest: str) -> float:

@@ -15,6 +15,7 @@ from . import decode
 if TYPE_CHECKING:
     import numpy as np
 
+INTERPOLATIONS = "bilinear", "bicubic"
 CENTER_CROP = 7 / 8  # of the shorter side: what torchvision sees of an image, 224 of 256
 CROP_MARGIN = 2  # `cache_size` for 1 of `size`, if nobody says: small parts of an image are then not blurred
 

@@ -21,12 +21,13 @@ from .option_groups import together
 from .recipe import find as find_recipe
 from .recipe import load as load_recipe
 from .recipe import run_until_train
-from .report.runs import Record, chooser, command, read, read_json, read_metrics, read_result, used
+from .report.runs import Record, command, model_selection_split, read, read_json, read_metrics, read_result, used
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from .data.images import Images, MemoryFeed
+    from .data.feed import MemoryFeed
+    from .data.images import Images
     from .data.resize import ResizeRule
     from .run import Run
 
@@ -99,23 +100,19 @@ def rebuild(
     from dataclasses import replace
 
     from . import source_copy
-    from .data.resize import ResizeRule
     from .describe import shape_walk
-    from .weights import load
+    from .weights import load, probe
     from .weights.tensors import load_weights
 
     folder = record.folder / stage
-    weights = _chosen(folder) if weights == CHOSEN else weights
-    path = folder / WEIGHTS[weights]
-    if not path.is_file():
-        raise _without_weights(record, stage, weights)
+    path, weights = weights_file(record, stage, weights)
     module = load_recipe(recipe or find_recipe(record))
     if names := source_copy.edited(record.folder, record.config.get("code", []), source_copy.sources(module)):
         changed = f"{', '.join(names)} changed since {record.folder} was trained: the net may compute something else"
         print(printable(changed), file=sys.stderr)
     run, options = _recorded_run(record, data)
     with contextlib.suppress(Refused):  # raised again below, if nothing else is wrong
-        run.classes = tuple(_about(path)["classes"])
+        run.classes = tuple(about_of(path)["classes"])
     try:
         options = together(module.main, options)
         inspect.signature(module.main).bind(run, **options)
@@ -125,7 +122,7 @@ def rebuild(
         ) from error
 
     def earlier(name: str) -> dict:
-        """What `train` returned for an earlier stage."""
+        """Result of `train` for an earlier stage."""
         if result := read_json(record.folder / name / "result.json"):
             return result
         raise Refused(f"{record.folder / name}, a stage before {folder}, is not finished; run the run's command to resume it", 4)
@@ -137,23 +134,29 @@ def rebuild(
     except Exception as error:  # of any kind: the recorded options may be anything
         why = f"{type(error).__name__}: {first_line(error)}"
         raise Refused(f"{module.__file__} fails with the options of {record.folder} ({why})", 4) from error
-    about = _about(path)
+    about = about_of(path)
     if list(images.classes) != about["classes"]:
         theirs, ours = _some(images.classes), _some(about["classes"])
         raise Refused(f"{images.source} has the classes {theirs}; {record.folder} was trained on {ours}", 4)
     load_weights(net, load(path))
     net = net.to("cpu").eval().requires_grad_(False)
-    shape_walk(net, (about["shape"][0], *([about["size"]] * 2 if about["size"] else about["shape"][1:])))
+    shape_walk(net, seen(about))
+    if (difference := probe.difference(net, seen(about), about["probe"])) > probe.TOLERANCE:
+        raise Refused(
+            f"{module.__file__} makes a net that computes something else than the one that was trained: its answers to the "
+            f"probe in {path} differ by {difference:.1g}; --recipe FILE names an older copy",
+            4,
+        )
     images = replace(images, mean=tuple(about["mean"]), std=tuple(about["std"]), size=about["size"])
-    rule = ResizeRule(about["shape"][1], about["cache_size"], about["white"]) if about["cache_size"] else None
-    return Trained(net, images, tuple(about["shape"]), about, run, rule, given.get("measured_in", "eval"), weights)
+    return Trained(net, images, tuple(about["shape"]), about, run, rule_of(about), given.get("measured_in", "eval"), weights)
 
 
 def _chosen(folder: Path, quietly: bool = False) -> str:
     """The weights of the training in `folder` that are used unless told otherwise: see `used` in record/runs.py."""
     result = read_result(folder)
     if result is None:  # killed a moment before its end, if it has its last weights
-        ended = (folder / WEIGHTS["last"]).is_file() and chooser(read_metrics(folder / "metrics.jsonl")) == "validation"
+        there = (folder / WEIGHTS["last"]).is_file()
+        ended = there and model_selection_split(read_metrics(folder / "metrics.jsonl")) == "validation"
         return "best" if ended else "last"
     weights = used(result)
     if not (folder / WEIGHTS[weights]).is_file() and (folder / WEIGHTS["last"]).is_file():
@@ -163,13 +166,33 @@ def _chosen(folder: Path, quietly: bool = False) -> str:
     return weights
 
 
-def described(record: Record, stage: str = "", weights: str = CHOSEN) -> dict:
-    """What the weights that `rebuild` would load say about their net. Raises Refused (4), also if there are none."""
+def weights_file(record: Record, stage: str = "", weights: str = CHOSEN, quietly: bool = False) -> tuple[Path, str]:
+    """The file of the `weights` of a run or stage, and which they are. Raises Refused (4) if there are none."""
     folder = record.folder / stage
-    path = folder / WEIGHTS[_chosen(folder, quietly=True) if weights == CHOSEN else weights]
+    which = _chosen(folder, quietly) if weights == CHOSEN else weights
+    path = folder / WEIGHTS[which]
     if not path.is_file():
-        raise _without_weights(record, stage, weights if weights != CHOSEN else "last")
-    return _about(path)
+        raise _without_weights(record, stage, which)
+    return path, which
+
+
+def described(record: Record, stage: str = "", weights: str = CHOSEN) -> dict:
+    """Metadata of the weights that `rebuild` would load, about their net. Raises Refused (4), also if there are none."""
+    return about_of(weights_file(record, stage, weights, quietly=True)[0])
+
+
+def seen(about: dict) -> tuple[int, int, int]:
+    """(C, H, W) of an image as the net sees it."""
+    channels, *sides = about["shape"]
+    height, width = [about["size"]] * 2 if about["size"] else sides
+    return channels, height, width
+
+
+def rule_of(about: dict) -> "ResizeRule | None":
+    """The rule for size, of nets for images of any size."""
+    from .data.resize import ResizeRule
+
+    return ResizeRule(about["shape"][1], about["cache_size"], about["white"]) if about["cache_size"] else None
 
 
 def _recorded_run(record: Record, data: str) -> tuple["Run", dict[str, Any]]:
@@ -209,8 +232,8 @@ def _without_weights(record: Record, stage: str, weights: str) -> Refused:
     return Refused(f"{folder} is finished but has no {WEIGHTS['last']}: it was deleted, or the recipe saves no weights", 4)
 
 
-def _about(path: Path) -> dict:
-    """What a weights file says about its net. Raises Refused (4) if it is missing, or if no net could have been trained so."""
+def about_of(path: Path) -> dict:
+    """Metadata of a weights file about its net. Raises Refused (4) if it is missing, or if no net could have been trained so."""
     try:
         with open(path, "rb") as file:  # not with safetensors' own function: it needs a UTF-8 path
             length = int.from_bytes(file.read(8), "little")
@@ -218,6 +241,7 @@ def _about(path: Path) -> dict:
         about = {name: about[name] for name in ("recipe", "net", "classes", "mean", "std", "shape", "size")} | {
             "cache_size": about.get("cache_size", 0),
             "white": about.get("white", 0),
+            "probe": about.get("probe", []),  # runs before 0.3 have none
         }
     except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise Refused(f"{path} does not describe its net ({first_line(error)}): damaged, or not written by `train`", 4) from error
@@ -237,6 +261,7 @@ def _about(path: Path) -> dict:
         "white": whole(about["white"], 0, 65535),
         "mean": listed("mean", _finite) and len(about["mean"]) == channels,
         "std": listed("std", lambda value: _finite(value) and value > 0) and len(about["std"]) == channels,
+        "probe": listed("probe", _finite),
     }
     if wrong := [f"{name} {_cut(about[name])}" for name, fit in fits.items() if not fit]:
         raise Refused(f"{path} is damaged: impossible values for its images ({', '.join(wrong)})", 4)
@@ -261,6 +286,6 @@ def feed(trained: Trained, pixels: "Tensor", device: Any = "cpu") -> "MemoryFeed
     import torch
 
     from .data.dataset import Split
-    from .data.images import MemoryFeed
+    from .data.feed import MemoryFeed
 
     return MemoryFeed(Split(pixels, torch.zeros(len(pixels), dtype=torch.int64)), trained.images, torch.device(device))

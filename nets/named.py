@@ -67,7 +67,7 @@ def _timm(name: str, num_classes: int, pretrained: bool) -> nn.Module:
 
 
 def scale(net: nn.Module) -> dict[str, tuple[float, ...]]:
-    """mean and std that the published weights of `net` want: timm's nets name them, others have ImageNet's."""
+    """Mean and std that the published weights of `net` expect: timm's nets name them, others have ImageNet's."""
     known = getattr(net, "pretrained_cfg", None) or {}
     return {name: tuple(known.get(name) or usual) for name, usual in zoo.published_scale(channels=3).items()}
 

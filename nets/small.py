@@ -3,7 +3,7 @@
 Source  transfer notes, section 2.2
 Shapes  MyNet1: images float (N, 1, 32, 32) -> logits (N, 10); MyNet2: (N, 1, 28, 28) -> (N, 10)
 
-The notes take their parts from module-level VGG and ResNet objects, so two instances share weights. Here each net has its own.
+The notes take the parts from module-level VGG and ResNet objects, so two instances share weights. Here each net has its own.
 """
 
 from torch import Tensor, nn
@@ -43,7 +43,7 @@ class MyNet1(nn.Module):
 
 
 class BasicConv2d(nn.Module):
-    """Convolution, batch norm, ReLU: (N, C, H, W) -> (N, out_channels, H, W). The redundant bias is the notes'."""
+    """Convolution, batch norm, ReLU: (N, C, H, W) -> (N, out_channels, H, W). The redundant bias is that of the notes."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, padding: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Transfer learning: lock parts of a net while the rest trains, and unlock them later. And a half-pretrained net.
+"""Transfer learning: lock parts of a net while the rest trains, and unlock them later; the transfer notes' pretrained net.
 
 Source  transfer notes, section 2.3 (pretrained weights, locked parts, MyNet_pretrained, unlocking the last block)
 Shapes  MyNetPretrained: images float (N, 3, 224, 224) -> logits float (N, 10)
@@ -90,7 +90,7 @@ def _parts(net: nn.Module, names: tuple[str, ...]) -> list[nn.Module]:
 
 
 class MyNetPretrained(nn.Module):
-    """The transfer notes' MyNet_pretrained: resnet18 with conv1 … layer2 locked, layer3, layer4 and the linear layer new.
+    """The notes' MyNet_pretrained: resnet18 with conv1 … layer2 locked, layer3, layer4 and the linear layer new.
 
     11,181,642 parameters: 683,072 locked and 10,498,570 trainable; 387,648 and 10,793,994 after `unlock(net, "pretrained.5.1")`,
     the notes' `net.pretrained[5][1]`. `state` holds resnet18's weights, used for the locked half; without it that half is

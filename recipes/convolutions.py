@@ -36,7 +36,7 @@ def main(run: Run, epochs: int = 10, batch: int = 64, lr: float = 1e-2):
     random_kernel = model.conv1.weight[:1].detach().clone()
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, fused=True)
 
-    def draw(folder: Path) -> None:
+    def plots(folder: Path) -> None:
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (images.mean, images.std))
         pixels = images.test.pixels[images.test.labels.tolist().index(1)].float() / 255
         image = ((pixels - mean) / std)[None]
@@ -52,7 +52,7 @@ def main(run: Run, epochs: int = 10, batch: int = 64, lr: float = 1e-2):
         maps(folder / "filters.png", [("image", pixels), *seen], columns_per_row=5)
         maps(folder / "features.png", [("image", pixels), *((f"map {i}", m) for i, m in enumerate(features))], 6)
 
-    train(run, model, images, optimizer, epochs=epochs, batch=batch, draw=draw)
+    train(run, model, images, optimizer, epochs=epochs, batch=batch, plots=plots)
 
 
 if __name__ == "__main__":

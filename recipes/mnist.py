@@ -42,11 +42,11 @@ def main(
     model = NETS[net]()
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, fused=True)
 
-    def draw(folder: Path) -> None:
+    def plots(folder: Path) -> None:
         export(folder / "images", images.train, images.classes, count=10)
         montage(folder / "montage.png", images.train.pixels[:100])
 
-    train(run, model, images, optimizer, epochs=epochs, batch=batch, shuffle=not as_notes, draw=draw)
+    train(run, model, images, optimizer, epochs=epochs, batch=batch, shuffle=not as_notes, plots=plots)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def place(tmp_path) -> Path:
 
 
 def mine(place: Path, *flags, code: int = 0) -> str:
-    """What the recipe says on its way to the exit code `code`."""
+    """Output of the recipe, which ends with the exit code `code`."""
     job = begin(place / "mine.py", "--data", "synthetic", "--threads", 1, "--wandb", "disabled", *flags, cwd=place)
     assert job.wait() == code, job.output
     return job.output
@@ -161,7 +161,9 @@ def test_sweep_and_predict_notice_an_edit(place):
     assert "mynets/small.py changed since" in swept.stderr
     described = oneloop("evaluate", folder, "--data", "synthetic")
     assert "mynets/small.py changed since" in described.stderr
-    assert described.stdout.startswith("test images")
+    assert described.returncode == 4  # and it matters: the net's answers are others
+    assert "makes a net that computes something else than the one that was trained" in described.stderr
+    edit(place / "recipes/mynets/small.py", "torch.relu", "torch.tanh(input=x) if True else torch.relu")
 
 
 def test_another_version_of_a_library_is_said_and_recorded(place):
@@ -237,7 +239,7 @@ def test_longer_run_killed_before_its_first_checkpoint(fit, tmp_path):
 
 
 def test_control_longer_run_that_begins_with_other_weights(fit):
-    """As those of a file that was replaced."""
+    """The digests are those of a file that was replaced."""
     fit(2)
     _, said = fit(4, net=lambda: Tiny().apply(lambda module: [p.data.mul_(1.01) for p in module.parameters(recurse=False)]))
     assert "ended: it began with other weights" in said

@@ -1,4 +1,4 @@
-"""What concerns images of your own is one group of flags, which the commands with --data share, recorded flag by flag."""
+"""Flags for your own images are one group, which the commands with --data share; each is recorded."""
 
 import dataclasses
 import json

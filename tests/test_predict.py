@@ -15,11 +15,11 @@ from conftest import ROOT
 from PIL import Image
 from trained import claimed, train_here
 
-from launch.commands.predict import predictions
 from launch.data.image_file import read_image
 from launch.report import runs
-from launch.sources.listing import class_folders, entries
+from launch.sources.folder import class_folders, entries
 from launch.trained import rebuild
+from oneloop import load
 
 LARGE = '''"""Large grey images of three classes.
 
@@ -132,8 +132,8 @@ def test_predict_finds_the_images_that_training_finds(trained_runs, oneloop, tmp
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("size", [(9, 40), (40, 9), (5, 3)])
-def test_a_image_is_resized_by_torch(mode, size, tmp_path):
-    """As training resizes; Pillow's own resize gives other pixels in other versions."""
+def test_an_image_is_resized_by_torch(mode, size, tmp_path):
+    """torch resizes, as in training; Pillow's own resize gives other pixels in other versions."""
     pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
     image = Image.fromarray(pixels).convert(mode)
     image.save(tmp_path / "a.png")
@@ -171,9 +171,9 @@ def test_predict_takes_large_images_few_at_a_time(trained_runs, oneloop, tmp_pat
     for number in range(4):
         shutil.copy(image, tmp_path / f"{number}.png")
     train_here(tmp_path / "large.py", "--out", tmp_path / "run")
-    trained = rebuild(runs.read(tmp_path / "run"), recipe=tmp_path / "large.py")
-    trained.net.register_forward_pre_hook(lambda _net, images: seen.append(images[0].shape))
-    assert len([*predictions(trained, sorted(tmp_path.glob("*.png")), 1)]) == 4
+    model = load(tmp_path / "run", recipe=tmp_path / "large.py")
+    model.net.register_forward_pre_hook(lambda _net, images: seen.append(images[0].shape))
+    assert len(model.predict(sorted(tmp_path.glob("*.png")))) == 4
     assert seen == [(2, 1, 2048, 4096)] * 2
 
 

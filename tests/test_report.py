@@ -1,4 +1,4 @@
-"""What a finished run shows: four plots, and a page that loads nothing from elsewhere."""
+"""Report of a finished run: four plots, and a page that loads nothing from elsewhere."""
 
 import base64
 import io
@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 from launch import train
-from launch.data.images import MemoryFeed
+from launch.data.feed import MemoryFeed
 from launch.report import page as page_of
 from launch.report import plots as report
 from launch.report import show

@@ -1,4 +1,4 @@
-"""What the subcommands' command lines share. Imports no torch: help must not wait for it."""
+"""Arguments that the subcommands share. Imports no torch: help must not wait for it."""
 
 import argparse
 import dataclasses
@@ -49,9 +49,9 @@ def add_trained_net(parser: argparse.ArgumentParser) -> None:
     """The arguments that name a trained net: RUN, --weights, --recipe."""
     parser.add_argument("run", metavar="RUN", type=Path, help="a run folder, or the folder of a stage in it")
     which = (
-        "the last weights; the best, by accuracy on the validation images, without these on the test images; or the last average "
-        "(ema), of a recipe that keeps one. Default: chosen, the best where validation images chose them, else the last average "
-        "where there is one, else the last, as the training's last line says"
+        "last: those of the last step; best: of the epoch with the highest accuracy on the validation images, or without these "
+        "on the test images; ema: the last moving average, if the recipe keeps one. Default: chosen, the best where validation "
+        "images chose them, else the last average, else the last, as the training's last line says"
     )
     parser.add_argument("--weights", choices=(CHOSEN, *WEIGHTS), default=CHOSEN, help=which)
     parser.add_argument("--recipe", type=Path, metavar="FILE", help="the recipe's file, if it is not in recipes/")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import Refused, printable
-from ..report.runs import Record, chooser, read_metrics, read_result
+from ..report.runs import Record, model_selection_split, read_metrics, read_result
 from ..sources.options import DataOptions
 from ..trained import WORDS, Trained, described, find_run, rebuild
 from .arguments import add_data_options, add_trained_net, command_parser, data_options
@@ -39,7 +39,7 @@ def main(args: Sequence[str]) -> None:
     from ..data.images import with_validation
     from ..report.scores import scores
     from ..sources.others import needs
-    from ..training.loop import evaluate_with_logits
+    from ..training.evaluate import evaluate_with_logits
 
     record, stage = find_run(chosen.run)
     precision = record.options["precision"]
@@ -104,10 +104,10 @@ def _logged(folder: Path, split: str, weights: str) -> dict | None:
     """Accuracy and loss that training logged for these weights; None if it did not evaluate them on this split."""
     lines = [line for line in read_metrics(folder / "metrics.jsonl") if line["event"] == "eval"]
     averaged = [line for line in lines if line["split"] == "ema"]  # on the images that choose; if there are any, they chose
-    choosing = averaged or [line for line in lines if line["split"] == chooser(lines)]
+    choosing = averaged or [line for line in lines if line["split"] == model_selection_split(lines)]
     found = [line for line in lines if line["split"] == split]
     if weights == "ema" or (weights == "best" and averaged):
-        found = averaged if split == chooser(lines) else []
+        found = averaged if split == model_selection_split(lines) else []
     if weights == "best" and choosing:  # of several best ones, the first was saved
         step = max(choosing, key=lambda line: line["accuracy"])["step"]
         found = [line for line in found if line["step"] == step]

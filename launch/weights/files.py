@@ -165,7 +165,8 @@ def _parsed(content: bytes, where: str, average: bool = True) -> Source:
     for name, tensor in found.items():
         if tensor.is_floating_point() or tensor.is_complex():
             numbers = tensor if tensor.itemsize > 1 else tensor.float()  # of 8 bits, not all kinds have isfinite
-            if not numbers.isfinite().all():
+            # A finite sum has finite parts, and is found in one pass; a sum that overflows is looked into.
+            if not numbers.sum().isfinite() and not numbers.isfinite().all():
                 what = "NaN" if numbers.isnan().any() else "infinity"
                 raise Refused(f"{where}: {printable(name)} contains {what}; these weights cannot be used", 4)
     tensors, prefixes = _without_prefixes(found)

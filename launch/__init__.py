@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from . import sources
-from .lazy import lazily
+from .lazy import help_without_torch, lazily
 
 if TYPE_CHECKING:
     from .command_line import cli
@@ -13,3 +13,4 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "cli", "evaluate", "sources", "train"]
 __getattr__ = lazily(__name__, {"run": "Run", "command_line": "cli", "training.evaluate": "evaluate", "training.loop": "train"})
+help_without_torch()

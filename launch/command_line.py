@@ -18,6 +18,7 @@ import tyro
 from . import source_copy
 from .console import complain
 from .errors import Refused, exhausted, first_line
+from .lazy import help_with_torch, stands_in, without_torch
 from .old_names import flags_of_today
 from .option_groups import groups
 from .processes import first_to_say, follow_launcher, launched, lost_process, main_here
@@ -82,6 +83,11 @@ def _flags_as_tyro_has_them(main: Callable[..., Any], words: Sequence[str]) -> l
 def cli(main: Callable[..., Any]) -> None:
     """Run `main(run: Run, …)` as a command; its further parameters, with their defaults, are the recipe's own flags."""
     module = sys.modules[main.__module__]
+    if without_torch():
+        signature = inspect.signature(main).parameters.values()
+        if not any(stands_in(part) for parameter in signature for part in (parameter.annotation, parameter.default)):
+            parse(main)  # exits, after printing the help
+        help_with_torch()
     run, chosen = parse(main)
     follow_launcher()
     status = 0

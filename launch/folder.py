@@ -54,7 +54,7 @@ def find_folder(
 
 
 def _name_folder(config: dict, out: Path | None, fresh: bool) -> Path:
-    """Where the run is, or is going to be. Raises Refused (2)."""
+    """Path of the run, which need not be there yet. Raises Refused (2)."""
     hashed = json.dumps(options_to_hash(config), sort_keys=True, default=str)
     short = hashlib.sha256(hashed.encode()).hexdigest()[:8]
     folder = out or Path("runs") / config["recipe"] / f"{config.get('net', config['recipe'])}-{short}"
@@ -237,7 +237,7 @@ def record_launch(
 
 
 def _numbers(folder: Path) -> list[int]:
-    """Which of name (1), name-2, name-3, … are there, sorted."""
+    """Numbers of the folders name (1), name-2, name-3, … that are there, sorted."""
     numbers = [1] if folder.exists() else []
     for path in folder.parent.glob(f"{glob.escape(folder.name)}-*"):
         number = path.name.removeprefix(f"{folder.name}-")

@@ -103,6 +103,7 @@ class Run:
     finished: bool = field(init=False, default=False)  # only its data are compared: see `compare_data`
     loaded: list[str] = field(init=False, default_factory=list)  # sha256 of the weights that it begins with: see `load`
     classes: tuple[str, ...] = field(init=False, default=())  # of the run that launch/trained.py makes the net of
+    trains: bool = field(init=False, default=True)  # False: the recipe is only asked what it would train, see launch/recipe.py
     quiet: bool = field(init=False, default=False)  # no lines on the screen
     separate_trials: bool = field(init=False, default=False)  # each process has trials of its own
     captured: bool = field(init=False, default=True)  # on a GPU: see launch/training/cuda_graph.py

@@ -14,14 +14,14 @@ Each method is added to plain SGD at DLwPT's constant rate; one that brings a ra
 from functools import partial
 from typing import Literal
 
-import torch
-import torch.nn.functional as F
-
 from launch import Run, cli, sources, train
 from launch.data import crop_and_flip, cutmix, mixup
 from launch.training.optimizers import Muon, groups
 from launch.training.schedules import cosine
 from nets.cifar2 import Net
+
+import torch
+import torch.nn.functional as F
 
 METHODS = "none", "smoothing", "mixup", "cutmix", "crop", "ema", "cosine", "adamw", "muon"
 

@@ -11,16 +11,16 @@ order and writes the weights. launch/training/loop.py adds to this loop: several
 record. The run folder of this recipe has no record, so `oneloop compare`, predict and evaluate cannot use it.
 """
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
 from launch import Run, cli, sources
 from launch.data import Images, Split
 from launch.data.order import order
 from launch.errors import Refused
 from launch.weights.tensors import weights_sha256, write_tensors
 from nets.cifar2 import Net
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 
 def normalised(split: Split, images: Images) -> Tensor:

@@ -20,14 +20,14 @@ github.com/akamaster/pytorch_resnet_cifar10 were trained on images normalised wi
 from dataclasses import replace
 from typing import Literal
 
-import torch
-
 from launch import Run, cli, evaluate, sources, train
 from launch.data import Images, crop_and_flip
 from launch.errors import Refused
 from launch.weights import load_into
 from nets.residual import CifarResNet, DenseNetBC
 from nets.zoo import published_scale
+
+import torch
 
 NETS = {
     "ResNet": lambda depth: CifarResNet(depth),

@@ -10,14 +10,14 @@ Run     accelerate launch --config_file launch/gpu.yaml recipes/cifar10_fast.py 
 
 from functools import partial
 
-import torch
-import torch.nn.functional as F
-
 from launch import Run, cli, evaluate, sources, train
 from launch.data import MemoryFeed, alternating_flip, translate
 from launch.training.optimizers import Muon
 from launch.training.schedules import linear
 from nets.fast import FastNet, SixViews
+
+import torch
+import torch.nn.functional as F
 
 BIASES, HEAD = 0.053, 0.67  # learning rates of SGD for the sum over a batch: of all biases, and of the last layer
 WHITENED = 5000  # images that the first layer is computed from

@@ -18,12 +18,12 @@ is shuffled and measured in eval mode, and has blocks of its own.
 from functools import partial
 from typing import Literal
 
+from launch import Run, cli, sources, train
+from nets.cifar2 import Net, NetBatchNorm, NetDepth, NetDropout, NetRes, NetResDeep, NetWidth, fully_connected
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from launch import Run, cli, sources, train
-from nets.cifar2 import Net, NetBatchNorm, NetDepth, NetDropout, NetRes, NetResDeep, NetWidth, fully_connected
 
 NETS = {net.__name__: net for net in (Net, NetWidth, NetDropout, NetBatchNorm, NetDepth, NetRes, NetResDeep)} | {
     "FullyConnected512": partial(fully_connected, 512),

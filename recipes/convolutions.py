@@ -11,13 +11,13 @@ beside the 1/27 kernel, which gives the mean.
 
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
 from launch import Run, cli, sources, train
 from launch.report.plots import maps
 from nets.cifar2 import Net
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 
 def blur(weight: float) -> Tensor:

@@ -23,14 +23,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-
 from launch import Run, cli, sources, train
 from launch.console import say
 from launch.data import Images, cutmix, either, mixup, rand_augment, random_resized_crop, trivial_augment
 from launch.errors import Refused, first_line
+from launch.features.compute import Views
+from launch.features.head import trained_on_features
 from launch.report.runs import tested
 from launch.run import OwnRun
 from launch.sources.options import DataOptions
@@ -40,6 +38,10 @@ from launch.weights import for_classes, kept, load, load_into
 from nets.named import TIMM, build, heads, last_block, scale
 from nets.transfer import add_trainable, lock, unlock
 from nets.zoo import names, weights_url
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 BACKBONE_LR = 0.1  # the learning rate of what was trained before, against that of the new last layer
 WARM_UP = 0.05  # of the epochs
@@ -71,6 +73,7 @@ def main(
     constant: bool = False,
     ema: float = 0.99,
     patience: int | None = None,
+    views: int = 0,
 ):
     """Train on images of your own.
 
@@ -89,12 +92,15 @@ def main(
         constant: Keep the learning rate; else it warms up, then falls to 0 on half a cosine.
         ema: Decay of a moving average of the weights, which is measured beside them and chosen from; 0: none.
         patience: Stop early after this many epochs without a better validation accuracy; 0: never, None: half of them.
+        views: Augmented views of each training image in --mode frozen, where the locked part of the net is computed once.
     """
     if (mode == "scratch") == (pretrained or bool(source)):
         wants = "takes no weights" if mode == "scratch" else "needs weights to start from: --pretrained or --source"
         raise Refused(f"--mode {mode} {wants}", 2)
     if epochs < (2 if mode == "gradual" else 1):
         raise Refused("--epochs must be at least 1, and at least 2 for --mode gradual, which trains twice", 2)
+    if views and (views < 0 or mode not in ("frozen", "gradual")):
+        raise Refused(f"--views takes a number from 0 on, and is for --mode frozen and gradual; it is {views}", 2)
     rule = data.rule(size)
     images = sources.custom(run.data, rule, data, run.limit, run.validation, classes=run.classes, main=run.rank == 0)
     model, images = net_for(run, net, images, pretrained, source, sha256)
@@ -104,20 +110,23 @@ def main(
         patience = epochs // 2
     options = {"batch": batch, "augment": AUGMENTS[augment], "mix": MIXES[mix], "ema": ema, "patience": patience}
     last = heads(model, len(images.classes))
+    learner, seen, first_options = model, images, options  # what is trained, or trained first, and on what
     if mode in ("frozen", "gradual"):
         lock(model)
         unlock(model, *last)
+        seen_once = Views(AUGMENTS[augment], augment, run.seed, views)
+        learner, seen, first_options = trained_on_features(run, model, images, last, seen_once, options)
     others = BACKBONE_LR if mode == "finetune" else 1.0
-    optimizer = torch.optim.AdamW(groups(model, lr, weight_decay, others, last), lr=lr, fused=True)
+    optimizer = torch.optim.AdamW(groups(learner, lr, weight_decay, others, last), lr=lr, fused=True)
 
     def schedule(epochs: int) -> Schedule | None:
         return None if constant else warm_up(WARM_UP * epochs, cosine((1 - WARM_UP) * epochs))
 
     if mode != "gradual":
-        train(run, model, images, optimizer, loss, epochs=epochs, schedule=schedule(epochs), **options)
+        train(run, learner, seen, optimizer, loss, epochs=epochs, schedule=schedule(epochs), **first_options)
         return
     half, left = epochs // 2, epochs - epochs // 2
-    first = train(run, model, images, optimizer, loss, epochs=half, schedule=schedule(half), stage="frozen", **options)
+    first = train(run, learner, seen, optimizer, loss, epochs=half, schedule=schedule(half), stage="frozen", **first_options)
     unlock(model, last_block(model, last))
     add_trainable(optimizer, model, BACKBONE_LR * lr)
     second = train(run, model, images, optimizer, loss, epochs=left, schedule=schedule(left), stage="unlocked", **options)

@@ -10,14 +10,14 @@ Run     accelerate launch --config_file launch/gpus.yaml recipes/depth.py
 The schedule is shorter than the paper's: 30 epochs, with the learning rate divided by 10 halfway.
 """
 
-import torch
-
 from launch import Run, cli, sources, train
 from launch.data import crop_and_flip
 from launch.report.compare import train_loss
 from launch.report.plots import curves
 from launch.report.runs import read_metrics, tested
 from nets.residual import CifarResNet
+
+import torch
 
 
 def main(run: Run, epochs: int = 30, batch: int = 128, lr: float = 0.1, momentum: float = 0.9, weight_decay: float = 1e-4):

@@ -15,10 +15,10 @@ images. Their ReLU on the logits kills every class whose logit starts at 0 for a
 
 from dataclasses import replace
 
-import torch
-
 from launch import Run, cli, sources, train
 from nets.nin import NinNet
+
+import torch
 
 
 def main(run: Run, epochs: int = 3, batch: int = 16, lr: float = 1e-3, final_relu: bool = True):

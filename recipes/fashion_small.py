@@ -10,10 +10,10 @@ Run     accelerate launch recipes/fashion_small.py --epochs 4
 from dataclasses import replace
 from typing import Literal
 
-import torch
-
 from launch import Run, cli, sources, train
 from nets.small import MyNet1, MyNet2
+
+import torch
 
 NETS = {net.__name__: net for net in (MyNet1, MyNet2)}
 

@@ -19,11 +19,11 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from launch import Run, cli, sources, train
 from launch.report.plots import export, montage
 from nets.mnist import InceptionNet, LectureNet, LeNet5, MnistNet, ResidualNet
+
+import torch
 
 MNIST_NOTES = {
     "MnistNet": MnistNet,

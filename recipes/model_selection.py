@@ -17,10 +17,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal
 
-import torch
-from rich.console import Console
-from rich.table import Table
-
 from launch import Run, cli, sources, train
 from launch.console import say
 from launch.data import Images, Split, folds, micro_batch_seed
@@ -30,6 +26,10 @@ from launch.report.runs import read_json, read_metrics
 from nets.mnist import InceptionNet, LectureNet, LeNet5, MnistNet, ResidualNet
 from nets.small import MyNet1, MyNet2
 from nets.zoo import zoo
+
+import torch
+from rich.console import Console
+from rich.table import Table
 
 NETS = {net.__name__: net for net in (LeNet5, LectureNet, MnistNet, InceptionNet, ResidualNet, MyNet1, MyNet2)} | {
     "ResNet18": partial(zoo, "resnet18", in_channels=1, stem="small")

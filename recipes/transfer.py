@@ -20,8 +20,6 @@ torchvision's resnet18 for ImageNet. Images are normalised with ImageNet's mean 
 from dataclasses import replace
 from typing import Literal
 
-import torch
-
 from launch import Run, cli, sources, train
 from launch.console import say
 from launch.data import Images, crop_and_flip
@@ -32,6 +30,8 @@ from launch.weights.tensors import weights, weights_sha256
 from nets.residual import CifarResNet
 from nets.transfer import MyNetPretrained, add_trainable, lock, trainable, unlock
 from nets.zoo import published_scale, weights_url
+
+import torch
 
 TASK_B = ("airplane", "bird")
 TASK_A = tuple(name for name in sources.CIFAR10_CLASSES if name not in TASK_B)

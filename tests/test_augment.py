@@ -57,7 +57,7 @@ def test_an_operation_is_torchvisions(name, level, negative, pixels, monkeypatch
 
 
 def test_each_image_has_an_operation_of_its_own(pixels, rng):
-    """As if each were a batch by itself."""
+    """Each image is augmented as if it were a batch by itself."""
     some = pixels[torch.arange(N) % 40][:200]
     first = Answers(lambda kind, n: rng.integers(kind, n)[:200])
     whole = trivial_augment(some, first)

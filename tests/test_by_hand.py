@@ -32,8 +32,7 @@ def test_by_hand_is_train(tmp_path):
     loop = result(tmp_path / "loop/run")
     assert by_hand == loop["weights_sha256"] == result(tmp_path / "hand/run")["weights_sha256"]
     assert weights_sha256(load_file(tmp_path / "hand/run/model.safetensors")) == by_hand
-    accuracies = ast.literal_eval(result(tmp_path / "hand/run")["summary"].removeprefix("accuracy ").partition(", weights")[0])
-    assert accuracies == {"train": loop["train"]["accuracy"], "val": loop["test"]["accuracy"]}
+    assert result(tmp_path / "hand/run")["accuracy"] == {"train": loop["train"]["accuracy"], "val": loop["test"]["accuracy"]}
     losses = [line for line in (tmp_path / "loop/run/metrics.jsonl").read_text().splitlines() if '"train", "step"' in line]
     assert f"Epoch 1, Training loss {ast.literal_eval(losses[0])['loss']:.4f}" in done.stdout
     again = run_recipe("by_hand", *FLAGS, cwd=tmp_path / "hand")

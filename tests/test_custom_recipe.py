@@ -23,6 +23,7 @@ from launch.errors import Refused
 from launch.recipe import load
 from launch.sources.options import DataOptions
 from launch.training.optimizers import Muon
+from launch.weights.tensors import whole_of
 from nets import named
 from nets.cifar2 import Net
 from nets.fast import FastNet, SixViews
@@ -48,6 +49,7 @@ def asked(start, recipe, folder, monkeypatch):
     calls, number = [], iter(range(99))
 
     def recorded(run, model, images, optimizer, loss=F.cross_entropy, **options):
+        model = whole_of(model)  # of the last layer, which --mode frozen trains by itself
         state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         trains = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         groups = [{**group, "params": [*group["params"]]} for group in optimizer.param_groups]

@@ -191,7 +191,7 @@ def test_crop_and_flip_moves_by_four_in_every_direction_and_mirrors_half():
 
 
 def test_draws_of_an_epoch_are_those_of_its_samples():
-    """Whatever was asked for first; in the epoch that it is."""
+    """The draws do not depend on what was asked for first, only on the epoch."""
     rng, ids = EpochRng(seed=3, samples=61, device=torch.device("cpu")), torch.tensor([60, 0, 7])
     for epoch in (0, 0, 1, 5):
         rng.begin(epoch)

@@ -15,7 +15,6 @@ from conftest import ROOT
 
 from launch import Run
 from launch.recipe import load
-from nets.zoo import names
 
 LIST = ROOT / "tests/flags.txt"
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
@@ -25,8 +24,7 @@ def line(name: str, kind: object, default: object) -> str:
     if typing.get_origin(kind) is typing.Annotated:  # with its help
         kind = typing.get_args(kind)[0]
     if typing.get_origin(kind) is typing.Literal:
-        choices = typing.get_args(kind)
-        kind = "name in torchvision" if choices == tuple(names()) else "|".join(choices)
+        kind = "|".join(typing.get_args(kind))
     elif typing.get_origin(kind) is tuple:
         each = typing.get_args(kind)[0]
         kind = f"several of {'|'.join(typing.get_args(each)) or each.__name__}"

@@ -14,7 +14,7 @@ from rich.progress import Progress
 from servers import COMMIT, hub
 
 from launch.sources.dataset_report import DatasetReport, dataset_report
-from launch.sources.listing import open_image
+from launch.sources.listing import Reading, open_image
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 def surveyed(path: Path) -> DatasetReport:
     with Progress(disable=True) as bar:
-        return dataset_report(path, {}, None, 0.1, 0.1, bar)
+        return dataset_report(path, Reading(), None, 0.1, 0.1, bar)
 
 
 def contents(found: DatasetReport) -> dict[str, bytes]:

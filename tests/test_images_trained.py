@@ -25,6 +25,7 @@ from launch.data.resize import ResizeRule, centred, read, resized, viewed
 from launch.data.store import LIMIT
 from launch.errors import Refused
 from launch.sources.options import DataOptions
+from launch.weights.tensors import whole_of
 from nets import named
 from nets.transfer import locked
 
@@ -127,6 +128,23 @@ def test_a_batch_by_itself_is_right_while_others_are_prepared(folder):
     assert labels.tolist() == images.test.labels[ids].tolist()
     others = torch.arange(3, 11)
     torch.testing.assert_close(torch.cat([pixels for pixels, _ in stream]), (images.test.some(others).pixels / 255 - mean) / std)
+
+
+def test_what_nobody_asks_for_is_not_prepared(folder):
+    """After a stop, or an error."""
+    images, changed = load(folder), []
+
+    def slow(pixels, ids):
+        time.sleep(0.005)
+        changed.append(ids)
+        return pixels
+
+    feed = images.train.feed(images, CPU)
+    stream = feed.stream(torch.arange(40).split(10), [lambda sizes, ids: torch.tensor([[0, 0, 1, 1, 0]] * len(ids)), slow])
+    next(stream)
+    stream.close()
+    feed.pool.shutdown()
+    assert 10 <= len(changed) < 40
 
 
 def test_a_view_is_that_part_of_the_image_mirrored_or_not(folder):
@@ -521,7 +539,8 @@ def test_modes_train_what_they_say(start, recipe, tmp_path, monkeypatch):
     calls = []
 
     def recorded(run, model, images, optimizer, loss, **options):
-        calls.append((locked(model), [(group["lr"], len(group["params"])) for group in optimizer.param_groups], options))
+        groups = [(group["lr"], len(group["params"])) for group in optimizer.param_groups]
+        calls.append((locked(whole_of(model)), groups, options))
         return {"test": {"accuracy": 0.5}}
 
     monkeypatch.setattr(recipe, "train", recorded)

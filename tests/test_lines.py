@@ -48,7 +48,7 @@ def test_train_loss_is_the_mean_over_the_images_since_the_last_line(start, image
 
 
 def test_schedule_is_a_function_of_the_step(start, images, tmp_path):
-    """What the optimizer has at each step, and what is logged of it."""
+    """Learning rates of the optimizer at each step, and those that are logged."""
     model, used = Tiny(), []
     optimizer = optimizer_for(model)
     optimizer.register_step_pre_hook(lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"]))

@@ -17,6 +17,7 @@ from ..errors import Refused, exhausted, printable
 COMMANDS = {  # name -> description, arguments of an example
     "train": ("train a recipe on all devices, as accelerate launch does", "cifar2 --data synthetic"),
     "data": ("show your own images before training: classes, sizes, split, bad files", "photos/ --html photos.html"),
+    "probe": ("show which trained net suits images of your own: a table in minutes", "photos/ --net resnet18 resnet50"),
     "describe": ("show a recipe's net: table, receptive fields, shapes", "recipes/cifar2.py --net NetWidth"),
     "verify": ("test the guarantees on this machine: 1 and 2 processes, kill, …", "recipes/cifar2.py"),
     "runs": ("list runs, newest first: state, epochs, accuracy", "runs/cifar2"),

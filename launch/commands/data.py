@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..errors import Refused, printable
 from ..files import write_atomically
 from ..sources.options import FRACTION
+from . import data_seen
 from .arguments import add_data_options, command_parser, data_options
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 LINES = 10  # of a list in the terminal; --json and --html have all of it
 WIDTH = 80  # columns where the output is no terminal
-OPTIONS = "split", "test", "columns", "skip_bad", "white"  # of sources.options.DataOptions
+OPTIONS = "split", "relabel", "test", "columns", "skip_bad", "white"  # of sources.options.DataOptions
 NAME, BAR = 20, 12  # columns of a class's name, at most, and of its bar
 
 
@@ -38,6 +39,10 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument(
         "--validation", type=float, default=FRACTION, metavar="X", help=f"fraction, if not split; default {FRACTION}"
     )
+    which_net = "also what a trained net sees: labels in doubt, near-duplicates, outliers; NAME or NAME=SOURCE, as for probe"
+    parser.add_argument("--net", default="", metavar="NET", help=which_net)
+    parser.add_argument("--size", type=int, default=0, metavar="PIXELS", help="height and width that the net sees; default 224")
+    parser.add_argument("--write-labels", type=Path, metavar="FILE", help="write a table of the labels in doubt, for --relabel")
     parser.add_argument("--clear", action="store_true", help="delete what the cache holds of PATH, and exit")
     add_data_options(parser, *OPTIONS)
     chosen = parser.parse_args(args)
@@ -52,20 +57,26 @@ def main(args: Sequence[str]) -> None:
     from ..sources.dataset_report import dataset_report, summary
     from ..sources.listing import located
 
-    for flag, target in (("--html", chosen.html), ("--write-split", chosen.write_split)):
+    data_seen.check(chosen.net, chosen.write_labels)
+    for flag, target in (("--html", chosen.html), ("--write-split", chosen.write_split), ("--write-labels", chosen.write_labels)):
         if target and located(target) == located(chosen.path):
             raise Refused(f"{flag} {target} would replace what it describes; choose another file", 2)
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = WIDTH
     options = data_options(chosen, *OPTIONS)
-    columns, table = options.named_columns(), Path(options.split) if options.split else None
+    reading, table = options.reading(), Path(options.split) if options.split else None
     parts = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*parts, console=console, transient=True, disable=not console.is_terminal or chosen.json) as bar:
-        report = dataset_report(chosen.path, columns, table, chosen.validation, options.test, bar)
-    content = summary(report, options.white)
+        report = dataset_report(chosen.path, reading, table, chosen.validation, options.test, bar)
+    content, splits = summary(report, options.white), report.splits
+    if chosen.net:
+        content["seen"] = data_seen.seen(chosen.path, chosen.net, report, options, chosen.validation, chosen.size)
+        splits = data_seen.one_side(report, content["seen"])
+    if chosen.write_labels:
+        _write(chosen.write_labels, split.as_csv(data_seen.labels_to_correct(content["seen"]), data_seen.HEAD))
     if chosen.write_split:
-        rows = [(image.path, image.label, report.splits[image.path], report.files[image.path].sha256) for image in report.good]
+        rows = [(image.path, image.label, splits[image.path], report.files[image.path].sha256) for image in report.good]
         _write(chosen.write_split, split.as_csv(rows))
     if chosen.html:
         from ..sources import page  # jinja2 takes 0.1 s
@@ -104,7 +115,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _text(summary: dict) -> Iterator["RenderableType"]:
-    """What the terminal shows, line by line, and tables."""
+    """Lines and tables for the terminal."""
     checked, splits = summary["examined"], summary["splits"]
     yield printable(summary["source"] + (f" at revision {summary['revision']}" if summary["revision"] else ""))
     opened = f"{checked['opened']:,} {summary['unit']}{'s' * (checked['opened'] != 1)} opened"
@@ -119,6 +130,7 @@ def _text(summary: dict) -> Iterator["RenderableType"]:
     yield ""
     yield from _pixels(summary)
     yield from _trouble(summary)
+    yield from data_seen.text(summary["seen"]) if "seen" in summary else ()
 
 
 def _classes(classes: dict[str, dict]) -> "RenderableType":
@@ -156,7 +168,7 @@ def _pixels(summary: dict) -> Iterator[str]:
 
 
 def _trouble(summary: dict) -> Iterator[str]:
-    """What is worth a look before training."""
+    """Findings that are worth a look before training."""
     from ..sources.dataset_report import UNEVEN
 
     if (ratio := summary["imbalance"]) and ratio >= UNEVEN:

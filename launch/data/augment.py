@@ -17,7 +17,7 @@ FRACTIONS = 1 << 24  # values of Rng.uniform
 
 
 class Kind(IntEnum):
-    """What a random number is for: with a kind of its own, no augmentation changes what another one draws."""
+    """Purpose of a random number: with a kind of its own, no augmentation changes what another one draws."""
 
     CROP_DOWN, CROP_RIGHT, CROP_FLIP = 0, 1, 2
     TRANSLATE_DOWN, TRANSLATE_RIGHT = 3, 4
@@ -28,6 +28,7 @@ class Kind(IntEnum):
     MIXUP = 20
     CUTMIX_AREA, CUTMIX_ROW, CUTMIX_COLUMN = 21, 22, 23
     EITHER = 24
+    FEATURES = 25
     TRIVIAL_OPERATION, TRIVIAL_STRENGTH, TRIVIAL_SIGN = 30, 31, 32
     RAND_OPERATION, RAND_SIGN = 40, 41  # of the first operation; each further one has the next two
 
@@ -52,7 +53,7 @@ class Rng:
         return self.integers(kind, FRACTIONS).double() / FRACTIONS
 
     def on(self, device: torch.device) -> "Rng":
-        """The same numbers on another device."""
+        """Return the same numbers on another device."""
         return Rng(self.epoch, self.ids, device)
 
 
@@ -83,7 +84,7 @@ class EpochRng:
         return Rng(self, ids)
 
     def table(self, kind: int, n: int, by_turns: bool) -> Tensor:
-        """As Rng.integers, for all samples."""
+        """Return Rng.integers of all samples."""
         key = kind, n, by_turns
         if key not in self.tables:
             self.tables[key] = self._numbers(*key)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from .dataset import Split
-from .feed import Augmented
+from .features import FeatureFeed, Features
+from .feed import Augmented, Feed
 from .normalise import Normaliser
 from .resize import ResizeRule, View, centre, centred, viewed
 from .store import Store, StoredImage
@@ -40,6 +41,7 @@ class DiskSplit:
     images: Sequence[StoredImage]
     store: Store
     rule: ResizeRule
+    features: Features | None = None  # computed before, in place of the pixels: see launch/features
 
     def __len__(self) -> int:
         return self.labels.shape[0]
@@ -51,7 +53,8 @@ class DiskSplit:
 
     def select(self, ids: Tensor) -> "DiskSplit":
         """The images `ids`, int64 (n,), alone."""
-        return replace(self, labels=self.labels[ids], images=[self.images[index] for index in ids.tolist()])
+        images = [self.images[index] for index in ids.tolist()]
+        return replace(self, labels=self.labels[ids], images=images, features=self.features and self.features.select(ids))
 
     def some(self, ids: Tensor) -> Split:
         """The images `ids`, int64 (n,), in memory, as evaluation sees them. Raises Refused (4) for one that has changed."""
@@ -59,8 +62,10 @@ class DiskSplit:
         pixels = torch.stack([reader.centred(index) for index in ids.tolist()]).permute(0, 3, 1, 2).contiguous()
         return Split(pixels, self.labels[ids])
 
-    def feed(self, images: "Images", device: torch.device) -> "DiskFeed":
-        """Its batches on `device`, normalised as `images` says."""
+    def feed(self, images: "Images", device: torch.device) -> Feed:
+        """Its batches on `device`: its features if it has them, else its images, normalised as `images` says."""
+        if self.features:
+            return FeatureFeed(self.labels, self.features, uneven(self.labels), device)
         return DiskFeed(self, images.mean, images.std, device)
 
 
@@ -103,9 +108,7 @@ class DiskFeed:
         self.device, self.drawn_on, self.labels = device, torch.device("cpu"), split.labels
         self.reader, self.rule = DiskReader(split), split.rule
         self.evaluation_batch = max(1, 500 * 64**2 // split.rule.size**2)  # 500 small ones, 40 of 224 × 224
-        counts = split.labels.bincount().tolist()
-        there = [count for count in counts if count]
-        self.uneven = tuple(counts) if max(there) > UNEVEN * min(there) else ()
+        self.uneven = uneven(split.labels)
         sizes = [(image.height, image.width) for image in split.images]
         self.sizes = torch.tensor(sizes, dtype=torch.int32).reshape(-1, 2)
         self.normalise = Normaliser(mean, std, split.rule.size, device)
@@ -197,6 +200,13 @@ class DiskFeed:
         rows = range(len(ids))
         share = max(1, len(ids) // (JOBS * self.threads))
         return Prepared(ids, pixels, [self.pool.submit(fill, rows[first : first + share]) for first in rows[::share]])
+
+
+def uneven(labels: Tensor) -> tuple[int, ...]:
+    """The numbers of `labels` by class, if some class has so many fewer than another that accuracy alone misleads, else ()."""
+    counts = labels.bincount().tolist()
+    there = [count for count in counts if count]
+    return tuple(counts) if max(there) > UNEVEN * min(there) else ()
 
 
 def _name(augment: Augmented) -> str:

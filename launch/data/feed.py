@@ -1,4 +1,4 @@
-"""How images reach a net: uint8 pixels become normalised float32 batches on the device."""
+"""Batches for a net: uint8 pixels become normalised float32 batches on the device."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -30,7 +30,7 @@ class Feed(Protocol):
 
     @property
     def resident(self) -> bool:
-        """Whether the pixels are where they are needed."""
+        """True if the pixels are where they are needed."""
 
     def order(self, ids: Tensor) -> Tensor:
         """`ids`, int64 (n,), on the device where `batch` wants them: moved once an epoch, not once a batch."""

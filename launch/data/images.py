@@ -1,4 +1,4 @@
-"""What a recipe trains on and evaluates, and its validation images."""
+"""Images that a recipe trains on and evaluates, and its validation images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,7 +15,7 @@ SIZE_LIMIT = 4096  # pixels a side
 
 @dataclass(frozen=True)
 class Images:
-    """What a recipe trains on and evaluates, as the functions of `launch.sources` return it.
+    """Images that a recipe trains on and evaluates, as the functions of `launch.sources` return it.
 
     `mean` and `std` are per channel, for pixels scaled to 0..1. `source` and `fingerprint` are those of everything the source
     has, before classes and a limit were applied (see `DataSet`). With `validation` images, these choose the best weights, and

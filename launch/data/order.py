@@ -1,4 +1,4 @@
-"""Everything random about the data, as functions of the random seed, epoch and position: order, micro-batches, numbers, folds.
+"""Random parts of the data, as functions of the random seed, epoch and position: order, micro-batches, numbers, folds.
 
 Nothing here has state: no sampler, no worker, no generator. The step alone determines the batch, so there is nothing to save,
 to restore or to keep in sync between processes.

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 LIMIT = "ONELOOP_STORED_GIB"  # the disk allowance of all stores; without it, half of what the disk has left
+KEPT = ("stored-*.rgb", "features-*.f32")  # what it counts
 FORMAT = 2
 CHUNK, CHUNK_BYTES = 64, 16 << 20  # images, and bytes of them, that are written at a time
 # Writing may take this part of the time that decoding takes, and so many seconds more: enough for all images in the first epoch
@@ -77,7 +78,7 @@ class Store:
             self.path = cache_folder() / f"{self.name}.rgb"
             self.index = self.path.with_suffix(".rgb.jsonl")
             self.allow(images)
-            self.room = self._allowance()
+            self.room = allowance(self.path.parent)
 
     def read(self, image: StoredImage) -> "np.ndarray":
         """The reduced image, uint8 (h, w, 3), not to be written to. Raises Refused (4), naming it, if it has changed."""
@@ -201,7 +202,7 @@ class Store:
             return
         self._read_index()
         missing = {each.sha256: each for each in images if each.sha256 not in self.places}
-        left = self._allowance() if missing else 0
+        left = allowance(self.path.parent) if missing else 0
         self.allowed = set()
         for each in missing.values():
             left -= 3 * each.width * each.height
@@ -209,28 +210,30 @@ class Store:
                 break
             self.allowed.add(each.sha256)
 
-    def _allowance(self) -> int:
-        """Bytes that may be added. Raises Refused (2) if the environment's is no number."""
-        given = os.environ.get(LIMIT)
-        folder = next(parent for parent in self.path.parents if parent.exists())
-        free = shutil.disk_usage(folder).free
-        if given is None:
-            return free // 2
-        try:
-            limit = int(float(given) * 2**30)
-        except (ValueError, OverflowError) as error:
-            raise Refused(f"{LIMIT} is {given!r}; it takes a number of GiB, 0 to store nothing", 2) from error
-        used = sum(each.stat().st_size for each in self.path.parent.glob("stored-*.rgb"))
-        return min(limit - used, free)
+
+def allowance(folder: Path) -> int:
+    """Bytes that may be added to what the cache `folder` keeps. Raises Refused (2) if the environment's is no number."""
+    given = os.environ.get(LIMIT)
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(there).free
+    if given is None:
+        return free // 2
+    try:
+        limit = int(float(given) * 2**30)
+    except (ValueError, OverflowError) as error:
+        raise Refused(f"{LIMIT} is {given!r}; it takes a number of GiB, 0 to store nothing", 2) from error
+    used = sum(path.stat().st_size for pattern in KEPT for path in folder.glob(pattern))
+    return min(limit - used, free)
 
 
 def clear(source: Path) -> list[Path]:
-    """Delete what is kept of `source`. Returns the paths of what was there. Raises Refused (1)."""
+    """Delete the images and features that are kept of `source`. Returns the paths of what was there. Raises Refused (1)."""
     folder, gone = cache_folder(), []
     try:
-        for path in sorted(folder.glob(f"{slug('stored', source)}-*.rgb*")):
-            path.unlink(missing_ok=True)
-            gone.append(path)
+        for pattern in (f"{slug('stored', source)}-*.rgb*", f"{slug('features', source)}-*.f32"):
+            for path in sorted(folder.glob(pattern)):
+                path.unlink(missing_ok=True)
+                gone.append(path)
     except OSError as error:
         raise unwritable(folder, error) from error
     return gone

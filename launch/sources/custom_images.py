@@ -59,12 +59,12 @@ def custom(
         return _announced(_drawings(rule, classes), main and not classes)
     if data == "hub":
         raise Refused("--data hub names no data set: it takes a folder, a table, owner/name of the hub, or synthetic", 2)
-    columns, split = options.named_columns(), Path(options.split) if options.split else None
+    reading, split = options.reading(classes), Path(options.split) if options.split else None
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not main or not console.is_terminal) as bar:
         fraction = FRACTION if validation is None else validation
         kept = None if classes or limit else rule  # with a limit, few of them may be wanted
-        report = dataset_report(Path(data), columns, split, fraction, options.test, bar, classes, kept)
+        report = dataset_report(Path(data), reading, split, fraction, options.test, bar, kept)
         if all(info.problem == LOST for info in report.files.values()):
             raise Refused(f"{data}: none of its {len(report.files):,} images is there, such as {next(iter(report.files))}")
         if report.bad and not options.skip_bad:
@@ -177,6 +177,8 @@ def _drawings(rule: ResizeRule, classes: tuple[str, ...]) -> Images:
             file = io.BytesIO()
             Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file, "png")
             size = reduced_size(32, 32, rule)
-            wanted.append(StoredImage(f"{name}{number}", *size, f"drawing {number}", partial(io.BytesIO, file.getvalue())))
+            content = file.getvalue()
+            sha256 = hashlib.sha256(content).hexdigest()
+            wanted.append(StoredImage(sha256, *size, f"drawing {number}", partial(io.BytesIO, content)))
         splits[name] = DiskSplit(images.labels, wanted, Store(rule), rule)
     return Images(splits["train"], splits["test"], names, MEAN, STD, "synthetic", drawn.fingerprint)

@@ -3,7 +3,6 @@
 import shlex
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,12 +11,13 @@ from ..data import decode
 from ..data.resize import ResizeRule
 from ..data.store import Store
 from ..errors import Refused
-from . import doubt, hub, parquet, split, table
+from . import doubt, hub, layout, parquet, split, table
 from .check import check
-from .folder import class_folders, entries, is_image
+from .folder import entries, is_image
 from .index import FileInfo
 from .labels import alike, shown
-from .listing import ListedImage, Listing, is_hub_name, located
+from .listing import ListedImage, Listing, Reading, is_hub_name, located
+from .relabel import relabelled
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -52,46 +52,47 @@ class DatasetReport:
 
 def dataset_report(
     path: Path,
-    columns: Mapping[str, str],
+    reading: Reading,
     split_file: Path | None,
     validation: float,
     test: float,
     bar: "Progress",
-    known: Collection[str] = (),
     rule: ResizeRule | None = None,
 ) -> DatasetReport:
-    """List, check and split what is at `path`, a folder, a table or owner/name of the hub; `columns` as in table.read.
+    """List, check and split what is at `path`, a folder, a table or owner/name of the hub, as `reading` tells.
 
     Splits are those of `split_file`, else those that the folder or table has, else made by content with the fractions
-    `validation` and `test`. `known` are classes that need not be doubted, those of a trained net. With a `rule`, images
-    are stored by it while they are checked. Raises Refused.
+    `validation` and `test`. With a `rule`, images are stored by it while they are checked. Raises Refused.
     """
     path = located(path)
-    listing = _listing(path, columns, bar)
-    doubt.refuse(listing, known)
+    listing = _listing(path, reading, bar)
+    if reading.relabel:
+        listing = relabelled(listing, Path(reading.relabel))
+    if not {*listing.classes} <= {*reading.known}:
+        doubt.refuse_one(listing)
     store = Store(rule, listing.source) if rule else None
     files, opened = check(listing, bar, store)
     good = [image for image in listing.images if not files[image.path].problem]
     if split_file:
         splits = split.read(split_file, listing, [image.path for image in good])
     elif not (splits := {image.path: image.split for image in listing.images if image.split}):
+        units = split.units({image.path: files[image.path].sha256 for image in good}, listing.groups)
         contents = defaultdict(list)
         for image in good:
-            contents[image.label].append(files[image.path].sha256)
+            contents[image.label].append(units[image.path])
         placed = split.split_by_content(contents, validation, test)
-        splits = {image.path: placed[files[image.path].sha256] for image in good}
+        splits = {image.path: placed[units[image.path]] for image in good}
     return DatasetReport(listing, files, {image.path: splits[image.path] for image in good}, opened, store)
 
 
-def _listing(path: Path, columns: Mapping[str, str], bar: "Progress") -> Listing:
+def _listing(path: Path, reading: Reading, bar: "Progress") -> Listing:
+    columns = reading.columns
     if path.is_dir():
         content = entries(path)
         tables = [Path(entry.path) for entry in content if entry.kind == "file" and entry.path.endswith(".parquet")]
         if tables and not any(is_image(entry) for entry in content):
             return parquet.read(path, tables, columns, bar)
-        if not any(is_image(entry) and len(entry.parts) > 1 for entry in content) and (way_out := doubt.table_in(path)):
-            raise Refused(f"{path}: no class folders; {way_out}", 4)
-        return class_folders(path, content)
+        return layout.read(path, content, reading)
     if path.exists() and not path.is_file():
         raise Refused(f"{path} is not a file or folder")
     if path.suffix.lower() in table.SUFFIXES and path.exists():
@@ -100,7 +101,9 @@ def _listing(path: Path, columns: Mapping[str, str], bar: "Progress") -> Listing
         return table.read(path, columns)
     if is_hub_name(path):
         return hub.read(path, columns, bar)
-    wrong = "not a folder, a CSV or a parquet file" if path.exists() else "no such folder or table"
+    if path.exists() and (command := doubt.unpack(path)):
+        raise Refused(f"{path}: an archive; {command}", 2)
+    wrong = "not a folder, a table or an archive" if path.exists() else "no such folder or table"
     ways_out = "name a folder with a folder for each class, a table, or owner/name of the hub"
     raise Refused(f"{path}: {wrong}; {ways_out}")
 
@@ -142,6 +145,12 @@ def notes(report: DatasetReport, white: int = 0) -> list[str]:
     """Lines about what was guessed, and about what is probably not meant. `white` as in resize.py."""
     files = [report.files[image.path] for image in report.good]
     lines = [*report.listing.notes, *alike(report.listing.classes)]
+    if groups := split.straddling(report.splits, report.listing.groups):
+        lines.append(
+            f"{len(groups):,} groups are in several splits, as {shown(groups[0])}: the split that is there is used as it is"
+        )
+    elif names := {*report.listing.groups.values()} - {""}:
+        lines.append(f"each of {len(names):,} groups is on one side")
     if flat := [image.path for image in report.good if report.files[image.path].flat]:
         lines.append(f"{_of(len(flat))} of one colour: {', '.join(map(shown, flat[:FEW]))}" + " …" * (len(flat) > FEW))
     if grey := [info.highest for info in files if info.bits == 16 and info.mode[0] == "I"]:

@@ -94,42 +94,45 @@ def kind_of(entry: Entry) -> str:
 
 
 def class_folders(
-    folder: Path, content: Sequence[Entry], splits: Mapping[str, str] | None = None, suffixes: Collection[str] = SUFFIXES
+    folder: Path,
+    content: Sequence[Entry],
+    splits: Mapping[str, str] | None = None,
+    suffixes: Collection[str] = SUFFIXES,
+    places: Mapping[str, Sequence[str]] | None = None,
 ) -> Listing:
     """The images in `folder`, whose `entries` are `content`: files with one of the `suffixes`.
 
-    `splits` maps top folders to the split they are (None: as `splits_of` says). Raises Refused: 1 if there are no images, 4
-    without class folders.
+    `splits` maps top folders to the split they are (None: as `splits_of` says). `places` are the parts of images by name, as
+    layout.py has them; others are left out. Raises Refused: 1 if there are no images, 4 without class folders.
     """
-    files: list[Entry] = []
+    files: list[tuple[Entry, Sequence[str]]] = []
     ignored: Counter[str] = Counter()
     for entry in content:
         if is_image(entry, suffixes):
-            files.append(entry)
+            if parts := entry.parts if places is None else places.get(entry.name):
+                files.append((entry, parts))
         elif entry.kind != "folder":
             ignored[kind_of(entry)] += 1
     if not files:
-        raise Refused(f"{folder}: no images in it{_listed(ignored)}; name a folder with a folder for each class, or a table")
-    splits = splits_of([entry.parts for entry in files]) if splits is None else splits
-    images = []
-    names = (entry.parts[bool(splits)] for entry in files if len(entry.parts) > 1 + bool(splits))
-    classes, notes = labels.of_folders(names)
-    for entry in files:
-        if splits and entry.parts[0] not in splits:
+        raise Refused(f"{folder}: no images in it{listed(ignored)}; name a folder with a folder for each class, or a table")
+    splits = splits_of([parts for _, parts in files]) if splits is None else splits
+    level = 1 + bool(splits)  # of the parts: those of folders
+    classes, notes = labels.of_folders(parts[level - 1] for _, parts in files if len(parts) > level)
+    images, used = [], set[tuple[str, ...]]()
+    for entry, parts in files:
+        if splits and parts[0] not in splits:
             ignored["images outside " + " ".join(f"{name}/" for name in splits)] += 1
-        elif len(entry.parts) < 2 + bool(splits):
+        elif len(parts) <= level:
             ignored["images outside a class folder"] += 1
         else:
             size, time = (entry.status.st_size, entry.status.st_mtime_ns) if entry.status else (0, 0)
-            label, split = (entry.parts[1], splits[entry.parts[0]]) if splits else (entry.parts[0], "")
-            images.append(ListedImage(entry.name, classes[label], split, size, time))
+            images.append(ListedImage(entry.name, classes[parts[level - 1]], splits[parts[0]] if splits else "", size, time))
+            used.add((*entry.parts[: len(entry.parts) - len(parts) + level],))
     if not images:
         raise Refused(f"{folder}: no class folders; put the images of each class into a folder of its own, or give a table", 4)
-    level = 2 if splits else 1
-    used = {(entry.parts[0], entry.parts[level - 1]) for entry in files if len(entry.parts) > level}
-    there = [entry.parts for entry in content if entry.kind == "folder" and len(entry.parts) == level]
-    empty = [parts for parts in there if (parts[0], parts[-1]) not in used]
-    ignored["class folders without images"] += sum(level == 1 or parts[0] in splits for parts in empty)
+    around = {path[:-1] for path in used}
+    there = [tuple(entry.parts) for entry in content if entry.kind == "folder"]
+    ignored["class folders without images"] += sum(path[:-1] in around and path not in used for path in there)
     return Listing(folder, folder, images, +ignored, notes=tuple(notes))
 
 
@@ -146,5 +149,6 @@ def splits_of(images: Sequence[Sequence[str]]) -> dict[str, str]:
     return dict.fromkeys(splits, "") if splits and top == splits.keys() and {*splits.values()} == {"train"} else {}
 
 
-def _listed(ignored: Counter[str]) -> str:
+def listed(ignored: Counter[str]) -> str:
+    """What to say of other files, in brackets."""
     return f" ({', '.join(f'{count} {kind}' for kind, count in ignored.most_common(5))})" if ignored else ""

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import Refused
+from .columns import column_flag, guess, side
 from .labels import settled, tidy
-from .listing import SPLITS, ListedImage, Listing, open_file
-from .table import column_flag, guess
+from .listing import ListedImage, Listing, open_file
 
 if TYPE_CHECKING:
     import pyarrow
@@ -44,6 +44,7 @@ class Columns(NamedTuple):
     image: str
     label: str
     split: str
+    group: str = ""
 
 
 def images(schema: "pyarrow.Schema") -> list[str]:
@@ -56,8 +57,8 @@ def choose(source: Path, schema: "pyarrow.Schema", wanted: Mapping[str, str], sp
 
     Raises Refused: 2 for a column that is not there or that nobody can guess, 4 for one that does not hold what it should.
     """
-    for column in wanted.values():
-        if column and column not in schema.names:
+    for what, column in wanted.items():
+        if column and column not in schema.names and (what, column) != ("split", "none"):
             raise Refused(f"{source}: no column {column!r}; its columns are {', '.join(schema.names)}", 2)
     if twice := [name for name, count in Counter(schema.names).items() if count > 1]:
         raise Refused(f"{source}: several columns are called {twice[0]!r}; rename all but one", 4)
@@ -80,7 +81,8 @@ def choose(source: Path, schema: "pyarrow.Schema", wanted: Mapping[str, str], sp
         raise Refused(f"{source}: the column {label!r} is {kind}; {takes}", 4)
     others = [] if split_known else [name for name in others if name != label]
     split = wanted.get("split") or guess("split", others)
-    return Columns(image, label, split)
+    split = "" if split == "none" and "none" not in schema.names else split
+    return Columns(image, label, split, wanted.get("group", ""))
 
 
 def read(source: Path, root: Path, parts: Sequence[Part], wanted: Mapping[str, str], revision: str = "") -> Listing:
@@ -92,6 +94,7 @@ def read(source: Path, root: Path, parts: Sequence[Part], wanted: Mapping[str, s
     images: list[ListedImage] = []
     ignored: Counter[str] = Counter()
     rows: dict[str, Rows] = {}
+    groups: dict[str, str] = {}
     names: dict[str, None] = {}  # of classes, in order
     for part in parts:
         table = _mapped(part.files)
@@ -101,17 +104,17 @@ def read(source: Path, root: Path, parts: Sequence[Part], wanted: Mapping[str, s
             ignored[f"images of {part.name} without a label"] += table.num_rows
             continue
         splits = table[columns.split].to_pylist() if columns.split else [part.split] * table.num_rows
+        if columns.group:
+            values = table[columns.group].to_pylist()
+            groups |= {f"{part.name}#{number}": "" if value is None else tidy(str(value)) for number, value in enumerate(values)}
         rows[part.name] = Rows(table[columns.image], root)
         names |= dict.fromkeys(_class_names(table.schema).get(columns.label, ()))
         stamps = rows[part.name].stamps(part.time)
         for number, (label, split, (size, time)) in enumerate(zip(labels, splits, stamps, strict=True)):
             if not label or not tidy(label):
                 raise Refused(f"{source}: {part.name} row {number} has no label (column {columns.label!r}); remove the row", 4)
-            split = tidy(str(split)) if columns.split else split
-            if columns.split and split.casefold() not in SPLITS:
-                takes = f"has the split {split!r} (column {columns.split!r}); it takes train, validation (val, valid) or test"
-                raise Refused(f"{source}: {part.name} row {number} {takes}", 4)
-            split = SPLITS[split.casefold()] if columns.split else split
+            if columns.split:
+                split = side(source, f"{part.name} row {number}", columns.split, str(split))
             images.append(ListedImage(f"{part.name}#{number}", label, split, size, time))
     if not images:
         raise Refused(f"{source}: no images with a label in it{f' ({next(iter(ignored))})' if ignored else ''}", 4)
@@ -125,7 +128,7 @@ def read(source: Path, root: Path, parts: Sequence[Part], wanted: Mapping[str, s
         return rows[name].open(int(number))
 
     ordered = tuple(dict.fromkeys(classes[name] for name in names))
-    return Listing(source, root, images, ignored, opened, ordered, revision, tuple(notes))
+    return Listing(source, root, images, ignored, opened, ordered, revision, tuple(notes), groups)
 
 
 def _row(path: str) -> str:

@@ -4,7 +4,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from io import BufferedReader, BytesIO
 from pathlib import Path
@@ -43,6 +43,7 @@ class Listing:
     names: tuple[str, ...] = ()  # of classes, in their order, if a table says them
     revision: str = ""  # of the hub: the commit
     notes: tuple[str, ...] = ()  # lines about what was guessed
+    groups: Mapping[str, str] = field(default_factory=dict)  # path -> what it has in common with others, such as the patient
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -52,6 +53,17 @@ class Listing:
             return tuple(name for name in self.names if name in names)
         numbers = all(name.isdecimal() and len(name) < DIGITS for name in names)
         return tuple(sorted(names, key=(lambda name: (int(name), name)) if numbers else None))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How to read what is there, as far as that is told."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)  # image, label, split, group -> the name of a table's column
+    label_from: str = ""  # a regular expression, of which the first group is the class in a file's name
+    classes_at: int = 0  # the depth of the class folders, from 1; 0: to be found
+    relabel: str = ""  # a table of path and label: labels to correct
+    known: Collection[str] = ()  # classes that need not be doubted, those of a trained net
 
 
 def open_image(listing: Listing, image: ListedImage) -> BufferedReader | BytesIO:

@@ -1,5 +1,6 @@
 """How images of your own are found, split and kept: the flags that the commands with --data share."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -7,7 +8,8 @@ from typing_extensions import Doc
 
 from ..data.resize import ResizeRule, rule_for
 from ..errors import Refused
-from . import table
+from .columns import told
+from .listing import Reading
 
 FRACTION = 0.1  # of images that are not split: for validation, and for the test
 
@@ -19,10 +21,17 @@ class DataOptions:
     split: Annotated[
         str, Doc("A table with the columns path and split, such as the split.csv of a run; used instead of theirs.")
     ] = ""
+    relabel: Annotated[
+        str, Doc("A table with the columns path and label, such as --write-labels of oneloop data makes: labels to correct.")
+    ] = ""
     test: Annotated[float, Doc("Fraction of the images to test on, where they are not split.")] = FRACTION
     columns: Annotated[
         tuple[str, ...], Doc("Columns of a table that are not to be guessed: image=NAME, label=NAME, split=NAME.")
     ] = ()
+    split_column: Annotated[str, Doc("The table's column of splits; none: its column is not used.")] = ""
+    group: Annotated[str, Doc("A table's column of what stays on one side of the split, such as the patient.")] = ""
+    label_from: Annotated[str, Doc("The class is the first group of this expression in a file's name, as ^(.+)_[0-9]+$.")] = ""
+    classes_at: Annotated[int, Doc("The class is the folder at this depth, from 1; 0: it is found.")] = 0
     skip_bad: Annotated[bool, Doc("Leave out the files that cannot be decoded.")] = False
     cache_size: Annotated[int, Doc("Shorter side of the images as they are kept, in pixels; 0: twice the size.")] = 0
     white: Annotated[int, Doc("Pixel value of 16-bit grey images that is white, such as 4095 for 12 bits; 0: 65535.")] = 0
@@ -33,9 +42,9 @@ class DataOptions:
             raise Refused(f"--white must be from 0 to 65535, it is {self.white}", 2)
         return self
 
-    def named_columns(self) -> dict[str, str]:
-        """`columns` by what they hold. Raises Refused (2)."""
-        return table.chosen(self.columns)
+    def reading(self, known: Collection[str] = ()) -> Reading:
+        """How to read what is there; `known` classes, those of a trained net, need not be doubted. Raises Refused (2)."""
+        return Reading(told(self.columns, self.split_column, self.group), self.label_from, self.classes_at, self.relabel, known)
 
     def rule(self, size: int) -> ResizeRule:
         """The rule for nets that see `size` × `size` pixels. Raises Refused (2)."""

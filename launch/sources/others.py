@@ -14,11 +14,11 @@ from ..data.images import Images
 from ..data.resize import ResizeRule
 from ..data.store import Store
 from ..errors import Refused
-from . import custom_images
+from . import custom_images, layout
 from .dataset_report import DatasetReport, dataset_report
-from .folder import class_folders, entries, is_image
+from .folder import entries, is_image
 from .in_memory import stacked
-from .listing import ListedImage, located
+from .listing import ListedImage, Reading, located
 from .options import FRACTION, DataOptions
 from .split import NAMES, read
 
@@ -31,7 +31,7 @@ def needs(data: Path, classes: Sequence[str]) -> bool:
     if not any(is_image(entry) for entry in content):
         return False
     with suppress(Refused):
-        there = {(image.split, image.label) for image in class_folders(located(data), content).images}
+        there = {(image.split, image.label) for image in layout.read(located(data), content, Reading(known=classes)).images}
         return not there >= {(split, name) for split in ("train", "test") for name in classes}
     return False
 
@@ -57,7 +57,7 @@ def images(
 
     with Progress(disable=True) as bar:
         fraction = FRACTION if validation is None else validation
-        report = dataset_report(Path(data), options.named_columns(), None, fraction, options.test, bar, known=like.classes)
+        report = dataset_report(Path(data), options.reading(like.classes), None, fraction, options.test, bar)
     where = report.listing.source
     if report.bad and not options.skip_bad:
         custom_images.name_bad(report)

@@ -4,6 +4,7 @@ import base64
 import io
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -28,6 +29,8 @@ def render(report: DatasetReport, summary: dict) -> bytes:
         "uneven": UNEVEN,
         "most": max(row["images"] for row in summary["classes"].values()) or 1,
         "montages": _montages(report, summary),
+        "seen": summary.get("seen"),
+        "thumbnails": _thumbnails(report, summary["seen"]) if "seen" in summary else {},
         "bytes": {name: decimal(size) for name, size in summary["cost"].items()},
     }
     return fill_in("data.html", content)
@@ -54,18 +57,30 @@ def _montages(report: DatasetReport, summary: dict) -> dict[str, list[str]]:
 
 
 def _few(report: DatasetReport, images: list[ListedImage]) -> list[str]:
-    """Up to SHOWN of one class, evenly over its paths, each cut to a square from its middle."""
-    few = []
-    for image in images[:: -(-len(images) // SHOWN)]:
-        try:
-            with open_image(report.listing, image) as content:
-                shown = decode(content, 3)
-        except OSError:  # changed or gone since it was checked
-            continue
-        side = min(shown.size)
-        left, upper = (shown.width - side) // 2, (shown.height - side) // 2
-        square = shown.resize((SIDE, SIDE), Image.Resampling.BILINEAR, (left, upper, left + side, upper + side))
-        file = io.BytesIO()
-        square.save(file, "JPEG", quality=85)
-        few.append(base64.b64encode(file.getvalue()).decode())
-    return few
+    """Up to SHOWN of one class, evenly over its paths."""
+    few = [_square(report, image) for image in images[:: -(-len(images) // SHOWN)]]
+    return [jpeg for jpeg in few if jpeg]
+
+
+def _thumbnails(report: DatasetReport, seen: dict) -> dict[str, str]:
+    """path -> the image as base64 JPEG, of those that a net has something to say about."""
+    paths = {finding["path"] for finding in (*seen["doubts"], *seen["outliers"])}
+    paths |= {path for pair in seen["near_duplicates"] for path in pair["paths"]}
+    with ThreadPoolExecutor() as pool:
+        images = [image for image in report.good if image.path in paths]
+        return {image.path: jpeg for image, jpeg in zip(images, pool.map(partial(_square, report), images), strict=True)}
+
+
+def _square(report: DatasetReport, image: ListedImage) -> str:
+    """The image cut to a square from its middle, as base64 JPEG; empty if it has changed or gone since it was checked."""
+    try:
+        with open_image(report.listing, image) as content:
+            shown = decode(content, 3)
+    except OSError:
+        return ""
+    side = min(shown.size)
+    left, upper = (shown.width - side) // 2, (shown.height - side) // 2
+    square = shown.resize((SIDE, SIDE), Image.Resampling.BILINEAR, (left, upper, left + side, upper + side))
+    file = io.BytesIO()
+    square.save(file, "JPEG", quality=85)
+    return base64.b64encode(file.getvalue()).decode()

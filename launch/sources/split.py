@@ -6,8 +6,10 @@ up to chance. The exception is a class so small that chance leaves a side empty:
 """
 
 import csv
+import hashlib
 import io
 import os
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -44,6 +46,40 @@ def split_by_content(contents: Mapping[str, Sequence[str]], validation: float, t
         for number, content in enumerate(ordered):
             placed.setdefault(content, NAMES[(number >= first) + (number >= second)])
     return placed
+
+
+def units(contents: Mapping[str, str], groups: Mapping[str, str]) -> dict[str, str]:
+    """path -> what has to stay on one side, as a digest: its content, or its group with all that have a content in common.
+
+    `contents` are the sha256 digests of images by path, `groups` names of groups by path; an image without a name is its own.
+    """
+    above: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while (parent := above.setdefault(name, name)) != name:
+            above[name] = above[parent]
+            name = parent
+        return name
+
+    for path, content in contents.items():
+        if group := groups.get(path):
+            first, second = sorted(
+                (root(content), root(f"group {group}")), key=lambda name: (not name.startswith("group "), name)
+            )
+            above[second] = first  # a group's name, which does not change with what is added
+    return {
+        path: hashlib.sha256(os.fsencode(unit)).hexdigest() if (unit := root(content)).startswith("group ") else unit
+        for path, content in contents.items()
+    }
+
+
+def straddling(splits: Mapping[str, str], groups: Mapping[str, str]) -> list[str]:
+    """The groups that have images in several splits."""
+    sides = defaultdict[str, set[str]](set)
+    for path, side in splits.items():
+        if group := groups.get(path):
+            sides[group].add(side)
+    return [group for group, names in sides.items() if len(names) > 1]
 
 
 def _fraction(digest: str) -> float:

@@ -1,197 +1,151 @@
-"""A table of images, CSV or parquet: a row for each, with columns for its path, its label and, if wanted, its split.
+"""A table of images: a row for each, with columns for its path, its label and, if there is one, its split.
 
-Paths are relative to the table's folder, or absolute. What lies beside the images and is in no row is not looked at.
+Paths are relative to the table's folder, or absolute. Where none is there as it is written, they are looked for below the
+table's folder: names without a folder or suffix, paths of another machine. What is in no row is not looked at.
 """
 
-import csv
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
-from ..errors import Refused, first_line
+from ..errors import Refused
+from . import cells, columns
+from .find import Finder, split_path
+from .folder import walk
 from .labels import settled, shown, tidy
-from .listing import SPLITS, ListedImage, Listing, open_file
+from .listing import ListedImage, Listing
 
-SUFFIXES = (".csv", ".tsv", ".parquet")
-COLUMNS = {  # what a column holds -> what it is called, the likeliest first
-    "image": ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img", "img_path", "name"),
-    "label": ("label", "labels", "class", "category", "target", "y", "cls", "class_name", "label_name"),
-    "split": ("split", "set", "subset", "partition"),
-}
-ZEROS, ONES = ("0", "0.0", "", "False"), ("1", "1.0", "True")  # of a column for each class
+SUFFIXES = cells.SUFFIXES
 SHOWN, LONG = 10, 200  # columns in a message, characters of a path
 
 
-def read(table: Path, columns: Mapping[str, str]) -> Listing:
-    """The images of `table`, an absolute path. `columns` names columns that should not be guessed: image, label, split.
+def read(table: Path, wanted: Mapping[str, str]) -> Listing:
+    """The images of `table`, an absolute path. `wanted` names columns that should not be guessed: image, label, split, group.
 
     Raises Refused: 1 if it cannot be read, 2 for a column that is not there or that nobody can guess, 4 for a row without path,
     label or a known split, for a path that an earlier row has; where no row names a file that is there, see `_nowhere`.
     """
-    head, values = _columns(table)
-    chosen = {what: _choose(table, what, head, values, columns.get(what, "")) for what in COLUMNS}
-    paths, labels = (values[head.index(chosen[what])] for what in ("image", "label"))
-    splits = [*map(tidy, values[head.index(chosen["split"])])] if chosen["split"] else [""] * len(paths)
+    head, values = cells.read(table)
+    files = _Files(table.parent)
+    chosen = columns.choose(table, head, values, wanted, files.is_there)
+    paths = values[head.index(chosen.image)]
     if not paths:
         raise Refused(f"{table}: the table has no rows")
+    labels = _labels(chosen, head, values)
     for number, row in enumerate(zip(paths, labels, strict=True), 1):
-        for column, value in zip((chosen["image"], chosen["label"]), row, strict=True):
+        for column, value in zip((chosen.image, chosen.label), row, strict=True):
             if not tidy(value):
                 raise Refused(f"{table}: row {number} has nothing in the column {column!r}; fill it or remove the row", 4)
     classes, notes = settled(table, labels, lambda number: f"row {number + 1}")
-    images, first, there = [], dict[str, int](), False
-    for number, (path, label, split) in enumerate(zip(paths, labels, splits, strict=True), 1):
-        path, size, time = _found(table.parent, path)
+    splits = [""] * len(paths)
+    if chosen.split:
+        texts = values[head.index(chosen.split)]
+        splits = [columns.side(table, f"row {number}", chosen.split, text) for number, text in enumerate(texts, 1)]
+        if columns.plain(chosen.split) not in columns.COLUMNS["split"]:
+            pairs = dict(sorted(zip(map(tidy, texts), splits, strict=True)))
+            notes.append(
+                f"split of the column {shown(chosen.split)}: {', '.join(f'{text} {part}' for text, part in pairs.items())}"
+            )
+    images, first = [], dict[str, int]()
+    located = files.located(table, paths, notes)
+    for number, ((path, size, time), label, split) in enumerate(zip(located, labels, splits, strict=True), 1):
         if first.setdefault(path, number) != number:
             raise Refused(f"{table}: row {number} names {path} again, after row {first[path]}; an image has one label", 4)
-        if chosen["split"] and split.casefold() not in SPLITS:
-            names = "train, validation (val, valid) or test"
-            raise Refused(f"{table}: row {number} has the split {split!r} (column {chosen['split']!r}); it takes {names}", 4)
-        there = there or time != 0
-        images.append(ListedImage(path, classes[label], SPLITS[split.casefold()] if split else "", size, time))
-    if not there:
+        images.append(ListedImage(path, classes[label], split, size, time))
+    if not any(image.time for image in images):
         raise _nowhere(table, paths)
-    if unused := [name for name in head if name not in chosen.values()]:
+    used = {*chosen[:4], *chosen.one_hot}
+    if unused := [name for name in head if name not in used]:
         notes.append(f"columns that are not used: {', '.join(map(shown, unused[:SHOWN]))}" + " …" * (len(unused) > SHOWN))
-    return Listing(table, table.parent, images, notes=tuple(notes))
+    if not chosen.group and not any(splits):
+        notes += columns.looks_like_groups(head, values, [*used])
+    groups = (
+        dict(zip((image.path for image in images), map(tidy, values[head.index(chosen.group)]), strict=True))
+        if chosen.group
+        else {}
+    )
+    names = chosen.one_hot if {*labels} <= {*chosen.one_hot} else ()
+    return Listing(table, table.parent, images, names=names, notes=(*chosen.notes, *notes), groups=groups)
 
 
 def names_images(table: Path) -> bool:
     """Whether it seems to be a table of images and their labels."""
     try:
-        head, _ = _columns(table)
-        return all(guess(what, head) for what in ("image", "label"))
+        head, values = cells.read(table)
+        columns.choose(table, head, values, {}, _Files(table.parent).is_there)
+        return len(values[0]) > 0
     except Refused:
         return False
 
 
-def rows(table: Path, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
+def rows(table: Path, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """The rows of a table as text, of these columns. Raises Refused: 1 if it cannot be read, 4 without them or with two."""
-    head, values = _columns(table)
-    for name in columns:
+    head, values = cells.read(table)
+    for name in names:
         if name not in head:
-            raise Refused(f"{table}: it needs the columns {' and '.join(columns)}; it has {', '.join(head)}", 4)
-        _once(table, name, head)
-    return zip(*(values[head.index(name)] for name in columns), strict=True)
+            raise Refused(f"{table}: it needs the columns {' and '.join(names)}; it has {', '.join(head)}", 4)
+        columns.once(table, name, head)
+    return zip(*(values[head.index(name)] for name in names), strict=True)
 
 
-def _columns(table: Path) -> tuple[list[str], list[list[str]]]:
-    """The names of the columns and their values as text."""
-    try:
-        with open_file(str(table)) as content:
-            start = content.read(4096)
-        if table.suffix.lower() == ".parquet":
-            import pyarrow.parquet  # comes with datasets; takes 0.1 s
-
-            read = pyarrow.parquet.ParquetFile(table).read()  # of columns with the same name, too
-            fields = [*zip(read.schema, read.columns, strict=True)]
-            values = [[_text(each) for each in column.to_pylist()] for _, column in fields]
-            return [tidy(field.name) for field, _ in fields], values
-        encoding = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}.get(start[:2], "utf-8-sig")  # as Excel writes "Unicode text"
-        errors = "strict" if encoding == "utf-16" else "surrogateescape"  # as file names are read
-        with open(table, encoding=encoding, errors=errors, newline="") as file:
-            head = file.readline()
-            if encoding != "utf-16" and b"\0" in start:
-                raise ValueError("it is no text in UTF-8; save it as CSV in UTF-8")
-            file.seek(0)
-            delimiter = max(",;\t", key=head.count)
-            blanks = 0 < head.count(delimiter) == head.count(f"{delimiter} ")  # path, label
-            lines = [*csv.reader(file, delimiter=delimiter, skipinitialspace=blanks)]
-    except (OSError, ValueError, csv.Error) as error:  # pyarrow's errors, and those of an encoding, are ValueErrors
-        raise Refused(f"{table} cannot be read as a table: {getattr(error, 'strerror', None) or first_line(error)}") from error
-    head, *body = [line for line in lines if line] or [[]]
-    if not head:
-        raise Refused(f"{table}: the table has no rows")
-    for number, line in enumerate(body, 1):
-        if len(line) != len(head):
-            raise Refused(f"{table}: row {number} has {len(line)} values for {len(head)} columns; quote values with commas", 4)
-    return [*map(tidy, head)], [*map(list, zip(*body, strict=True))] if body else [[] for _ in head]
+def _labels(chosen: columns.Columns, head: list[str], values: list[list[str]]) -> list[str]:
+    """The label of each row: of its column, or the name of the column that has a 1."""
+    if chosen.label:
+        return values[head.index(chosen.label)]
+    ones = [values[head.index(name)] for name in chosen.one_hot]
+    return [chosen.one_hot[[cell in columns.ONES for cell in row].index(True)] for row in zip(*ones, strict=True)]
 
 
-def _text(value: object) -> str:
-    """A value of a parquet file; of an image without bytes, as `datasets` writes it, its path."""
-    if isinstance(value, dict) and isinstance(value.get("path"), str) and not value.get("bytes"):
-        return value["path"]
-    return "" if value is None else str(value)
+class _Files:
+    """The files that the rows of a table in `folder` name."""
 
+    def __init__(self, folder: Path):
+        self.folder = folder
 
-def _choose(table: Path, what: str, head: list[str], values: list[list[str]], wanted: str) -> str:
-    """The column of `what`: `wanted`, or the likeliest; empty if there is no split."""
-    if wanted := tidy(wanted):
-        if wanted not in head:
-            raise Refused(f"{table}: no column {wanted!r}; its columns are {', '.join(head)}", 2)
-        return _once(table, wanted, head)
-    found = guess(what, head)
-    if (found or what == "split") and sum(name.casefold() == found.casefold() for name in head) < 2:
-        return found
-    if what == "label" and not found and (said := _several(head, values)):
-        raise Refused(f"{table}: {said}", 4)
-    if found:
-        _once(table, found, head)
-    raise Refused(f"{table}: which column is the {what}? {column_flag(what)}; it has {', '.join(head)}", 2)
+    @cached_property
+    def finder(self) -> Finder:
+        """The images below the folder, or else beside it: looked for once, and only if no row names a file as it is."""
+        finder = Finder(self.folder)
+        if not finder.entries and self.folder.parent not in (Path.home(), self.folder.parent.parent):
+            return Finder(self.folder, walk(self.folder.parent), above=True)
+        return finder
 
+    def is_there(self, cell: str) -> bool:
+        """Whether a cell names an image."""
+        return bool(self._status(cell)) or bool(self.finder.candidates(split_path(cell), 0, whole=False))
 
-def _once(table: Path, name: str, head: list[str]) -> str:
-    if (count := head.count(name)) > 1:
-        raise Refused(f"{table}: {count} columns are called {name!r}; rename all but one", 4)
-    return name
-
-
-def chosen(columns: Sequence[str]) -> dict[str, str]:
-    """What --columns says, as in label=species: {"label": "species"}. Raises Refused (2)."""
-    found = {}
-    for column in columns:
-        what, _, name = column.partition("=")
-        if what not in COLUMNS or not name:
-            raise Refused(f"--columns {column}: it takes image=NAME, label=NAME and split=NAME", 2)
-        found[what] = name
-    return found
-
-
-def column_flag(what: str) -> str:
-    """How to name the column that is `what`."""
-    return f"Name it with --columns {what}=NAME"
-
-
-def _several(head: list[str], values: list[list[str]]) -> str:
-    """What to say of a table with a column for each class, or with lists; empty if it is neither."""
-    image = guess("image", head)
-    ones = [number for number, column in enumerate(values) if head[number] != image and {*column} <= {*ZEROS, *ONES}]
-    if len(ones) < 2 or not values[0]:
-        return ""
-    what = f"it has a column of 0 and 1 for each class ({', '.join(shown(head[number]) for number in ones[:SHOWN])} …)"
-    for number, row in enumerate(zip(*(values[each] for each in ones), strict=True), 1):
-        if (count := sum(value in ONES for value in row)) != 1:
-            return f"{what}, and row {number} has {count or 'no'} ones: images with several labels or none are not trained on"
-    return f"{what}; write one column with the name of the class instead"
-
-
-def _found(folder: Path, path: str) -> tuple[str, int, int]:
-    """The path as it is there, with blanks at its ends or without; size in bytes and time of its file, 0 if there is none."""
-    for each in dict.fromkeys((path, path.strip())):
+    def located(self, table: Path, paths: Sequence[str], notes: list[str]) -> list[tuple[str, int, int]]:
+        """Each path as it is there; size in bytes and time of its file, 0 if there is none."""
+        found = [self._status(path) for path in paths]
+        if any(found):
+            return [status or (path, 0, 0) for path, status in zip(paths, found, strict=True)]
         try:
-            status = os.stat(folder / each)
-            return each, status.st_size, status.st_mtime_ns
-        except (OSError, ValueError):  # named with the other bad files when it is opened
-            pass
-    return path, 0, 0
+            names = self.finder.find(paths, str(table))
+        except OSError as error:
+            raise Refused(f"{error.filename or self.folder}: {error.strerror or error}") from error
+        there = [name in self.finder.entries for name in names]
+        if any(there):
+            first = there.index(True)
+            notes.append(f"images are found by the ends of their paths: {shown(paths[first])} is {shown(names[first])}")
+        images = (self.finder.listed(name, "", "") for name in names)
+        return [(image.path, image.size, image.time) for image in images]
+
+    def _status(self, path: str) -> tuple[str, int, int] | None:
+        for spelling in dict.fromkeys((path, path.strip())):
+            try:
+                status = os.stat(self.folder / spelling)
+                return spelling, status.st_size, status.st_mtime_ns
+            except (OSError, ValueError):  # named with the other bad files when it is opened
+                pass
+        return None
 
 
 def _nowhere(table: Path, paths: Sequence[str]) -> Refused:
     """What to say where no path of a table leads to a file: 1, as for a folder that is gone; 4 if the paths look wrong."""
     path = os.path.join(table.parent, paths[0])
-    hint, code = "its paths are relative to its folder", 1
+    hint, code = "its paths are relative to its folder, below which no file has such a name", 1
     if paths[0][:2] in ("b'", 'b"') or paths[0][0] in "[{":
         hint, code = "the column holds no paths", 4
-    elif any("\\" in each for each in paths):
-        hint, code = "write / in its paths, not \\", 4
-    elif not os.path.splitext(paths[0])[1]:
-        hint, code = "its paths lack a suffix such as .jpg", 4
     such = path if len(path) <= LONG else path[:LONG] + "…"
     return Refused(f"{table}: none of the files that it names is there, such as {such}; {hint}", code)
-
-
-def guess(what: str, head: Sequence[str]) -> str:
-    """The likeliest column of `what`; empty if none is called like that."""
-    names = {name.strip().casefold(): name for name in reversed(head)}
-    return next((names[name] for name in COLUMNS[what] if name in names), "")

@@ -26,8 +26,7 @@ class MicroBatch:
 class Batch:
     """A global batch, and what of it this process computes."""
 
-    ids: Tensor  # int64 (n,), on all processes
-    epoch: int  # from 0
+    ids: Tensor  # int64 (n,), of all processes
     step: int  # from 0
     blocks: list[list[MicroBatch]]  # of this process; their gradients are summed up block by block
     images: Iterator[tuple[Tensor, Tensor]]  # of these micro-batches in turn: the next one is prepared meanwhile
@@ -48,7 +47,7 @@ class TrainingFeed:
         cuts = [self.cut(ids) for ids in global_batches]
         images = self.stream(micro_batch for blocks in cuts for block in blocks for micro_batch in block)
         for number, (ids, blocks) in enumerate(zip(global_batches, cuts, strict=True), start=step):
-            yield Batch(ids, epoch, number, blocks, images)
+            yield Batch(ids, number, blocks, images)
 
     def cut(self, ids: Tensor) -> list[list[MicroBatch]]:
         """This process's micro-batches of the global batch `ids`, int64 (n,), in blocks: one at least, each with samples."""

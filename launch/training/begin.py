@@ -14,7 +14,7 @@ from ..errors import Refused, first_line
 from ..processes import broadcast
 from ..report.runs import read_json, read_metrics
 from ..run import Run
-from ..weights.tensors import load_weights, weights, weights_sha256
+from ..weights.tensors import load_weights, weights, weights_sha256, whole_of
 from . import checkpoint, extend
 from .ema import Average
 from .job import Job, Plan
@@ -42,9 +42,10 @@ def begin(
     _check_optimizer(optimizer, net)
     samples, batch = len(images.train), plan.batch
     _check_batches(run, net, images, {batch if batch <= samples else 0, samples % batch})
+    whole = whole_of(net)
     facts = {
-        "model": type(net).__name__,
-        "parameters": sum(p.numel() for p in net.parameters()),
+        "model": type(whole).__name__,
+        "parameters": sum(p.numel() for p in whole.parameters()),
         "trainable": sum(p.numel() for p in net.parameters() if p.requires_grad),
     }
     run.open(all_images, facts)
@@ -52,7 +53,7 @@ def begin(
     groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     settings = extend.Settings(groups, plan.schedule, math.ceil(samples / batch))
     result = run.on_main(lambda: read_json(run.folder / "result.json")) or None  # of a stage, or of a run whose data have moved
-    start = "" if result else weights_sha256(weights(net))  # host-device sync; of no use once finished
+    start = "" if result else weights_sha256(weights(whole_of(net)))  # host-device sync; of no use once finished
     saved, notes = _newest_checkpoint(run, images.fingerprint, plan.stage, start, settings, finished=result is not None)
     average = Average(net, ema) if ema else None
     state, meter = _restored(run, net, optimizer, saved, average)
@@ -110,7 +111,7 @@ def _restored(
 
 
 def _small_micro_batches(run: Run, net: nn.Module, batch: int) -> list[str]:
-    """What to tell the user if batch norm sees few images at a time."""
+    """Note for the user if batch norm sees few images at a time."""
     if run.quiet or batch // run.micro_batches >= FEW_IMAGES or not batch_norms(net):
         return []
     cut = f"--batch {batch} in {run.micro_batches} micro-batches"
@@ -128,7 +129,7 @@ def _check_plan(plan: Plan, model: nn.Module) -> None:
 
 def _check_result(run: Run, net: nn.Module, result: dict, notes: list[str]) -> None:
     """Raise Refused (4) if the net, as its last checkpoint left it, is not that of the `result`. Collective."""
-    digest = run.on_main(lambda: weights_sha256(weights(net)))  # host-device sync
+    digest = run.on_main(lambda: weights_sha256(weights(whole_of(net))))  # host-device sync
     if digest != result["weights_sha256"]:
         why = "; ".join(notes) or f"{run.folder / 'checkpoints'} lacks it"
         raise Refused(f"{run.folder} is finished, but its last checkpoint cannot be used: {why}. --fresh starts over", 4)

@@ -29,7 +29,7 @@ def evaluate(run: Run, model: nn.Module, images: Images, split: str = "test") ->
 
 
 def evaluate_with_logits(run: Run, model: nn.Module, images: Images, split: str = "test") -> tuple[dict, Tensor]:
-    """As `evaluate`, and the logits of the split's samples in order: float32 (N, classes) on the CPU, on every process."""
+    """Return what `evaluate` does, and the logits of all samples in order: float32 (N, classes) on the CPU, on every process."""
     device, outputs = run.accelerator.device, list[tuple[Tensor, Tensor]]()
     result = _evaluate(run, model, images, split, outputs)
     logits = torch.zeros(result["count"], len(images.classes), device=device)
@@ -75,7 +75,7 @@ def measure_best(job: Job, stop: Stop) -> bool:
 
 
 def _evaluate(run: Run, model: nn.Module, images: Images, split: str, outputs: list[tuple[Tensor, Tensor]] | None = None) -> dict:
-    """As `evaluate`; `outputs` as for `measure`."""
+    """Return what `evaluate` does; `outputs` as for `measure`."""
     device = run.accelerator.device
     result = measure(run, model.to(device), getattr(images, split).feed(images, device), outputs=outputs)
     assert result is not None  # no Stop was passed
@@ -92,7 +92,7 @@ def measure(
     train_mode_batch: int = 0,
     outputs: list[tuple[Tensor, Tensor]] | None = None,
 ) -> dict | None:
-    """As `evaluate`, after `step` steps; None, on all processes, if any of them was asked to stop meanwhile.
+    """Return what `evaluate` does, after `step` steps; None, on all processes, if any of them was asked to stop meanwhile.
 
     `train_mode_batch` is 0, or the size of the batches in which the net is measured in train mode, as the book did: the random
     numbers are the step's, the running statistics stay as they are. `outputs` gets ids and logits of this process's batches.

@@ -22,7 +22,7 @@ from .schedules import Schedule
 
 @dataclass(frozen=True)
 class Settings:
-    """What the optimizer is told: the options of its `groups` at the start, and at each step the factor of their rates."""
+    """Options of the optimizer's `groups` at the start, and the factor of their learning rates at each step."""
 
     groups: list[dict]
     schedule: Schedule | None

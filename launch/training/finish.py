@@ -54,7 +54,7 @@ def finish(job: Job, plots: Callable[[Path], None] | None) -> dict:
 
 
 def _cure(feed: Feed) -> str:
-    """What took the threads' time, and what helps."""
+    """Say what took the threads' time, and what helps."""
     more = "more cores" if feed.threads >= processes.cores() else "more --threads"
     if slow := feed.slow_augmentations():
         return f", most of it for {slow}: a lighter augmentation (recipes/custom.py: --augment crop), or {more}"
@@ -62,7 +62,7 @@ def _cure(feed: Feed) -> str:
 
 
 def _weights(job: Job, name: str) -> contextlib.AbstractContextManager[None]:
-    """Within it the net has the weights called `name`: "last", "ema" or "best". Collective."""
+    """Context manager: temporarily load the weights called `name`, "last", "ema" or "best". Collective."""
     if name == "best" and not job.best_is_last:
         return best_weights(job.run, job.net, job.state.best)
     return job.weights_of("ema" if name == "ema" else "test")

@@ -16,7 +16,7 @@ POLL_STEPS = 16  # how often a GPU is asked for a non-finite loss or a stop; a C
 
 
 def poll_steps(run: Run, optimizer: torch.optim.Optimizer) -> int:
-    """After how many steps the host looks at the device.
+    """Return after how many steps the host looks at the device.
 
     On a CPU the host sees every loss at no cost. A GPU is asked now and then: until then a fused optimizer skips, on the device,
     the updates for which its `found_inf` is 1. For others, and with fp16's scaler, it is asked at every step.
@@ -26,11 +26,9 @@ def poll_steps(run: Run, optimizer: torch.optim.Optimizer) -> int:
 
 
 class Finite:
-    """Whether all losses and gradients so far are finite."""
+    """Watch over the losses and gradients of a training: all must be finite."""
 
-    def __init__(
-        self, run: Run, net: nn.Module, feed: TrainingFeed, trainable: Sequence[tuple[str, nn.Parameter]], poll: int
-    ):
+    def __init__(self, run: Run, net: nn.Module, feed: TrainingFeed, trainable: Sequence[tuple[str, nn.Parameter]], poll: int):
         self.run, self.net, self.feed, self.trainable, self.poll = run, net, feed, trainable, poll
         # 1 from the first loss or gradient on that is not finite; the kernel that looks wants float32, whatever the net's dtype.
         self.found_inf = torch.zeros((), dtype=torch.float32, device=run.accelerator.device)
@@ -78,7 +76,7 @@ class Finite:
 
     @torch.no_grad()
     def _culprits(self, batch: Batch) -> str:
-        """Which of the samples alone give non-finite outputs, in words; "" if none or all do. Collective."""
+        """Name the samples that alone give non-finite outputs; "" if none or all do. Collective."""
         for module in batch_norms(self.net):  # the bad batch is in their statistics; the run ends here
             module.track_running_stats = True
             module.reset_running_stats()

@@ -38,7 +38,7 @@ SAVE_SECONDS = 30  # from one checkpoint to the next at the end of an epoch: an 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a training goes: see `loop.train`."""
+    """Arguments of `loop.train` on how a training goes."""
 
     epochs: int
     batch: int  # images
@@ -93,7 +93,7 @@ class Job:
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done, or the last ones have used up the patience."""
+        """True if all epochs are done, or the last ones have used up the patience."""
         return self.state.epochs == self.plan.epochs or ("train" in self.state.results and self._used_up(self.state.epochs))
 
     def _used_up(self, epochs: int) -> bool:
@@ -105,7 +105,7 @@ class Job:
             yield self.state.epochs
 
     def splits_to_evaluate(self, results: dict[str, dict]) -> Iterator[str]:
-        """What to evaluate at the end of this epoch; "ema" is the average of the weights on the images that choose.
+        """Yield what to evaluate at the end of this epoch; "ema" is the average of the weights on the images that choose.
 
         `results` has those before: they say whether this epoch is the last.
         """
@@ -121,7 +121,7 @@ class Job:
         return results["ema" if self.average else self.images.model_selection_split]["accuracy"] > self.state.best["accuracy"]
 
     def weights_of(self, split: str) -> contextlib.AbstractContextManager[None]:
-        """Within it the net has the weights that `split` of `splits_to_evaluate` is measured with. Collective."""
+        """Context manager: temporarily load the weights that `split` of `splits_to_evaluate` is measured with. Collective."""
         if split != "ema" or not self.average:
             return contextlib.nullcontext()
         self.average.of_main(self.run.world)
@@ -129,7 +129,7 @@ class Job:
 
     @property
     def best_is_last(self) -> bool:
-        """Whether the best weights so far are those that the net has after the last epoch."""
+        """True if the best weights so far are those that the net has after the last epoch."""
         return self.state.best["epoch"] == self.state.epochs and not self.average
 
     # ----------------------------------------------------------------------------------------------------------------- steps
@@ -167,11 +167,11 @@ class Job:
 
     @property
     def within_epoch(self) -> bool:
-        """Whether the epoch has further steps: its end has its own lines and its own checkpoint."""
+        """True if the epoch has further steps: its end has its own lines and its own checkpoint."""
         return self.state.step < (self.state.epochs + 1) * self.steps
 
     def every(self, steps: int) -> bool:
-        """Whether this many steps are done again; never if it is 0."""
+        """Return whether this many steps are done again; never if it is 0."""
         return steps > 0 and self.state.step % steps == 0
 
     # ----------------------------------------------------------------------------------------------------------------- lines
@@ -193,7 +193,7 @@ class Job:
         self.meter.reset()
 
     def read_meter(self, step: Step) -> Reading:
-        """What the last train line of an epoch says. Raises Refused (3), see Finite.check. Host-device sync."""
+        """Return what the last train line of an epoch says. Raises Refused (3), see Finite.check. Host-device sync."""
         reading = self.meter.read(self.net)
         step.finite.check(self.state.step)
         return reading
@@ -236,7 +236,7 @@ class Job:
     # ------------------------------------------------------------------------------------------------------------ checkpoints
 
     def save_due(self) -> bool:
-        """Whether the epoch that was closed ends with a checkpoint: by the main process's clock, or --save-every. Collective."""
+        """Return whether the closed epoch ends with a checkpoint: by the main process's clock, or --save-every. Collective."""
         if self.finished:
             return True
         if self.run.save_every:

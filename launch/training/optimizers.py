@@ -1,4 +1,4 @@
-"""What torch.optim lacks: Muon for convolutions beside SGD for the rest, and the usual parameter groups of a net."""
+"""Optimizers that torch.optim lacks: Muon for convolutions beside SGD for the rest, and the usual parameter groups of a net."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -85,3 +85,11 @@ def groups(net: nn.Module, lr: float, weight_decay: float, others: float = 1.0, 
         {"params": parameters, "lr": lr if new else lr * others, "weight_decay": weight_decay if decays else 0.0}
         for (new, decays), parameters in by_kind.items()
     ]
+
+
+def make_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Make SGD's momentum, of 0: torch 2.15 leaves that of a first step that fp16's scaler skips uninitialised."""
+    if isinstance(optimizer, torch.optim.SGD):
+        for group in optimizer.param_groups:
+            for parameter in group["params"] if group["momentum"] else []:
+                optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))

@@ -22,6 +22,7 @@ from .batches import Batch, MicroBatch, TrainingFeed
 from .cuda_graph import Captured, DeviceLearningRates
 from .ema import Average
 from .finite import Finite, poll_steps
+from .optimizers import make_momentum
 from .train_mode import RunningState, buffers_kept
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -40,7 +41,7 @@ class Step:
         clip: float = 0.0,
         average: Average | None = None,
     ):
-        """As in `loop.train`, `average` following its `ema`."""
+        """Arguments as in `loop.train`; `average` follows its `ema`."""
         device, poll = run.accelerator.device, poll_steps(run, optimizer)
         self.run, self.net, self.feed, self.optimizer, self.loss = run, net, feed, optimizer, loss
         self.clip, self.average = clip, average
@@ -55,7 +56,7 @@ class Step:
         self.named: Callable[[str], AbstractContextManager] = nullcontext  # see profiler.py
         self.number = 0  # of the step, from 0
         if run.accelerator.scaler is not None:
-            _make_momentum(optimizer)
+            make_momentum(optimizer)
 
     def __call__(self, batch: Batch, stop: bool) -> tuple[Tensor, bool]:
         """Update the net with a global batch. Returns its mean loss, on the device, and whether to stop.
@@ -208,11 +209,3 @@ def _wrapped(run: Run, net: nn.Module) -> nn.Module:
             net = cast(nn.Module, torch.compile(net, dynamic=False))
         # Inside nn.Sequential, as accelerate marks and patches what it prepares. This mode is without DDP.
         return run.accelerator.prepare_model(nn.Sequential(net), evaluation_mode=run.world == 1)
-
-
-def _make_momentum(optimizer: torch.optim.Optimizer) -> None:
-    """With fp16: torch 2.15 leaves the momentum of a first step that the scaler skips uninitialised."""
-    if isinstance(optimizer, torch.optim.SGD):
-        for group in optimizer.param_groups:
-            for parameter in group["params"] if group["momentum"] else []:
-                optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))

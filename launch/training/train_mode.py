@@ -1,4 +1,4 @@
-"""What training changes of a net besides its parameters: its mode, its running statistics and other buffers."""
+"""State of a net besides its parameters: its mode, its running statistics and other buffers."""
 
 import contextlib
 from collections.abc import Iterator
@@ -81,7 +81,7 @@ class RunningState:
             broadcast((buffer for _, _, buffer in self.others), world)  # collective: micro-batch 0 is the main process's
 
     def restore(self) -> None:
-        """Every batch norm follows its batches again, as before the first step."""
+        """Have every batch norm follow its batches again, as before the first step."""
         for module in self.batch_norms:
             module.track_running_stats = True
 
@@ -90,7 +90,7 @@ class RunningState:
             buffer.copy_(value)
 
     def _put_back(self) -> None:
-        """Where a forward has put another tensor in a buffer's place, that one gets its values: others hold on to it."""
+        """Copy what a forward has put in a buffer's place into the buffer, and put that back: others hold on to it."""
         for module, name, buffer in self.others:
             if (now := module._buffers[name]) is not buffer:
                 if now is None or (now.shape, now.dtype) != (buffer.shape, buffer.dtype):

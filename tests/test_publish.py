@@ -67,7 +67,7 @@ def test_the_card_says_what_was_trained_and_no_path_of_the_machine(run, oneloop,
     low, high = card.interval(test["accuracy"], test["count"])
     for part in (
         'license: "cc-by-4.0"', "timm/test\\_resnet for 10 classes", f"{test['accuracy']:.4f} on 100 test images",
-        f"95 % interval {low:.4f} to {high:.4f}", "local-dir:FOLDER", "| airplane |", "| lr | 0.001 |", "24 train, 100 test",
+        f"95 % interval {low:.4f} to {high:.4f}", "local-dir:FOLDER", "| airplane |", "| lr | 0.001 |", "400 train, 100 test",
     ):  # fmt: skip
         assert part in text, part
     for place in (str(run), str(tmp_path), str(ROOT)):

@@ -1,4 +1,4 @@
-"""What only a GPU can show, in one command: tests, verify, speed. Writes benchmarks/results/<card>.json and prints a table.
+"""Measurements that need a GPU, in one command: tests, verify, speed. Writes benchmarks/results/<card>.json and prints a table.
 
     make gpu                                             some minutes on one card
     python benchmarks/gpu.py --only steps epochs         a part of it
@@ -36,8 +36,10 @@ from torch import nn
 from launch import Run
 from launch.data.augment import Augment, crop_and_flip
 from launch.data.dataset import Split
-from launch.data.images import Images, MemoryFeed
+from launch.data.feed import MemoryFeed
+from launch.data.images import Images
 from launch.data.order import order
+from launch.training.batches import TrainingFeed
 from launch.training.state import Meter
 from launch.training.step import Step
 from nets.cifar2 import Net
@@ -105,7 +107,7 @@ def tests(rounds: int, data: str) -> dict:
 
 
 def verify(rounds: int, data: str) -> dict:
-    """What `oneloop verify` says of a recipe on this card, by check."""
+    """Outcome of `oneloop verify` for a recipe on this card, by check."""
     checks = {}
     for flags in ([], ["--deterministic"]):
         command = [
@@ -136,16 +138,16 @@ def ours(run: Run, build: Callable[[], nn.Module], images: Images, batch: int, a
     device = run.accelerator.device
     net = build().to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, fused=True)
-    feed, meter = MemoryFeed(images.train, images, device), Meter(device)
-    step = Step(run, net, feed, optimizer, F.cross_entropy, [augment] if augment else [])
+    feed, meter = TrainingFeed(run, MemoryFeed(images.train, images, device), [augment] if augment else []), Meter(device)
+    step = Step(run, net, feed, optimizer, F.cross_entropy)
     full = len(images.train) // batch * batch
-    batches = speed.forever(lambda epoch: ((epoch, ids) for ids in feed.order(order(full, 1, epoch)).split(batch)))
-    numbers = iter(range(10**9))
+    steps = full // batch  # of an epoch
+    batches = speed.forever(lambda epoch: feed.batches(feed.feed.order(order(full, 1, epoch)).split(batch), epoch, epoch * steps))
 
     def one() -> None:
-        epoch, ids = next(batches)
-        mean, _ = step(ids, epoch, next(numbers), False)
-        meter.add(mean, len(ids))
+        due = next(batches)
+        mean, _ = step(due, False)
+        meter.add(mean, len(due.ids))
 
     return one
 

@@ -108,7 +108,7 @@ class Attempt:
         self.process.start()
 
     def over(self) -> bool:
-        """Whether it has ended; one that takes too long is ended, first with a chance to end what it started."""
+        """Return whether it has ended; one that takes too long is ended, first with a chance to end what it started."""
         late = time.monotonic() - self.began - self.seconds
         if late > 0 and self.process.is_alive():
             with contextlib.suppress(ProcessLookupError):
@@ -158,7 +158,7 @@ def run(root: Path, attempts: Iterable[Attempt], jobs: int) -> Iterator[Attempt]
 
 
 def unsound(root: Path, mutants: list[Mutant], jobs: int) -> list[str]:
-    """What the named tests say where they do not pass without a fault; each runs once."""
+    """Messages of the named tests that do not pass without a fault; each runs once."""
     by_file = defaultdict(dict)
     for test in (test for mutant in mutants for test in mutant.tests):
         by_file[test.partition("::")[0]][test] = None

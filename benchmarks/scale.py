@@ -1,4 +1,4 @@
-"""How a step's time grows with the network: gradients of three sizes, summed by 2 and 4 processes over a link, and a model.
+"""Time of a step over a network: gradients of three sizes, summed by 2 and 4 processes over a link, and a model.
 
     make scale
     python benchmarks/scale.py --rounds 5
@@ -109,7 +109,7 @@ def model(size: int, world: int, start: float, bandwidth: float, work: float) ->
 
 
 def predicted() -> list[dict]:
-    """Of ResNet-50 on GPUs of one network, one process on each: efficiency without overlap, and with all of it overlapped."""
+    """Efficiency of ResNet-50 on GPUs of one network, one process on each: without overlap, and with all of it overlapped."""
     found = []
     for rate, delay in ((10, 0.1), (100, 0.02), (400, 0.01)):
         for world in (8, 64, 256):

@@ -1,9 +1,9 @@
-"""What the loop costs: the same work four ways, in turns.
+"""Speed of the loop: the same work four ways, in alternation.
 
     make bench                              on this machine's device; writes benchmarks/results/<machine>.json
     python benchmarks/speed.py --rounds 50  more rounds
 
-The work: `Net` on 32×32 colour images in batches of 64, and a net of document 002's shape on 28×28 grey ones in batches of 100;
+The work: `Net` on 32×32 colour images in batches of 64, and a net of the MNIST notes' shape on 28×28 grey ones in batches of 100;
 10,000 uint8 images in memory, SGD. The four ways:
 
     ours        the step and the sums of the loop
@@ -14,7 +14,7 @@ The work: `Net` on 32×32 colour images in batches of 64, and a net of document 
 
 and on a GPU a fifth: ours with --deterministic, whose price is the ratio of ours against it.
 
-Each way has a process of its own, started once; they run in turns, so that a noisy machine disturbs all alike.
+Each way has a process of its own, started once; they alternate, so that a noisy machine disturbs all alike.
 A ratio is the median over rounds of the ratio within a round.
 """
 
@@ -39,9 +39,11 @@ from torch import nn
 
 from launch import Run
 from launch.data.dataset import Split
-from launch.data.images import Images, MemoryFeed
+from launch.data.feed import MemoryFeed
+from launch.data.images import Images
 from launch.data.order import order
 from launch.processes import Stop
+from launch.training.batches import TrainingFeed
 from launch.training.state import Meter
 from launch.training.step import Step
 from nets.cifar2 import Net
@@ -52,7 +54,7 @@ N = 10_000  # images
 
 
 class MnistShaped(nn.Module):
-    """(N, 1, 28, 28) -> (N, 10): the layers of document 002's net, without dropout; 21,840 parameters."""
+    """(N, 1, 28, 28) -> (N, 10): the layers of the MNIST notes' net, without dropout; 21,840 parameters."""
 
     def __init__(self):
         super().__init__()
@@ -85,17 +87,16 @@ def ours(work: str, precision: str, deterministic: bool = False) -> Callable[[],
     images = images_of(shape, classes)
     run = started(precision, deterministic)
     model = (net or MnistShaped)().to(run.accelerator.device, memory_format=torch.channels_last)
-    feed = MemoryFeed(images.train, images, run.accelerator.device)
+    feed = TrainingFeed(run, MemoryFeed(images.train, images, run.accelerator.device))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, fused=True)
     step, meter, stop = Step(run, model, feed, optimizer, F.cross_entropy), Meter(run.accelerator.device), Stop()
-    batches = forever(lambda epoch: iter(feed.order(order(N, 1, epoch)).split(batch)))
-    numbers = iter(range(10**9))
+    of_epoch = -(-N // batch)  # steps
+    batches = forever(lambda epoch: feed.batches(feed.feed.order(order(N, 1, epoch)).split(batch), 0, epoch * of_epoch))
 
     def one():
-        ids = next(batches)
-        number = next(numbers)
-        mean, _ = step(ids, 0, number, stop.requested(number))
-        meter.add(mean, len(ids))
+        due = next(batches)
+        mean, _ = step(due, stop.requested(due.step))
+        meter.add(mean, len(due.ids))
 
     return one
 

@@ -86,7 +86,7 @@ def main(
 
 
 def torture(group: tuple[int, ...], kills: int, flags: list[str], chance: random.Random, folder: Path) -> bool:
-    """Whether a run killed `kills` times, each launch on a random number in `group`, ends as an uninterrupted run does.
+    """Check that a run killed `kills` times, each launch on a random number in `group`, ends as an uninterrupted run does.
 
     Leaves both runs and launches.json in `folder`.
     """
@@ -143,7 +143,7 @@ def torture(group: tuple[int, ...], kills: int, flags: list[str], chance: random
 def torture_images(
     groups: list[tuple[int, ...]], kills: int, epochs: int, micro_batches: int, chance: random.Random, place: Path
 ) -> bool:
-    """Whether every mode on every group of numbers of processes ends with one digest, whatever is killed. Prints them."""
+    """Check that every mode on every group of numbers of processes ends with one digest, whatever is killed. Prints them."""
     data = photographs(place / "photos")
     common = ["--data", str(data), "--skip-bad", "--net", "CifarResNet", "--size", "16", "--epochs", str(epochs)]
     common += ["--batch", str(4 * micro_batches), "--micro-batches", str(micro_batches)]

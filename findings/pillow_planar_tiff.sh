@@ -6,7 +6,7 @@
 # Seen (Pillow 13.0.0, tifffile 2026.3.3, Python 3.11, Linux), first row of the high bytes, red: written 16 32 48 64
 #   deflate:      16 32 48 64
 #   uncompressed: 0 16 0 32
-# For oneloop: such a file is a bad file by its tags (launch/pictures/decode.py, docs/pictures.md).
+# For oneloop: such a file is a bad file by its tags (launch/data/decode.py, docs/custom.md).
 set -euo pipefail
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT

@@ -6,7 +6,7 @@
 #   online:   refused
 #   offline:  refused, "in use"
 #   offline after wandb.teardown(): begun
-# For oneloop: the server is asked before init, and teardown comes before the second try (launch/record/, docs/wandb.md).
+# For oneloop: the server is asked before init, and teardown comes before the second try (launch/report/, docs/wandb.md).
 set -euo pipefail
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT

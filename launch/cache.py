@@ -24,7 +24,7 @@ def cache_folder() -> Path:
 
 
 def slug(kind: str, path: Path) -> str:
-    """The name in the cache of what is kept of `path`, absolute: a part of it for people to recognise, and its digest.
+    """Name in the cache for `path`, an absolute path: a part of it for people to recognise, and its digest.
 
     All of it may be too long for a file name, or contain a pattern's characters.
     """
@@ -39,7 +39,7 @@ def digest(text: str) -> str:
 
 @contextlib.contextmanager
 def locked(slug: str) -> Iterator[None]:
-    """Held by the one process that makes what is cached as `slug`. Creates the folder; raises Refused (1) if it cannot."""
+    """Lock for the one process that fills the cache entry `slug`. Creates the folder; raises Refused (1) if it cannot."""
     folder = cache_folder()
     lock = filelock.FileLock(folder / f"{slug}.lock")
     try:

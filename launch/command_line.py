@@ -11,14 +11,16 @@ import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
 
 import tyro
 
 from . import source_copy
 from .console import complain
 from .errors import Refused, exhausted, first_line
+from .lazy import help_with_torch, stands_in, without_torch
 from .old_names import flags_of_today
+from .option_groups import groups
 from .processes import first_to_say, follow_launcher, launched, lost_process, main_here
 from .run import Run
 
@@ -53,22 +55,24 @@ def _flags_as_tyro_has_them(main: Callable[..., Any], words: Sequence[str]) -> l
     They may also be given as --flag=true, --flag False, --no-flag and the like, of which the last one counts. Exits with 2 after
     saying what is wrong.
     """
-    parameters = [(name, each.annotation) for name, each in inspect.signature(main).parameters.items()]
-    fields = [(each.name, each.type) for each in dataclasses.fields(Run) if each.init]
-    switches = {name.replace("_", "-") for name, kind in (*fields, *parameters) if kind in (bool, "bool")}
+    kinds = {name: parameter.annotation for name, parameter in inspect.signature(main).parameters.items()}
+    for group in (Run, *groups(main).values()):
+        kinds |= {field.name: field.type for field in dataclasses.fields(group) if field.init}
+    bare = {name: get_args(kind)[0] if get_origin(kind) is Annotated else kind for name, kind in kinds.items()}
+    switches = {name.replace("_", "-") for name, kind in bare.items() if kind in (bool, "bool")}
     on: dict[str, bool] = {}
     left, rest = list[str](), deque(words)
     while rest:
         word = rest.popleft()
-        flag, given, value = word.removeprefix("--").partition("=")
+        flag, equals, value = word.removeprefix("--").partition("=")
         flag = flag.replace("_", "-")
         named = flag if flag in switches else flag.removeprefix("no-")
         if not word.startswith("--") or named not in switches:
             left.append(word)
             continue
-        if not given:
+        if not equals:
             value = rest.popleft() if named == flag and rest and rest[0].lower() in SWITCHED else "true"
-        if value.lower() not in SWITCHED or (given and named != flag):
+        if value.lower() not in SWITCHED or (equals and named != flag):
             if main_here():
                 complain(f"{word}: this flag is on or off: --{named} or --{named}=true, --no-{named} or --{named}=false")
             sys.exit(2)
@@ -79,6 +83,11 @@ def _flags_as_tyro_has_them(main: Callable[..., Any], words: Sequence[str]) -> l
 def cli(main: Callable[..., Any]) -> None:
     """Run `main(run: Run, …)` as a command; its further parameters, with their defaults, are the recipe's own flags."""
     module = sys.modules[main.__module__]
+    if without_torch():
+        signature = inspect.signature(main).parameters.values()
+        if not any(stands_in(part) for parameter in signature for part in (parameter.annotation, parameter.default)):
+            parse(main)  # exits, after printing the help
+        help_with_torch()
     run, chosen = parse(main)
     follow_launcher()
     status = 0

@@ -1,4 +1,4 @@
-"""What the user sees: standard output that may break, and single lines on standard error."""
+"""Standard output that may break, and single lines on standard error."""
 
 import contextlib
 import os

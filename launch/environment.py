@@ -1,4 +1,4 @@
-"""What a launch ran on, as config.json records it: command, revision, versions, device, processes."""
+"""Environment of a launch, as config.json records it: command, revision, versions, device, processes."""
 
 import importlib.metadata
 import platform
@@ -36,9 +36,9 @@ def environment(accelerator: Accelerator, world: int) -> dict:
 
 
 def _launcher(command: Sequence[str]) -> list[str]:
-    """What started `command`, the process's own words, as in `accelerate launch --config_file launch/cpus.yaml`; else python.
+    """Launcher of `command`, the process's own words, such as `accelerate launch --config_file launch/cpus.yaml`; else python.
 
-    That is what precedes these words on the parent's command line.
+    It precedes these words on the parent's command line.
     """
     try:
         words = psutil.Process().parent().cmdline()

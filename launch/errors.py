@@ -1,4 +1,4 @@
-"""How a run fails: one clear line and an exit code.
+"""Errors of a run: one clear line and an exit code.
 
 Exit codes  0 done, 1 data or disk unavailable, 2 wrong usage, 3 non-finite loss or gradient, 4 configuration, data or checkpoint
             mismatch, 5 run folder in use, 75 out of --max-seconds, 130 / 138 / 143 stopped by SIGINT / SIGUSR1 /
@@ -10,7 +10,7 @@ import unicodedata
 
 
 class Refused(Exception):
-    """The run cannot continue. `str(error)` is one line that says what is wrong and what to do, `code` is the exit code.
+    """Error that ends a run. `str(error)` is one line that says what is wrong and what to do, `code` is the exit code.
 
     `everywhere`: all processes of the job raise it, at the same point, as it comes from what all of them know alike.
     """
@@ -25,16 +25,16 @@ class Refused(Exception):
 
 
 class Finished(Exception):
-    """Ends a recipe's `main`: its run was already finished, on the data that it has now."""
+    """Exception that ends a recipe's `main`: its run was already finished, on the data that it has now."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of the error's message, or its class name if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def exhausted(error: Exception) -> str:
-    """What to say of an error that means that this process may have no more memory or threads; "" for other errors."""
+    """The message for an error that means that this process may be out of memory or threads; "" for other errors."""
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return "no more threads can be started: raise the limits (ulimit -u, ulimit -v, a container's), or use fewer --threads"
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):

@@ -40,9 +40,21 @@ def find_folder(
 ) -> RunFolder:
     """The folder for a run of this `config` on `world` processes. Writes nothing; main process only. Raises Refused (2, 4).
 
-    `out`, `fresh` and `accept_edit` are the flags, `texts` the run's code as `code.sources` returns it.
+    `out`, `fresh` and `accept_edit` are the flags, `texts` the run's code as `source_copy.sources` returns it.
     """
-    text = json.dumps(config, sort_keys=True, default=str)
+    folder = _name_folder(config, out, fresh)
+    recorded = _read_config(folder)
+    if recorded is None:
+        return RunFolder(folder, config["micro_batches"] or world, config["data"], None)
+    data = _check_config(folder, config, recorded)
+    result = read_json(folder / "result.json")
+    _check_code(folder, recorded, texts, finished=bool(result), accept_edit=accept_edit)
+    moved = data != config["data"]
+    return RunFolder(folder, recorded["micro_batches"], data, None if moved else result)
+
+
+def _name_folder(config: dict, out: Path | None, fresh: bool) -> Path:
+    """Path of the run, which need not be there yet. Raises Refused (2)."""
     hashed = json.dumps(options_to_hash(config), sort_keys=True, default=str)
     short = hashlib.sha256(hashed.encode()).hexdigest()[:8]
     folder = out or Path("runs") / config["recipe"] / f"{config.get('net', config['recipe'])}-{short}"
@@ -50,26 +62,37 @@ def find_folder(
         raise Refused("--out / cannot be a run folder; name a folder inside it", 2)
     numbers = _numbers(folder)  # of name, name-2, name-3, …: what --fresh made
     if fresh and numbers:
-        folder = folder.with_name(f"{folder.name}-{numbers[-1] + 1}")
-    elif out is None and numbers and numbers[-1] > 1:
-        folder = folder.with_name(f"{folder.name}-{numbers[-1]}")
+        return folder.with_name(f"{folder.name}-{numbers[-1] + 1}")
+    if out is None and numbers and numbers[-1] > 1:
+        return folder.with_name(f"{folder.name}-{numbers[-1]}")
+    return folder
+
+
+def _read_config(folder: Path) -> dict | None:
+    """The config.json of a run folder; None if a new run may have the folder. Raises Refused (4) if none may."""
     if folder.exists() and not folder.is_dir():
         raise Refused(f"--out {folder} is a file", 4)
-    micro_batches, data = config["micro_batches"], config["data"]
     recorded = read_json(folder / "config.json")
     if recorded is None:
         if folder.exists() and not (folder / MARK).exists() and any(folder.glob("[!.]*")):
             raise Refused(f"{folder} is not empty and not a run folder; choose another with --out", 4)
-        return RunFolder(folder, micro_batches or world, data, None)
-    if recorded.get("format") != FORMAT:
+    elif recorded.get("format") != FORMAT:
         raise Refused(f"{folder} was written by another version of oneloop (format {recorded.get('format')})", 4)
-    # A number of micro-batches left open (0) is the one that the run began with, whatever was said then.
-    wanted = json.loads(text) | {"micro_batches": micro_batches or recorded["micro_batches"]}
-    had = recorded["config"] | {"micro_batches": recorded["micro_batches"]}
-    moved = wanted["data"] != had["data"] and not {wanted["data"], had["data"]} & {*NOT_A_PATH}
-    if moved:  # the data's fingerprint says whether they are the same; it is compared once they are loaded
-        wanted["data"] = data = had["data"]
-    if differences := _differences(had, wanted):
+    return recorded
+
+
+def _check_config(folder: Path, config: dict, recorded: dict) -> str:
+    """Raise Refused (4) if the run that is `recorded` has another configuration; returns its --data.
+
+    A number of micro-batches left open (0) is the one that the run began with, whatever was said then. Data may have moved: their
+    fingerprint says whether they are the same, and is compared once they are loaded.
+    """
+    ours = json.loads(json.dumps(config, default=str))
+    ours |= {"micro_batches": config["micro_batches"] or recorded["micro_batches"]}
+    theirs = recorded["config"] | {"micro_batches": recorded["micro_batches"]}
+    if not {ours["data"], theirs["data"]} & {*NOT_A_PATH}:
+        ours["data"] = theirs["data"]
+    if differences := _differences(theirs, ours):
         longer = "epochs" in config and {line.split()[0] for line in differences} == {"epochs"}
         way = "Use another folder beside it: more epochs start from its last checkpoint" if longer else "Choose another --out"
         raise Refused(
@@ -77,15 +100,19 @@ def find_folder(
             "or start over with --fresh",
             4,
         )
-    result, names = read_json(folder / "result.json"), source_copy.edited(folder, recorded.get("code", []), texts)
-    if names and (result or not accept_edit):
-        resume = "" if result else ", or resume with the new code by --accept-edit, which records it"
+    return theirs["data"]
+
+
+def _check_code(folder: Path, recorded: dict, texts: dict[str, str], *, finished: bool, accept_edit: bool) -> None:
+    """Raise Refused (4) if the run was trained with other code, unless it is to go on with the new one."""
+    names = source_copy.edited(folder, recorded.get("code", []), texts)
+    if names and (finished or not accept_edit):
+        resume = "" if finished else ", or resume with the new code by --accept-edit, which records it"
         raise Refused(
             f"{', '.join(names)} changed since {folder} was trained, so its numbers come from other code. Undo the edit, or "
             f"start over with --fresh{resume}",
             4,
         )
-    return RunFolder(folder, recorded["micro_batches"], data, None if moved else result)
 
 
 def siblings(folder: Path, config: dict, micro_batches: int, fingerprint: str, apart: str) -> Iterator[tuple[Path, dict]]:
@@ -108,12 +135,12 @@ def same_data_beside(
     """The newest run beside `folder` whose data were moved since, as their sha256 says: its folder and its --data."""
     if config["data"] in NOT_A_PATH:
         return None
-    found = [
+    runs = [
         ((place / "config.json").stat().st_mtime_ns, place, recorded["config"]["data"])
         for place, recorded in siblings(folder, config, micro_batches, fingerprint, apart="data")
         if recorded["config"]["data"] not in NOT_A_PATH and not source_copy.edited(place, recorded.get("code", []), texts)
     ]
-    return max(found)[1:] if found else None
+    return max(runs)[1:] if runs else None
 
 
 def lock_folder(folder: Path) -> filelock.FileLock:
@@ -146,7 +173,7 @@ def check_data(folder: Path, recorded: dict, images: Images, loaded: list[str]) 
         )
     had = recorded.get("loaded", loaded)  # absent: from before these were recorded
     if had != loaded:
-        was, now = (", ".join(sha256[:16] for sha256 in each) or "none" for each in (had, loaded))
+        was, now = (", ".join(sha256[:16] for sha256 in digests) or "none" for digests in (had, loaded))
         raise Refused(
             f"{folder} began with other weights than its source holds now: sha256 {was}, now {now}. --fresh starts over", 4
         )
@@ -210,16 +237,16 @@ def record_launch(
 
 
 def _numbers(folder: Path) -> list[int]:
-    """Which of name (1), name-2, name-3, … are there, sorted."""
-    found = [1] if folder.exists() else []
+    """Numbers of the folders name (1), name-2, name-3, … that are there, sorted."""
+    numbers = [1] if folder.exists() else []
     for path in folder.parent.glob(f"{glob.escape(folder.name)}-*"):
         number = path.name.removeprefix(f"{folder.name}-")
-        found += [int(number)] if number.isdecimal() and int(number) > 1 else []
-    return sorted(found)
+        numbers += [int(number)] if number.isdecimal() and int(number) > 1 else []
+    return sorted(numbers)
 
 
 def _differences(recorded: dict, wanted: dict) -> list[str]:
-    """How two configurations differ, a line for each key, which begins it."""
+    """Differences between two configurations, a line for each key, which begins it."""
     missing: Any = object()
     return [
         f"{key} was {recorded.get(key, 'absent')!r}, now {wanted.get(key, 'absent')!r}"

@@ -1,8 +1,16 @@
-"""The names of a package whose modules are imported when they are first asked for (PEP 562): few need torch to begin with."""
+"""Modules that are imported when they are needed: the names of a package (PEP 562), and torch, which no help screen needs."""
 
 import importlib
+import importlib.abc
+import importlib.machinery
+import os
+import sys
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any
+
+HEAVY = "accelerate", "datasets", "matplotlib", "safetensors", "timm", "torch", "torchvision"
+REAL = "ONELOOP_HELP_WITH_TORCH"  # set in the environment where a help screen turned out to need what it stands for
 
 
 def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
@@ -15,3 +23,73 @@ def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
         return getattr(importlib.import_module(f".{places[name]}", package), name)
 
     return get
+
+
+# -------------------------------------------------------------------------------------------------- a help screen without torch
+
+
+class _Kind(type):
+    """Of StandIn: it has every name, and may be called, as decorators are."""
+
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return StandIn
+
+    def __call__(cls, *args: Any, **options: Any) -> Any:
+        return StandIn if cls is StandIn else super().__call__(*args, **options)
+
+
+class StandIn(metaclass=_Kind):
+    """Anything of a heavy module while only a help screen is wanted: named, called, subclassed; whatever else is tried raises."""
+
+
+class _Module(ModuleType):
+    __path__: list[str] = []  # noqa: RUF012 - a package, and nothing is found in it
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return StandIn
+
+
+class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds an empty module in place of each heavy one."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        heavy = name.partition(".")[0] in HEAVY
+        return importlib.machinery.ModuleSpec(name, self, is_package=True) if heavy else None
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        return _Module(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        pass
+
+
+def without_torch() -> bool:
+    """Whether heavy modules are replaced by stand-ins, as this process ends with a help screen."""
+    return any(isinstance(finder, _Finder) for finder in sys.meta_path)
+
+
+def help_without_torch() -> None:
+    """Replace the heavy modules if a recipe was started to show its help and has not imported torch before this package.
+
+    A recipe's flags are its `main`'s signature, which needs no torch; its imports take seconds. Where it does need something of
+    these modules, as in `epochs: int = torch.cuda.device_count()`, the process starts over with them.
+    """
+    asked = {"-h", "--help"} & {*sys.argv[1:]}
+    recipe = sys.argv[0].endswith(".py") and getattr(sys.modules["__main__"], "__file__", None) == os.path.abspath(sys.argv[0])
+    if asked and recipe and "torch" not in sys.modules and REAL not in os.environ:
+        sys.meta_path.insert(0, _Finder())
+        sys.excepthook = lambda *_: help_with_torch()
+
+
+def help_with_torch() -> None:
+    """Start this process over, with the heavy modules."""
+    os.execve(sys.executable, sys.orig_argv, os.environ | {REAL: "1"})
+
+
+def stands_in(value: Any) -> bool:
+    """Whether `value`, of a signature, is made of a stand-in."""
+    return isinstance(value, _Kind) or any(map(stands_in, getattr(value, "__args__", ())))

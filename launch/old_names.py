@@ -16,12 +16,17 @@ def options_of_today(record: Mapping[str, Any]) -> dict[str, Any]:
     """`record`, its keys by today's names: a configuration, or what a weights file says of its net."""
     renamed = {OPTIONS.get(name, name): value for name, value in record.items()}
     if isinstance(recipe := renamed.get("recipe"), str):
-        renamed["recipe"] = RECIPES.get(recipe, recipe)
+        renamed["recipe"] = recipe_of_today(recipe)
     return renamed
 
 
+def recipe_of_today(name: str) -> str:
+    """A recipe's name."""
+    return RECIPES.get(name, name)
+
+
 def record_of_today(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a config.json holds, by today's names."""
+    """Content of a config.json, by today's names."""
     renamed = options_of_today(record)
     if isinstance(options := renamed.get("config"), dict):
         renamed["config"] = options_of_today(options)

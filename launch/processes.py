@@ -130,34 +130,34 @@ def _check_numbers() -> None:
 
 
 def _forget_launcher() -> None:
-    """A single process that no launcher has placed among others does not look for them."""
+    """Forget a launcher's variables: a single process that no launcher has placed among others does not look for them."""
     if not launched():
         for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
             os.environ.pop(name, None)
 
 
 def launched() -> bool:
-    """Whether a launcher has given this process a place among others."""
+    """Return whether a launcher has given this process a place among others."""
     return all(name in os.environ for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
 
 
 def first_here() -> bool:
-    """Whether this is the first process of its machine, as far as its launcher says."""
+    """Return whether this is the first process of its machine, as far as its launcher says."""
     return not launched() or os.environ["LOCAL_RANK"] == "0"
 
 
 def main_here() -> bool:
-    """Whether this is the main process of its job, as far as its launcher says."""
+    """Return whether this is the main process of its job, as far as its launcher says."""
     return not launched() or os.environ["RANK"] == "0"
 
 
 def only_emulates_bf16(capability: tuple[int, int]) -> bool:
-    """Of a GPU of this compute capability: Ampere, 8.0, was the first to compute in it."""
+    """Return whether a GPU of this compute capability only emulates bf16: Ampere, 8.0, was the first to compute in it."""
     return capability < (8, 0)
 
 
 def cpu_only_emulates_bf16() -> bool:
-    """Whether an x86 CPU, or what oneDNN may use of it, has no instructions for bf16, and takes several times as long."""
+    """Return whether an x86 CPU, or the part of it that oneDNN may use, has no instructions for bf16: it would be slow."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return False  # not known
     allowed = (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "").upper()
@@ -166,7 +166,7 @@ def cpu_only_emulates_bf16() -> bool:
 
 
 def uses_cpu() -> bool:
-    """Whether accelerate takes the CPU: there is no accelerator, or it is told so. Raises Refused (2)."""
+    """Return whether accelerate takes the CPU: there is no accelerator, or it was told to. Raises Refused (2)."""
     try:
         told = parse_flag_from_env("ACCELERATE_USE_CPU")
     except ValueError as error:
@@ -175,7 +175,7 @@ def uses_cpu() -> bool:
 
 
 def precision_here(wanted: str) -> str:
-    """What a run launched on this machine in the precision `wanted` computes in, where that is a CPU's to say."""
+    """Precision that a run launched in precision `wanted` computes in here: on a CPU that only emulates bf16, float32."""
     return "no" if wanted == "bf16" and uses_cpu() and cpu_only_emulates_bf16() else wanted
 
 
@@ -186,27 +186,27 @@ def use_deterministic_kernels() -> None:
 
 
 def set_timeout(seconds: float) -> None:
-    """How long this process waits for the others in a collective, from now on."""
+    """Set how long this process waits for the others in a collective, from now on."""
     distributed = torch.distributed
     change = getattr(distributed, "set_timeout", None) or distributed.distributed_c10d._set_pg_timeout  # torch < 2.15
     change(timedelta(seconds=seconds), distributed.group.WORLD)
 
 
 def end_startup(accelerator: Accelerator) -> None:
-    """From now on wait SILENCE_SECONDS at most for another process: all have compiled and warmed up. Collective."""
+    """Wait SILENCE_SECONDS at most for another process from now on: all have compiled and warmed up. Collective."""
     accelerator.wait_for_everyone()  # collective: else a fast process gives up on one that still compiles
     set_timeout(SILENCE_SECONDS)
 
 
 @torch.no_grad()
 def broadcast(tensors: Iterable[Tensor], world: int) -> None:
-    """Every process's `tensors`, as many and of the same shapes, become the main process's. Collective."""
+    """Copy the main process's `tensors` into every process's, as many and of the same shapes. Collective."""
     for tensor in tensors if world > 1 else ():
         torch.distributed.broadcast(tensor, 0)  # collective
 
 
 def any_process(wish: bool, world: int, device: torch.device) -> bool:
-    """Whether `wish` is true on any process. Collective."""
+    """Return whether `wish` is true on any process. Collective."""
     wishes = torch.tensor(float(wish), device=device)
     if world > 1:
         torch.distributed.all_reduce(wishes)  # collective
@@ -245,7 +245,7 @@ class LostProcess(Refused):
 
 
 def first_to_say(error: Refused) -> bool:
-    """Whether no other process of this machine has said this, or that one is lost. Not collective: each asks for itself."""
+    """Return whether no other process of this machine has said this, or that one is lost. Each asks for itself."""
     distributed, env = torch.distributed, os.environ
     if not distributed.is_initialized():
         return first_here()
@@ -264,7 +264,7 @@ def first_to_say(error: Refused) -> bool:
 
 
 def end_with_launcher() -> None:
-    """Until a training takes them, SIGTERM ends this process with a word: launchers send it when another one has died."""
+    """End this process with a line on SIGTERM, until a training handles it: launchers send it when another process has died."""
 
     def ended(number: int, _frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_IGN)
@@ -320,7 +320,7 @@ class Stop:
 
 
 def follow_launcher() -> None:
-    """If there is a launcher, its death becomes a SIGTERM to this process, which would otherwise keep the run folder's lock.
+    """Turn a launcher's death into a SIGTERM to this process, which would otherwise keep the run folder's lock.
 
     torch's launcher gives its processes sessions of their own, so that what kills its group misses them; accelerate's for one
     process does not pass signals on.
@@ -338,7 +338,7 @@ def follow_launcher() -> None:
 
 
 def _adopted() -> bool:
-    """Whether the launcher died during the imports: process 1 is the parent, and no launcher, as it may be in a container."""
+    """Return whether the launcher died during the imports: the parent is process 1, and not because of a container."""
     try:
         return os.getppid() == 1 and not os.path.samefile("/proc/1/exe", sys.executable)
     except OSError:  # not ours to see, or no Linux

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .errors import Refused, first_line
+from .old_names import recipe_of_today
 from .report.runs import Record
 
 if TYPE_CHECKING:
@@ -36,9 +37,10 @@ def names() -> list[str]:
 
 def located(word: str) -> Path:
     """The file that `word` means: a path, or the name of one of the package's own recipes."""
-    if word not in names():
+    name = recipe_of_today(word)
+    if name not in names():
         return Path(word)
-    path = RECIPES / f"{word}.py"
+    path = RECIPES / f"{name}.py"
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path  # as one would write it in a checkout
 
 
@@ -103,8 +105,8 @@ def run_until_train(
     for name in names:
         setattr(recipe, name, reached)
     run.accelerator = accelerator(precision)  # a recipe may ask for its device
-    run.opened = True  # the run folder is neither locked nor written
-    run.finish = lambda result: None  # type: ignore[method-assign]  # of this run alone
+    run.opened, run.trains = True, False  # the run folder is neither locked nor written
+    run.finish = lambda summary, **facts: None  # type: ignore[method-assign]  # of this run alone
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             recipe.main(run, **options)
@@ -172,5 +174,5 @@ def _recorded_file(record: Record) -> Path | None:
 
 
 def _within(file: Path, folder: Path) -> bool:
-    """Whether `file` is in `folder`, by its name or through links."""
+    """Return whether `file` is in `folder`, by its name or through links."""
     return any(path.is_relative_to(folder) for path in (file.absolute(), file.resolve()))

@@ -24,6 +24,7 @@ from .errors import Finished, Refused, first_line, public_address
 from .files import write_atomically
 from .folder import RunFolder, check_data, find_folder, lock_folder, record_launch, same_data_beside
 from .old_names import options_to_hash
+from .option_groups import apart
 from .processes import (
     START_SECONDS,
     StopWhen,
@@ -55,10 +56,10 @@ class Run:
     limit: int = 0
     """Number of training images to use; 0: all."""
     validation: float | None = None
-    """Fraction of the training images to choose the best weights by; the test images are then measured at the end only. 0: the
-    test images choose. None: 0, and a tenth of images of one's own (recipes/custom.py) that are not split."""
+    """Fraction of the training images that chooses the best weights; the test images are then measured at the end only. 0: the
+    test images choose. Default: 0; for your own images (recipes/custom.py), if they are not split, a tenth."""
     seed: int = 1
-    """Random seed: weight init, data order, dropout."""
+    """Random seed: weight init, data order, dropout, augmentation."""
     out: Path | None = None
     """The run folder; default runs/<recipe>/<net>-<hash of the configuration>, so the same command resumes the same run."""
     fresh: bool = False
@@ -76,7 +77,7 @@ class Run:
     max_seconds: int = 0
     """Save a checkpoint and end (exit code 75) after this many seconds of a launch, before a queue ends it; 0: no limit."""
     profile: bool = False
-    """Trace a few steps: where their time went, on the screen, and profile.json for https://ui.perfetto.dev in the run folder."""
+    """Trace a few steps: print where their time went, and write profile.json for https://ui.perfetto.dev in the run folder."""
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     """auto: WANDB_MODE if set, else online with an API key and offline without."""
     wandb_artifacts: bool = False
@@ -102,6 +103,7 @@ class Run:
     finished: bool = field(init=False, default=False)  # only its data are compared: see `compare_data`
     loaded: list[str] = field(init=False, default_factory=list)  # sha256 of the weights that it begins with: see `load`
     classes: tuple[str, ...] = field(init=False, default=())  # of the run that launch/trained.py makes the net of
+    trains: bool = field(init=False, default=True)  # False: the recipe is only asked what it would train, see launch/recipe.py
     quiet: bool = field(init=False, default=False)  # no lines on the screen
     separate_trials: bool = field(init=False, default=False)  # each process has trials of its own
     captured: bool = field(init=False, default=True)  # on a GPU: see launch/training/cuda_graph.py
@@ -135,6 +137,7 @@ class Run:
 
     def configure(self, recipe: str, options: dict[str, Any], precision: str) -> None:
         """Check the flags, and set `config`, which names the run folder. Raises Refused (2)."""
+        options = apart(options)
         whole = "limit", "micro_batches", "threads", "save_every", "eval_every", "log_every", "max_seconds"
         least_of = dict.fromkeys(whole, 0) | {"eval_every": 1}
         for name, least in least_of.items():
@@ -206,7 +209,7 @@ class Run:
         return found
 
     def compare_data(self, main: Callable[..., Any], options: dict[str, Any]) -> str:
-        """Whether this run, which is finished, has the data that `main(run, **options)` would train it on: until `open`.
+        """Return whether this run, which is finished, has the data that `main(run, **options)` would train it on: until `open`.
 
         Returns why that cannot be said, if they are not there any more. Not collective. Raises Refused (4).
         """
@@ -256,7 +259,7 @@ class Run:
         return self.folder, notes, self.config["data"]
 
     def origin(self, fingerprint: str, **other: Any) -> str:
-        """Of a checkpoint: sha256 of the configuration, the micro-batches and the data, which are all that its numbers come from.
+        """Origin of a checkpoint: sha256 of configuration, micro-batches and data, which are all that its numbers come from.
 
         `other` are options in place of this run's.
         """
@@ -277,8 +280,17 @@ class Run:
         inner.world, inner.rank, inner.micro_batches, inner.quiet, inner.wandb = 1, 0, 1, True, "disabled"
         return inner
 
-    def finish(self, result: dict) -> None:
-        """Record `result` as the whole run's: for recipes of several stages; `train` without a stage does it itself."""
+    def finish(self, summary: str, **facts: Any) -> None:
+        """Say `summary` and record it with the `facts` as the run's result: for recipes of several stages. Collective.
+
+        `train` without a stage does it itself.
+        """
+        self.record({"recipe": self.recipe, "summary": summary} | facts)
+        if self.rank == 0:
+            say(summary)
+
+    def record(self, result: dict) -> None:
+        """Write `result` as the whole run's, the mark of a finished run. Collective."""
         self.on_main(lambda: write_atomically(self.folder / "result.json", json.dumps(result, indent=1).encode()))
         if self.rank == 0 and stages(self.folder):
             try:
@@ -287,7 +299,7 @@ class Run:
                 complain(f"{self.folder} has no report.html: {first_line(error)}")
 
     def on_main(self, action: Callable[[], Any]) -> Any:
-        """What `action()` returns or raises on the main process, on every process. Collective: one broadcast.
+        """Run `action` on the main process; every process gets its result, or raises its error. Collective: one broadcast.
 
         An OSError (disk full, no permission) becomes Refused.
         """
@@ -314,7 +326,7 @@ class Run:
             set_timeout(START_SECONDS)
 
     def say_finished(self, result: dict, unknown: str = "") -> None:
-        """What an earlier launch has recorded, on the main process's screen; `unknown`: why its data cannot be compared."""
+        """Print, on the main process, what an earlier launch has recorded; `unknown`: why its data cannot be compared."""
         if self.rank == 0:
             say(f"already finished: {describe(result)}\n{self.folder}")
             if unknown:
@@ -341,7 +353,7 @@ class Run:
 
 @dataclass
 class OwnRun(Run):
-    """A run on data of one's own: no data set is there unless it is named."""
+    """Run on your own data: `--data` is required."""
 
     data: str = field()
     """Required: a folder, a table, a data set of the hub (owner/name), or synthetic."""

@@ -102,7 +102,7 @@ def edited(folder: Path, recorded: list[dict[str, str]], texts: dict[str, str]) 
 
 
 def _same(copy: Path, digest: str | None, text: str | None) -> bool:
-    """Whether the copy is the recorded one and means the same to Python as the text."""
+    """Return whether the copy is the recorded one and means the same to Python as the text."""
     if digest is None or text is None:
         return False
     try:

@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import Refused, first_line, printable
 from .old_names import options_of_today
+from .option_groups import together
 from .recipe import find as find_recipe
 from .recipe import load as load_recipe
 from .recipe import run_until_train
-from .report.runs import Record, chooser, command, read, read_json, read_metrics, read_result, used
+from .report.runs import Record, command, model_selection_split, read, read_json, read_metrics, read_result, used
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from .data.images import Images, MemoryFeed
+    from .data.feed import MemoryFeed
+    from .data.images import Images
     from .data.resize import ResizeRule
     from .run import Run
 
@@ -112,6 +114,7 @@ def rebuild(
     with contextlib.suppress(Refused):  # raised again below, if nothing else is wrong
         run.classes = tuple(about_of(path)["classes"])
     try:
+        options = together(module.main, options)
         inspect.signature(module.main).bind(run, **options)
     except TypeError as error:
         raise Refused(
@@ -119,7 +122,7 @@ def rebuild(
         ) from error
 
     def earlier(name: str) -> dict:
-        """What `train` returned for an earlier stage."""
+        """Result of `train` for an earlier stage."""
         if result := read_json(record.folder / name / "result.json"):
             return result
         raise Refused(f"{record.folder / name}, a stage before {folder}, is not finished; run the run's command to resume it", 4)
@@ -152,7 +155,8 @@ def _chosen(folder: Path, quietly: bool = False) -> str:
     """The weights of the training in `folder` that are used unless told otherwise: see `used` in record/runs.py."""
     result = read_result(folder)
     if result is None:  # killed a moment before its end, if it has its last weights
-        ended = (folder / WEIGHTS["last"]).is_file() and chooser(read_metrics(folder / "metrics.jsonl")) == "validation"
+        there = (folder / WEIGHTS["last"]).is_file()
+        ended = there and model_selection_split(read_metrics(folder / "metrics.jsonl")) == "validation"
         return "best" if ended else "last"
     weights = used(result)
     if not (folder / WEIGHTS[weights]).is_file() and (folder / WEIGHTS["last"]).is_file():
@@ -173,7 +177,7 @@ def weights_file(record: Record, stage: str = "", weights: str = CHOSEN, quietly
 
 
 def described(record: Record, stage: str = "", weights: str = CHOSEN) -> dict:
-    """What the weights that `rebuild` would load say about their net. Raises Refused (4), also if there are none."""
+    """Metadata of the weights that `rebuild` would load, about their net. Raises Refused (4), also if there are none."""
     return about_of(weights_file(record, stage, weights, quietly=True)[0])
 
 
@@ -229,7 +233,7 @@ def _without_weights(record: Record, stage: str, weights: str) -> Refused:
 
 
 def about_of(path: Path) -> dict:
-    """What a weights file says about its net. Raises Refused (4) if it is missing, or if no net could have been trained so."""
+    """Metadata of a weights file about its net. Raises Refused (4) if it is missing, or if no net could have been trained so."""
     try:
         with open(path, "rb") as file:  # not with safetensors' own function: it needs a UTF-8 path
             length = int.from_bytes(file.read(8), "little")
@@ -282,6 +286,6 @@ def feed(trained: Trained, pixels: "Tensor", device: Any = "cpu") -> "MemoryFeed
     import torch
 
     from .data.dataset import Split
-    from .data.images import MemoryFeed
+    from .data.feed import MemoryFeed
 
     return MemoryFeed(Split(pixels, torch.zeros(len(pixels), dtype=torch.int64)), trained.images, torch.device(device))

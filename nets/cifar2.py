@@ -1,7 +1,7 @@
-"""The networks of chapter 8, which tell birds from airplanes.
+"""Networks that tell birds from airplanes.
 
-Source  Deep Learning with PyTorch, chapter 8, from the notes in document 000, sections 2.4, 3 and 5. NetDepth and NetRes, which
-        the document only mentions, and NetResDeep follow the book's notebook p1ch8/1_convolution.ipynb
+Source  DLwPT ch. 8 (Deep Learning with PyTorch, chapter 8), sections 2.4, 3 and 5 of the notes on it. NetDepth and NetRes,
+        which the notes only mention, and NetResDeep follow the chapter's notebook p1ch8/1_convolution.ipynb
 Shapes  images float (N, 3, 32, 32) -> logits float (N, 2). Set `in_channels` and `num_classes` for other images
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class Net(nn.Module):
-    """The chapter's baseline: two convolutions, two linear layers, tanh (document 000, section 3). 18,090 parameters."""
+    """The chapter's baseline: two convolutions, two linear layers, tanh (section 3). 18,090 parameters."""
 
     def __init__(self, in_channels: int = 3, num_classes: int = 2):
         super().__init__()
@@ -30,7 +30,7 @@ class Net(nn.Module):
 
 
 def net_sequential() -> nn.Sequential:
-    """`Net` as an nn.Sequential (section 2.4), with the nn.Flatten that the document forgets. 18,090 parameters."""
+    """`Net` as an nn.Sequential (section 2.4), with the nn.Flatten that the notes forget. 18,090 parameters."""
     return nn.Sequential(
         nn.Conv2d(3, 16, kernel_size=3, padding=1),
         nn.Tanh(),
@@ -46,7 +46,7 @@ def net_sequential() -> nn.Sequential:
 
 
 def fully_connected(*hidden: int) -> nn.Sequential:
-    """The book's fully connected nets (chapter 7). (512,): 1,574,402 parameters; (1024, 512, 128): 3,737,474."""
+    """Fully connected nets of the book's chapter 7. (512,): 1,574,402 parameters; (1024, 512, 128): 3,737,474."""
     layers: list[nn.Module] = [nn.Flatten()]
     for inputs, outputs in itertools.pairwise((3 * 32 * 32, *hidden)):
         layers += [nn.Linear(inputs, outputs), nn.Tanh()]
@@ -164,13 +164,11 @@ class ResBlock(nn.Module):
 class NetResDeep(nn.Module):
     """A chain of residual blocks. 994,530 parameters with 100 blocks, 159,330 with 10.
 
-    The book writes `n_blocks * [ResBlock(...)]`, which uses one block many times: 75,810 parameters however many blocks. Set
+    DLwPT writes `n_blocks * [ResBlock(...)]`, which uses one block many times: 75,810 parameters however many blocks. Set
     `shared` for that; by default every block has weights of its own.
     """
 
-    def __init__(
-        self, n_chans1: int = 32, n_blocks: int = 100, shared: bool = False, in_channels: int = 3, num_classes: int = 2
-    ):
+    def __init__(self, n_chans1: int = 32, n_blocks: int = 100, shared: bool = False, in_channels: int = 3, num_classes: int = 2):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, n_chans1, kernel_size=3, padding=1)
         blocks = n_blocks * [ResBlock(n_chans1)] if shared else [ResBlock(n_chans1) for _ in range(n_blocks)]

@@ -1,7 +1,7 @@
-"""Networks for handwritten digits, from documents 002 and 004, and LeNet-5.
+"""Networks for handwritten digits, from the MNIST notes and the Inception notes, and LeNet-5.
 
-Source  MnistNet: document 002, sections 2.2, 2.4 and 2.6. LectureNet: document 004, "代码示例". InceptionNet and ResidualNet:
-        document 004's figures of the two modules, with the sizes of the course that the document follows
+Source  MnistNet: MNIST notes, sections 2.2, 2.4 and 2.6. LectureNet: Inception notes, "代码示例". InceptionNet and ResidualNet:
+        the figures of the two modules in the Inception notes, with the sizes of the course that these follow
 Shapes  images float (N, 1, 28, 28) -> logits float (N, 10). No other image size works
 """
 
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 
 class MnistNet(nn.Module):
-    """Document 002's net. 21,840 parameters with the 50 hidden units of its code and results; 25,150 with the 60 of its text.
+    """The MNIST notes' net. 21,840 parameters with the 50 hidden units of their code and results; 25,150 with the 60 of the text.
 
-    `MnistNet(32, 64, 100)` is its wide net (section 2.6): 155,606. Returns logits: cross-entropy on them is the document's
+    `MnistNet(32, 64, 100)` is its wide net (section 2.6): 155,606. Returns logits: cross-entropy on them is the notes'
     log_softmax followed by the negative log-likelihood.
     """
 
@@ -34,7 +34,7 @@ class MnistNet(nn.Module):
 
 
 class LectureNet(nn.Module):
-    """Document 004's `Net`: two convolutions and one linear layer. 8,490 parameters."""
+    """The Inception notes' `Net`: two convolutions and one linear layer. 8,490 parameters."""
 
     def __init__(self, in_channels: int = 1, num_classes: int = 10):
         super().__init__()
@@ -67,7 +67,7 @@ class InceptionA(nn.Module):
 
 
 class InceptionNet(nn.Module):
-    """Document 004's net with two Inception modules. 97,298 parameters."""
+    """The Inception notes' net with two Inception modules. 97,298 parameters."""
 
     def __init__(self, in_channels: int = 1, num_classes: int = 10):
         super().__init__()
@@ -96,7 +96,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualNet(nn.Module):
-    """Document 004's net with two residual blocks. 41,514 parameters."""
+    """The Inception notes' net with two residual blocks. 41,514 parameters."""
 
     def __init__(self, in_channels: int = 1, num_classes: int = 10):
         super().__init__()
@@ -113,7 +113,7 @@ class ResidualNet(nn.Module):
 
 
 class LeNet5(nn.Module):
-    """LeNet-5 as it is usually taught (LeCun et al. 1998; mentioned in document 001, section 2.4). 61,706 parameters."""
+    """LeNet-5 as it is usually taught (LeCun et al. 1998; mentioned in the transfer notes, section 2.4). 61,706 parameters."""
 
     def __init__(self, in_channels: int = 1, num_classes: int = 10):
         super().__init__()

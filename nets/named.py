@@ -1,6 +1,6 @@
 """A net by its name: the package's own, torchvision's, timm's; and its parts, whatever the architecture: heads and last block.
 
-Source  document 001, sections 2.1 (torchvision's architectures) and 2.3 (the last layer replaced, the last block unlocked)
+Source  transfer notes, sections 2.1 (torchvision's architectures) and 2.3 (the last layer replaced, the last block unlocked)
 Shapes  images float (N, 3, H, W) -> logits float (N, num_classes)
 """
 
@@ -67,7 +67,7 @@ def _timm(name: str, num_classes: int, pretrained: bool) -> nn.Module:
 
 
 def scale(net: nn.Module) -> dict[str, tuple[float, ...]]:
-    """mean and std that the published weights of `net` want: timm's nets name them, others have ImageNet's."""
+    """Mean and std that the published weights of `net` expect: timm's nets name them, others have ImageNet's."""
     known = getattr(net, "pretrained_cfg", None) or {}
     return {name: tuple(known.get(name) or usual) for name, usual in zoo.published_scale(channels=3).items()}
 

@@ -1,6 +1,6 @@
 """Network in Network: 1×1 convolutions in place of larger ones, global average pooling in place of linear layers.
 
-Source  document 003; Lin, Chen, Yan: Network In Network (arXiv:1312.4400)
+Source  NiN notes; Lin, Chen, Yan: Network In Network (arXiv:1312.4400)
 Shapes  images float (N, 1, 224, 224) -> logits float (N, 10)
 """
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 def make_layers(
     in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0, final_relu: bool = True
 ) -> nn.Sequential:
-    """The document's mlpconv: a convolution, then two 1×1 convolutions, a ReLU after each (the last if `final_relu`)."""
+    """The notes' mlpconv: a convolution, then two 1×1 convolutions, a ReLU after each (the last if `final_relu`)."""
     layers = [
         nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding),
         nn.ReLU(inplace=True),
@@ -22,9 +22,9 @@ def make_layers(
 
 
 class NinNet(nn.Module):
-    """The document's net: feature maps of 55, 27, 27, 13, 13, 6 and 6 pixels, then their average. 1,992,166 parameters.
+    """The notes' net: feature maps of 55, 27, 27, 13, 13, 6 and 6 pixels, then their average. 1,992,166 parameters.
 
-    `final_relu`, as in the document, clips the logits at 0. A class whose logit is 0 for every image gets no gradient and never
+    `final_relu`, as in the notes, clips the logits at 0. A class whose logit is 0 for every image gets no gradient and never
     recovers.
     """
 

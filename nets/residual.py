@@ -1,7 +1,7 @@
 """CIFAR ResNets, with and without shortcuts, in post- and pre-activation order, and DenseNet-BC.
 
 Source  He et al.: Deep Residual Learning (arXiv:1512.03385), section 4.2; He et al.: Identity Mappings (arXiv:1603.05027);
-        Huang et al.: Densely Connected Convolutional Networks (arXiv:1608.06993). Mentioned in documents 001 (2.4) and 004
+        Huang et al.: Densely Connected Convolutional Networks (arXiv:1608.06993). Mentioned in the transfer and Inception notes
 Shapes  images float (N, 3, 32, 32) -> logits float (N, 10)
 
 Parameters: ResNet-20 269,722; 32: 464,154; 44: 658,586; 56: 853,018; 110: 1,727,962. State dict keys are those of
@@ -55,9 +55,7 @@ class CifarResNet(nn.Module):
     layer2: nn.Sequential
     layer3: nn.Sequential
 
-    def __init__(
-        self, depth: int = 20, shortcut: bool = True, preact: bool = False, in_channels: int = 3, num_classes: int = 10
-    ):
+    def __init__(self, depth: int = 20, shortcut: bool = True, preact: bool = False, in_channels: int = 3, num_classes: int = 10):
         super().__init__()
         blocks, rest = divmod(depth - 2, 6)
         if rest or blocks < 1:

@@ -1,9 +1,9 @@
 """Two small nets for small images, built from parts of well-known ones.
 
-Source  document 001, section 2.2
+Source  transfer notes, section 2.2
 Shapes  MyNet1: images float (N, 1, 32, 32) -> logits (N, 10); MyNet2: (N, 1, 28, 28) -> (N, 10)
 
-The document takes its parts from module-level VGG and ResNet objects, so two instances share weights. Here each net has its own.
+The notes take the parts from module-level VGG and ResNet objects, so two instances share weights. Here each net has its own.
 """
 
 from torch import Tensor, nn
@@ -43,7 +43,7 @@ class MyNet1(nn.Module):
 
 
 class BasicConv2d(nn.Module):
-    """Convolution, batch norm, ReLU: (N, C, H, W) -> (N, out_channels, H, W). The redundant bias is the document's."""
+    """Convolution, batch norm, ReLU: (N, C, H, W) -> (N, out_channels, H, W). The redundant bias is that of the notes."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, padding: int):
         super().__init__()
@@ -60,7 +60,7 @@ class BasicConv2d(nn.Module):
 class MyNet2(nn.Module):
     """AlexNet scaled down: two convolutions, three more, two linear layers. 925,482 parameters.
 
-    Returns logits. `log_softmax` appends the document's LogSoftmax; cross-entropy is the same with and without it.
+    Returns logits. `log_softmax` appends the notes' LogSoftmax; cross-entropy is the same with and without it.
     """
 
     def __init__(self, in_channels: int = 1, num_classes: int = 10, log_softmax: bool = False):

@@ -1,10 +1,10 @@
-"""Transfer learning: lock parts of a net while the rest trains, and unlock them later. And document 001's half-pretrained net.
+"""Transfer learning: lock parts of a net while the rest trains, and unlock them later; the transfer notes' pretrained net.
 
-Source  document 001, section 2.3 (pretrained weights, locked parts, MyNet_pretrained, unlocking the last block)
+Source  transfer notes, section 2.3 (pretrained weights, locked parts, MyNet_pretrained, unlocking the last block)
 Shapes  MyNetPretrained: images float (N, 3, 224, 224) -> logits float (N, 10)
 
 Nothing in a locked part changes during training: parameters get no gradient, batch norm uses its running statistics and does
-not update them, dropout is off. The document only sets requires_grad = False, which lets the running statistics drift.
+not update them, dropout is off. The notes only set requires_grad = False, which lets the running statistics drift.
 """
 
 import torch
@@ -90,10 +90,10 @@ def _parts(net: nn.Module, names: tuple[str, ...]) -> list[nn.Module]:
 
 
 class MyNetPretrained(nn.Module):
-    """The document's MyNet_pretrained: resnet18 with conv1 … layer2 locked, layer3, layer4 and the linear layer new.
+    """The notes' MyNet_pretrained: resnet18 with conv1 … layer2 locked, layer3, layer4 and the linear layer new.
 
     11,181,642 parameters: 683,072 locked and 10,498,570 trainable; 387,648 and 10,793,994 after `unlock(net, "pretrained.5.1")`,
-    the document's `net.pretrained[5][1]`. `state` holds resnet18's weights, used for the locked half; without it that half is
+    the notes' `net.pretrained[5][1]`. `state` holds resnet18's weights, used for the locked half; without it that half is
     random. With one input channel the first kernel is summed over R, G and B.
     """
 

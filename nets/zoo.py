@@ -1,6 +1,6 @@
 """torchvision's classification architectures for any number of channels and classes, and ResNets for small images.
 
-Source  document 001, sections 2.1 (architectures, one grey channel, 10 classes, size limits) and 2.3 (pretrained weights);
+Source  transfer notes, sections 2.1 (architectures, one grey channel, 10 classes, size limits) and 2.3 (pretrained weights);
         torchvision.models for the architectures and their published weights
 Shapes  images float (N, in_channels, H, W) -> logits float (N, num_classes); H and W at least `minimum_size(name)`
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from launch.data.file_feed import Read, batches
-from launch.data.images import resized
-from launch.data.normalise import normaliser
+from launch.data.feed import resized
+from launch.data.normalise import Normaliser
 from launch.errors import Refused
 from launch.trained import rule_of, seen
 
@@ -43,7 +43,7 @@ class Model:
         self.classes: tuple[str, ...] = tuple(about["classes"])
         self.shape: tuple[int, int, int] = tuple(about["shape"])
         self.rule = rule_of(about)
-        self._normalise = normaliser(about["mean"], about["std"], self.shape[1] * self.shape[2], self.device)
+        self._normalise = Normaliser(about["mean"], about["std"], self.shape[1] * self.shape[2], self.device)
 
     def predict(self, images: "ImageLike | Iterable[ImageLike]", top: int = TOP) -> list[Prediction]:
         """What each image shows: paths of image files, arrays uint8 (H, W) or (H, W, 3), images of PIL's; one or many.

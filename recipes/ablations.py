@@ -1,6 +1,6 @@
-"""The chapter's chart, continued: what today's methods add to the net that its section 5 widens, regularises and deepens.
+"""DLwPT ch. 8's chart, continued: what today's methods add to the net that its section 5 widens, regularises and deepens.
 
-Source  document 000, section 5: `Net` on birds and airplanes, its settings, for half of its epochs; docs/training.md has the
+Source  DLwPT ch. 8, section 5: `Net` on birds and airplanes, its settings, for half of its epochs; docs/training.md has the
         source of each method
 Data    CIFAR-10, birds and airplanes only: 10,000 training and 2,000 test images, (3, 32, 32)
 Expect  docs/training.md has the table and the plot of five seeds
@@ -8,20 +8,20 @@ Run     accelerate launch recipes/ablations.py --method crop
         oneloop sweep recipes/ablations.py --method none smoothing mixup cutmix crop ema cosine adamw muon --seed 1 2 3 4 5
         make ablations
 
-Each method is added to plain SGD at the book's constant rate; one that brings a rate of its own has the usual one.
+Each method is added to plain SGD at DLwPT's constant rate; one that brings a rate of its own has the usual one.
 """
 
 from functools import partial
 from typing import Literal
-
-import torch
-import torch.nn.functional as F
 
 from launch import Run, cli, sources, train
 from launch.data import crop_and_flip, cutmix, mixup
 from launch.training.optimizers import Muon, groups
 from launch.training.schedules import cosine
 from nets.cifar2 import Net
+
+import torch
+import torch.nn.functional as F
 
 METHODS = "none", "smoothing", "mixup", "cutmix", "crop", "ema", "cosine", "adamw", "muon"
 

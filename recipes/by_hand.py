@@ -1,9 +1,9 @@
-"""The chapter's training loop in the open: plain PyTorch, one process.
+"""DLwPT ch. 8's training loop in the open: plain PyTorch, one process.
 
-Source  Deep Learning with PyTorch, chapter 8, from document 000, sections 4 and 4.1: training_loop and validate
+Source  DLwPT ch. 8 (Deep Learning with PyTorch), sections 4 and 4.1: training_loop and validate
 Data    CIFAR-10, classes airplane and bird: 10,000 training and 2,000 test images, (3, 32, 32)
 Expect  the weights of `python recipes/cifar2.py`, bit for bit, on a CPU with the same number of threads (tests/test_by_hand.py):
-        test accuracy 0.888 after 100 epochs (n = 1); the book has 0.89
+        test accuracy 0.888 after 100 epochs (n = 1); DLwPT has 0.89
 Run     python recipes/by_hand.py --data synthetic --epochs 10
 
 Normalising, batches, loss, update and validation are all in this file. launch parses the flags, reads the images, draws their
@@ -11,16 +11,16 @@ order and writes the weights. launch/training/loop.py adds to this loop: several
 record. The run folder of this recipe has no record, so `oneloop compare`, predict and evaluate cannot use it.
 """
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
 from launch import Run, cli, sources
 from launch.data import Images, Split
 from launch.data.order import order
 from launch.errors import Refused
 from launch.weights.tensors import weights_sha256, write_tensors
 from nets.cifar2 import Net
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 
 def normalised(split: Split, images: Images) -> Tensor:
@@ -70,8 +70,8 @@ def main(run: Run, epochs: int = 100, batch: int = 64, lr: float = 1e-2):
 
     write_tensors(run.folder / "model.safetensors", model.state_dict(), {})
     digest = weights_sha256(model.state_dict())
-    run.finish({"summary": f"accuracy {accuracy}, weights_sha256 {digest}", "weights_sha256": digest})
-    print(f"weights_sha256 {digest}\n{run.folder / 'model.safetensors'}")
+    run.finish(f"weights_sha256 {digest}", weights_sha256=digest, accuracy=accuracy)
+    print(run.folder / "model.safetensors")
 
 
 if __name__ == "__main__":

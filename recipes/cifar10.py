@@ -2,8 +2,8 @@
 
 Source  He et al. (arXiv:1512.03385), section 4.2: SGD with learning rate 0.1, momentum 0.9, weight decay 0.0001, batches of 128,
         the rate divided by 10 at 1/2 and 3/4 of the epochs, crop and flip. The paper subtracts the mean image, this recipe the
-        mean colour. DenseNet (arXiv:1608.06993): Nesterov momentum, batches of 64, 300 epochs. Mentioned in documents 001,
-        section 2.4 (ResNet-110: about 93 %), and 004
+        mean colour. DenseNet (arXiv:1608.06993): Nesterov momentum, batches of 64, 300 epochs. Mentioned in the
+        transfer notes, section 2.4 (ResNet-110: about 93 %), and the Inception notes
 Data    CIFAR-10: 50,000 training and 10,000 test images, (3, 32, 32)
 Expect  test accuracy 0.9173 and 0.9263 with the public weights of ResNet-20 and 32, as published. Not yet trained here; the
         papers have 0.9357 for ResNet-110 and 0.9549 for DenseNet-BC(100)
@@ -20,15 +20,14 @@ github.com/akamaster/pytorch_resnet_cifar10 were trained on images normalised wi
 from dataclasses import replace
 from typing import Literal
 
-import torch
-
 from launch import Run, cli, evaluate, sources, train
-from launch.console import say
 from launch.data import Images, crop_and_flip
 from launch.errors import Refused
 from launch.weights import load_into
 from nets.residual import CifarResNet, DenseNetBC
 from nets.zoo import published_scale
+
+import torch
 
 NETS = {
     "ResNet": lambda depth: CifarResNet(depth),
@@ -69,10 +68,10 @@ def main(
     except ValueError as error:
         raise Refused(f"--depth: {error}", 2) from error
     if weights:
-        found = run.load(weights, sha256)
-        if found.classes not in ((), images.classes):
-            raise Refused(f"--weights tell other classes apart: {', '.join(found.classes[:10])}", 4)
-        load_into(model, found.tensors)
+        source = run.load(weights, sha256)
+        if source.classes not in ((), images.classes):
+            raise Refused(f"--weights tell other classes apart: {', '.join(source.classes[:10])}", 4)
+        load_into(model, source.tensors)
     if epochs == 0:
         return measure(run, model, images)
     nesterov = net == "DenseNetBC" and momentum > 0
@@ -92,9 +91,7 @@ def measure(run: Run, model: torch.nn.Module, images: Images):
     run.open(images, {"model": type(model).__name__})
     test = evaluate(run, model, images)
     summary = f"{run.config['net']}-{run.config['depth']} as it is: test accuracy {test['accuracy']:.4f}, loss {test['loss']:.4f}"
-    run.finish({"recipe": run.recipe, "summary": summary, "test": test})
-    if run.rank == 0:
-        say(summary)
+    run.finish(summary, test=test)
 
 
 if __name__ == "__main__":

@@ -10,15 +10,14 @@ Run     accelerate launch --config_file launch/gpu.yaml recipes/cifar10_fast.py 
 
 from functools import partial
 
-import torch
-import torch.nn.functional as F
-
 from launch import Run, cli, evaluate, sources, train
-from launch.console import say
 from launch.data import MemoryFeed, alternating_flip, translate
 from launch.training.optimizers import Muon
 from launch.training.schedules import linear
 from nets.fast import FastNet, SixViews
+
+import torch
+import torch.nn.functional as F
 
 BIASES, HEAD = 0.053, 0.67  # learning rates of SGD for the sum over a batch: of all biases, and of the last layer
 WHITENED = 5000  # images that the first layer is computed from
@@ -60,9 +59,7 @@ def main(
     trained = train(run, net, images, optimizer, loss, stage="trained", **options)
     test = evaluate(run, SixViews(net), images)
     summary = f"test accuracy {test['accuracy']:.4f} over six views of each image, {trained['test']['accuracy']:.4f} over one"
-    run.finish({"recipe": run.recipe, "summary": summary, "test": test, "one_view": trained["test"], "stages": [trained]})
-    if run.rank == 0:
-        say(summary)
+    run.finish(summary, test=test, one_view=trained["test"], stages=[trained])
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Birds or airplanes: one small network, and what each change to its design does.
 
-Source  Deep Learning with PyTorch, chapter 8, from document 000, sections 3 to 5
+Source  DLwPT ch. 8 (Deep Learning with PyTorch), sections 3 to 5
 Data    CIFAR-10, classes airplane and bird: 10,000 training and 2,000 test images, (3, 32, 32)
-Expect  Net: test accuracy 0.888 after 100 epochs (n = 1), 2.5 minutes on a 2-core AMD EPYC; the book has 0.89. The other designs
+Expect  Net: test accuracy 0.888 after 100 epochs (n = 1), 2.5 minutes on a 2-core AMD EPYC; DLwPT has 0.89. The other designs
         are in docs/results.md
 Run     accelerate launch recipes/cifar2.py
         accelerate launch recipes/cifar2.py --net NetDropout --epochs 20
@@ -10,7 +10,7 @@ Run     accelerate launch recipes/cifar2.py
         accelerate launch recipes/cifar2.py --net NetResDeep --n-blocks 10 --lr 0.003
         accelerate launch --config_file launch/gpus.yaml recipes/cifar2.py
 
---book repeats what the book's notebook really does: it shuffles the images for its first net only, measures accuracy in train
+--book repeats what DLwPT's notebook really does: it shuffles the images for its first net only, measures accuracy in train
 mode (dropout active, batch norm with batch statistics) and uses one residual block many times. Without --book every design
 is shuffled and measured in eval mode, and has blocks of its own.
 """
@@ -18,12 +18,12 @@ is shuffled and measured in eval mode, and has blocks of its own.
 from functools import partial
 from typing import Literal
 
+from launch import Run, cli, sources, train
+from nets.cifar2 import Net, NetBatchNorm, NetDepth, NetDropout, NetRes, NetResDeep, NetWidth, fully_connected
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from launch import Run, cli, sources, train
-from nets.cifar2 import Net, NetBatchNorm, NetDepth, NetDropout, NetRes, NetResDeep, NetWidth, fully_connected
 
 NETS = {net.__name__: net for net in (Net, NetWidth, NetDropout, NetBatchNorm, NetDepth, NetRes, NetResDeep)} | {
     "FullyConnected512": partial(fully_connected, 512),
@@ -46,9 +46,9 @@ def main(
     Args:
         net: The design to train.
         n_blocks: Number of residual blocks in NetResDeep.
-        lr: Learning rate. The book uses 0.003 for NetResDeep.
+        lr: Learning rate. DLwPT uses 0.003 for NetResDeep.
         l2: Weight of the L2 penalty; 0 for none.
-        book: Train and measure as the book's notebook does.
+        book: Train and measure as DLwPT's notebook does.
     """
     images = sources.cifar10(run.data, keep=("airplane", "bird"), limit=run.limit)
     model = NetResDeep(n_blocks=n_blocks, shared=book) if net == "NetResDeep" else NETS[net]()

@@ -1,6 +1,6 @@
-"""What a convolution sees: the chapter's plots, drawn from a real image and a trained net.
+"""What a convolution sees: DLwPT ch. 8's plots, drawn from a real image and a trained net.
 
-Source  document 000, sections 2 to 2.2: a random kernel, the 1/9 kernel, the vertical-edge kernel; then Net's trained kernels
+Source  DLwPT ch. 8, sections 2 to 2.2: a random kernel, the 1/9 kernel, the vertical-edge kernel; then Net's trained kernels
 Data    CIFAR-10, classes airplane and bird; the plots show the first bird among the test images
 Expect  filters.png and features.png in the run folder, beside the kernels.png of every run; also in W&B
 Run     accelerate launch recipes/convolutions.py --epochs 10
@@ -11,13 +11,13 @@ beside the 1/27 kernel, which gives the mean.
 
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
 from launch import Run, cli, sources, train
 from launch.report.plots import maps
 from nets.cifar2 import Net
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 
 def blur(weight: float) -> Tensor:
@@ -26,7 +26,7 @@ def blur(weight: float) -> Tensor:
 
 
 def vertical_edge() -> Tensor:
-    """The chapter's kernel (1, 3, 3, 3): left column -1, right column 1, for each colour."""
+    """The vertical-edge kernel of DLwPT ch. 8, (1, 3, 3, 3): left column -1, right column 1, for each colour."""
     return torch.tensor([-1.0, 0.0, 1.0]).expand(1, 3, 3, 3).contiguous()
 
 
@@ -36,7 +36,7 @@ def main(run: Run, epochs: int = 10, batch: int = 64, lr: float = 1e-2):
     random_kernel = model.conv1.weight[:1].detach().clone()
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, fused=True)
 
-    def draw(folder: Path) -> None:
+    def plots(folder: Path) -> None:
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (images.mean, images.std))
         pixels = images.test.pixels[images.test.labels.tolist().index(1)].float() / 255
         image = ((pixels - mean) / std)[None]
@@ -52,7 +52,7 @@ def main(run: Run, epochs: int = 10, batch: int = 64, lr: float = 1e-2):
         maps(folder / "filters.png", [("image", pixels), *seen], columns_per_row=5)
         maps(folder / "features.png", [("image", pixels), *((f"map {i}", m) for i, m in enumerate(features))], 6)
 
-    train(run, model, images, optimizer, epochs=epochs, batch=batch, draw=draw)
+    train(run, model, images, optimizer, epochs=epochs, batch=batch, plots=plots)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Your own photographs: any folder or table, any classes, any sizes, from scratch or from weights trained elsewhere.
 
-Source  document 001, sections 2.2 to 2.4: photographs of 224 × 224, transfer learning, which net for which data. Its settings
+Source  transfer notes, sections 2.2 to 2.4: photographs of 224 × 224, transfer learning, which net for which data. Its settings
         are for other data; AdamW, warm-up and cosine decay, random resized crops, TrivialAugment and an average of the weights
         are today's usual ones (docs/training.md)
 Data    --data: a folder with a folder for each class, split into train/, val/ and test/ or not; a CSV or parquet table; a data
@@ -23,23 +23,25 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-
 from launch import Run, cli, sources, train
 from launch.console import say
 from launch.data import Images, cutmix, either, mixup, rand_augment, random_resized_crop, trivial_augment
-from launch.data.resize import rule_for
 from launch.errors import Refused, first_line
+from launch.features.compute import Views
+from launch.features.head import trained_on_features
 from launch.report.runs import tested
 from launch.run import OwnRun
+from launch.sources.options import DataOptions
 from launch.training.optimizers import groups
 from launch.training.schedules import Schedule, cosine, warm_up
 from launch.weights import for_classes, kept, load, load_into
 from nets.named import TIMM, build, heads, last_block, scale
 from nets.transfer import add_trainable, lock, unlock
 from nets.zoo import names, weights_url
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 BACKBONE_LR = 0.1  # the learning rate of what was trained before, against that of the new last layer
 WARM_UP = 0.05  # of the epochs
@@ -53,18 +55,13 @@ MIXES = {"none": None, "mixup": mixup(), "cutmix": cutmix(), "either": either(mi
 
 def main(
     run: OwnRun,
+    data: DataOptions = DataOptions(),
     net: str = "resnet18",
     mode: Literal["scratch", "finetune", "frozen", "gradual"] = "scratch",
     pretrained: bool = False,
     source: str = "",
     sha256: str = "",
     size: int = 224,
-    cache_size: int = 0,
-    white: int = 0,
-    split: str = "",
-    test: float = 0.1,
-    columns: tuple[str, ...] = (),
-    skip_bad: bool = False,
     class_weights: Literal["none", "balanced"] = "none",
     smoothing: float = 0.0,
     augment: Literal[tuple(AUGMENTS)] = "trivial",
@@ -76,6 +73,7 @@ def main(
     constant: bool = False,
     ema: float = 0.99,
     patience: int | None = None,
+    views: int = 0,
 ):
     """Train on images of your own.
 
@@ -86,12 +84,6 @@ def main(
         source: Start from these weights: a .safetensors file, a state dict saved by torch, a URL or a run folder.
         sha256: Expected sha256 of a source at a URL.
         size: Height and width that the net sees, in pixels.
-        cache_size: Shorter side of the images as they are kept, in pixels; 0: twice the size.
-        white: Pixel value of 16-bit grey images that is white, such as 4095 for 12 bits; 0: 65535.
-        split: A table with the columns path and split, such as the split.csv of another run.
-        test: Fraction of the images to test on, where they are not split.
-        columns: Columns of a table that are not to be guessed: image=NAME, label=NAME, split=NAME.
-        skip_bad: Train without the files that are no images.
         class_weights: balanced: a class counts in the loss as if it had as many images as the others.
         smoothing: Label smoothing: this part of each label is spread over all classes.
         augment: crop: random resized crops, mirrored or not; trivial, rand: TrivialAugment or RandAugment on top.
@@ -100,21 +92,17 @@ def main(
         constant: Keep the learning rate; else it warms up, then falls to 0 on half a cosine.
         ema: Decay of a moving average of the weights, which is measured beside them and chosen from; 0: none.
         patience: Stop early after this many epochs without a better validation accuracy; 0: never, None: half of them.
+        views: Augmented views of each training image in --mode frozen, where the locked part of the net is computed once.
     """
     if (mode == "scratch") == (pretrained or bool(source)):
         wants = "takes no weights" if mode == "scratch" else "needs weights to start from: --pretrained or --source"
         raise Refused(f"--mode {mode} {wants}", 2)
     if epochs < (2 if mode == "gradual" else 1):
         raise Refused("--epochs must be at least 1, and at least 2 for --mode gradual, which trains twice", 2)
-    rule = rule_for(size, cache_size, white)
-    if not 0 <= white <= 65535:
-        raise Refused(f"--white must be from 0 to 65535, it is {white}", 2)
-    if not 0 < size <= rule.cache_size:
-        raise Refused(f"--size must be at least 1 and --cache-size at least --size, they are {size} and {rule.cache_size}", 2)
-    chosen = {"split": split, "test": test, "columns": columns, "skip_bad": skip_bad}
-    images = sources.custom(
-        run.data, rule, limit=run.limit, validation=run.validation, **chosen, classes=run.classes, main=run.rank == 0
-    )
+    if views and (views < 0 or mode not in ("frozen", "gradual")):
+        raise Refused(f"--views takes a number from 0 on, and is for --mode frozen and gradual; it is {views}", 2)
+    rule = data.rule(size)
+    images = sources.custom(run.data, rule, data, run.limit, run.validation, classes=run.classes, main=run.rank == 0)
     model, images = net_for(run, net, images, pretrained, source, sha256)
     run.open(images, {"mode": mode, "cache_size": rule.cache_size})
     loss = loss_for(run, images, class_weights, smoothing)
@@ -122,28 +110,29 @@ def main(
         patience = epochs // 2
     options = {"batch": batch, "augment": AUGMENTS[augment], "mix": MIXES[mix], "ema": ema, "patience": patience}
     last = heads(model, len(images.classes))
+    learner, seen, first_options = model, images, options  # what is trained, or trained first, and on what
     if mode in ("frozen", "gradual"):
         lock(model)
         unlock(model, *last)
+        seen_once = Views(AUGMENTS[augment], augment, run.seed, views)
+        learner, seen, first_options = trained_on_features(run, model, images, last, seen_once, options)
     others = BACKBONE_LR if mode == "finetune" else 1.0
-    optimizer = torch.optim.AdamW(groups(model, lr, weight_decay, others, last), lr=lr, fused=True)
+    optimizer = torch.optim.AdamW(groups(learner, lr, weight_decay, others, last), lr=lr, fused=True)
 
     def schedule(epochs: int) -> Schedule | None:
         return None if constant else warm_up(WARM_UP * epochs, cosine((1 - WARM_UP) * epochs))
 
     if mode != "gradual":
-        train(run, model, images, optimizer, loss, epochs=epochs, schedule=schedule(epochs), **options)
+        train(run, learner, seen, optimizer, loss, epochs=epochs, schedule=schedule(epochs), **first_options)
         return
     half, left = epochs // 2, epochs - epochs // 2
-    first = train(run, model, images, optimizer, loss, epochs=half, schedule=schedule(half), stage="frozen", **options)
+    first = train(run, learner, seen, optimizer, loss, epochs=half, schedule=schedule(half), stage="frozen", **first_options)
     unlock(model, last_block(model, last))
     add_trainable(optimizer, model, BACKBONE_LR * lr)
     second = train(run, model, images, optimizer, loss, epochs=left, schedule=schedule(left), stage="unlocked", **options)
     before, after = (tested(result)["accuracy"] for result in (first, second))
     summary = f"gradual: test accuracy {after:.4f}, {before:.4f} before the last block was unlocked"
-    run.finish({"recipe": run.recipe, "summary": summary, "test": tested(second), "stages": [first, second]})
-    if run.rank == 0:
-        say(summary)
+    run.finish(summary, test=tested(second), stages=[first, second])
 
 
 def net_for(run: Run, name: str, images: Images, pretrained: bool, source: str, sha256: str) -> tuple[nn.Module, Images]:
@@ -167,23 +156,23 @@ def net_for(run: Run, name: str, images: Images, pretrained: bool, source: str, 
     usual = scale(model)
     if run.classes:
         return model, replace(images, **usual)
-    said = []
+    lines = []
     if wanted:
         published = len(state[f"{last[0]}.weight"]) if state else model.pretrained_cfg.get("num_classes")
-        said += [f"last layer {', '.join(last)}: {kept(classes, images.classes)}"] if published == classes else []
+        lines += [f"last layer {', '.join(last)}: {kept(classes, images.classes)}"] if published == classes else []
     if source:
-        found = run.load(source, sha256)
-        tensors, what = for_classes(found, model, last, images.classes)
+        trained = run.load(source, sha256)
+        tensors, last_layer = for_classes(trained, model, last, images.classes)
         report = load_into(model, tensors, partial=True)
-        if strange := [each for each in report.new if each.rpartition(".")[0] not in last]:
+        if strange := [name for name in report.new if name.rpartition(".")[0] not in last]:
             raise Refused(f"--source is not a {name}: it lacks {', '.join(strange[:4])}", 4)
-        said += [str(report), *filter(None, [what])]
-        its = {"mean": found.mean or usual["mean"], "std": found.std or usual["std"]}
+        lines += [str(report), *filter(None, [last_layer])]
+        its = {"mean": trained.mean or usual["mean"], "std": trained.std or usual["std"]}
         if its != usual:
-            said += [f"images are normalised as the source's were: mean {its['mean']}, std {its['std']}"]
+            lines += [f"images are normalised as the source's were: mean {its['mean']}, std {its['std']}"]
         usual = its
-    if run.rank == 0 and said:
-        say("\n".join(said))
+    if run.rank == 0 and lines:
+        say("\n".join(lines))
     return model, replace(images, **usual)
 
 
@@ -197,8 +186,8 @@ def loss_for(run: Run, images: Images, class_weights: str, smoothing: float):
     if class_weights == "none":
         return plain
     counts = images.train.labels.bincount(minlength=len(images.classes))
-    there = int((counts > 0).sum())  # with --limit, a class may have none
-    weights = (len(images.train) / there / counts.clamp(min=1)).to(run.accelerator.device)
+    classes = int((counts > 0).sum())  # with --limit, a class may have none
+    weights = (len(images.train) / classes / counts.clamp(min=1)).to(run.accelerator.device)
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
         if labels.ndim == 1:

@@ -1,6 +1,6 @@
 """Deeper is not always better: plain nets of 20 and 56 layers, and the same nets with shortcuts.
 
-Source  document 004, "卷积的深度及其效果" and "残差网络"; He et al. (arXiv:1512.03385), figures 1 and 6
+Source  Inception notes, "卷积的深度及其效果" and "残差网络"; He et al. (arXiv:1512.03385), figures 1 and 6
 Data    CIFAR-10: 50,000 training and 10,000 test images, (3, 32, 32)
 Expect  depth.png, the training losses. In the paper the deeper net has the higher one without shortcuts, the lower one with them.
         Not yet trained here for all 30 epochs
@@ -10,14 +10,14 @@ Run     accelerate launch --config_file launch/gpus.yaml recipes/depth.py
 The schedule is shorter than the paper's: 30 epochs, with the learning rate divided by 10 halfway.
 """
 
-import torch
-
 from launch import Run, cli, sources, train
 from launch.data import crop_and_flip
 from launch.report.compare import train_loss
 from launch.report.plots import curves
 from launch.report.runs import read_metrics, tested
 from nets.residual import CifarResNet
+
+import torch
 
 
 def main(run: Run, epochs: int = 30, batch: int = 128, lr: float = 0.1, momentum: float = 0.9, weight_decay: float = 1e-4):
@@ -44,7 +44,7 @@ def main(run: Run, epochs: int = 30, batch: int = 128, lr: float = 0.1, momentum
     if run.rank == 0:
         curves(run.folder / "depth.png", losses, "training loss")
     accuracies = ", ".join(f"{name} {tested(result)['accuracy']:.4f}" for name, result in results.items())
-    run.finish({"recipe": run.recipe, "summary": f"test accuracy: {accuracies}", "stages": results})
+    run.finish(f"test accuracy: {accuracies}", stages=results)
 
 
 if __name__ == "__main__":

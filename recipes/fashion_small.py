@@ -1,6 +1,6 @@
 """Two small nets, built from parts of well-known ones, on Fashion-MNIST.
 
-Source  document 001, section 2.2: MyNet1 (32 × 32) and MyNet2 (28 × 28). The document does not say how it trains them
+Source  transfer notes, section 2.2: MyNet1 (32 × 32) and MyNet2 (28 × 28). The notes do not say how they are trained
 Data    Fashion-MNIST: 60,000 training and 10,000 test images, (1, 28, 28), resized to 32 × 32 on the device for MyNet1
 Expect  test accuracy 0.926 with --epochs 4 (n = 1); MyNet1 0.912 with --epochs 2 (n = 1)
 Run     accelerate launch recipes/fashion_small.py --epochs 4
@@ -10,10 +10,10 @@ Run     accelerate launch recipes/fashion_small.py --epochs 4
 from dataclasses import replace
 from typing import Literal
 
-import torch
-
 from launch import Run, cli, sources, train
 from nets.small import MyNet1, MyNet2
+
+import torch
 
 NETS = {net.__name__: net for net in (MyNet1, MyNet2)}
 

@@ -1,6 +1,6 @@
 """Which net to choose? Cross-validation of several candidates: nets × seeds × folds, a few epochs each.
 
-Source  document 001, section 2.4: train a few candidates 5 to 10 times for 2 or 3 epochs; compare mean, spread, time, over- and
+Source  transfer notes, section 2.4: train a few candidates 5 to 10 times for 2 or 3 epochs; compare mean, spread, time, over- and
         underfitting; begin with ResNet18. Its nets share modules, so its second training continues the first; here every trial
         has new weights. It varies the training set by augmentation; with folds, each net is validated on every image once
 Data    Fashion-MNIST's 60,000 training images in stratified folds: a trial trains on k - 1 folds and validates on the other. The
@@ -17,10 +17,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal
 
-import torch
-from rich.console import Console
-from rich.table import Table
-
 from launch import Run, cli, sources, train
 from launch.console import say
 from launch.data import Images, Split, folds, micro_batch_seed
@@ -30,6 +26,10 @@ from launch.report.runs import read_json, read_metrics
 from nets.mnist import InceptionNet, LectureNet, LeNet5, MnistNet, ResidualNet
 from nets.small import MyNet1, MyNet2
 from nets.zoo import zoo
+
+import torch
+from rich.console import Console
+from rich.table import Table
 
 NETS = {net.__name__: net for net in (LeNet5, LectureNet, MnistNet, InceptionNet, ResidualNet, MyNet1, MyNet2)} | {
     "ResNet18": partial(zoo, "resnet18", in_channels=1, stem="small")
@@ -124,12 +124,12 @@ def report(run: Run, nets: tuple[str, ...], trials: list[str], epochs: int) -> N
         say(f"{row['net']}: {row['verdict']}")
     best = rows[0]
     summary = f"{best['net']}: validation accuracy {best['mean']:.4f} ± {best['deviation']:.4f} over {best['trials']} trials"
-    say(f"{summary}\n{run.folder / 'selection.png'}")
-    run.single_process().finish({"recipe": run.recipe, "summary": summary, "epochs": epochs, "ranking": rows})
+    run.single_process().finish(summary, epochs=epochs, ranking=rows)
+    say(str(run.folder / "selection.png"))
 
 
 def verdict(runs: list[list[float]], gap: float) -> str:
-    """Document 001's rules of thumb. `runs`: validation accuracies by epoch of each trial; `gap`: training minus validation."""
+    """The transfer notes' rules. `runs`: validation accuracies by epoch of trials; `gap`: training minus validation."""
     last = statistics.mean(run[-1] for run in runs)
     rising = len(runs[0]) > 1 and last - statistics.mean(run[-2] for run in runs) > 0.005
     if gap > 0.03:

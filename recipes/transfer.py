@@ -1,9 +1,9 @@
 """Transfer learning: reuse what a net learned on one task for another task with few images.
 
-Source  document 001, section 2.3: (1) pretrained weights as initialisation; (2) locked weights as a feature extractor, then
-        unlocking from the output side with a small learning rate. Learning rates and epochs are not the document's
+Source  transfer notes, section 2.3: (1) pretrained weights as initialisation; (2) locked weights as a feature extractor, then
+        unlocking from the output side with a small learning rate. Learning rates and epochs are not the notes'
 Data    CIFAR-10. Task A: the eight classes other than airplane and bird. Task B: airplane and bird, --few training images
-Net     ResNet-20 with a new last layer for task B; or the document's MyNetPretrained with new layer3, layer4 and last layer
+Net     ResNet-20 with a new last layer for task B; or the notes' MyNetPretrained with new layer3, layer4 and last layer
 Expect  test accuracy with --source-epochs 3 (n = 1): scratch 0.833, frozen 0.851, gradual 0.852, finetune 0.865
 Run     accelerate launch recipes/transfer.py --mode scratch
         accelerate launch recipes/transfer.py --mode frozen
@@ -20,8 +20,6 @@ torchvision's resnet18 for ImageNet. Images are normalised with ImageNet's mean 
 from dataclasses import replace
 from typing import Literal
 
-import torch
-
 from launch import Run, cli, sources, train
 from launch.console import say
 from launch.data import Images, crop_and_flip
@@ -32,6 +30,8 @@ from launch.weights.tensors import weights, weights_sha256
 from nets.residual import CifarResNet
 from nets.transfer import MyNetPretrained, add_trainable, lock, trainable, unlock
 from nets.zoo import published_scale, weights_url
+
+import torch
 
 TASK_B = ("airplane", "bird")
 TASK_A = tuple(name for name in sources.CIFAR10_CLASSES if name not in TASK_B)
@@ -74,15 +74,15 @@ def main(
         images = replace(images, size=224, **published_scale(channels=3))
     images = replace(images, size=size or images.size)
     published = source or (weights_url("resnet18") if net == "MyNetPretrained" else "")
-    found = run.load(published, sha256) if published and mode != "scratch" else None
+    trained = run.load(published, sha256) if published and mode != "scratch" else None
     torch.manual_seed(run.seed)
     if net == "MyNetPretrained":
-        model = MyNetPretrained(num_classes=2, state=found.tensors if found else None)
+        model = MyNetPretrained(num_classes=2, state=trained.tensors if trained else None)
         unlock(model)
     else:
         model = CifarResNet(20, num_classes=2)
-        if found:
-            begin_with(run, model, found)
+        if trained:
+            begin_with(run, model, trained)
     run.open(images, {"mode": mode})
     if net == "ResNet20" and mode != "scratch" and not source:
         begin_with(run, model, Source(task_a(run, source_epochs), TASK_A))
@@ -102,21 +102,19 @@ def main(
     assert locked_digest(model) == before, "a locked tensor changed"
     test, learning = tested(results[-1]), results[-1]["trainable"]
     summary = f"{mode}: test accuracy {test['accuracy']:.4f} from {len(images.train)} images, {learning:,} trainable parameters"
-    facts = {"mode": mode, "locked_sha256": before, "test": test, "stages": results}
-    run.finish({"recipe": run.recipe, "summary": summary} | facts)
-    if run.rank == 0:
-        locked = mode in ("frozen", "gradual")
-        say(summary + (f"; locked tensors unchanged, sha256 {before[:16]}" if locked else ""))
+    run.finish(summary, mode=mode, locked_sha256=before, test=test, stages=results)
+    if run.rank == 0 and mode in ("frozen", "gradual"):
+        say(f"locked tensors unchanged, sha256 {before[:16]}")
 
 
 def begin_with(run: Run, model: CifarResNet, source: Source) -> None:
     """Copy the source into the model, the last layer if it knows the classes. Raises Refused (4) for another net's weights."""
-    tensors, said = for_classes(source, model, ("linear",), TASK_B)
+    tensors, last_layer = for_classes(source, model, ("linear",), TASK_B)
     report = load_into(model, tensors, partial=True)
     if missing := [name for name in report.new if not name.startswith("linear.")]:
         raise Refused(f"--source is not a ResNet-20: it lacks {', '.join(missing[:4])}", 4)
     if run.rank == 0:
-        say("\n".join(filter(None, [str(report), said])))
+        say("\n".join(filter(None, [str(report), last_layer])))
 
 
 def task_a(run: Run, epochs: int) -> dict[str, torch.Tensor]:

@@ -1,6 +1,6 @@
 """torchvision's architectures on small images, from scratch or from published weights.
 
-Source  document 001, sections 2.1 and 2.3, which give no settings; --net takes every classification net in torchvision.models
+Source  transfer notes, sections 2.1 and 2.3, which give no settings; --net takes every classification net in torchvision.models
 Data    CIFAR-10 (3, 32, 32) or Fashion-MNIST (1, 28, 28), resized with --size on the device
 Expect  no accuracy measured yet
 Run     accelerate launch recipes/zoo.py
@@ -15,17 +15,17 @@ ImageNet's mean and std. For grey images the first layer's kernels are summed ov
 from dataclasses import replace
 from typing import Literal
 
-import torch
-
 from launch import Run, cli, sources, train
 from launch.errors import Refused
 from launch.weights import load
-from nets.zoo import check_size, names, published_scale, weights_url, zoo
+from nets.zoo import check_size, published_scale, weights_url, zoo
+
+import torch
 
 
 def main(
     run: Run,
-    net: Literal[tuple(names())] = "resnet18",
+    net: str = "resnet18",
     dataset: Literal["cifar10", "fashion_mnist"] = "cifar10",
     size: int = 0,
     stem: Literal["small", "imagenet"] = "small",
@@ -37,7 +37,7 @@ def main(
     """Train one of torchvision's nets.
 
     Args:
-        net: The architecture, by torchvision's name.
+        net: The architecture, by torchvision's name for it.
         dataset: The data set.
         size: Resize images to this height and width in pixels; 0 keeps their size.
         stem: First layer: small for images of 32 x 32 (ResNets only), imagenet as torchvision has it.

@@ -6,8 +6,9 @@ Steps and evaluations are those that `Run.stop_when` is asked at; for the others
 torch's elastic agent, in the same job, is left in peace.
 
 --at   step=N: before step N of the run; import=N (of the recipe), start=N (finding the other processes), open=N (taking the run
-       folder), examine=N, store=N (images), best=N (measuring the best weights), draw=N (the report), save=N: at the N-th call
-       in this process, from 1; save=N.M: at the M-th fsync of the N-th save; evaluate=N: in the evaluation after step N
+       folder), check=N, store=N (images), features=N (keeping some), best=N (measuring the best weights), draw=N (the report),
+       save=N: at the N-th call in this process, from 1; save=N.M: at the M-th fsync of the N-th save; evaluate=N: in the
+       evaluation after step N
 --do   signals to this process (SIGKILL, SIGSTOP, or several: SIGTERM,SIGTERM), LAUNCHER (SIGKILL to its parent), raise, ENOSPC,
        NAN (the first image of this process's next batch), or a command in one string
 """
@@ -29,22 +30,25 @@ from pathlib import Path
 import torch
 
 import launch.data.store
+import launch.features.store
 import launch.processes
-import launch.sources.survey
+import launch.sources.dataset_report
 import launch.training.checkpoint
+import launch.training.evaluate
 import launch.training.finish
 import launch.training.loop
 from launch import Run
-from launch.data.images import MemoryFeed
+from launch.data.feed import MemoryFeed
 
 SEAMS = {
     "import": (runpy, "run_path"),
     "start": (Run, "start"),
     "open": (Run, "open"),
     "save": (launch.training.checkpoint, "save"),
-    "examine": (launch.sources.survey, "examine"),
+    "check": (launch.sources.dataset_report, "check"),
     "store": (launch.data.store.Store, "_write"),
-    "best": (launch.training.loop, "best_weights"),
+    "features": (launch.features.store.FeatureStore, "add"),
+    "best": (launch.training.evaluate, "best_weights"),
     "draw": (launch.training.finish, "_show"),
 }
 

@@ -1,4 +1,4 @@
-"""What the tests share: a place of their own, a data set whose numbers divide nothing, runs in this and in other processes."""
+"""Fixtures of the tests: a folder of their own, a data set whose numbers divide nothing, runs in this and in other processes."""
 
 import gc
 import importlib
@@ -38,7 +38,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def small_garbage():
-    """What tests have imported since is left alone, too, by the collections at the ends of runs."""
+    """Exempt what tests have imported since, too, from the garbage collections at the ends of runs."""
     yield
     if len(gc.get_objects()) > 20_000:
         gc.collect()
@@ -71,7 +71,7 @@ def images() -> Images:
 
 @pytest.fixture
 def few_synthetic(monkeypatch) -> None:
-    """Of the synthetic images only 256 and 20: drawing 2,000 and evaluating on 500 takes most of a second."""
+    """Use only 256 and 20 synthetic images: drawing 2,000 and evaluating on 500 takes most of a second."""
     for split, count in {"train": 256, "test": 20}.items():
         monkeypatch.setitem(synthetic.COUNTS, split, count)  # not another dictionary: this one is an argument's default
 
@@ -84,11 +84,11 @@ def folder(tmp_path) -> Path:
 
 @pytest.fixture
 def start(tmp_path, monkeypatch):
-    """start(**flags) -> a started Run in this process, in the folder `out` of the test; half a second faster without images."""
+    """start(**flags) -> a started Run in this process, in the folder `out` of the test; half a second faster without plots."""
     begun = []
 
-    def start(out="run", options=None, images=False, stop_when=None, **flags) -> Run:
-        if not images:
+    def start(out="run", options=None, plots=False, stop_when=None, **flags) -> Run:
+        if not plots:
             monkeypatch.setattr("launch.report.show.show", lambda *_: None)
         run = Run(data="synthetic", out=tmp_path / out, wandb="disabled", threads=1, **flags)
         assert run.start("test", options or {}) is None
@@ -119,7 +119,7 @@ def result(folder: Path) -> dict:
 
 
 def launcher(processes: int = 1) -> list[str]:
-    """What `accelerate launch` is for Python, up to the recipe's file."""
+    """The command `accelerate launch`, up to the recipe's file."""
     config = "accelerate_config.yaml" if processes == 1 else "launch/cpus.yaml"
     return ["-m", "accelerate.commands.launch", "--config_file", str(ROOT / config), "--num_processes", str(processes)]
 

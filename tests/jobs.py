@@ -75,7 +75,7 @@ def python(*args, **place) -> Job:
 
 
 def run(*args, timeout: float = 120, **place) -> subprocess.CompletedProcess:
-    """As subprocess.run([sys.executable, *args], capture_output=True, text=True, check=False): `python` to its end."""
+    """Run `python` to its end, as subprocess.run([sys.executable, *args], capture_output=True, text=True, check=False) does."""
     with tempfile.TemporaryDirectory() as folder:
         log, errors = Path(folder) / "out", Path(folder) / "err"
         code = python(*args, log=log, errors=errors, **place).wait(timeout)
@@ -84,12 +84,12 @@ def run(*args, timeout: float = 120, **place) -> subprocess.CompletedProcess:
 
 def _start(
     action: Callable[..., int | None], *args, cwd: Path, env: dict | None = None, log: Path | None = None,
-    errors: Path | None = None, network: str = "", images: bool = False,
+    errors: Path | None = None, network: str = "", plots: bool = False,
 ) -> Job:  # fmt: skip
     """Have a forked process do `action(*args)` in the folder `cwd`.
 
     `network` names a network namespace to live in. What is said goes to `log`, on standard error to `errors` if that is given.
-    None in `env` unsets. Without the `images` of a finished run, which few tests look at, it takes a second less.
+    None in `env` unsets. Without the `plots` of a finished run, which few tests look at, it takes a second less.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["jobs", "preloaded"])
@@ -101,7 +101,7 @@ def _start(
     environment = {name: value for name, value in (os.environ | (env or {})).items() if value is not None}
     process = context.Process(
         target=_become,
-        args=(action, args, environment, cwd, log, errors or log, network, images),
+        args=(action, args, environment, cwd, log, errors or log, network, plots),
     )
     process.start()
     wait_for(lambda: log.exists())
@@ -109,7 +109,7 @@ def _start(
 
 
 def _become(
-    action: Callable[..., int | None], args: tuple, env: dict, cwd: Path, log: Path, errors: Path, network: str, images: bool
+    action: Callable[..., int | None], args: tuple, env: dict, cwd: Path, log: Path, errors: Path, network: str, plots: bool
 ) -> None:
     os.setsid()
     if network:
@@ -121,7 +121,7 @@ def _become(
     for stream, path in ((2, errors), (1, log)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     launch.training.job.SAVE_SECONDS = 0  # as in conftest.py
-    if not images:
+    if not plots:
         launch.report.show.show = lambda *_: None
     sys.exit(action(*args))
 
@@ -158,7 +158,7 @@ def wait_for(condition, seconds: float = 60) -> None:
 
 
 def gone(group: int) -> bool:
-    """Whether no process of the group is left."""
+    """Return whether no process of the group is left."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:

@@ -17,8 +17,8 @@ from launch.training.optimizers import Muon, groups
 from launch.training.schedules import cosine, linear, one_cycle, step, warm_up
 
 
-def by_rank(images: Tensor, others: Tensor, draw) -> tuple[Tensor, Tensor]:
-    """What must not be: shares drawn by each process for itself."""
+def by_rank(images: Tensor, others: Tensor, rng) -> tuple[Tensor, Tensor]:
+    """A fault: shares drawn by each process for itself."""
     generator = torch.Generator().manual_seed(int(os.environ.get("RANK", 0)))
     share = torch.rand(len(images), generator=generator)
     return torch.lerp(others, images, share[:, None, None, None]), share

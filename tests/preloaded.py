@@ -1,4 +1,4 @@
-"""What a training, or accelerate's launcher, imports on its way: imported once, by the fork server and by each test process.
+"""Modules that a training, or accelerate's launcher, imports: imported once, by the fork server and by each test process.
 
 W&B is not: a folder that it makes when it is imported would be removed by the first forked process that ends.
 """

@@ -1,4 +1,4 @@
-"""What a recipe gives to `train`, call by call: the fixture `given`, and how a call is compared with a document."""
+"""Arguments that a recipe gives to `train`, call by call: the fixture `given`, and a call compared with its source."""
 
 import functools
 import inspect
@@ -82,7 +82,7 @@ def given(start, one_run, monkeypatch):
 
 
 def facts(call, optimizer: bool = True) -> dict:
-    """What the documents have numbers for; those of an optimizer of theirs only."""
+    """The arguments that the sources have numbers for; those of an optimizer of theirs only."""
     images, rates = call.images, call.schedule and [call.schedule(moment * call.epochs) for moment in MOMENTS]
     return {
         "net": type(call.model).__name__,

@@ -1,4 +1,4 @@
-"""What a finished training leaves: an average that a plain loop gives too, and numbers of what was really trained."""
+"""The average of the weights equals a plain loop's, and a finished training's numbers are those of what was trained."""
 
 import json
 
@@ -16,7 +16,7 @@ EPOCHS, STEPS = 3, 8
 
 
 def test_an_average_is_that_of_a_plain_loop():
-    """Of parameters, with the ramp of TensorFlow's; what is no float, as batch norm's counter, is the net's own."""
+    """The average of parameters, with TensorFlow's ramp; what is no float, as batch norm's counter, is the net's own."""
     torch.manual_seed(0)
     net = Tiny()
     average, decay = Average(net, 0.9), 0.9
@@ -133,7 +133,7 @@ def trained_for(start, images, epochs, lr=0.1, momentum=0.9, stop_when=None):
 
 @pytest.mark.parametrize("changed", [{"lr": 0.05}, {"momentum": 0.5}])
 def test_a_longer_run_whose_optimizer_is_another_starts_from_its_beginning(start, images, capsys, changed):
-    """As of a recipe that derives its rate from the number of epochs; it says why."""
+    """A recipe may derive its rate from the number of epochs; the run says why it starts over."""
     trained_for(start, images, 1)
     trained_for(start, images, 2)
     assert "starts where" in capsys.readouterr().out  # control

@@ -32,8 +32,7 @@ def test_by_hand_is_train(tmp_path):
     loop = result(tmp_path / "loop/run")
     assert by_hand == loop["weights_sha256"] == result(tmp_path / "hand/run")["weights_sha256"]
     assert weights_sha256(load_file(tmp_path / "hand/run/model.safetensors")) == by_hand
-    accuracies = ast.literal_eval(result(tmp_path / "hand/run")["summary"].removeprefix("accuracy ").partition(", weights")[0])
-    assert accuracies == {"train": loop["train"]["accuracy"], "val": loop["test"]["accuracy"]}
+    assert result(tmp_path / "hand/run")["accuracy"] == {"train": loop["train"]["accuracy"], "val": loop["test"]["accuracy"]}
     losses = [line for line in (tmp_path / "loop/run/metrics.jsonl").read_text().splitlines() if '"train", "step"' in line]
     assert f"Epoch 1, Training loss {ast.literal_eval(losses[0])['loss']:.4f}" in done.stdout
     again = run_recipe("by_hand", *FLAGS, cwd=tmp_path / "hand")
@@ -76,6 +75,7 @@ def test_weights_that_are_not_finite_are_not_saved(limit, by_hand, start, tmp_pa
 
 def test_one_weight_that_is_not_finite_is_enough(by_hand, start, monkeypatch):
     """Even if the loss is finite: tanh maps infinity to 1."""
+
     def burst():
         net = Net()
         net.conv1.bias.data[0] = torch.inf
@@ -90,7 +90,7 @@ def test_one_weight_that_is_not_finite_is_enough(by_hand, start, monkeypatch):
 
 
 def interrupted(main, tmp_path, monkeypatch, capsys, *flags) -> str:
-    """What `cli(main)` prints on SIGINT, with exit code 130."""
+    """Output of `cli(main)` on SIGINT, with exit code 130."""
     place = ["--out", str(tmp_path / "run"), "--wandb", "disabled", "--threads", "1"]
     monkeypatch.setattr(sys, "argv", ["recipe.py", "--data", "synthetic", *place, *flags])
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it

@@ -213,7 +213,7 @@ def full() -> None:
 
 
 def naive_save(folder, model, optimizer, state):
-    """As accelerate's save_state: the old ones go first, and files are written where they are to stay."""
+    """Save as accelerate's save_state does: the old ones go first, and files are written in place."""
     for older in folder.glob("step-*"):
         checkpoint.shutil.rmtree(older)
     final = folder / f"step-{state['step']:08d}"
@@ -256,7 +256,7 @@ def test_fault_at_every_file_call_leaves_the_old_or_the_new(fault, tmp_path):
 
 
 def test_fault_while_a_step_is_saved_again_loses_nothing(tmp_path):
-    """As after a stop during the evaluation at an epoch's end."""
+    """A step is saved again after a stop during the evaluation at an epoch's end."""
     for nth in itertools.count(1):
         place = tmp_path / str(nth)
         save(place, 1)

@@ -10,12 +10,12 @@ from recipe_calls import given as given
 from recipe_calls import one_run as one_run
 
 from launch import sources
-from launch.data.augment import EpochDraws, alternating_flip, translate
+from launch.data.augment import EpochRng, alternating_flip, translate
 from nets.fast import FastNet, SixViews
 
 
-def drawn(samples, epoch=0):
-    made = EpochDraws(seed=1, samples=samples, device=torch.device("cpu"))
+def rng_of(samples, epoch=0):
+    made = EpochRng(seed=1, samples=samples, device=torch.device("cpu"))
     made.begin(epoch)
     return made.of(torch.arange(samples))
 
@@ -57,16 +57,17 @@ def test_six_views_are_those_of_the_paper():
 
 def test_translation_moves_by_two_at_most_and_reflects():
     pixels = torch.randint(0, 256, (500, 7, 9, 3), dtype=torch.uint8)
-    moved, draw = translate(pixels, drawn(500)), drawn(500)
+    rng = rng_of(500)
+    moved = translate(pixels, rng)
     padded = F.pad(pixels.permute(0, 3, 1, 2).float(), (2, 2, 2, 2), mode="reflect").permute(0, 2, 3, 1).to(torch.uint8)
-    for index, (down, right) in enumerate(zip(draw(3, 5).tolist(), draw(4, 5).tolist(), strict=True)):
+    for index, (down, right) in enumerate(zip(rng.integers(3, 5).tolist(), rng.integers(4, 5).tolist(), strict=True)):
         assert torch.equal(moved[index], padded[index, down : down + 7, right : right + 9])
-    assert len({*zip(draw(3, 5).tolist(), draw(4, 5).tolist(), strict=True)}) == 25
+    assert len({*zip(rng.integers(3, 5).tolist(), rng.integers(4, 5).tolist(), strict=True)}) == 25
 
 
 def test_an_image_is_mirrored_every_other_epoch():
     pixels = torch.arange(2000 * 4).remainder(251).to(torch.uint8).view(2000, 1, 4, 1)
-    first, second, third = (alternating_flip(pixels, drawn(2000, epoch)) for epoch in (0, 1, 2))
+    first, second, third = (alternating_flip(pixels, rng_of(2000, epoch)) for epoch in (0, 1, 2))
     assert torch.equal(first, third)
     assert torch.equal(first.flip(2), second)
     as_it_is = (first == pixels).flatten(1).all(1)

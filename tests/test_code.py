@@ -56,7 +56,7 @@ def place(tmp_path) -> Path:
 
 
 def mine(place: Path, *flags, code: int = 0) -> str:
-    """What the recipe says on its way to the exit code `code`."""
+    """Output of the recipe, which ends with the exit code `code`."""
     job = begin(place / "mine.py", "--data", "synthetic", "--threads", 1, "--wandb", "disabled", *flags, cwd=place)
     assert job.wait() == code, job.output
     return job.output
@@ -239,7 +239,7 @@ def test_longer_run_killed_before_its_first_checkpoint(fit, tmp_path):
 
 
 def test_control_longer_run_that_begins_with_other_weights(fit):
-    """As those of a file that was replaced."""
+    """The digests are those of a file that was replaced."""
     fit(2)
     _, said = fit(4, net=lambda: Tiny().apply(lambda module: [p.data.mul_(1.01) for p in module.parameters(recurse=False)]))
     assert "ended: it began with other weights" in said

@@ -1,4 +1,4 @@
-"""What users type: flags that are on or off, numbers without end, and whatever a random hand puts together."""
+"""Command lines as users type them: flags that are on or off, huge numbers, and random words and flags."""
 
 import contextlib
 import dataclasses
@@ -92,7 +92,7 @@ def test_validation_0_is_none_and_a_run_of_its_own(recipes, tmp_path):
     validation = {flags: 0 if images.validation is None else len(images.validation) for flags, images in splits.items()}
     assert validation[()] > 0
     assert validation["--validation", "0"] == 0
-    assert splits["--validation", "0"].chooser == "test"
+    assert splits["--validation", "0"].model_selection_split == "test"
     assert validation["--validation", "0.2"] > validation[()]
     assert len({*folders.values()}) == 3
     same = []
@@ -200,7 +200,7 @@ def ended(action, seconds: int = 60) -> tuple[int, str]:
 
 
 def whole(folder) -> bool:
-    """Whether there is nothing at this place, or what an early end or a run leaves; and no file that is half written."""
+    """Return whether there is nothing at this place, or only what an early end or a run leaves, and no half-written file."""
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     assert not [path for path in folder.rglob("*") if "tmp" in path.name]
     return "config.json" in names or names <= {"lock", "lock.pid", "stopped.json", "code"}

@@ -134,7 +134,7 @@ def test_only_what_differs_is_a_column(tmp_path):
 
 
 def test_an_option_that_is_none_equals_one_that_is_missing(tmp_path):
-    """As after a recipe has gained an option: both are – in a table, and nothing differs."""
+    """A recipe has gained an option: both are – in a table, and nothing differs."""
     write_run(tmp_path / "a", (0.8, 0.9), seed=1)
     write_run(tmp_path / "b", source=None, net="Other")
     write_run(tmp_path / "c", (0.8, 0.9), seed=2, source=None)

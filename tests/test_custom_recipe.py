@@ -1,5 +1,6 @@
-"""recipes/custom.py, cifar10_fast.py and methods.py give `train` what their flags say; nets have their names."""
+"""recipes/custom.py, cifar10_fast.py and ablations.py give `train` what their flags say; nets have their names."""
 
+import dataclasses
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -14,13 +15,15 @@ from torch import nn
 from torchvision.models import resnet18
 from weight_files import saved
 
-from launch.data.augment import EpochDraws, random_resized_crop
+from launch.data.augment import EpochRng, random_resized_crop
 from launch.data.augment_ops import rand_augment, trivial_augment
-from launch.data.images import MemoryFeed
+from launch.data.feed import MemoryFeed
 from launch.data.mix import cutmix, mixup
 from launch.errors import Refused
 from launch.recipe import load
+from launch.sources.options import DataOptions
 from launch.training.optimizers import Muon
+from launch.weights.tensors import whole_of
 from nets import named
 from nets.cifar2 import Net
 from nets.fast import FastNet, SixViews
@@ -46,6 +49,7 @@ def asked(start, recipe, folder, monkeypatch):
     calls, number = [], iter(range(99))
 
     def recorded(run, model, images, optimizer, loss=F.cross_entropy, **options):
+        model = whole_of(model)  # of the last layer, which --mode frozen trains by itself
         state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         trains = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         groups = [{**group, "params": [*group["params"]]} for group in optimizer.param_groups]
@@ -57,7 +61,9 @@ def asked(start, recipe, folder, monkeypatch):
         calls.clear()
         run = start(out=f"run{next(number)}", **{"limit": 0} | (flags or {}))
         run.data = str(options.pop("data", folder))
-        recipe.main(run, **{"net": "CifarResNet", "size": 16, "epochs": 20} | options)
+        fields = {field.name for field in dataclasses.fields(DataOptions)} & options.keys()
+        data = DataOptions(**{name: options.pop(name) for name in fields})
+        recipe.main(run, data, **{"net": "CifarResNet", "size": 16, "epochs": 20} | options)
         run.end()
         return calls
 
@@ -65,8 +71,8 @@ def asked(start, recipe, folder, monkeypatch):
     return asked
 
 
-def drawn(pixels, augment):
-    return augment(pixels, EpochDraws(1, len(pixels), CPU).of(torch.arange(len(pixels))))
+def augmented(pixels, augment):
+    return augment(pixels, EpochRng(1, len(pixels), CPU).of(torch.arange(len(pixels))))
 
 
 # --------------------------------------------------------------------------------------------------------------------- options
@@ -82,7 +88,7 @@ def test_the_defaults_are_those_that_the_docs_describe(asked):
     rates = [call.schedule(epoch) for epoch in (0, 1, 1.0001, 10.5, 20, 25)]  # a twentieth of the epochs up, then down
     assert rates == pytest.approx([0.01, 1, 1, 0.5, 0, 0], abs=1e-3)
     assert (call.images.mean, call.images.std) == (IMAGENET["mean"], IMAGENET["std"])
-    assert call.images.chooser == "validation"
+    assert call.images.model_selection_split == "validation"
     assert (call.images.train.rule.size, call.images.train.rule.cache_size) == (16, 32)
 
 
@@ -105,18 +111,18 @@ def test_augmentations_and_mixes_are_what_they_are_called(asked):
         (call,) = asked(augment=name)
         assert call.augment[0] is random_resized_crop
         for each in call.augment[1:]:
-            by_name[name] = drawn(pixels, each)
-        assert torch.equal(by_name.get(name, pixels), drawn(pixels, more) if more else pixels), name
+            by_name[name] = augmented(pixels, each)
+        assert torch.equal(by_name.get(name, pixels), augmented(pixels, more) if more else pixels), name
     assert not torch.equal(by_name["trivial"], by_name["rand"])
     images, others = torch.randn(N, 1, 6, 6), torch.randn(N, 1, 6, 6)
-    draw = EpochDraws(1, N, CPU).of(torch.arange(N))
+    rng = EpochRng(1, N, CPU).of(torch.arange(N))
     for name, expected in (("mixup", mixup()), ("cutmix", cutmix())):
         (call,) = asked(mix=name)
-        for mine, its in zip(call.mix(images, others, draw), expected(images, others, draw), strict=True):
+        for mine, its in zip(call.mix(images, others, rng), expected(images, others, rng), strict=True):
             assert torch.equal(mine, its)
     (call,) = asked(mix="either")
     mixes = [call.mix, mixup(), cutmix()]
-    shares = [each(images, others, draw)[1] for each in mixes]
+    shares = [each(images, others, rng)[1] for each in mixes]
     assert all(any(share == other[index] for other in shares[1:]) for index, share in enumerate(shares[0]))
     assert not torch.equal(shares[0], shares[1])
     assert not torch.equal(shares[0], shares[2])
@@ -385,10 +391,10 @@ def remedied(monkeypatch):
 
 
 def kind(call) -> dict:
-    """What a method changes, of one call: the names of what is not as in plain SGD."""
+    """Names of the arguments of one call that a method changes from plain SGD."""
     logits, labels = torch.tensor([[3.0, 0.0], [1.0, 2.0]]), torch.tensor([0, 0])
     images, others = torch.zeros(N, 1, 4, 4), torch.ones(N, 1, 4, 4)
-    mix = call.mix and call.mix(images, others, EpochDraws(1, N, CPU).of(torch.arange(N)))
+    mix = call.mix and call.mix(images, others, EpochRng(1, N, CPU).of(torch.arange(N)))
     found = {
         "loss": round(call.loss(logits, labels).item(), 4),
         "mix": mix and ("mixup" if ((mix[0] > 0.01) & (mix[0] < 0.99)).any() else "cutmix"),
@@ -454,7 +460,7 @@ def test_the_fast_recipe_whitens_by_training_images_and_measures_six_views(start
     monkeypatch.setattr(module, "evaluate", evaluated)
     run = start(limit=128)
     ended = []
-    monkeypatch.setattr(run, "finish", ended.append)
+    monkeypatch.setattr(run, "record", ended.append)
     module.main(run, epochs=3, batch=100, lr=0.5, momentum=0.7, weight_decay=1e-5, smoothing=0.1)
     assert isinstance(seen["measured"], SixViews)
     assert next(seen["measured"].parameters()) is next(seen["net"].parameters())

@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from launch.data.augment import EpochDraws, crop_and_flip
+from launch.data.augment import EpochRng, crop_and_flip
 from launch.data.dataset import Split
-from launch.data.images import Images, MemoryFeed, resized
-from launch.data.order import draws, folds, micro_batch_bounds, micro_batch_seed, order
+from launch.data.feed import MemoryFeed, resized
+from launch.data.images import Images
+from launch.data.order import folds, micro_batch_bounds, micro_batch_seed, order, random_integers
 from launch.errors import Refused
 
 GOLDEN_ORDER = [3, 5, 2, 7, 0, 6, 1, 4]
@@ -83,22 +84,23 @@ def test_feed_keeps_channels_apart():
 
 def test_draws_depend_on_seed_epoch_sample_and_kind_alone():
     ids = torch.arange(10_000)
-    first = draws(1, 0, ids, 0, 9)
-    assert torch.equal(first[torch.tensor([7, 4])], draws(1, 0, torch.tensor([7, 4]), 0, 9))  # not on the position in a batch
-    for other in (draws(2, 0, ids, 0, 9), draws(1, 1, ids, 0, 9), draws(1, 0, ids, 1, 9)):
+    first = random_integers(1, 0, ids, 0, 9)
+    assert torch.equal(first[[7, 4]], random_integers(1, 0, torch.tensor([7, 4]), 0, 9))  # not on the position in a batch
+    for key in ((2, 0, ids, 0), (1, 1, ids, 0), (1, 0, ids, 1)):
+        other = random_integers(*key, 9)
         assert ((first == other).float().mean() - 1 / 9).abs() < 0.02  # as if independent
     counts = first.bincount(minlength=9).float()
     assert ((counts - 10_000 / 9).square() / (10_000 / 9)).sum() < 33  # chi-square with 8 degrees, p > 1e-4
     neighbours = (first[1:] == first[:-1]).float().mean()
     assert (neighbours - 1 / 9).abs() < 0.02
-    assert draws(1, 0, ids[:5], 0, 9).tolist() == GOLDEN_DRAWS
+    assert random_integers(1, 0, ids[:5], 0, 9).tolist() == GOLDEN_DRAWS
 
 
 def test_crop_and_flip_moves_over_black_and_mirrors():
     pixels = torch.arange(1, 8 * 8 + 1, dtype=torch.uint8).view(1, 8, 8, 1).expand(500, 8, 8, 1)
     ids = torch.arange(500)
-    moved = crop_and_flip(pixels, EpochDraws(1, 500, torch.device("cpu")).of(ids), pad=2)
-    down, right, mirrored = (draws(1, 0, ids, kind, span) for kind, span in enumerate((5, 5, 2)))
+    moved = crop_and_flip(pixels, EpochRng(1, 500, torch.device("cpu")).of(ids), pad=2)
+    down, right, mirrored = (random_integers(1, 0, ids, kind, span) for kind, span in enumerate((5, 5, 2)))
     assert moved.dtype == torch.uint8
     for index in range(500):
         black = torch.zeros(12, 12, dtype=torch.uint8)
@@ -158,8 +160,8 @@ def test_order_takes_any_seed_and_the_epoch_is_not_the_seed():
 
 def test_draws_never_change():
     """Golden, also for ids beyond 32 bits."""
-    assert draws(1, 2, torch.arange(5), 1, 9).tolist() == GOLDEN_OTHER_DRAWS
-    assert draws(2, 1, torch.arange(5) + 2**40, 0, 9).tolist() == GOLDEN_FAR_DRAWS
+    assert random_integers(1, 2, torch.arange(5), 1, 9).tolist() == GOLDEN_OTHER_DRAWS
+    assert random_integers(2, 1, torch.arange(5) + 2**40, 0, 9).tolist() == GOLDEN_FAR_DRAWS
 
 
 def test_crop_and_flip_moves_by_four_in_every_direction_and_mirrors_half():
@@ -167,8 +169,8 @@ def test_crop_and_flip_moves_by_four_in_every_direction_and_mirrors_half():
     ids = torch.arange(4000)
     pixels = torch.zeros(4000, 9, 11, 3, dtype=torch.uint8)
     pixels[:, 4, 5], pixels[:, 4, 4] = (100 + ids % 100).to(torch.uint8)[:, None], 7  # a dot, and what is to its left
-    drawn = EpochDraws(seed=1, samples=4000, device=torch.device("cpu"))
-    moved = crop_and_flip(pixels, drawn.of(ids))
+    rng = EpochRng(seed=1, samples=4000, device=torch.device("cpu"))
+    moved = crop_and_flip(pixels, rng.of(ids))
     assert moved.shape == pixels.shape
     assert all(torch.equal(moved[..., channel], moved[..., 0]) for channel in (1, 2))
     found, rows, columns = (moved[..., 0] >= 100).nonzero().T
@@ -182,19 +184,19 @@ def test_crop_and_flip_moves_by_four_in_every_direction_and_mirrors_half():
     together = torch.stack([rows.float(), across.float(), mirrored.float()])
     assert (torch.corrcoef(together) - torch.eye(3)).abs().max() < 0.06
     some = torch.tensor([3999, 5, 17])
-    assert torch.equal(crop_and_flip(pixels[some], drawn.of(some)), moved[some])  # in any batch
-    drawn.begin(1)
-    again = crop_and_flip(pixels, drawn.of(ids))
+    assert torch.equal(crop_and_flip(pixels[some], rng.of(some)), moved[some])  # in any batch
+    rng.begin(1)
+    again = crop_and_flip(pixels, rng.of(ids))
     assert (again == moved).flatten(1).all(1).float().mean() < 0.1
 
 
 def test_draws_of_an_epoch_are_those_of_its_samples():
-    """Whatever was asked for first; in the epoch that it is."""
-    drawn, ids = EpochDraws(seed=3, samples=61, device=torch.device("cpu")), torch.tensor([60, 0, 7])
+    """The draws do not depend on what was asked for first, only on the epoch."""
+    rng, ids = EpochRng(seed=3, samples=61, device=torch.device("cpu")), torch.tensor([60, 0, 7])
     for epoch in (0, 0, 1, 5):
-        drawn.begin(epoch)
+        rng.begin(epoch)
         for kind, n in ((0, 9), (1, 9), (0, 2)):
-            assert drawn.of(ids)(kind, n).tolist() == draws(3, epoch, ids, kind, n).tolist()
+            assert rng.of(ids).integers(kind, n).tolist() == random_integers(3, epoch, ids, kind, n).tolist()
 
 
 def test_feed_gives_the_augmented_pixels_of_the_samples_asked_for(images):

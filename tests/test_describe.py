@@ -1,4 +1,4 @@
-"""What a net is before it trains: the documents' numbers, published receptive fields, and a net that is left as it was."""
+"""Descriptions of nets: published numbers and receptive fields, and a net that is left as it was."""
 
 import subprocess
 import sys
@@ -50,7 +50,7 @@ def test_table_of_document_001():
 
 
 def test_frozen_parameters_stand_in_parentheses():
-    """Document 001, section 2.3: resnet18 to layer2 frozen, layer3 and layer4 new, 10 classes."""
+    """Transfer notes, section 2.3: resnet18 to layer2 frozen, layer3 and layer4 new, 10 classes."""
     body = on_meta(torchvision.models.resnet18)
     parts = list(body.children())
     net = nn.Sequential(nn.Sequential(*parts[:6]), nn.Sequential(*parts[6:9]), nn.Flatten(), on_meta(nn.Linear, 512, 10))
@@ -107,7 +107,7 @@ def test_each_parameter_is_counted_once():
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_attention_costs_its_products_also_where_it_is_one_operator(device):
-    """Of 40 tokens of 500 values: four projections, the tokens against one another twice, two linear layers with 100 between."""
+    """Cost of 40 tokens of 500 values: four projections, tokens against one another twice, two linear layers with 100 between."""
     layer = nn.TransformerEncoderLayer(500, 5, dim_feedforward=100, batch_first=True)
     text = summary(nn.Sequential(nn.Flatten(2), layer).to(device), (40, 20, 25))
     products, biases, norms = 4 * 40 * 500**2 + 2 * 40**2 * 500 + 2 * 40 * 500 * 100, 40 * (100 + 500), 2 * (500 + 500)
@@ -152,7 +152,7 @@ def test_leaves_the_net_as_it_was(function, shape, device):
 
 
 def test_cost_of_a_convolution():
-    """Document 004: 5×5 from 192 to 32 channels at 28 × 28, directly and through 16 channels."""
+    """Inception notes: 5×5 from 192 to 32 channels at 28 × 28, directly and through 16 channels."""
     assert conv_macs(192, 32, 5, 28, 28) == 120_422_400
     assert conv_macs(192, 16, 1, 28, 28) == 2_408_448
     assert conv_macs(16, 32, 5, 28, 28) == 10_035_200
@@ -172,7 +172,7 @@ def test_shape_walk():
         ("fc2", (1, 32), (1, 2)),
     ]
     sizes = [step.gives[-1] for step in shape_walk(on_meta(nin.NinNet), (1, 224, 224))]
-    assert list(dict.fromkeys(sizes)) == [55, 27, 13, 6]  # document 003
+    assert list(dict.fromkeys(sizes)) == [55, 27, 13, 6]  # NiN notes
     assert shape_walk(small.MyNet2(), (10, 1, 28, 28))[-1].gives == (10, 10)
 
 
@@ -223,7 +223,7 @@ def test_fields_of_the_documents_nets():
 
 @pytest.mark.parametrize(("stride", "field"), [(1, 4), (2, 5)])
 def test_the_documents_example_needs_stride_2(stride, field):
-    """Document 000 says 5 for a 3×3 and a 2×2 convolution."""
+    """The notes on DLwPT ch. 8 say 5 for a 3×3 and a 2×2 convolution."""
     net = nn.Sequential(nn.Conv2d(1, 1, 3, stride=stride), nn.Conv2d(1, 1, 2))
     assert [layer.field for layer in receptive_field(net, (1, 9, 9))] == [3, field]
 

@@ -260,7 +260,7 @@ def test_public_address_has_no_secrets():
 
 
 def test_from_a_url_into_the_zoo():
-    """As a recipe does with published weights; these have 3 classes and come from the test."""
+    """Load published weights as a recipe does; these have 3 classes and come from the test."""
     published = get_model("shufflenet_v2_x0_5", num_classes=3)
     content = saved(published.state_dict())
     name = f"/shufflenetv2_x0.5-{sha256(content)[:10]}.pth"

@@ -74,7 +74,7 @@ def test_evaluate_on_other_data(trained_runs, oneloop, tmp_path):
 
 
 def test_evaluate_a_folder_that_is_not_split_or_lacks_a_class(trained_runs, oneloop, tmp_path):
-    """Of a recipe that wants a split with all classes: all is measured, as `predict` has it."""
+    """The recipe expects a split with all classes; here all images are measured, as `predict` has it."""
     whole, one = trained_runs / "images/test", tmp_path / "one"
     shutil.copytree(whole / "bird", one / "bird")
     for folder, missing in ((whole, False), (one, True)):
@@ -120,7 +120,7 @@ def test_evaluate_in_the_precision_of_the_run(oneloop, tmp_path, monkeypatch):
 
 
 def test_logged_numbers_of_the_best_are_those_of_its_epoch(birds, oneloop):
-    """Of several equally good epochs, the first."""
+    """The first of several equally good epochs is the best."""
     lines = [json.loads(line) for line in (birds / "metrics.jsonl").read_text().splitlines()]
     tests = [line for line in lines if line.get("split") == "test"]
     for line, accuracy in zip(tests, (0.25, 0.75, 0.75), strict=True):

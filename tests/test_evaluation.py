@@ -10,7 +10,7 @@ from conftest import Tiny, optimizer_for, result
 from training import BATCH, STEPS, Linear, fit
 
 from launch import evaluate, train
-from launch.data.images import MemoryFeed
+from launch.data.feed import MemoryFeed
 from launch.data.order import micro_batch_seed
 from launch.errors import Refused
 from launch.weights.tensors import load_weights, weights_sha256
@@ -19,7 +19,7 @@ from launch.weights.tensors import load_weights, weights_sha256
 @pytest.mark.parametrize("count", [1, 4, 5, 9, 23])
 def test_evaluation_counts_every_sample_once_in_eval_mode(count, start, images, monkeypatch):
 
-    monkeypatch.setattr(MemoryFeed, "batches", 5)
+    monkeypatch.setattr(MemoryFeed, "evaluation_batch", 5)
     few = replace(images, test=type(images.test)(images.test.pixels[:count], images.test.labels[:count]))
     model = Tiny().train()
     got = evaluate(start(), model, few)

@@ -14,11 +14,9 @@ from launch.errors import Refused
 pytestmark = pytest.mark.usefixtures("own_path")
 
 
-def test_explain_draws_a_image(trained_runs, oneloop, tmp_path, monkeypatch):
+def test_explain_draws_an_image(trained_runs, oneloop, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, out, error = oneloop(
-        "explain", trained_runs / "birds", trained_runs / "images/test/bird/01.png", "--class", "airplane"
-    )
+    code, out, error = oneloop("explain", trained_runs / "birds", trained_runs / "images/test/bird/01.png", "--class", "airplane")
     assert (code, error) == (0, "")
     assert out.startswith("airplane: ")
     assert "from conv2; 01-explained.png" in out

@@ -142,7 +142,7 @@ def test_a_sweep_starts_a_finished_cell_whose_data_changed(command, table, tmp_p
 @pytest.mark.usefixtures("few_synthetic")
 @pytest.mark.parametrize("recipe", ["custom", "transfer", "cifar10"])
 def test_other_weights_to_begin_with_are_refused(recipe, command, tmp_path):
-    """Of a finished run and of one that goes on; weights that are gone keep the result."""
+    """A finished run and an interrupted one refuse; if the weights are gone, the result stays."""
     from nets.residual import CifarResNet
 
     def weights(seed):
@@ -193,7 +193,7 @@ def test_every_kind_of_recipe_compares(recipe, command, tmp_path, monkeypatch):
 
 
 def test_a_finished_run_of_train_alone_ends_before_its_net_moves(images, start, monkeypatch):
-    """As a sweep compares it: there is no process group, and no device. What its recipe prints is not shown."""
+    """Compare it as a sweep does, without a process group and a device; the recipe's output is not shown."""
     run = start()
     train(run, net := Tiny(), images, optimizer_for(net), epochs=1, batch=16)
     run.end()

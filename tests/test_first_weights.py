@@ -106,7 +106,7 @@ class Encoder(nn.Module):
 
 
 class Pooled(Encoder):
-    """As many features as classes, but no layer that gives them."""
+    """The net has as many features as classes, but no layer that gives them."""
 
     def forward(self, x):
         return x.mean((2, 3))[:, :1].expand(-1, 10)

@@ -15,18 +15,19 @@ from conftest import ROOT
 
 from launch import Run
 from launch.recipe import load
-from nets.zoo import names
 
 LIST = ROOT / "tests/flags.txt"
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
 
 
 def line(name: str, kind: object, default: object) -> str:
+    if typing.get_origin(kind) is typing.Annotated:  # with its help
+        kind = typing.get_args(kind)[0]
     if typing.get_origin(kind) is typing.Literal:
-        choices = typing.get_args(kind)
-        kind = "name in torchvision" if choices == tuple(names()) else "|".join(choices)
+        kind = "|".join(typing.get_args(kind))
     elif typing.get_origin(kind) is tuple:
-        kind = f"several of {'|'.join(typing.get_args(typing.get_args(kind)[0]))}"
+        each = typing.get_args(kind)[0]
+        kind = f"several of {'|'.join(typing.get_args(each)) or each.__name__}"
     elif typing.get_origin(kind) is types.UnionType:
         kind = " or ".join(part.__name__ for part in typing.get_args(kind))
     return f"    --{name.replace('_', '-')}  {kind.__name__ if isinstance(kind, type) else kind}  {default!r}"
@@ -34,8 +35,13 @@ def line(name: str, kind: object, default: object) -> str:
 
 def flags_of(main: Callable) -> list[str]:
     """The recipe's own flags, a line for each."""
-    parameters = [parameter for name, parameter in inspect.signature(main).parameters.items() if name != "run"]
-    return [line(parameter.name, parameter.annotation, parameter.default) for parameter in parameters]
+    lines = []
+    for parameter in inspect.signature(main).parameters.values():
+        if dataclasses.is_dataclass(parameter.default):
+            lines += [line(field.name, field.type, field.default) for field in dataclasses.fields(parameter.default)]
+        elif parameter.name != "run":
+            lines.append(line(parameter.name, parameter.annotation, parameter.default))
+    return lines
 
 
 def all_flags() -> list[str]:

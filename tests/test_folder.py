@@ -88,7 +88,7 @@ def test_links_in_a_prepared_folder_are_not_written_through(start, images, tmp_p
 
 
 def killed_at(event: int, folder: str, action) -> bool:
-    """Whether `action`, in a process of its own, came to this event in the file system, in `folder`, and was killed there."""
+    """Return whether `action`, in a process of its own, came to this event in `folder`'s file system and was killed there."""
     if child := os.fork():
         return os.waitpid(child, 0)[1] == signal.SIGKILL
     seen = count(1)
@@ -286,7 +286,7 @@ def test_secrets_of_an_address_are_not_recorded(start, images, tmp_path, monkeyp
     address = "https://me:secret@example.org/w.pt?X-Amz-Signature=5ecre7"
     monkeypatch.setattr("sys.argv", ["recipe.py", "--source", address, f"--weights={address}", "--lr=0.1"])
     model = Tiny()
-    train(start(options={"source": address}, images=True), model, images, optimizer_for(model), epochs=1, batch=8)
+    train(start(options={"source": address}, plots=True), model, images, optimizer_for(model), epochs=1, batch=8)
     config = json.loads((tmp_path / "run/config.json").read_text())
     assert config["config"]["source"] == "https://example.org/w.pt"
     assert config["command"] == "recipe.py --source https://example.org/w.pt --weights=https://example.org/w.pt --lr=0.1"
@@ -311,10 +311,10 @@ def test_secrets_of_an_address_are_not_recorded(start, images, tmp_path, monkeyp
     ],
 )
 def test_what_started_the_command_is_recorded(words, launcher, start, images, tmp_path, monkeypatch):
-    """As its parent's command line says; the page's command can be copied, flags of the launcher included."""
+    """It is on the parent's command line; the page's command can be copied, flags of the launcher included."""
     own = ["recipe.py", "--data", "my photos"]
     parent = SimpleNamespace(cmdline=lambda: [*words.split(), *own] if words else ["-bash"])
     monkeypatch.setattr(sys, "argv", own)
     monkeypatch.setattr("psutil.Process.parent", lambda _: parent)
-    train(start(images=True), net := Tiny(), images, optimizer_for(net), epochs=1, batch=16)
+    train(start(plots=True), net := Tiny(), images, optimizer_for(net), epochs=1, batch=16)
     assert f"<pre>{launcher} recipe.py --data &#39;my photos&#39;</pre>" in (tmp_path / "run/report.html").read_text()

@@ -1,4 +1,4 @@
-"""What only a GPU can show; `make gpu` runs it. An epoch of tests/training.py has 7 full batches and one of 5 images."""
+"""Tests that need a GPU; `make gpu` runs them. An epoch of tests/training.py has 7 full batches and one of 5 images."""
 
 import os
 from dataclasses import replace
@@ -13,9 +13,10 @@ from training import fit
 
 from launch.data.augment import crop_and_flip
 from launch.data.dataset import Split
-from launch.data.order import draws
+from launch.data.order import random_integers
 from launch.errors import Refused
-from launch.training.step import POLL_STEPS, Step
+from launch.training.finite import POLL_STEPS
+from launch.training.step import Step
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for --deterministic; read when CUDA is first used
@@ -75,7 +76,7 @@ def test_the_loop_runs_on_the_gpu(start, images):
 
 def test_draws_are_those_of_the_cpu():
     ids = torch.arange(1000)
-    assert draws(1, 2, ids.cuda(), 0, 9).tolist() == draws(1, 2, ids, 0, 9).tolist()
+    assert random_integers(1, 2, ids.cuda(), 0, 9).tolist() == random_integers(1, 2, ids, 0, 9).tolist()
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adam"])
@@ -116,7 +117,7 @@ def test_control_a_net_that_cannot_be_captured_trains_eagerly_and_says_so(start,
 
 
 def stopped_and_resumed(start, images, at, kind="sgd", **flags):
-    """As after a SIGTERM during step `at`: it is heard at the next poll, or in the evaluation before it."""
+    """A stop as after a SIGTERM during step `at`: it is heard at the next poll, or in the evaluation before it."""
     with pytest.raises(Refused, match="stopped by SIGTERM"):
         fit(start(stop_when=lambda step, batch: step >= at, **flags), images, kind, epochs=EPOCHS)
     fit(start(**flags), images, kind, epochs=EPOCHS)
@@ -143,19 +144,20 @@ def test_the_host_waits_for_the_gpu_at_polls_only(start, images, monkeypatch):
     """Eager and captured steps; a control: at a poll it does wait."""
     call, polls = Step.__call__, []
 
-    def watched(self, ids, epoch, step, stop):
-        if self.captured and len(ids) not in self.captured.graphs and self.captured.calls[len(ids)] > 1:
-            return call(self, ids, epoch, step, stop)  # looks for synchronisation itself, or captures
+    def watched(self, batch, stop):
+        size, step = len(batch.ids), batch.step
+        if self.captured and size not in self.captured.graphs and self.captured.calls[size] > 1:
+            return call(self, batch, stop)  # looks for synchronisation itself, or captures
         torch.cuda.set_sync_debug_mode("error")
         try:
             if step % POLL_STEPS:
-                return call(self, ids, epoch, step, stop)
+                return call(self, batch, stop)
             with pytest.raises(RuntimeError, match="synchronizing"):
-                self.check(step)
+                self.finite.check(step)
             polls.append(step)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-        return call(self, ids, epoch, step, stop)
+        return call(self, batch, stop)
 
     monkeypatch.setattr(Step, "__call__", watched)
     for captured in (True, False):

@@ -13,8 +13,8 @@ from photos import jpeg, write_photos, write_table
 from rich.progress import Progress
 from servers import COMMIT, hub
 
-from launch.sources.listing import open_image
-from launch.sources.survey import Survey, survey
+from launch.sources.dataset_report import DatasetReport, dataset_report
+from launch.sources.listing import Reading, open_image
 
 
 @pytest.fixture(autouse=True)
@@ -24,12 +24,12 @@ def cache(tmp_path, monkeypatch) -> Path:
     return tmp_path / "cache"
 
 
-def surveyed(path: Path) -> Survey:
+def surveyed(path: Path) -> DatasetReport:
     with Progress(disable=True) as bar:
-        return survey(path, {}, None, 0.1, 0.1, bar)
+        return dataset_report(path, Reading(), None, 0.1, 0.1, bar)
 
 
-def contents(found: Survey) -> dict[str, bytes]:
+def contents(found: DatasetReport) -> dict[str, bytes]:
     """path -> what opening each image gives, in no order."""
     images = [*found.listing.images]
     random.Random(0).shuffle(images)
@@ -52,7 +52,7 @@ IMAGES = [jpeg(number) for number in range(12)]
 
 
 @pytest.mark.parametrize("binary", [False, True], ids=["structs", "binary"])
-def test_each_row_is_a_image_of_its_own(said, tmp_path, binary):
+def test_each_row_is_an_image_of_its_own(said, tmp_path, binary):
     table = write_table(tmp_path / "cats.parquet", IMAGES, ["x", "y"] * 6, binary=binary)
     assert counts(said(table)) == {"x": (6,), "y": (6,)}
     assert contents(surveyed(table)) == {f"cats.parquet#{number}": content for number, content in enumerate(IMAGES)}
@@ -117,7 +117,7 @@ def test_a_split_column_and_named_columns(said, cache, tmp_path):
     more = {"subset": ["train", "val", "test"] * 4, "kind": ["p", "q"] * 6}
     table = write_table(tmp_path / "train.parquet", IMAGES, ["x", "y"] * 6, **more)
     assert counts(said(table), *SPLITS) == {"x": (2, 2, 2), "y": (2, 2, 2)}
-    (written,) = cache.glob("rows-*/*")
+    (written,) = cache.glob("rows-*/*/*")
     assert list(said(table, "--columns", "label=kind")["classes"]) == ["p", "q"]
     assert written.exists()  # another process may be about to open it
     table.rename(tmp_path / "a.parquet")
@@ -278,7 +278,7 @@ def test_files_that_do_not_belong_together_are_one_line(oneloop, tmp_path):
 def test_a_table_is_rewritten_once_and_again_when_it_changes(oneloop, said, cache, tmp_path):
     table = write_table(tmp_path / "a.parquet", IMAGES[:6], ["x", "y"] * 3)
     first = said(table)
-    (written,) = cache.glob("rows-*/*")
+    (written,) = cache.glob("rows-*/*/*")
     before = written.stat()
     assert first.pop("examined") == {"opened": 6, "unchanged": 0}
     again = said(table)
@@ -286,12 +286,12 @@ def test_a_table_is_rewritten_once_and_again_when_it_changes(oneloop, said, cach
     assert again == first
     assert written.stat() == before
     assert "0 rows opened, 6 known from before (checked: the size of each and the time of its table" in oneloop("data", table)[1]
-    written.with_suffix(".123.tmp").touch()  # as a kill leaves it
+    written.parent.with_suffix(".123.tmp").mkdir()  # as a kill leaves it
     write_table(table, IMAGES[6:], ["x", "y"] * 3)  # control: another table of this name
     assert said(table)["examined"]["opened"] == 6
     assert contents(surveyed(table)) == {f"a.parquet#{number}": content for number, content in enumerate(IMAGES[6:])}
-    assert [*cache.glob("rows-*/*")] != [written]
-    assert len([*cache.glob("rows-*/*")]) == 1
+    assert [*cache.glob("rows-*/*/*")] != [written]
+    assert len([*cache.glob("rows-*/*/*")]) == 1
     assert oneloop("data", table, "--clear")[1].count("deleted ") == 2
     assert [path.suffix for path in cache.iterdir()] == [".lock"] * 2
 
@@ -299,7 +299,7 @@ def test_a_table_is_rewritten_once_and_again_when_it_changes(oneloop, said, cach
 def test_damaged_rows_are_rewritten(said, cache, tmp_path):
     table = write_table(tmp_path / "a.parquet", IMAGES, ["x", "y"] * 6)
     first = said(table)
-    (written,) = cache.glob("rows-*/*")
+    (written,) = cache.glob("rows-*/*/*")
     content = written.read_bytes()
     for damaged in (b"", content[: len(content) // 2], b"\xff" * 200 + content[200:]):
         written.write_bytes(damaged)
@@ -310,16 +310,12 @@ def test_damaged_rows_are_rewritten(said, cache, tmp_path):
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(oneloop, cache, tmp_path, monkeypatch):
     import pyarrow.ipc
 
-    write = pyarrow.ipc.RecordBatchStreamWriter.write_batch
-
-    def full(self, batch):
-        if batch.num_rows:
-            raise OSError(28, "No space left on device")
-        write(self, batch)
+    def full(self, *_):
+        raise OSError(28, "No space left on device")
 
     table = write_table(tmp_path / "a.parquet", IMAGES, ["x", "y"] * 6)
     with monkeypatch.context() as patch:
-        patch.setattr(pyarrow.ipc.RecordBatchStreamWriter, "write_batch", full)
+        patch.setattr(pyarrow.ipc.RecordBatchStreamWriter, "write_table", full)
         code, _, error = oneloop("data", table)
     assert (code, error) == (1, f"cannot write the cache {cache}: No space left on device; choose another with ONELOOP_CACHE\n")
     assert not [*cache.glob("rows-*/*")]

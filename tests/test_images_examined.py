@@ -192,7 +192,7 @@ def test_a_damaged_line_is_examined_again(said, cache, tmp_path):
 @pytest.mark.parametrize("place", [3, 0.3, 0.6, -2], ids=["head", "line", "line", "checksum"])
 @pytest.mark.parametrize("bit", [1, 128])
 def test_a_damaged_byte_of_the_index_is_examined_again_and_stops_nothing(said, cache, tmp_path, place, bit):
-    """Whatever it makes of the line: no text, no JSON, or another number."""
+    """The line may become no text, no JSON, or another number."""
     photos = write_photos(tmp_path / "set", {"a": 3, "b": 1})
     first = said(photos)
     (file,) = cache.glob("images-set-*.jsonl")

@@ -1,4 +1,4 @@
-"""What `oneloop data` finds at a path: class folders, split or not, tables; and what it passes over."""
+"""Images that `oneloop data` finds at a path: class folders, split or not, tables; and files that it passes over."""
 
 import csv
 import json
@@ -82,7 +82,7 @@ def test_any_names_and_links_in_a_circle(said, tmp_path):
     assert said(place)["examined"] == {"opened": 0, "unchanged": 7}
 
 
-def test_what_is_not_a_image_is_counted_by_kind(said, tmp_path):
+def test_what_is_not_an_image_is_counted_by_kind(said, tmp_path):
     places = {"train/cat": 1, "test/cat": 1, "test/cow": 1, "train": 2, "unlabelled": 1, "train/.thumbs": 3}
     place = write_photos(tmp_path, places, start=1)
     for name in ("train/cat/a.txt", "train/cat/b.TXT", "train/cat/README", "test/cat/.DS_Store", "labels.csv"):
@@ -172,12 +172,12 @@ def test_a_wrong_table_is_one_line(oneloop, tmp_path, text, code, message):
 def test_a_path_without_images_is_one_line(oneloop, tmp_path):
     (tmp_path / "empty").mkdir()
     write_photos(tmp_path / "flat", {"": 2})
-    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "notes.pdf").write_text("")
     (tmp_path / "bad.parquet").write_text("no parquet")
     for name, code, message in (
         ("empty", 1, "no images in it; name a folder"),
         ("flat", 4, "no class folders; put the images of each class into a folder of its own"),
-        ("notes.txt", 1, "not a folder, a CSV or a parquet file"),
+        ("notes.pdf", 1, "not a folder, a table or an archive"),
         ("nowhere", 1, "no such folder or table"),
         ("bad.parquet", 1, "cannot be read as a table"),
     ):
@@ -197,28 +197,14 @@ def written(place, files: str):
 @pytest.mark.parametrize(
     ("files", "why", "right"),
     [
-        ("train/cat train/dog test", "test, train would be classes and are called like", "train' (classes cat, dog)"),
-        ("TRAIN/cat TRAIN/dog val", "TRAIN, val would be", "TRAIN' (classes cat, dog)"),
         ("train/cat train/dog extra", "train would be a class and is called like", "train' (classes cat, dog)"),
         ("train test", "test, train would be", ""),
         ("cat dog test", "test would be a class", ""),
-        ("data/train/cat data/train/dog", "one class, data", "data' (classes cat, dog)"),
-        ("data/train/cat data/train/dog data/test", "one class, data", "data/train' (classes cat, dog)"),
-        ("a/b/train/cat a/b/train/dog a/b/val/cat", "one class, a", "a/b' (classes cat, dog; split train, val)"),
-        ("flowers/rose flowers/tulip", "one class, flowers", "flowers' (classes rose, tulip)"),
-        ("training_set/cat training_set/dog test_set/cat test_set/dog", "would be classes", "training_set' (classes cat, dog)"),
-        ("train2017/cat train2017/dog val2017/cat", "would be classes", "train2017' (classes cat, dog)"),
-        ("seg_train/seg_train/a seg_train/seg_train/b seg_test/seg_test/a seg_pred/seg_pred", "called", "seg_train/seg_train'"),
-        ("trainImages/cat trainImages/dog TestImages/cat", "would be classes", "trainImages' (classes cat, dog)"),
-        ("train/cat train/dog dev/cat dev/dog", "dev, train would be classes", "train' (classes cat, dog), or another of 2 such"),
-        ("cats-train/a cats-train/b cats-holdout/a", "cats-holdout, cats-train would be", "cats-train' (classes a, b)"),
-        ("train/train/cat train/train/dog test/test", "test, train would be", "train' (classes cat, dog)"),
         ("photo/cat photo/dog sketch/cat sketch/dog", "same folders, cat, dog: which", "photo' (classes cat, dog)"),
         ("amazon/images/cup amazon/images/pen dslr/images/cup dslr/images/pen", "same folders, cup, pen", "amazon/images'"),
         ("train/cat train/dog test/unknown", "unknown in test would be a class without a training", "train' (classes cat, dog)"),
-        ("cat/train cat/test dog/train dog/test", "cat would have a split inside, test, train", ""),
         ("cat dog more/cat more/dog", "more would be a class and has folders called like other classes, cat, dog", "more'"),
-        ("cells/a cells/b cells/cells/a cells/cells/b", "one class, cells", "cells/cells' (classes a, b)"),
+        ("cells/a cells/b cells/cells/a cells/cells/b", "cells would be a class and has folders called like other classes", "cells/cells' (classes a, b)"),
         ("p1/0 p1/1 p2/0 p2/1 p3/0", "mostly have the same folders, 0, 1: which are the classes?", "p1' (classes 0, 1)"),
         ("fold1/a fold1/b fold2/a fold2/c fold3/b fold3/c", "the same folders, a, b, c: which", "fold1' (classes a, b)"),
         ("CUB/images/auk CUB/images/owl masks/auk masks/owl", "the same folders, auk, owl", "CUB/images' (classes auk, owl)"),
@@ -258,14 +244,69 @@ def test_control_classes_with_names_like_those_are_classes(said, tmp_path, files
     assert {*said(written(tmp_path, files))["classes"]} == wanted
 
 
-def test_a_table_beside_the_images_is_named(oneloop, tmp_path):
+@pytest.mark.parametrize(
+    ("files", "splits", "note"),
+    [
+        ("train/cat train/dog test", None, ""),
+        ("TRAIN/cat TRAIN/dog val", None, ""),
+        ("data/train/cat data/train/dog", None, "the classes are in data/"),
+        ("data/train/cat data/train/dog data/test", None, "the classes are in data/"),
+        ("a/b/train/cat a/b/train/dog a/b/val/cat", (4, 2, 0), "the classes are in a/b/"),
+        ("training_set/cat training_set/dog test_set/cat test_set/dog", (4, 0, 4), "test_set/ test, training_set/ train"),
+        ("train2017/cat train2017/dog val2017/cat", (4, 2, 0), "read as a split: train2017/ train, val2017/ validation"),
+        ("seg_train/seg_train/cat seg_train/seg_train/dog seg_test/seg_test/cat seg_pred/seg_pred", (4, 0, 2), "seg_train/seg_train/"),
+        ("trainImages/cat trainImages/dog TestImages/cat", (4, 0, 2), "TestImages/ test, trainImages/ train"),
+        ("train/cat train/dog dev/cat dev/dog", (4, 4, 0), "dev/ validation, train/ train"),
+        ("pets-train/cat pets-train/dog pets-holdout/cat", (4, 0, 2), "pets-holdout/ test, pets-train/ train"),
+        ("train/train/cat train/train/dog test/test", None, "read from"),
+        ("cat/train cat/test dog/train dog/test", (4, 0, 4), "each class has its split inside: test, train"),
+    ],
+)
+def test_folders_around_the_classes_and_other_names_of_a_split_are_read_and_said(said, tmp_path, files, splits, note):
+    summary = said(written(tmp_path / "my set", files))
+    assert {*summary["classes"]} == {"cat", "dog"}
+    assert note in " ".join(summary["notes"])
+    if splits:
+        assert (*summary["splits"].values(),) == splits
+    else:
+        assert summary["images"] == 4
+
+
+def test_a_class_of_folders_is_not_taken_apart_and_is_said(said, tmp_path):
+    summary = said(write_photos(tmp_path, {"cats/lion": 2, "cats/puma": 2, "dogs/wolf": 2}))
+    assert counts(summary) == {"cats": (4,), "dogs": (2,)}
+    assert "--classes-at 2 makes them the classes" in " ".join(summary["notes"])
+    assert counts(said(tmp_path, "--classes-at", 2)) == {"lion": (2,), "puma": (2,), "wolf": (2,)}
+
+
+def test_a_class_in_the_names_of_files(oneloop, said, tmp_path):
+    for name in ("cat_1", "cat_2", "great_dane_1", "great_dane_2", "cover"):
+        (tmp_path / f"{name}.jpg").write_bytes(jpeg(len(name) * ord(name[-1])))
+    summary = said(tmp_path, "--label-from", "^(.+)_[0-9]+$")
+    assert counts(summary) == {"cat": (2,), "great_dane": (2,)}
+    assert summary["ignored"] == {"images whose name does not match": 1}
+    for flags, message in (
+        (("--label-from", "^dog"), "has no group: put the class into brackets"),
+        (("--label-from", "^(dog)"), "matches no name, such as cat_1.jpg"),
+        (("--label-from", "("), "--label-from (: missing"),
+        (("--classes-at", 3), "--classes-at 3 is below all images"),
+    ):
+        code, out, error = oneloop("data", tmp_path, *flags)
+        assert (code, out, error.count("\n")) == (2, "", 1)
+        assert message in error
+
+
+def test_a_table_beside_the_images_is_named(oneloop, said, tmp_path):
     place = written(tmp_path, "train test")
-    for name in ("train", "test"):
-        (place / f"{name}/metadata.csv").write_text("file_name,label\n0000.jpg,x\n0001.jpg,y\n")
-    assert f"if a table says the classes, name it: --data {place}/train/metadata.csv" in oneloop("data", place)[2]
-    assert oneloop("data", place / "train/metadata.csv")[0] == 0
+    (place / "train/labels.csv").write_text("file_name,label\n0000.jpg,x\n0001.jpg,y\n")
+    assert f"if a table says the classes, name it: --data {place}/train/labels.csv" in oneloop("data", place)[2]
+    assert oneloop("data", place / "train/labels.csv")[0] == 0
     error = oneloop("data", place / "train")[2]  # the images and their table in one folder
-    assert error == f"{place}/train: no class folders; if a table says the classes, name it: --data {place}/train/metadata.csv\n"
+    assert error == f"{place}/train: no class folders; if a table says the classes, name it: --data {place}/train/labels.csv\n"
+    for name, numbers in (("train", (0, 1)), ("test", (2, 3))):
+        rows = "".join(f"{number:04}.jpg,{label}\n" for number, label in zip(numbers, "xy", strict=True))
+        (place / f"{name}/metadata.csv").write_text(f"file_name,label\n{rows}")
+    assert counts(said(place), "train", "test") == {"x": (1, 1), "y": (1, 1)}
 
 
 def test_a_table_of_one_class_is_refused(oneloop, tmp_path):
@@ -352,14 +393,13 @@ def test_folders_that_look_the_same_are_one_class(oneloop, said, tmp_path):
         ("path,label,label\n0000.jpg,x,y\n", 4, "2 columns are called 'label'; rename all but one"),
         ("path,label, Label\n0000.jpg,x,y\n", 2, "the label? Name it with --columns label=NAME; it has path, label"),
         ("path,split,Split,label\n0000.jpg,test,train,y\n", 2, "which column is the split?"),
-        ("path,cat,dog\n0000.jpg,1,0\n0001.jpg,0,1\n", 4, "a column of 0 and 1 for each class (cat, dog …); write one column"),
         ("path,cat,dog\n0000.jpg,1,0\n0001.jpg,1,1\n", 4, "and row 2 has 2 ones: images with several labels or none are not"),
-        ("path,label\na\\0000.jpg,x\n", 4, "a\\0000.jpg; write / in its paths, not \\"),
+        ("path,label\na\\00000.jpg,x\n", 1, "a\\00000.jpg; its paths are relative to its folder, below which no file has such"),
         ("path,label\na.jpg,x\nb.jpg,y\n", 1, "none of the files that it names is there, such as"),
         ("path,label\nPK\0\0,x\n", 1, "it is no text in UTF-8; save it as CSV in UTF-8"),
         ("PK\3\4\0\0,x\n", 1, "it is no text in UTF-8; save it as CSV in UTF-8"),
         (f"path,label\n0000.jpg,x\n{'a' * 5000}.jpg,y\n", 4, "1 bad file; repair or remove them"),
-        (f"path,label\n{'a/' * 2500}.jpg,y\n", 4, "none of the files that it names is there"),
+        (f"path,label\n{'a/' * 2500}.jpg,y\n", 1, "none of the files that it names is there"),
     ],
 )  # fmt: skip
 def test_a_table_with_columns_or_paths_that_are_not_meant_is_one_line(oneloop, tmp_path, text, code, message):
@@ -379,7 +419,8 @@ def test_header_cells_and_utf_16_and_long_labels(said, tmp_path):
     table_of(tmp_path, ["7" * 5000, "8" * 5000])
     assert [*said(table)["classes"]] == ["7" * 5000, "8" * 5000]
     table.write_text("path,label,is_valid\n0000.jpg,x,1\n0001.jpg,y,0\n")
-    assert said(table)["notes"] == ["columns that are not used: is_valid"]
+    assert said(table)["notes"] == ["split of the column is_valid: 0 train, 1 validation"]
+    assert said(table, "--split-column", "none")["notes"] == ["columns that are not used: is_valid"]
 
 
 @pytest.mark.parametrize("path", ["a" * 5000, "a/" * 3000, "a\0b"], ids=["name", "path", "zero"])

@@ -1,4 +1,4 @@
-"""What is read of files that Pillow reads darkly, inverted, in part or wrongly; and what is said of it."""
+"""Pixels of files that Pillow reads too dark, inverted, in part or wrongly, and the messages about them."""
 
 import base64
 import io
@@ -81,9 +81,7 @@ def test_the_range_of_16_bit_grey_is_said_and_white_sets_it(said, bits):
     for content in (png(levels), tiff(levels, 1)):
         (note,) = said(content, suffix=".png")["notes"]
         start = f"16-bit grey: values up to {2**bits - 1:,} of 65,535"
-        advice = (
-            f" ({bits} bits): nearly black in training; --white {2**bits - 1} of recipes/custom.py makes the brightest white"
-        )
+        advice = f" ({bits} bits): nearly black in training; --white {2**bits - 1} of recipes/custom.py makes the brightest white"
         assert note == start + advice * (bits < 16)
         expected = (levels.astype(int) * 255 / (2**bits - 1) + 0.5).astype(int)
         assert np.array_equal(decoded(content, white=2**bits - 1), expected)
@@ -136,8 +134,7 @@ def test_more_bands_than_colours_are_said(said):
     colours = np.dstack([GREY, GREY * 2, GREY * 3, GREY * 5]).astype(np.uint8)
     (alpha,) = said(tiff(colours, 2, extra=2))["notes"]
     assert (
-        alpha
-        == "1 image is TIFF with a band marked as transparency: shown over white; if it is another, as infrared, remove it"
+        alpha == "1 image is TIFF with a band marked as transparency: shown over white; if it is another, as infrared, remove it"
     )
     (dropped,) = said(tiff(colours, 2, extra=0))["notes"]
     assert dropped == "1 image is TIFF with more bands than colours: the others are left out"
@@ -175,7 +172,7 @@ def test_lossless_jpeg_is_good_and_read(said):
 
 
 def test_a_phone_s_two_images_in_one_file_are_reduced_while_decoding(said):
-    """As fast as JPEG, and with its pixels."""
+    """Reduced while it is decoded, as JPEG is, to the same pixels."""
     file, plain = io.BytesIO(), io.BytesIO()
     large = photo(1, 800, 600)
     large.save(file, "MPO", save_all=True, append_images=[photo(2, 80, 60)], quality=90)

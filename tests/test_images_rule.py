@@ -139,7 +139,7 @@ def test_a_damaged_byte_of_the_index_is_made_anew(cache, wanted, at, bit):
 
 
 def test_a_slow_disk_does_not_hold_up_training(cache, wanted, monkeypatch):
-    """What it cannot take in this epoch is decoded again, and may be stored in the next."""
+    """Images that it cannot take in this epoch are decoded again, and may be stored in the next."""
     monkeypatch.setattr(store, "SLACK", 0.1)
 
     def slow(*args, **options):
@@ -234,7 +234,7 @@ def test_control_what_was_cut_off_is_not_used(cache, wanted):
 
 
 def test_two_processes_at_once_store_each_image_once(cache, wanted):
-    """Whatever each has decoded itself, and in whatever order."""
+    """Each process may have decoded any of them, in any order."""
     processes = [FORK.Process(target=keep, args=(order,)) for order in (wanted, wanted[::-1], wanted[40:] + wanted[:40])]
     for process in processes:
         process.start()
@@ -293,7 +293,7 @@ def test_full_disk_is_one_line_and_the_finished_part_stays(cache, wanted, tmp_pa
     assert whole(keep(wanted), wanted)
 
 
-def test_a_image_that_has_changed_is_named(cache, wanted, tmp_path):
+def test_an_image_that_has_changed_is_named(cache, wanted, tmp_path):
     photo(200, 90, 40).save(tmp_path / "7.png")
     with pytest.raises(Refused, match=r"7\.png has changed since it was examined") as refused:
         keep(wanted)

@@ -14,7 +14,7 @@ import pytest
 from photos import jpeg, photo, write_bad, write_photos, write_table
 from PIL import Image
 
-from launch.sources import walk
+from launch.sources import folder as folders
 
 
 @pytest.fixture(autouse=True)
@@ -161,7 +161,7 @@ def test_bad_files_move_no_image_to_another_side(said, tmp_path):
     assert sides_of(tmp_path / "two.csv") == sides_of(tmp_path / "one.csv")
 
 
-def test_a_image_twice_in_a_class_counts_once_for_its_share(said, tmp_path):
+def test_an_image_twice_in_a_class_counts_once_for_its_share(said, tmp_path):
     """Copies cannot move another image to another side."""
     write_photos(tmp_path / "photos", {"a": 12, "b": 3})
     said(tmp_path / "photos", "--write-split", tmp_path / "one.csv")
@@ -192,7 +192,7 @@ def test_the_order_of_the_disk_decides_nothing(said, tmp_path, monkeypatch):
             return Backwards(sorted(entries, key=lambda entry: entry.name, reverse=True))
 
     with monkeypatch.context() as patched:
-        patched.setattr(walk.os, "scandir", backwards)
+        patched.setattr(folders.os, "scandir", backwards)
         second = said(tmp_path / "photos", "--write-split", tmp_path / "two.csv")
     assert [*first["classes"]] == [*second["classes"]] == ["a", "b", "c"]
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()

@@ -17,13 +17,15 @@ from torch import nn
 from training import at_step
 
 from launch import evaluate, sources, train
-from launch.data.augment import EpochDraws, random_erasing, random_resized_crop
+from launch.data.augment import EpochRng, random_erasing, random_resized_crop
 from launch.data.augment_ops import rand_augment, trivial_augment
 from launch.data.disk_feed import DiskFeed, DiskReader
 from launch.data.mix import cutmix, either, mixup, soft_labels
-from launch.data.resize import ResizeRule, centred, read
+from launch.data.resize import ResizeRule, centred, read, resized, viewed
 from launch.data.store import LIMIT
 from launch.errors import Refused
+from launch.sources.options import DataOptions
+from launch.weights.tensors import whole_of
 from nets import named
 from nets.transfer import locked
 
@@ -56,7 +58,8 @@ def folder(tmp_path_factory):
 
 
 def load(folder, **options):
-    return sources.custom(str(folder), RULE, **options)
+    of_run = {name: options.pop(name) for name in ("limit", "validation", "classes", "main") if name in options}
+    return sources.custom(str(folder), RULE, DataOptions(**options), **of_run)
 
 
 def fit(run, images, **options):
@@ -76,8 +79,8 @@ def record(folder):
     return metrics(folder), result(folder)["weights_sha256"]
 
 
-def drawn_by(drawn, augment, pixels, ids):
-    return augment(pixels, drawn.of(ids))
+def augmented(rng, augment, pixels, ids):
+    return augment(pixels, rng.of(ids))
 
 
 def batches(images, threads, micro_batches):
@@ -86,13 +89,12 @@ def batches(images, threads, micro_batches):
     torch.set_num_threads(threads)
     try:
         feed = DiskFeed(images.train, images.mean, images.std, CPU)
-        drawn, seen = EpochDraws(1, len(images.train), CPU), []
+        rng, seen = EpochRng(1, len(images.train), CPU), []
         for epoch in range(2):
-            drawn.begin(epoch)
+            rng.begin(epoch)
             parts = torch.arange(len(images.train)).split(micro_batches)
-            feed.expect(parts)
-            augments = [partial(drawn_by, drawn, augment) for augment in (random_resized_crop, trivial_augment, random_erasing)]
-            seen += [feed.batch(ids, augments)[0] for ids in parts]
+            augments = [partial(augmented, rng, augment) for augment in (random_resized_crop, trivial_augment, random_erasing)]
+            seen += [pixels for pixels, _ in feed.stream(parts, augments)]
         return torch.cat(seen)
     finally:
         torch.set_num_threads(before)
@@ -101,7 +103,7 @@ def batches(images, threads, micro_batches):
 def test_a_batch_does_not_depend_on_threads_micro_batches_or_the_store(folder, monkeypatch):
     decoded = batches(load(folder), threads=1, micro_batches=8)
     images = load(folder)
-    assert {each.sha256 for each in images.train.images} == images.train.store.places.keys()
+    assert {each.sha256 for each in images.train.images} <= images.train.store.places.keys()
     assert torch.equal(batches(images, threads=3, micro_batches=5), decoded)
     monkeypatch.setenv(LIMIT, "0")
     monkeypatch.setenv("ONELOOP_CACHE", str(folder.parent / "empty"))
@@ -113,31 +115,50 @@ def test_a_batch_does_not_depend_on_threads_micro_batches_or_the_store(folder, m
     assert not torch.equal(first, second)  # control: another epoch
 
 
-def test_batches_that_nobody_expected_are_right_too(folder):
+def test_a_batch_by_itself_is_right_while_others_are_prepared(folder):
     images = load(folder)
     feed = DiskFeed(images.test, images.mean, images.std, CPU)
-    feed.expect(torch.arange(11).split(3))
-    feed.batch(torch.arange(3))
+    stream = feed.stream(torch.arange(11).split(3))
+    next(stream)
     ids = torch.tensor([9, 2, 4])
     found, labels = feed.batch(ids)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (images.mean, images.std))
     expected = (images.test.some(ids).pixels / 255 - mean) / std
     torch.testing.assert_close(found, expected)
     assert labels.tolist() == images.test.labels[ids].tolist()
+    others = torch.arange(3, 11)
+    torch.testing.assert_close(torch.cat([pixels for pixels, _ in stream]), (images.test.some(others).pixels / 255 - mean) / std)
+
+
+def test_what_nobody_asks_for_is_not_prepared(folder):
+    """After a stop, or an error."""
+    images, changed = load(folder), []
+
+    def slow(pixels, ids):
+        time.sleep(0.005)
+        changed.append(ids)
+        return pixels
+
+    feed = images.train.feed(images, CPU)
+    stream = feed.stream(torch.arange(40).split(10), [lambda sizes, ids: torch.tensor([[0, 0, 1, 1, 0]] * len(ids)), slow])
+    next(stream)
+    stream.close()
+    feed.pool.shutdown()
+    assert 10 <= len(changed) < 40
 
 
 def test_a_view_is_that_part_of_the_image_mirrored_or_not(folder):
-    reader = DiskReader(load(folder).train)
-    whole = torch.from_numpy(np.array(reader.reduced(0)))
-    part = reader.cropped(0, (1, 2, 12, 12, 0))
-    assert torch.equal(part, whole[1:13, 2:14])
-    assert torch.equal(reader.cropped(0, (1, 2, 12, 12, 1)), part.flip(1))
-    assert reader.cropped(0, (0, 0, 5, 7, 0)).shape == (12, 12, 3)
+    whole = DiskReader(load(folder).train).reduced(0)
+    views, seen = [(1, 2, 12, 12, 0), (1, 2, 12, 12, 1), (0, 0, 5, 7, 0)], np.empty((3, 12, 12, 3), np.uint8)
+    viewed([whole] * 3, views, seen)
+    assert (seen[0] == whole[1:13, 2:14]).all()
+    assert (seen[1] == seen[0][:, ::-1]).all()
+    assert (seen[2] == resized(whole[:5, :7], 12, 12)).all()
 
 
 def test_crops_lie_inside_and_have_the_sizes_of_the_paper():
     sizes = torch.tensor([[100, 150]]).expand(4000, 2)
-    views = random_resized_crop(sizes, EpochDraws(1, 4000, CPU).of(torch.arange(4000)))
+    views = random_resized_crop(sizes, EpochRng(1, 4000, CPU).of(torch.arange(4000)))
     top, left, height, width, mirrored = views.unbind(1)
     assert (top >= 0).all()
     assert (left >= 0).all()
@@ -162,13 +183,14 @@ def test_resume_is_exact(start, folder, at, tmp_path):
 
 
 def test_micro_batches_see_the_images_of_the_batch_once_an_epoch(start, folder, monkeypatch):
-    seen, batch = [], DiskFeed.batch
+    seen, stream = [], DiskFeed.stream
 
-    def noted(self, ids, augments=()):
-        seen.extend(ids.tolist() if augments else ())
-        return batch(self, ids, augments)
+    def noted(self, parts, augments=()):
+        parts = list(parts)
+        seen.extend(torch.cat(parts).tolist() if augments else ())
+        return stream(self, parts, augments)
 
-    monkeypatch.setattr(DiskFeed, "batch", noted)
+    monkeypatch.setattr(DiskFeed, "stream", noted)
     fit(start(micro_batches=3), load(folder), mix=None)
     assert sorted(seen) == sorted([*range(42)] * 2)
 
@@ -207,15 +229,14 @@ def test_train_lines_say_what_was_waited_for(start, folder, tmp_path, monkeypatc
     ],
 )
 def test_what_is_waited_for_is_named_if_it_is_worth_a_word(start, folder, monkeypatch, capsys, slow, part, said):
-    feeds, whole = [], DiskFeed.batch
+    whole = DiskFeed.stream
 
-    def noted(self, ids, augments=()):
-        feeds.append(self)
-        found = whole(self, ids, augments)
-        self.reading, self.changing = (0.0, 1.0) if slow else (1.0, 0.5)
-        return found
+    def noted(self, parts, augments=()):
+        for images in whole(self, parts, augments):
+            self.reading, self.changing = (0.0, 1.0) if slow else (1.0, 0.5)
+            yield images
 
-    monkeypatch.setattr(DiskFeed, "batch", noted)
+    monkeypatch.setattr(DiskFeed, "stream", noted)
     monkeypatch.setattr(
         "launch.training.job.Job.waited",
         property(lambda job: part * job.meter.train_seconds, lambda job, value: None),
@@ -229,18 +250,18 @@ def test_what_is_waited_for_is_named_if_it_is_worth_a_word(start, folder, monkey
 def test_the_threads_time_is_told_apart(folder):
     """Reading is decoding and cropping; changing is what comes after."""
     images = load(folder)
-    feed, drawn = DiskFeed(images.train, images.mean, images.std, CPU), EpochDraws(1, len(images.train), CPU)
+    feed, rng = DiskFeed(images.train, images.mean, images.std, CPU), EpochRng(1, len(images.train), CPU)
 
     def slow(pixels, ids):
         time.sleep(0.01)
         return pixels
 
     ids = torch.arange(8)
-    feed.batch(ids, [partial(drawn_by, drawn, random_resized_crop)])
+    feed.batch(ids, [partial(augmented, rng, random_resized_crop)])
     before = feed.reading
     assert before > 0
     assert feed.changing < 0.01
-    feed.batch(ids, [partial(drawn_by, drawn, random_resized_crop), slow])
+    feed.batch(ids, [partial(augmented, rng, random_resized_crop), slow])
     assert feed.changing >= 0.08
     assert feed.reading > before
 
@@ -282,7 +303,7 @@ def trained(folder, tmp_path_factory):
         "--out",
         "run",
         cwd=place,
-        images=True,
+        plots=True,
     )
     assert done.returncode == 0, done.stderr
     return place / "run"
@@ -322,7 +343,7 @@ def test_predict_evaluate_and_onnx_see_what_the_training_saw(trained, folder, on
 @pytest.mark.usefixtures("own_path")
 @pytest.mark.parametrize("there", [("ant", "bee", "cow"), ("ant", "cow"), ("bee",)])
 def test_all_of_other_images_are_measured_if_they_are_not_split(trained, oneloop, tmp_path, there):
-    """Of a folder or a table, classes may be missing, which is said; `predict` on the same files agrees."""
+    """Classes may be missing from a folder or a table, which is said; `predict` on the same files agrees."""
     write_photos(tmp_path / "other", dict.fromkeys(there, 7), start=900)
     files = sorted((tmp_path / "other").rglob("*.jpg"))
     rows = [f"{file},{file.parent.name}" for file in files]
@@ -518,7 +539,8 @@ def test_modes_train_what_they_say(start, recipe, tmp_path, monkeypatch):
     calls = []
 
     def recorded(run, model, images, optimizer, loss, **options):
-        calls.append((locked(model), [(group["lr"], len(group["params"])) for group in optimizer.param_groups], options))
+        groups = [(group["lr"], len(group["params"])) for group in optimizer.param_groups]
+        calls.append((locked(whole_of(model)), groups, options))
         return {"test": {"accuracy": 0.5}}
 
     monkeypatch.setattr(recipe, "train", recorded)
@@ -540,7 +562,7 @@ def test_modes_train_what_they_say(start, recipe, tmp_path, monkeypatch):
     assert rest[1][-1][0] == pytest.approx(0.01)
 
 
-def test_a_image_that_changes_during_training_is_named(folder, tmp_path, monkeypatch):
+def test_an_image_that_changes_during_training_is_named(folder, tmp_path, monkeypatch):
     shutil.copytree(folder, tmp_path / "photos")
     monkeypatch.setenv(LIMIT, "0")
     monkeypatch.setenv("ONELOOP_CACHE", str(tmp_path / "cache"))

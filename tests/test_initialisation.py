@@ -11,8 +11,8 @@ from nets import cifar2, residual, small
 
 
 def drawn(tensor, std, normal):
-    """Whether the tensor looks like a sample with mean 0 and `std` from a normal or a uniform distribution, within five standard
-    errors of its n numbers."""
+    """Return whether the tensor looks like a sample with mean 0 and `std` from a normal or a uniform distribution, within five
+    standard errors of its n numbers."""
     n, tensor = tensor.numel(), tensor.detach()
     if n > 100 and abs(tensor.std().item() / std - 1) > 5 * math.sqrt(0.5 / n):
         return False
@@ -27,7 +27,7 @@ def kaiming(layer):
 
 
 def usual(layer):
-    """Whether the layer has PyTorch's default: weights and biases uniform within ± 1 / sqrt(fan-in)."""
+    """Return whether the layer has PyTorch's default: weights and biases uniform within ± 1 / sqrt(fan-in)."""
     std = 1 / math.sqrt(3 * layer.weight[0].numel())
     return drawn(layer.weight, std, normal=False) and (layer.bias is None or drawn(layer.bias, std, normal=False))
 
@@ -46,7 +46,7 @@ def test_other_nets_keep_pytorchs_initialisation(name):
 
 
 def test_res_deep_is_initialised_as_in_the_book():
-    """Document 000, section 5.2: kaiming_normal for relu, batch norm with weight 0.5 and bias 0; the rest PyTorch's default."""
+    """DLwPT ch. 8, section 5.2: kaiming_normal for relu, batch norm with weight 0.5 and bias 0; else PyTorch's default."""
     torch.manual_seed(0)
     model = cifar2.NetResDeep(n_blocks=4)
     for block in model.resblocks:
@@ -74,7 +74,7 @@ def test_densenet_is_initialised_as_in_the_paper():
 
 
 def test_my_net_1_is_initialised_as_torchvisions_parts():
-    """Document 001, section 2.2: those of vgg16_bn and resnet18, normal by fan-out, bias 0; the rest has PyTorch's default."""
+    """Transfer notes, section 2.2: those of vgg16_bn and resnet18, normal by fan-out, bias 0; else PyTorch's default."""
     torch.manual_seed(0)
     model = small.MyNet1()
     for name, layer in layers(model):

@@ -135,7 +135,7 @@ def test_fp16_on_a_cpu_is_refused(tmp_path):
 
 
 class Started(NamedTuple):
-    """What `accelerate launch` would start on this machine."""
+    """Processes that `accelerate launch` would start on this machine."""
 
     processes: int
     precision: str

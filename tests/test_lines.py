@@ -48,12 +48,13 @@ def test_train_loss_is_the_mean_over_the_images_since_the_last_line(start, image
 
 
 def test_schedule_is_a_function_of_the_step(start, images, tmp_path):
-    model = Tiny()
-    train(
-        start(log_every=1), model, images, optimizer_for(model), epochs=2, batch=BATCH, schedule=lambda epoch: 1 - epoch / 2
-    )
-    rates = [line["lr"] for line in metrics(tmp_path / "run") if line["event"] == "train"]
-    assert rates == [0.1 * (1 - step / 8 / 2) for step in range(16)]
+    """Learning rates of the optimizer at each step, and those that are logged."""
+    model, used = Tiny(), []
+    optimizer = optimizer_for(model)
+    optimizer.register_step_pre_hook(lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"]))
+    train(start(log_every=1), model, images, optimizer, epochs=2, batch=BATCH, schedule=lambda epoch: 1 - epoch / 2)
+    logged = [line["lr"] for line in metrics(tmp_path / "run") if line["event"] == "train"]
+    assert used == logged == [0.1 * (1 - step / 8 / 2) for step in range(16)]
 
 
 def test_cadences_do_not_change_the_numbers(start, images, tmp_path):
@@ -77,7 +78,7 @@ def test_time_of_an_earlier_launch_counts(start, images, tmp_path):
     with pytest.raises(Refused):
         train(run := start(stop_when=at_step(12)), model, images, optimizer_for(model), slow, epochs=2, batch=BATCH)
     run.end()
-    fit(start(images=True), images, model=Linear(), epochs=2)
+    fit(start(plots=True), images, model=Linear(), epochs=2)
     ended = result(tmp_path / "run")
     assert 2 < ended["seconds"] < 60
     assert ended["images_per_second"] < 61

@@ -12,11 +12,11 @@ from conftest import Tiny, metrics, result
 from methods import METHODS, optimizer_of
 from safetensors.torch import load_file
 from test_processes import same
-from training import Linear, at_step, in_evaluation
+from training import Answers, Linear, at_step, in_evaluation
 
 from launch import data, evaluate, train
 from launch.data.mix import cutmix, mixup
-from launch.data.order import part
+from launch.data.order import with_neighbour
 from launch.errors import Refused
 from launch.training import checkpoint
 from launch.training.state import State
@@ -35,7 +35,7 @@ def fit(run, images, method, model=None, **options):
 
 
 def of(folder):
-    """What a run leaves: the digests of its weights, and its record."""
+    """Digests of a run's weights, and its record."""
     files = {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
     return result(folder)["weights_sha256"], files, metrics(folder)
 
@@ -101,23 +101,18 @@ def test_micro_batches_do_not_change_what_is_mixed(method, start, images):
 
 
 def test_control_partners_within_a_micro_batch_would(start, images, monkeypatch):
-    def within(ids, start, end, before):
-        return part(ids[start:end], 0, end - start, before)
+    def within(ids, start, end):
+        return with_neighbour(ids[start:end], 0, end - start)
 
-    monkeypatch.setattr("launch.training.step.part", within)
+    monkeypatch.setattr("launch.training.batches.with_neighbour", within)
     with pytest.raises(AssertionError):
         test_micro_batches_do_not_change_what_is_mixed("mixup", start, images)
 
 
 def test_one_methods_draws_are_not_anothers(images):
     """Erasing, mixing and TrivialAugment leave the crops as they were."""
-    drawn = data.EpochDraws(seed=1, samples=61, device=torch.device("cpu")).of(torch.arange(61))
-    seen = []
-
-    def noted(kind, n, by_turns=False):
-        seen.append(kind)
-        return drawn(kind, n, by_turns)
-
+    rng, seen = data.EpochRng(seed=1, samples=61, device=torch.device("cpu")).of(torch.arange(61)), []
+    noted = Answers(lambda kind, n, *by_turns: seen.append(kind) or rng.integers(kind, n, *by_turns))
     kinds, pixels = {}, torch.zeros(61, 16, 16, 3, dtype=torch.uint8)
     floats = torch.zeros(61, 3, 8, 8)
     augments = {name: getattr(data, name) for name in ("crop_and_flip", "translate", "alternating_flip", "mirror")}

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
+from training import Answers
 
 from launch.data import augment_ops
-from launch.data.augment import EpochDraws, mirror, random_erasing, random_resized_crop
+from launch.data.augment import EpochRng, mirror, random_erasing, random_resized_crop
 from launch.data.augment_ops import rand_augment, trivial_augment
 from launch.data.mix import cutmix, either, mixed, mixup
 
@@ -14,8 +15,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def draw():
-    return EpochDraws(seed=3, samples=N, device=CPU).of(torch.arange(N))
+def rng():
+    return EpochRng(seed=3, samples=N, device=CPU).of(torch.arange(N))
 
 
 def one_for_each(count, height=9, width=14):
@@ -27,12 +28,11 @@ MIXES = {"mixup": mixup(0.4), "cutmix": cutmix(), "either": either(mixup(0.4), c
 
 
 @pytest.mark.parametrize("name", MIXES)
-def test_labels_are_worth_what_the_pixels_show(name, draw):
+def test_labels_are_worth_what_the_pixels_show(name, rng):
     """Image k has the value k and the class k: what is seen of each class is its part of the label, exactly."""
     count = 200
-    images, targets = mixed(
-        MIXES[name], one_for_each(count + 1), torch.arange(count + 1), lambda *asked: draw(*asked)[:count], count + 1
-    )
+    first = Answers(lambda *asked: rng.integers(*asked)[:count])
+    images, targets = mixed(MIXES[name], one_for_each(count + 1), torch.arange(count + 1), first, count + 1)
     assert images.shape == (count, 1, 9, 14)
     torch.testing.assert_close(targets.sum(1), torch.ones(count))
     seen = images.mean((1, 2, 3))
@@ -44,8 +44,8 @@ def test_labels_are_worth_what_the_pixels_show(name, draw):
 
 
 @pytest.mark.parametrize(("height", "width"), [(9, 14), (14, 14)])
-def test_cutmix_cuts_everywhere_and_rows_apart_from_columns(height, width, draw):
-    images, _ = cutmix()(torch.zeros(N, 1, height, width), torch.ones(N, 1, height, width), draw)
+def test_cutmix_cuts_everywhere_and_rows_apart_from_columns(height, width, rng):
+    images, _ = cutmix()(torch.zeros(N, 1, height, width), torch.ones(N, 1, height, width), rng)
     cut = images[:, 0] == 1
     often = cut.float().mean(0)
     assert often.min() > 0.1  # each pixel now and then
@@ -58,10 +58,10 @@ def test_cutmix_cuts_everywhere_and_rows_apart_from_columns(height, width, draw)
     assert {*columns.tolist()} >= {*range(1, width - 1)}
 
 
-def test_a_rectangle_is_as_wide_and_high_as_its_part(draw):
+def test_a_rectangle_is_as_wide_and_high_as_its_part(rng):
     """Where nothing of it lies outside, its area is 1 - share, and both sides are the same part of the image's."""
     size = 40
-    images, share = cutmix()(torch.zeros(N, 1, size, size), torch.ones(N, 1, size, size), draw)
+    images, share = cutmix()(torch.zeros(N, 1, size, size), torch.ones(N, 1, size, size), rng)
     cut = images[:, 0] == 1
     rows, columns = cut.any(2).sum(1), cut.any(1).sum(1)
     inside = ~(cut[:, 0].any(1) | cut[:, -1].any(1) | cut[:, :, 0].any(1) | cut[:, :, -1].any(1))
@@ -73,18 +73,18 @@ def test_a_rectangle_is_as_wide_and_high_as_its_part(draw):
     assert 1 - share.mean().item() == pytest.approx((edges[0] * edges[1]).mean().item(), abs=0.015)
 
 
-def test_the_usual_strengths_of_mixing_are_those_that_are_documented(draw):
+def test_the_usual_strengths_of_mixing_are_those_that_are_documented(rng):
     """mixup: Beta(0.2, 0.2), mostly near 0 or 1. cutmix: Beta(1, 1)."""
-    _, share = mixup()(torch.zeros(N, 1, 1, 1), torch.zeros(N, 1, 1, 1), draw)
+    _, share = mixup()(torch.zeros(N, 1, 1, 1), torch.zeros(N, 1, 1, 1), rng)
     assert share.var().item() == pytest.approx(0.25 / 1.4, rel=0.05)
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_either_takes_each_with_the_same_chance(count, draw):
+def test_either_takes_each_with_the_same_chance(count, rng):
     def constant(value):
-        return lambda images, others, draw: (torch.full_like(images, value), torch.full((len(images),), value / 10))
+        return lambda images, others, rng: (torch.full_like(images, value), torch.full((len(images),), value / 10))
 
-    images, share = either(*(constant(number) for number in range(count)))(torch.zeros(N, 1, 2, 2), torch.zeros(N, 1, 2, 2), draw)
+    images, share = either(*(constant(number) for number in range(count)))(torch.zeros(N, 1, 2, 2), torch.zeros(N, 1, 2, 2), rng)
     which = images[:, 0, 0, 0]
     torch.testing.assert_close(share, which / 10)
     assert torch.bincount(which.long(), minlength=count).float().div(N).tolist() == pytest.approx([1 / count] * count, abs=0.04)
@@ -112,9 +112,9 @@ def numbered(count):
     return pixels
 
 
-def test_operations_of_rand_augment_are_drawn_apart(draw, monkeypatch):
+def test_operations_of_rand_augment_are_drawn_apart(rng, monkeypatch):
     noted = Noted(monkeypatch, N)
-    rand_augment()(numbered(N), draw)
+    rand_augment()(numbered(N), rng)
     assert {len(each) for each in noted.of} == {2}
     same = sum(first[0] == second[0] for first, second in noted.of) / N
     assert same == pytest.approx(1 / 14, abs=0.02)
@@ -125,9 +125,9 @@ def test_operations_of_rand_augment_are_drawn_apart(draw, monkeypatch):
     assert rotations == {9.0}  # strength 9 of 30, of up to 30 degrees
 
 
-def test_operation_strength_and_sign_of_trivial_augment_are_drawn_apart(draw, monkeypatch):
+def test_operation_strength_and_sign_of_trivial_augment_are_drawn_apart(rng, monkeypatch):
     noted = Noted(monkeypatch, N)
-    trivial_augment(numbered(N), draw)
+    trivial_augment(numbered(N), rng)
     assert {len(each) for each in noted.of} == {1}
     rotations = torch.tensor([by for ((name, by),) in noted.of if name == "rotate"])
     assert len(rotations.abs().unique()) > 25
@@ -143,11 +143,11 @@ AUGMENTS = {"trivial": trivial_augment, "rand": rand_augment(), "erasing": rando
 
 
 @pytest.mark.parametrize("name", AUGMENTS)
-def test_what_is_given_is_left_as_it_was(name, draw):
+def test_what_is_given_is_left_as_it_was(name, rng):
     augment = AUGMENTS[name]
     pixels = torch.randint(0, 256, (200, 12, 12, 3), dtype=torch.uint8)
     before = pixels.clone()
-    assert not torch.equal(augment(pixels, lambda *asked: draw(*asked)[:200]), before)
+    assert not torch.equal(augment(pixels, Answers(lambda *asked: rng.integers(*asked)[:200])), before)
     assert torch.equal(pixels, before)
 
 
@@ -170,8 +170,8 @@ def related(one, other) -> float:
     return (table / table.sum(1, keepdim=True)).max().item()
 
 
-def test_place_size_and_shape_of_a_crop_are_drawn_apart(draw):
-    views = random_resized_crop(torch.tensor([[1000, 1000]]).expand(N, 2), draw).double()
+def test_place_size_and_shape_of_a_crop_are_drawn_apart(rng):
+    views = random_resized_crop(torch.tensor([[1000, 1000]]).expand(N, 2), rng).double()
     top, left, height, width, mirrored = views.unbind(1)
     down, right = top / (1001 - height), left / (1001 - width)
     small = height * width < 500_000  # larger ones are cut
@@ -188,9 +188,9 @@ def test_place_size_and_shape_of_a_crop_are_drawn_apart(draw):
     assert logs.max().item() == pytest.approx(torch.tensor(4 / 3).log().item(), abs=0.02)
 
 
-def test_place_of_what_is_erased_is_drawn_apart(draw):
+def test_place_of_what_is_erased_is_drawn_apart(rng):
     before = torch.full((N, 64, 64, 1), 7, dtype=torch.uint8)
-    erased = random_erasing(before, draw, part=1.0)[..., 0] != 7
+    erased = random_erasing(before, rng, part=1.0)[..., 0] != 7
     rows, columns = erased.any(2), erased.any(1)
     heights, widths = rows.sum(1), columns.sum(1)
     down, right = rows.float().argmax(1) / (65 - heights), columns.float().argmax(1) / (65 - widths)

@@ -42,7 +42,7 @@ def test_trials(given):
 
 
 def test_resnet18_is_a_candidate():
-    """Document 001's first advice; grey, and with the stem for small images."""
+    """The transfer notes' first advice; grey, and with the stem for small images."""
     resnet = load(ROOT / "recipes/model_selection.py").NETS["ResNet18"]()
     assert sum(parameter.numel() for parameter in resnet.parameters()) == 11_172_810
     assert resnet.conv1.stride == (1, 1)

@@ -54,7 +54,7 @@ def test_a_step_leaves_the_gradients_as_they_were():
 
 
 def test_a_gradient_of_zeros_moves_nothing_and_is_no_nan():
-    """As that of a filter behind a dead unit."""
+    """A filter behind a dead unit has such a gradient."""
     weight = nn.Parameter(torch.ones(3, 4))
     optimizer = Muon([{"params": weight, "muon": True}], lr=0.1)
     weight.grad = torch.zeros(3, 4)
@@ -64,7 +64,7 @@ def test_a_gradient_of_zeros_moves_nothing_and_is_no_nan():
 
 
 def test_a_weight_without_a_gradient_stays():
-    """As in a part that is locked, or that this step did not use."""
+    """A parameter in a part that is locked, or that this step did not use."""
     used, unused = nn.Parameter(torch.ones(3, 4)), nn.Parameter(torch.ones(3, 4))
     optimizer = Muon([{"params": [used, unused], "muon": True}], lr=0.1)
     used.grad = gradient((3, 4), 1)

@@ -11,7 +11,7 @@ PREFIX = f"import json, sys; from pathlib import Path; sys.path.insert(0, {str(R
 
 
 def runner(code: str):
-    """What `code`, which knows the runner as `mutants`, prints as JSON; in a process that knows nothing of ours."""
+    """Output of `code`, which knows the runner as `mutants`, as JSON; in a process that knows nothing of ours."""
     done = subprocess.run([sys.executable, "-c", PREFIX + code], capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 

@@ -37,7 +37,7 @@ def test_control_dropout_is_seen(name):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pretrained_halves_are_resnet18(channels):
-    """Document 001, section 2.3: the two halves in sequence are the whole net; in training the locked half stays in eval mode."""
+    """Transfer notes, section 2.3: the two halves in sequence are the net; in training the locked one stays in eval mode."""
     torch.manual_seed(0)
     model = stirred(MyNetPretrained(in_channels=channels))
     whole = resnet18(num_classes=10)

@@ -78,7 +78,7 @@ def test_shared_block_is_one_block():
 
 
 def test_nin_stages():
-    """Document 003: 55, 27, 27, 13, 13, 6, 6, and the average of AvgPool2d(6)."""
+    """NiN notes: 55, 27, 27, 13, 13, 6, 6, and the average of AvgPool2d(6)."""
     net, x, sizes = nin.NinNet().eval(), torch.randn(1, 1, 224, 224), []
     for layer in net.conv:
         x = layer(x)
@@ -88,7 +88,7 @@ def test_nin_stages():
 
 
 def test_one_by_one_convolution_is_a_linear_layer_on_each_pixel():
-    """Document 003: pixels [0, 0] and [0, 1] never mix."""
+    """NiN notes: pixels [0, 0] and [0, 1] never mix."""
     conv, x = torch.nn.Conv2d(6, 4, 1), torch.randn(2, 6, 5, 5)
     linear = torch.nn.functional.linear(x.permute(0, 2, 3, 1), conv.weight.flatten(1), conv.bias)
     torch.testing.assert_close(conv(x), linear.permute(0, 3, 1, 2))
@@ -117,7 +117,7 @@ def test_depth_must_fit():
 
 
 def test_small_demonstrations_of_the_documents():
-    """000: rows 0-02, 0-03; 004: rows 4-01, 4-02."""
+    """Shapes and values of DLwPT ch. 8 and the Inception notes."""
     image = torch.randn(1, 3, 32, 32)
     conv = torch.nn.Conv2d(3, 16, kernel_size=3)
     assert (conv.weight.shape, conv.bias.shape) == ((16, 3, 3, 3), (16,))
@@ -135,7 +135,7 @@ def test_small_demonstrations_of_the_documents():
 
 
 def test_sgd_by_hand():
-    """Document 002: weight = weight - learning_rate * gradient (its section 2 has the wrong sign)."""
+    """MNIST notes: weight = weight - learning_rate * gradient (its section 2 has the wrong sign)."""
     net = torch.nn.Linear(3, 2)
     before = [p.detach().clone() for p in net.parameters()]
     net(torch.randn(5, 3)).square().sum().backward()

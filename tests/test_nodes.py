@@ -66,7 +66,7 @@ def reference(tmp_path_factory) -> Path:
 
 
 def test_two_machines_give_the_bits_of_one_with_two_processes(nodes, reference, tmp_path):
-    """As launch/nodes.yaml says, with accelerate's own launcher."""
+    """Start a job as launch/nodes.yaml does, with accelerate's own launcher."""
     config = ["--config_file", str(ROOT / "launch/nodes.yaml"), "--mixed_precision", "no"]
     recipe = ("--main_process_ip", FIRST, TINY, *FLAGS)
     options = {"cwd": tmp_path, "env": NETWORK}

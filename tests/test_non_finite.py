@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import optimizer_for
-from training import Linear, fit, step_of
+from training import Linear, batch_of, fit, step_of
 
 from launch import train
 from launch.errors import Refused
@@ -37,28 +37,28 @@ def test_broken_loss_stops_before_the_update(fused, start, images, tmp_path):
 
 
 def test_fused_optimizer_skips_a_broken_update_on_the_device(start, images):
-    """As on a GPU, where the host looks at every 16th step only: the weights stay those before the first broken step."""
+    """On a GPU, the host looks at every 16th step only: the weights stay those before the first broken step."""
     model = Linear()
     step = step_of(start(), model, images)
-    step.poll = 4
-    step(torch.arange(8), 0, 1, False)
+    step.finite.poll = 4
+    step(batch_of(step, torch.arange(8), 1), False)
     before = model.fc.weight.detach().clone()
     step.loss = lambda logits, labels: F.cross_entropy(logits, labels) * float("inf")
-    step(torch.arange(8), 0, 2, False)
+    step(batch_of(step, torch.arange(8), 2), False)
     step.loss = F.cross_entropy
-    step(torch.arange(8), 0, 3, False)  # broken stays broken
+    step(batch_of(step, torch.arange(8), 3), False)  # broken stays broken
     with pytest.raises(Refused, match="not finite at step 3;"):
-        step(torch.arange(8), 0, 4, False)
+        step(batch_of(step, torch.arange(8), 4), False)
     assert torch.equal(model.fc.weight, before)
 
 
 def test_broken_loss_between_polls_is_neither_saved_nor_finished(start, images, tmp_path, monkeypatch):
-    """As on a GPU: the loss breaks in step 3, the host would look at step 16 of 8."""
+    """On a GPU: the loss breaks in step 3 of 8, and the host would look at step 16."""
     original = Step.__init__
 
     def seldom(self, *args, **options):
         original(self, *args, **options)
-        self.poll = 16
+        self.finite.poll = 16
 
     monkeypatch.setattr(Step, "__init__", seldom)
     calls = []

@@ -1,4 +1,4 @@
-"""What version 0.2 wrote and took, in today's names: a run folder that it left (tests/run_of_0.2), its flags, what is hashed."""
+"""Names of version 0.2 in today's: a run folder that it left (tests/run_of_0.2), its flags, the names that are hashed."""
 
 import json
 import shutil
@@ -11,6 +11,7 @@ from jobs import begin
 
 from launch import commands
 from launch.old_names import OPTIONS, RECIPES, flags_of_today, options_of_today, options_to_hash
+from launch.recipe import located
 from launch.report.runs import read
 
 OLD = Path(__file__).with_name("run_of_0.2")
@@ -33,6 +34,10 @@ def test_every_old_name_is_read_and_hashed_as_it_was():
     assert flags_of_today(["--shards", "2", "--stored=64", "shards", "--net", "--remedy"]) == [
         "--micro-batches", "2", "--cache-size=64", "shards", "--net", "--method",
     ]  # fmt: skip
+
+
+def test_a_recipe_is_found_by_its_old_name():
+    assert {old: located(old).stem for old in RECIPES} == RECIPES
 
 
 def test_a_run_of_0_2_is_read_shown_and_used(old, capsys):

@@ -68,7 +68,7 @@ def test_output_to_a_full_disk_is_one_line(trained_runs, buffer):
 
 
 def test_a_closed_pipe_is_not_an_error(trained_runs):
-    """As in `oneloop predict … | head`."""
+    """The reader ends early, as in `oneloop predict … | head`."""
     for args in (
         ["predict", trained_runs / "birds", trained_runs / "images"],
         ["runs", trained_runs, "--json"],

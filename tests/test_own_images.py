@@ -14,11 +14,13 @@ from photos import jpeg, photo, write_photos
 from PIL import Image
 
 from launch import sources, train
-from launch.data.augment import EpochDraws, random_resized_crop
+from launch.data.augment import EpochRng, random_resized_crop
 from launch.data.disk_feed import DiskFeed, DiskReader
 from launch.data.resize import ResizeRule, centred, read
+from launch.data.store import clear
 from launch.errors import Refused
 from launch.report import predictions
+from launch.sources.options import DataOptions
 
 CPU = torch.device("cpu")
 RULE = ResizeRule(size=12, cache_size=14)
@@ -31,7 +33,15 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 
 def load(folder, rule=RULE, **options):
-    return sources.custom(str(folder), rule, **options)
+    of_run = {name: options.pop(name) for name in ("limit", "validation", "classes", "main") if name in options}
+    return sources.custom(str(folder), rule, DataOptions(**options), **of_run)
+
+
+def unstored(folder, **options):
+    """The same, with nothing stored yet of what was examined."""
+    load(folder, **options)
+    clear(folder)
+    return load(folder, **options)
 
 
 def splits_of(images) -> dict[str, str]:
@@ -45,7 +55,7 @@ def splits_of(images) -> dict[str, str]:
 def test_a_folder_that_is_not_split_gets_three_parts_by_itself(tmp_path):
     """10 % of each class validate and 10 % test, without any flag: so the test images choose nothing."""
     images = load(write_photos(tmp_path / "photos", {"a": 100, "b": 100}))
-    assert images.chooser == "validation"
+    assert images.model_selection_split == "validation"
     parts = {name: getattr(images, name) for name in ("train", "validation", "test")}
     assert sum(map(len, parts.values())) == 200
     for name, part in parts.items():
@@ -184,7 +194,7 @@ def test_some_of_a_split_are_those_images_with_their_labels(tmp_path):
 
 
 def test_a_limit_that_leaves_out_a_class_is_no_uneven_data_set(tmp_path):
-    """Of the classes that are there, none has so few images that accuracy alone misleads."""
+    """None of the classes that have images has so few that accuracy alone misleads."""
     images = load(colours(tmp_path / "photos", {f"{side}/{name}": 10 for side in ("train", "test") for name in "abc"}))
     two = images.train.select((images.train.labels < 2).nonzero().flatten())
     assert DiskFeed(two, images.mean, images.std, CPU).uneven == ()
@@ -207,7 +217,7 @@ def test_a_batch_is_normalised_as_imagenets_in_this_order_of_colours(tmp_path):
 
 
 @pytest.mark.parametrize("size", [(60, 20), (20, 60)])
-def test_crops_of_a_training_come_from_all_of_a_image_and_from_nothing_else(size, tmp_path):
+def test_crops_of_a_training_come_from_all_of_an_image_and_from_nothing_else(size, tmp_path):
     """An image that brightens from left to right, or from top to bottom: crops reach both ends, and never beyond."""
     wide = size[0] > size[1]
     ramp = np.linspace(10, 250, max(size)).round().astype(np.uint8)
@@ -217,10 +227,10 @@ def test_crops_of_a_training_come_from_all_of_a_image_and_from_nothing_else(size
         Image.fromarray(np.stack([grey] * 3, -1)).save(tmp_path / f"photos/{place}/1.png")
     images = load(tmp_path / "photos")
     feed = DiskFeed(images.train, images.mean, images.std, CPU)
-    draws, lows, highs, flips = EpochDraws(1, 1, CPU), [], [], 0
+    rng, lows, highs, flips = EpochRng(1, 1, CPU), [], [], 0
     for epoch in range(60):
-        draws.begin(epoch)
-        batch, _ = feed.batch(torch.tensor([0]), [lambda sizes, ids: random_resized_crop(sizes, draws.of(ids))])
+        rng.begin(epoch)
+        batch, _ = feed.batch(torch.tensor([0]), [lambda sizes, ids: random_resized_crop(sizes, rng.of(ids))])
         seen = (batch[0, 0] * images.std[0] + images.mean[0]) * 255
         line = seen.mean(0) if wide else seen.mean(1)
         lows.append(line.min().item())
@@ -242,16 +252,16 @@ def test_every_augmentation_is_applied_in_its_order(tmp_path):
     torch.testing.assert_close(pixels[:, 0, 3, 3], (shades + ids) * 2)
 
 
-def test_a_image_that_broke_is_named_wherever_it_is_in_a_batch(tmp_path):
-    images = load(colours(tmp_path / "photos", {"train/a": 24, "train/b": 2, "test/a": 2, "test/b": 2}))
+def test_an_image_that_broke_is_named_wherever_it_is_in_a_batch(tmp_path):
+    images = unstored(colours(tmp_path / "photos", {"train/a": 24, "train/b": 2, "test/a": 2, "test/b": 2}))
     (tmp_path / "photos/train/a/023.png").write_bytes(b"")
     feed = DiskFeed(images.train, images.mean, images.std, CPU)
     with pytest.raises(Refused, match=r"train/a/023\.png"):
         feed.batch(torch.arange(24))
 
 
-def test_a_image_that_was_replaced_by_one_of_another_size_is_named(tmp_path):
-    images = load(colours(tmp_path / "photos", {"train/a": 3, "train/b": 3, "test/a": 2, "test/b": 2}))
+def test_an_image_that_was_replaced_by_one_of_another_size_is_named(tmp_path):
+    images = unstored(colours(tmp_path / "photos", {"train/a": 3, "train/b": 3, "test/a": 2, "test/b": 2}))
     photo(1, 30, 20).save(tmp_path / "photos/train/a/001.png")
     with pytest.raises(Refused, match=r"train/a/001\.png has changed") as refused:
         DiskReader(images.train).reduced(1)
@@ -267,7 +277,7 @@ def detailed(width, height):
 
 @pytest.mark.parametrize("cache_size", [75, 100, 220])
 def test_a_stored_jpeg_has_the_detail_of_its_stored_size(cache_size):
-    """Whatever size the net sees: training crops parts of what is stored."""
+    """Any size may be stored, whatever the net sees: training crops parts of it."""
     file = io.BytesIO()
     detailed(600, 450).save(file, "JPEG", quality=97, subsampling=0)
     whole = Image.open(io.BytesIO(file.getvalue()))
@@ -365,20 +375,19 @@ def opened(monkeypatch):
 
 
 def epoch(images, ids=None):
-    """What an epoch and its evaluations read: a part of the training images, or all."""
+    """Images that an epoch and its evaluations read: a part of the training images, or all."""
     found = []
     for split, chosen in ((images.train, ids), (images.validation, None), (images.test, None)):
         feed = DiskFeed(split, images.mean, images.std, CPU)
         parts = (torch.arange(len(split)) if chosen is None else chosen).split(7)
-        feed.expect(parts)
-        found += [feed.batch(part)[0] for part in parts]
+        found += [pixels for pixels, _ in feed.stream(parts)]
     return torch.cat(found)
 
 
 def test_each_image_is_decoded_once_in_all_epochs_and_runs(tmp_path, opened):
     """Also those of the test, and also while the kept file grows from epoch to epoch."""
     folder = write_photos(tmp_path / "photos", {f"{side}/{name}": 9 for side in ("train", "val", "test") for name in "ab"})
-    images = load(folder)
+    images = unstored(folder)
     opened.clear()
     some = epoch(images, torch.arange(10))
     assert len(opened) == 10 + 36
@@ -391,6 +400,24 @@ def test_each_image_is_decoded_once_in_all_epochs_and_runs(tmp_path, opened):
     again = load(folder)
     assert torch.equal(epoch(again), whole)
     assert len(opened) == 54
+
+
+def test_what_is_examined_is_stored_in_the_same_pass(tmp_path, opened, monkeypatch):
+    folder = write_photos(tmp_path / "photos", {f"{side}/{name}": 9 for side in ("train", "val", "test") for name in "ab"})
+    images = load(folder)
+    assert len(images.train.store.places) == 54
+    stored = epoch(images)
+    assert len(opened) == 54
+    monkeypatch.setenv("ONELOOP_CACHE", str(tmp_path / "other"))
+    images = load(folder, limit=17)  # of which few may be wanted
+    assert images.train.store.places == {}
+    monkeypatch.setenv("ONELOOP_CACHE", str(tmp_path / "third"))
+    monkeypatch.setenv("ONELOOP_STORED_GIB", str(20.5 * 3 * 21 * 14 / 2**30))
+    images = load(folder)
+    assert len(images.train.store.places) == 20
+    opened.clear()
+    assert torch.equal(epoch(images), stored)
+    assert len(opened) == 54 - 20
 
 
 def test_images_kept_for_one_size_are_not_taken_for_another(tmp_path, opened):
@@ -416,9 +443,9 @@ def test_another_pillow_decodes_again(tmp_path, opened, monkeypatch):
     epoch(load(folder))
     monkeypatch.setattr("PIL.__version__", "99.0")
     images = load(folder)
-    opened.clear()
-    epoch(images)
-    assert len(opened) == 12
+    assert len(opened) == 2 * 12  # stored in the pass that examines
+    assert epoch(images).shape[0] == 12
+    assert len(opened) == 2 * 12
 
 
 def test_the_allowance_is_for_all_data_sets_together(tmp_path, opened, monkeypatch):

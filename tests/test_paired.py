@@ -108,7 +108,7 @@ def test_one_seed_is_compared_image_by_image(tmp_path, capsys):
 
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_accuracies_of_different_images_get_no_verdict(images, tmp_path, split):
-    """Of other images or other labels, by what both recorded; what ranks here is the accuracy on `split`."""
+    """The images or labels differ, by what both recorded; the accuracy on `split` ranks here."""
     chosen = {"validation": (0.5, 0.6)} if split == "validation" else {}
     given = replace(images, validation=images.train.select(torch.arange(9)))
     for name, net in (("a", "Net"), ("b", "Other")):

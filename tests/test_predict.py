@@ -17,7 +17,7 @@ from trained import claimed, train_here
 
 from launch.data.image_file import read_image
 from launch.report import runs
-from launch.sources.listing import class_folders, entries
+from launch.sources.folder import class_folders, entries
 from launch.trained import rebuild
 from oneloop import load
 
@@ -132,8 +132,8 @@ def test_predict_finds_the_images_that_training_finds(trained_runs, oneloop, tmp
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("size", [(9, 40), (40, 9), (5, 3)])
-def test_a_image_is_resized_by_torch(mode, size, tmp_path):
-    """As training resizes; Pillow's own resize gives other pixels in other versions."""
+def test_an_image_is_resized_by_torch(mode, size, tmp_path):
+    """torch resizes, as in training; Pillow's own resize gives other pixels in other versions."""
     pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
     image = Image.fromarray(pixels).convert(mode)
     image.save(tmp_path / "a.png")

@@ -73,7 +73,7 @@ def test_dropout_and_short_last_micro_batches_on_two_processes(tmp_path):
 def test_evaluation_on_two_processes_uses_the_statistics_of_one(tmp_path):
     """Many batches, so that each process has some; batch norm's running statistics are made on the main one only."""
     (tmp_path / "small.py").write_text(
-        "import launch.data, tiny\nfrom launch import cli\nlaunch.data.MemoryFeed.batches = 3\nmain = tiny.main\n"
+        "import launch.data, tiny\nfrom launch import cli\nlaunch.data.MemoryFeed.evaluation_batch = 3\nmain = tiny.main\n"
         "if __name__ == '__main__':\n    cli(main)\n"
     )
     for processes in (None, 2):

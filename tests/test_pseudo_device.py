@@ -1,4 +1,4 @@
-"""What a device that is not a CPU changes in the loop, on one that any machine has: tests/pseudo_device.py.
+"""The loop on a device that is not a CPU, and that any machine has: tests/pseudo_device.py.
 
 The tests run in processes of their own, which have the device.
 """
@@ -21,7 +21,7 @@ from launch.data.augment import crop_and_flip
 from launch.errors import Refused
 from launch.recipe import load
 from launch.sources import synthetic
-from launch.training.step import POLL_STEPS
+from launch.training.finite import POLL_STEPS
 from nets.cifar2 import Net
 from nets.residual import CifarResNet
 
@@ -41,7 +41,7 @@ def recipes(place: Path) -> None:
     def few(run, model, images, optimizer, *args, **options):
         splits = {split: getattr(images, split).select(torch.arange(4)) for split in ("train", "test")}
         images = replace(images, **splits, size=min(images.size, 96))
-        options |= {"epochs": 1, "batch": 2, "schedule": lambda _: 0.01, "draw": None}
+        options |= {"epochs": 1, "batch": 2, "schedule": lambda _: 0.01, "plots": None}
         return train(run, model, images, optimizer, *args, **options)
 
     for name in RECIPES:
@@ -98,7 +98,7 @@ def in_precision(place: Path) -> None:
 
 @there
 def test_resume_is_exact(place):
-    """As after a SIGTERM, which is heard at the next poll or in the evaluation before it."""
+    """A stop as after a SIGTERM, which is heard at the next poll or in the evaluation before it."""
     options = {"epochs": 5, "batch": 7, "augment": crop_and_flip}  # 9 steps an epoch
     for kind, stops in {"sgd": ((3, 9), (10, 17), (34, 36)), "adam": ((10, 17),)}.items():
         whole = fit(begun(place / f"whole-{kind}"), tiny_images(), kind, **options)

@@ -1,4 +1,4 @@
-"""What the host of a device that is not a CPU has to wait for, and how much it launches, on one that any machine has."""
+"""Waits and launches of the host of a device that is not a CPU, and that any machine has."""
 
 import contextlib
 import itertools
@@ -18,11 +18,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from training import ChoosesOnTheHost, ReadsOnTheHost, fit
 
 from launch import Run, sources
-from launch.data.augment import Augment, EpochDraws, alternating_flip, crop_and_flip, random_resized_crop, translate
-from launch.data.images import Images, MemoryFeed
+from launch.data.augment import Augment, EpochRng, alternating_flip, crop_and_flip, random_resized_crop, translate
+from launch.data.feed import MemoryFeed
+from launch.data.images import Images
 from launch.sources import synthetic
-from launch.training.loop import _validate
-from launch.training.step import POLL_STEPS, Step
+from launch.training.batches import TrainingFeed
+from launch.training.evaluate import measure
+from launch.training.finite import POLL_STEPS
+from launch.training.step import Step
 from nets.cifar2 import Net
 from nets.residual import CifarResNet
 
@@ -34,13 +37,13 @@ aten = torch.ops.aten
 def pixels_in(home: str) -> Iterator[None]:
     """Feeds that are made within it keep their pixels there; in main memory as those that do not fit on the device."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("launch.data.images._fits", lambda rows, device: home == device.type)
+        patch.setattr("launch.data.feed._fits", lambda rows, device: home == device.type)
         yield
 
 
 def batch_there(images: Images, ids: Tensor, augment: Augment | None, device: torch.device, home: str) -> list[Tensor]:
     """The first images of an epoch; a batch is made on `device`, wherever the feed's pixels are."""
-    feed, epoch = MemoryFeed(images.train, images, device), EpochDraws(1, 61, device)
+    feed, epoch = MemoryFeed(images.train, images, device), EpochRng(1, 61, device)
     assert {feed.rows.device.type, feed.order(ids).device.type} == {home}
     assert feed.resident == (home == device.type)
     epoch.begin(1)
@@ -72,15 +75,15 @@ def waits(run: Run, model: nn.Module, **options) -> dict[str, set]:
     """How many copies to the host and how many reads a step makes: without a poll, and with one."""
     call, seen = Step.__call__, {"quiet": set(), "poll": set()}
 
-    def watched(self, ids, epoch, step, stop):
+    def watched(self, batch, stop):
         before = counts()
-        done = call(self, ids, epoch, step, stop)
+        done = call(self, batch, stop)
         made = tuple(after - earlier for after, earlier in zip(counts(), before, strict=True))
-        assert self.poll == POLL_STEPS
-        assert len(self.rates) == 1
-        kept = (done[0], *self.rates, self.found_inf, self.broken, *self.net.state_dict().values())
+        assert self.finite.poll == POLL_STEPS
+        assert len(self.device_lrs.rates) == 1
+        kept = (done[0], *self.device_lrs.rates, self.finite.found_inf, self.finite.bad_steps, *self.net.state_dict().values())
         assert {tensor.device.type for tensor in kept} == {"pseudo"}
-        seen["quiet" if step % POLL_STEPS else "poll"].add(made)
+        seen["quiet" if batch.step % POLL_STEPS else "poll"].add(made)
         return done
 
     with pytest.MonkeyPatch.context() as patch:
@@ -102,9 +105,9 @@ def reads_of_an_evaluation(run: Run, model: nn.Module, train_mode_batch: int) ->
     """Copies and reads, of several batches."""
     images = tiny_images()
     feed = MemoryFeed(images.test, images, torch.device("pseudo", 0))
-    feed.batches = 4
+    feed.evaluation_batch = 4
     before = counts()
-    _validate(run, model.to("pseudo"), feed, 8, None, train_mode_batch)
+    measure(run, model.to("pseudo"), feed, 8, None, train_mode_batch)
     return tuple(after - earlier for after, earlier in zip(counts(), before, strict=True))
 
 
@@ -145,12 +148,12 @@ def operators(place: Path, model: nn.Module, augment=None) -> Counter:
     model = model.to("pseudo", memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True)
     run = begun(place)
-    feed = MemoryFeed(images.train, images, torch.device("pseudo"))
-    step = Step(run, model.train(), feed, optimizer, F.cross_entropy, [augment] if augment else [])
-    ids = torch.arange(4, device="pseudo")
-    step(ids, 0, 1, False)
+    feed = TrainingFeed(run, MemoryFeed(images.train, images, torch.device("pseudo")), [augment] if augment else [])
+    step = Step(run, model.train(), feed, optimizer, F.cross_entropy)
+    first, second = feed.batches([torch.arange(4, device="pseudo")] * 2, 0, 1)
+    step(first, False)
     with Operators() as mode:
-        step(ids, 0, 2, False)
+        step(second, False)
     run.end()
     return mode.seen
 
@@ -159,8 +162,8 @@ def operators(place: Path, model: nn.Module, augment=None) -> Counter:
 def test_operators_of_a_step(place):
     """A step of a small net takes a GPU as long as the host takes to launch its kernels."""
     synthetic.COUNTS.update(train=64, test=20)
-    for most, *args in ((39, Net()), (52, Net(), crop_and_flip), (180, CifarResNet(20))):
+    for most, *args in ((38, Net()), (51, Net(), crop_and_flip), (179, CifarResNet(20))):
         seen = operators(place / str(most), *args)
         assert seen.total() <= most, seen
     more = operators(place / "control", nn.Sequential(Net(), nn.ReLU()))
-    assert more.total() == 39 + 2, more
+    assert more.total() == 38 + 2, more

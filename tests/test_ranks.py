@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from training import fit
 
 from launch import Run
-from launch.data.images import MemoryFeed
+from launch.data.feed import MemoryFeed
 from launch.processes import accelerator
 from launch.training.step import Step
 
@@ -46,7 +46,7 @@ class Collectives(TorchDispatchMode):
 
 
 def reduced(_, bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
-    """What DDP does with a bucket; of its own reduction it would wait for the result, which the fake one lacks."""
+    """DDP's handling of a bucket; it would wait for the result of its own reduction, which the fake group lacks."""
     torch.distributed.all_reduce(bucket.buffer())
     future = torch.futures.Future()
     future.set_result(bucket.buffer())
@@ -66,9 +66,9 @@ def process(folder: Path, rank: int, patch: pytest.MonkeyPatch, fault: Callable[
     collectives, micro_batches, tested, backward, batch = Collectives(), [], [], Step._backward, MemoryFeed.batch
     prepare_model = Accelerator.prepare_model
 
-    def noted_micro_batch(self, ids, weight, *rest, **options):
-        micro_batches.append([self.number, ids.tolist(), weight])
-        return backward(self, ids, weight, *rest, **options)
+    def noted_micro_batch(self, micro_batch, *rest, **options):
+        micro_batches.append([self.number, micro_batch.ids.tolist(), micro_batch.weight])
+        return backward(self, micro_batch, *rest, **options)
 
     def with_hook(self, model, **options):
         prepared = prepare_model(self, model, **options)
@@ -87,7 +87,7 @@ def process(folder: Path, rank: int, patch: pytest.MonkeyPatch, fault: Callable[
     patch.setattr(Accelerator, "prepare_model", with_hook)
     patch.setattr(Step, "_backward", noted_micro_batch)
     patch.setattr(MemoryFeed, "batch", noted_batch)
-    patch.setattr(MemoryFeed, "batches", 2)  # so that an evaluation has more batches than there are processes
+    patch.setattr(MemoryFeed, "evaluation_batch", 2)  # so that an evaluation has more batches than there are processes
     patch.setattr(Run, "on_main", on_main)
     places = {
         "RANK": rank,
@@ -114,7 +114,7 @@ def process(folder: Path, rank: int, patch: pytest.MonkeyPatch, fault: Callable[
 
 
 def broken(record: list[dict]) -> list[str]:
-    """What of the promises the processes of a job do not keep."""
+    """The promises that the processes of a job do not keep."""
     found = ["schedule"] * any(each["collectives"] != record[0]["collectives"] for each in record)
     micro_batches = [part for each in record for part in each["micro_batches"] if part[2]]  # weight 0: joins the reduction
     for epoch in range(EPOCHS):
@@ -130,7 +130,7 @@ def broken(record: list[dict]) -> list[str]:
 
 
 def forked(body: str, place: Path) -> dict:
-    """What a function of this file writes into record.json, in a process of its own: there is one process group in a process."""
+    """Content of the record.json that a function of this file writes, in a process of its own with its one process group."""
     code = f"import os; os.fsync = lambda _: None; import test_ranks; test_ranks.{body}(test_ranks.Path.cwd())"
     done = jobs.run("-c", code, cwd=place, env={"CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == 0, done.stdout + done.stderr

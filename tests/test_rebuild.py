@@ -153,7 +153,7 @@ def test_a_run_on_the_hubs_data_is_used_without_it(birds, trained_runs, oneloop,
     def asked(*_):
         raise Refused("the hub was asked")
 
-    monkeypatch.setattr("launch.sources.hub_named.read", asked)
+    monkeypatch.setattr("launch.sources.in_memory.read_hub", asked)
     assert oneloop("predict", birds, trained_runs / "images")[0] == 0
     assert oneloop("evaluate", birds)[::2] == (1, "the hub was asked\n")  # control
 

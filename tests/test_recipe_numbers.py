@@ -35,7 +35,7 @@ def test_chapter(net, book, given):
 
 @pytest.mark.parametrize("book", [False, True])
 def test_penalised_net(book, given):
-    """0.001 times the squares of all parameters; it is not the baseline: as the book did it, not shuffled."""
+    """0.001 times the squares of all parameters; it is not the baseline, so not shuffled, as in DLwPT ch. 8."""
     (call,) = given("cifar2", l2=0.001, book=book)
     check(call, net="Net", **CHAPTER | ({"shuffle": False, "measured_in": "train"} if book else {}))
     squares = sum(parameter.detach().square().sum() for parameter in call.model.parameters())
@@ -52,7 +52,7 @@ def test_residual_design_shares_its_block_in_book_mode(book, parameters, given):
 
 
 def test_options_reach_the_training(given):
-    """Of every recipe of one training: what is said on the command line is what is trained."""
+    """Every recipe of one training trains with the options of its command line."""
     said = {"epochs": 3, "batch": 2, "lr": 0.25}
     for name in ("cifar2", "convolutions", "mnist", "fashion_small", "cifar10", "zoo", "fashion_nin"):
         (call,) = given(name, limit=9, **said)
@@ -76,7 +76,7 @@ def test_plots_of_the_chapter(given, monkeypatch, tmp_path):
     real = module.maps
     monkeypatch.setattr(module, "maps", maps)
     torch.nn.init.normal_(call.model.conv1.weight)  # in place of a training
-    call.draw(tmp_path)
+    call.plots(tmp_path)
     assert (tmp_path / "filters.png").exists()
     assert (tmp_path / "features.png").exists()
     images = sources.cifar10("synthetic", keep=("airplane", "bird"))

@@ -133,7 +133,7 @@ def cifar2():
 
 
 def test_kernels_of_the_chapter():
-    """Document 000, rows 0-04 and 0-05: the 1/9 kernel sums over channels; the edge kernel responds to vertical edges only."""
+    """DLwPT ch. 8: the 1/9 kernel sums over channels; the edge kernel responds to vertical edges only."""
     convolutions = load("convolutions")
     image = torch.rand(1, 3, 12, 12)
     mean = F.avg_pool2d(image.mean(1, keepdim=True), 3, stride=1)
@@ -149,7 +149,7 @@ def test_kernels_of_the_chapter():
 
 
 def test_verdicts_of_the_rules_of_thumb():
-    """Document 001, section 2.4, on validation accuracies by epoch, and training minus validation accuracy."""
+    """Transfer notes, section 2.4, on validation accuracies by epoch, and training minus validation accuracy."""
     verdict = load("model_selection").verdict
     assert verdict([[0.80, 0.86], [0.82, 0.88]], gap=0.05).startswith("overfits: use fewer or narrower layers")
     assert verdict([[0.50, 0.70]], gap=0.01) == "still learning: train for more epochs"
@@ -160,7 +160,7 @@ def test_verdicts_of_the_rules_of_thumb():
 
 @pytest.mark.usefixtures("few_synthetic")
 def test_mnist_leaves_images_as_files(start, tmp_path):
-    """Document 002, section 2.1: PNG keeps every pixel exactly, JPEG approximately."""
+    """MNIST notes, section 2.1: PNG keeps every pixel exactly, JPEG approximately."""
     load("mnist").main(start(limit=100), epochs=1)
     images = sources.mnist("synthetic", limit=100)
     folder = tmp_path / "run/images"
@@ -218,7 +218,7 @@ def test_res_deep_starts(cifar2, start, tmp_path):
 
 @pytest.mark.usefixtures("few_synthetic")
 def test_l2_is_weight_decay_of_twice_as_much(cifar2, start, tmp_path):
-    """Document 000, section 5.2: the gradient of λ Σp² is 2λp."""
+    """DLwPT ch. 8, section 5.2: the gradient of λ Σp² is 2λp."""
     cifar2.main(start(out="l2", limit=128, seed=3), l2=0.01, epochs=2)
     run = start(out="decay", limit=128, seed=3)
     images = sources.cifar10("synthetic", keep=("airplane", "bird"), limit=128)
@@ -229,7 +229,7 @@ def test_l2_is_weight_decay_of_twice_as_much(cifar2, start, tmp_path):
     torch.testing.assert_close(penalised, decayed, rtol=1e-5, atol=1e-7)
     cifar2.main(start(out="none", limit=128, seed=3), epochs=2)
     first = {name: metrics(tmp_path / name)[0]["loss"] for name in ("l2", "decay", "none")}
-    assert first["l2"] > first["none"]  # the printed loss includes the penalty, as in the book
+    assert first["l2"] > first["none"]  # the printed loss includes the penalty, as in DLwPT ch. 8
 
 
 @pytest.fixture

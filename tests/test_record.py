@@ -79,7 +79,7 @@ def test_a_damaged_line_is_named_wherever_it_is(kind, place, tmp_path):
 
 
 def test_without_clock_drops_seconds_and_speed_and_nothing_else():
-    """What proves two runs equal must not be blind: to the loss, the accuracy or the step."""
+    """The comparison of two runs must see a different loss, accuracy or step."""
     (event,) = without_clock([EVENT | {"gradient_norm": 2.0}])
     assert event == {"event": "train", "step": 1, "epoch": 1, "images": 8, "loss": 0.5, "gradient_norm": 2.0}
 
@@ -181,7 +181,7 @@ def test_broken_standard_output_is_reported_once_and_ends_nothing(start, images,
 
 
 def test_a_closed_pipe_does_not_end_a_training(tmp_path):
-    """As with `python recipe | head -1`: a real process, and its exit code."""
+    """A real process and its exit code, as with `python recipe | head -1`."""
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     flags = ("--data", "synthetic", "--epochs", 30, "--out", "run")
@@ -216,7 +216,7 @@ def test_control_characters_are_escaped_on_the_screen(start, images, tmp_path, c
 
 
 def test_what_is_said_before_a_training_needs_no_reader(monkeypatch):
-    """As in `python recipes/custom.py … | head -n 3`."""
+    """The reader ends early, as in `python recipes/custom.py … | head -n 3`."""
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as nobody_reads:

@@ -1,4 +1,4 @@
-"""Whatever speaks of a run says the numbers that were recorded: commands, comparison, pairs, images, W&B."""
+"""Recorded numbers are those that everything shows: commands, comparison, pairs, plots, W&B."""
 
 import base64
 import csv
@@ -575,4 +575,3 @@ def test_mean_and_range_over_epochs_that_differ(tmp_path):
     assert group.curve("test accuracy") == ([1, 2], [[0.6, 0.8], [0.8, 0.6]])
     mean, deviation = group.measure("last")
     assert (mean, deviation) == (pytest.approx(0.65), pytest.approx(statistics.stdev((0.7, 0.6))))
-

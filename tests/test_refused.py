@@ -1,4 +1,4 @@
-"""What would fail later is refused at the start, in one line and with nothing half-written."""
+"""Refusals at the start, in one line and with nothing half-written, of what would fail later."""
 
 from dataclasses import replace
 
@@ -60,7 +60,7 @@ def test_one_image_by_itself_is_refused_where_batch_norm_cannot_have_it(count, f
 
 @pytest.mark.parametrize(("stride", "fits"), [(8, False), (2, True)])
 def test_one_image_is_refused_where_batch_norm_has_one_value_of_it(stride, fits, start):
-    """As after global pooling: a map of 1×1 has no deviation, one of 4×4 has. What the try does to the statistics is undone."""
+    """A map of 1×1, as after global pooling, has no deviation, one of 4×4 has. The trial leaves the statistics as they were."""
     convolution = torch.nn.Conv2d(1, 2, stride, stride=stride)
     net = torch.nn.Sequential(convolution, torch.nn.BatchNorm2d(2), torch.nn.Flatten(), torch.nn.LazyLinear(3))
     net(torch.zeros(2, 1, 8, 8))

@@ -1,4 +1,4 @@
-"""What a finished run shows: four plots, and a page that loads nothing from elsewhere."""
+"""Report of a finished run: four plots, and a page that loads nothing from elsewhere."""
 
 import base64
 import io
@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 from launch import train
-from launch.data.images import MemoryFeed
+from launch.data.feed import MemoryFeed
 from launch.report import page as page_of
 from launch.report import plots as report
 from launch.report import show
@@ -154,7 +154,7 @@ def test_page_of_several_stages_compares_them(start, images, tmp_path, capsys, m
     run = start(plots=True)
     for name in ("first", "second"):
         train(run, net := Tiny(), replace(images, classes=NAMES), optimizer_for(net), epochs=1, batch=16, stage=name)
-    run.finish({"recipe": "test", "summary": "<i>two</i> trainings"})
+    run.finish("<i>two</i> trainings")
     page = Page((tmp_path / "run/report.html").read_text())
     assert page.references == []
     assert "i" not in page.tags
@@ -162,7 +162,7 @@ def test_page_of_several_stages_compares_them(start, images, tmp_path, capsys, m
     for name in ("first", "second"):
         assert page.words[page.words.index(name) + 3] == f"{result(tmp_path / 'run' / name)['test']['accuracy']:.4f}"
     monkeypatch.setattr(page_of, "_several", lambda _: 1 / 0)
-    run.finish({"recipe": "test", "summary": "again"})
+    run.finish("again")
     assert result(tmp_path / "run")["summary"] == "again"
     assert capsys.readouterr().err.count("has no report.html: division by zero") == 1
 

@@ -13,7 +13,7 @@ from conftest import Tiny, metrics, result
 from training import EPOCHS, STEPS, TwoConvolutions, at_step, fit, in_evaluation, interrupted
 
 from launch import Run
-from launch.data.images import MemoryFeed
+from launch.data.feed import MemoryFeed
 from launch.errors import Refused
 from launch.training import checkpoint
 from launch.training.job import SAVE_SECONDS
@@ -76,7 +76,7 @@ def test_lines_of_an_epoch_that_was_stopped_at_its_end_are_there_once(start, str
 
 def test_resume_during_evaluation_is_exact(start, straight, images, tmp_path, monkeypatch):
     digest, lines = straight()
-    monkeypatch.setattr(MemoryFeed, "batches", 10)  # of 23 test images
+    monkeypatch.setattr(MemoryFeed, "evaluation_batch", 10)  # of 23 test images
     with pytest.raises(Refused):
         fit(start(stop_when=in_evaluation(8, batch=1)), images)
     assert not [line for line in metrics(tmp_path / "run") if line["event"] == "eval"]
@@ -168,13 +168,13 @@ def test_lost_checkpoints_are_said(start, images, tmp_path, capsys):
     with pytest.raises(Refused):
         fit(start(stop_when=at_step(12)), images)
     shutil.rmtree(tmp_path / "run/checkpoints")
-    fit(start(images=False), images)
+    fit(start(plots=False), images)
     assert "has no checkpoint: starts again from step 0" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("other", [{}, {"seed": 2}, {"micro_batches": 2}, {"options": {"lr": 0.2}}, {"data": "62"}, {"begun": 2}])
 def test_checkpoint_of_another_configuration_is_refused(other, start, images, tmp_path):
-    """As when a folder is deleted and used again while its first job still saves, or when checkpoints are copied about."""
+    """A folder may be deleted and used again while its first job still saves, and checkpoints may be copied about."""
     fit(start(), images)
     refused_for, other = bool(other), dict(other)
     images = replace(images, fingerprint=other.pop("data", images.fingerprint))

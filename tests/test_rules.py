@@ -1,4 +1,4 @@
-"""What the code must not contain, and which package may import which."""
+"""Rules: what the code must not contain, which package may import which, what pages must name."""
 
 import ast
 import re
@@ -91,3 +91,27 @@ def test_pages_name_tests_that_exist(page, many):
     assert len(named) > many
     for file, name in named:
         assert f"def {name}(" in (ROOT / "tests" / file).read_text(), f"{file}::{name}"
+
+
+def promises_and_tests(page: str) -> tuple[list[str], list[str]]:
+    """Names of the promises in the first table of docs/guarantees.md, and of those for which its last one has a test."""
+    promises = re.search(r"^\| \| promise \| limits \|\n(?:\|.*\n)+", page, re.MULTILINE)[0]
+    tests = re.search(r"^\| promise \| tests \|\n(?:\|.*\n)+", page, re.MULTILINE)[0]
+    named = re.findall(r"^\| ([^|]+) \| [^|]+ \| [^|]+ \|$", promises, re.MULTILINE)
+    return named, re.findall(r"^\| ([^|]+) \| `test_\w+\.py::", tests, re.MULTILINE)
+
+
+def test_every_promise_has_tests():
+    promises, tested = promises_and_tests((ROOT / "docs/guarantees.md").read_text())
+    assert len(promises) == len(set(promises)) > 40
+    assert promises == tested
+
+
+@pytest.mark.parametrize(
+    ("row", "now"), [(r"^\| stable split \| `test_.*\n", ""), (r"^\| stable split \| `test_.*", "| stable split | |")]
+)
+def test_control_a_promise_without_tests_is_noticed(row, now):
+    page, changed = re.subn(row, now, (ROOT / "docs/guarantees.md").read_text(), flags=re.MULTILINE)
+    promises, tested = promises_and_tests(page)
+    assert changed == 1
+    assert set(promises) - set(tested) == {"stable split"}

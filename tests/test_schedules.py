@@ -1,4 +1,4 @@
-"""What a user of a schedule relies on: where it begins and ends, that it has no jumps, and that it stays where it ended."""
+"""Properties of a schedule: where it begins and ends, that it has no jumps, and that it stays where it ended."""
 
 import itertools
 

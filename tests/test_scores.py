@@ -75,7 +75,7 @@ EVALUATED = """
 import json, torch, tiny
 from pathlib import Path
 from launch import Run, cli
-from launch.training.loop import evaluate_with_logits
+from launch.training.evaluate import evaluate_with_logits
 from launch.report.scores import scores
 
 def main(run: Run):
@@ -93,7 +93,7 @@ if __name__ == "__main__":
 def test_two_processes_have_the_scores_of_one(tmp_path):
     """23 images in batches of 5, so that the last one is short and one process has a batch more."""
     script = tmp_path / "measured.py"
-    script.write_text("import launch.data\nlaunch.data.MemoryFeed.batches = 5\n" + EVALUATED)
+    script.write_text("import launch.data\nlaunch.data.MemoryFeed.evaluation_batch = 5\n" + EVALUATED)
     for processes in (None, 2):
         job = jobs.begin(script, "--data", "synthetic", "--threads", 1, cwd=tmp_path, processes=processes)
         assert job.wait() == 0, job.output
@@ -106,7 +106,7 @@ def test_two_processes_have_the_scores_of_one(tmp_path):
 def test_predictions_of_a_run_are_in_a_table(start, tmp_path):
     images = tiny_images()
     images = replace(images, test=Split(images.test.pixels, images.test.labels), classes=("a", "b\udcff", "c"))
-    train(start(images=True), net := Tiny(), images, optimizer_for(net), epochs=2, batch=8)
+    train(start(plots=True), net := Tiny(), images, optimizer_for(net), epochs=2, batch=8)
     table = pyarrow.parquet.read_table(tmp_path / "run/predictions.parquet").to_pydict()
     assert table["id"] == [*range(23)]
     assert table["label"] == images.test.labels.tolist()

@@ -1,4 +1,4 @@
-"""What a recipe asks for: classes in its order, a limit, a scale, names; the synthetic images; the fingerprint."""
+"""Data sets as a recipe asks for them: classes in its order, a limit, a scale, names; synthetic images; the fingerprint."""
 
 import numpy as np
 import pytest

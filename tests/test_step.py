@@ -9,11 +9,11 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 from conftest import Tiny, metrics
-from training import BATCH, EPOCHS, Linear, TwoConvolutions, fit, step_of
+from training import BATCH, EPOCHS, Linear, TwoConvolutions, batch_of, fit, step_of
 
 from launch import train
-from launch.data.images import MemoryFeed
-from launch.data.order import draws, micro_batch_bounds, order
+from launch.data.feed import MemoryFeed
+from launch.data.order import micro_batch_bounds, order, random_integers
 from launch.errors import Refused
 from launch.training.state import Meter
 from launch.weights.tensors import weights
@@ -21,12 +21,12 @@ from launch.weights.tensors import weights
 
 def test_dropout_depends_on_seed_step_and_micro_batch(start, images):
     def masks(run, step: int) -> list[torch.Tensor]:
-        """What is dropped of the same two images in each of two micro-batches."""
+        """Units that are dropped for the same two images in each of two micro-batches."""
         torch.manual_seed(1)  # of the weights
         model, seen = Tiny(), []
         made = step_of(run, model.train(), images)
         model.drop.register_forward_hook(lambda module, inputs, output: seen.append((output == 0) & (inputs[0] != 0)))
-        made(torch.tensor([0, 1, 0, 1]), 0, step, False)
+        made(batch_of(made, torch.tensor([0, 1, 0, 1]), step), False)
         return seen
 
     first, second = masks(start(micro_batches=2, seed=1), 3)
@@ -41,16 +41,16 @@ def test_augmentation_is_drawn_anew_each_epoch(start, images):
     """With the epoch that the step belongs to, counted from 0, and the run's seed."""
     seen = []
 
-    def augment(pixels, draw):
-        seen.append(draw(0, 1000).tolist())
+    def augment(pixels, rng):
+        seen.append(rng.integers(0, 1000).tolist())
         return pixels
 
     fit(start(seed=5), images, augment=augment)
     ids = [batch for epoch in range(EPOCHS) for batch in order(61, 5, epoch).split(8)]
-    assert seen == [draws(5, number // 8, batch, 0, 1000).tolist() for number, batch in enumerate(ids)]
+    assert seen == [random_integers(5, number // 8, batch, 0, 1000).tolist() for number, batch in enumerate(ids)]
 
 
-def test_every_sample_once_an_epoch_whatever_the_shards(start, images, tmp_path, monkeypatch):
+def test_every_sample_once_an_epoch_however_it_is_cut(start, images, tmp_path, monkeypatch):
     seen = {}
     for micro_batches in (1, 2, 3, 4):
         batches = []
@@ -78,8 +78,8 @@ def test_gradient_is_that_of_the_mean_over_the_true_batch(micro_batches, start, 
     model = Linear()
     step = step_of(start(micro_batches=micro_batches), model, images)
     ids = order(61, 1, 0)[56:]
-    step._gradients(ids, 0)
-    pixels, labels = step.feed.batch(ids)
+    step._gradients(batch_of(step, ids, 0))
+    pixels, labels = step.feed.feed.batch(ids)
     exact = Linear().double()
     exact.load_state_dict(model.state_dict())
     F.cross_entropy(exact(pixels.double()), labels).backward()
@@ -94,7 +94,7 @@ def test_gradient_is_that_of_the_mean_over_the_true_batch(micro_batches, start, 
     assert torch.allclose(wrong, model.fc.weight.grad.double(), rtol=1e-5, atol=1e-7) == (micro_batches == 1)
 
 
-def test_shards_are_the_same_function(start, images, tmp_path):
+def test_micro_batches_are_the_same_function(start, images, tmp_path):
     """Without batch norm and dropout the number of micro-batches changes rounding only."""
     weight = {}
     for micro_batches in (1, 4):
@@ -117,11 +117,11 @@ def test_no_host_sync_in_a_step(start, images, monkeypatch):
     """Between polls and lines nothing is read from the device."""
     model = Linear()
     step = step_of(start(micro_batches=2), model, images)
-    step.poll = 1000
+    step.finite.poll = 1000
     meter = Meter(torch.device("cpu"))
     for name in ("item", "tolist", "__bool__", "__float__", "__int__", "cpu", "numpy"):
         monkeypatch.setattr(torch.Tensor, name, lambda *_, name=name: pytest.fail(f"Tensor.{name} reads from the device"))
-    batch_loss, _ = step(torch.arange(8), 0, 1, False)
+    batch_loss, _ = step(batch_of(step, torch.arange(8), 1), False)
     meter.add(batch_loss, 8)
 
 
@@ -131,8 +131,8 @@ def test_running_statistics_follow_micro_batch_0_once_a_step(start, images):
     alone = Tiny()
     alone.load_state_dict(model.state_dict())
     model.train()
-    step(torch.arange(8), 0, 1, False)
-    alone.train()(step.feed.batch(torch.arange(2))[0])
+    step(batch_of(step, torch.arange(8), 1), False)
+    alone.train()(step.feed.feed.batch(torch.arange(2))[0])
     assert model.norm.num_batches_tracked == 1
     torch.testing.assert_close(model.norm.running_mean, alone.norm.running_mean)
 

@@ -161,7 +161,7 @@ def test_finished_runs_are_not_started(cells, capsys):
 
 
 def test_a_run_in_use_is_neither_started_nor_failed(cells, capsys, monkeypatch):
-    """As after a sweep was killed: its runs continue."""
+    """The sweep was killed, and its runs continue."""
     first, second = cells("exit 0", "exit 3")
     first.folder.mkdir(parents=True)
     with filelock.FileLock(first.folder / "lock"):

@@ -1,4 +1,4 @@
-"""What `oneloop sweep` starts: each cell once and in order, a process for each run, GPUs and cores shared out; its exit codes."""
+"""Runs that `oneloop sweep` starts: each cell once and in order, one process each, GPUs and cores shared out; its exit codes."""
 
 import json
 import os
@@ -122,7 +122,7 @@ def test_runs_that_were_killed_are_not_called_failed(started, capsys):
 
 
 def test_a_run_that_saved_and_stopped_is_interrupted_whatever_its_launcher_says(started, capsys):
-    """As one that a queue has stopped: accelerate's launcher ends with 1."""
+    """A queue has stopped it: accelerate's launcher ends with 1."""
 
     def outcome(flags):
         (cell,) = sweep.grid(CIFAR2, sweep.axes_of(flags), 1, None)
@@ -137,7 +137,7 @@ def test_a_run_that_saved_and_stopped_is_interrupted_whatever_its_launcher_says(
 
 
 def test_a_launcher_that_fails_after_its_run_has_finished_is_named(started, here, capsys):
-    """As where a second process died at the end: result.json is there, and something went wrong all the same."""
+    """A second process died at the end: result.json is there, and something went wrong all the same."""
 
     def outcome(flags):
         (cell,) = sweep.grid(CIFAR2, sweep.axes_of(flags), 1, None)

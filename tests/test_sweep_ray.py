@@ -74,7 +74,7 @@ def cluster(monkeypatch):
 
 
 def lose(node) -> None:
-    """As a machine without power: Ray's processes on it and all that they have started are gone at once."""
+    """Kill Ray's processes on a machine and all that they have started at once, as a power cut would."""
     raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
     for process in [raylet, *raylet.children(recursive=True)]:
         process.send_signal(signal.SIGKILL)

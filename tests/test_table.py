@@ -1,4 +1,4 @@
-"""What `datasets` reads: parquet files as on the hub, in a folder of one's own."""
+"""Parquet files as on the hub, in a folder, read by `datasets`."""
 
 from pathlib import Path
 
@@ -45,13 +45,17 @@ def test_wrong_columns_are_listed(tmp_path):
     (tmp_path / "table").mkdir()
     for split in COUNTS:
         datasets.Dataset.from_dict({"a": [1], "b": ["x"]}).to_parquet(tmp_path / f"table/{split}.parquet")
-    with pytest.raises(Refused, match=r"needs one image column .* and one label column .*; it has a: Value, b: Value"):
+    with pytest.raises(Refused, match=r"one column must hold the images and one the labels, called image and label; it has a, b"):
         cifar2(tmp_path / "table")
 
 
 @pytest.mark.parametrize(
     ("spoilt", "message"),
-    [("broken", "image 7 cannot be decoded"), ("null", "train image 7 is null"), ("unlabelled", "train image 7 has no label")],
+    [
+        ("broken", "data/train-00000-of-00001.parquet#7 cannot be decoded"),
+        ("null", "data/train-00000-of-00001.parquet#7: no image in this row"),
+        ("unlabelled", "data/test-00000-of-00001.parquet row 7 has no label"),
+    ],
 )
 def test_bad_image_in_parquet_is_named_by_number(spoilt, message, tmp_path):
     with pytest.raises(Refused, match=message) as refused:

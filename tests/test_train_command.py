@@ -63,7 +63,7 @@ def test_in_a_checkout_the_command_is_as_one_would_write_it(becomes, monkeypatch
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("nowhere --data x", "nowhere is not a recipe: no such file, and the package's own are by_hand, cifar10"),
+        ("nowhere --data x", "nowhere is not a recipe: no such file, and the package's own are ablations, by_hand"),
         ("nowhere.py", "nowhere.py is not a recipe: no such file"),
         ("nowhere --net depth", "nowhere is not a recipe"),  # depth is one
         ("--num_processes 2", "no recipe in `--num_processes 2`"),

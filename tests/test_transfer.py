@@ -220,7 +220,7 @@ def counts(net) -> tuple[int, int]:
 
 
 def test_documents_counts():
-    """Document 001, section 2.3: as built, and after its net.pretrained[5][1] is unlocked."""
+    """Transfer notes, section 2.3: as built, and after its net.pretrained[5][1] is unlocked."""
     with torch.device("meta"):
         net = MyNetPretrained()
         assert net(torch.empty(2, 3, 224, 224)).shape == (2, 10)

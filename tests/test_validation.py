@@ -17,7 +17,7 @@ from launch.data.order import folds
 from launch.errors import Refused
 from launch.recipe import load
 from launch.report.runs import read
-from launch.training import loop
+from launch.training import evaluate as measuring
 from launch.weights.tensors import load_weights, weights, weights_sha256
 
 FRACTION = 0.2  # of 21, 20 and 20 images: 4 of each class
@@ -64,7 +64,7 @@ def test_validation_images_are_a_sample_and_not_the_first_of_a_class(images):
 def test_validation_images_do_not_depend_on_the_seed(start, images, tmp_path, monkeypatch):
     """Control: folds do, as model_selection.py draws them."""
     seen = []
-    monkeypatch.setattr(loop, "_validate", lambda *args: (seen.append(args[2]), {"loss": 1.0, "accuracy": 0.5, "count": 1})[1])
+    monkeypatch.setattr(measuring, "measure", lambda *args: (seen.append(args[2]), {"loss": 1.0, "accuracy": 0.5, "count": 1})[1])
     for seed in (1, 2):
         fit(start(out=f"seed-{seed}", seed=seed, validation=FRACTION), images, epochs=1)
     first, second = (feed.rows.tolist() for feed in seen if len(feed.labels) == 12)
@@ -162,8 +162,8 @@ def test_test_images_are_measured_at_the_end_with_the_last_and_the_best_weights(
 
 
 def test_best_weights_of_the_last_epoch_are_measured_once(start, images, tmp_path, monkeypatch):
-    whole, measured = loop._validate, []
-    monkeypatch.setattr(loop, "_validate", lambda *args: (measured.append(len(args[2].labels)), whole(*args))[1])
+    whole, measured = measuring.measure, []
+    monkeypatch.setattr(measuring, "measure", lambda *args: (measured.append(len(args[2].labels)), whole(*args))[1])
     fit(start(validation=FRACTION), images, epochs=1)
     assert measured == [12, 23, 49]
     assert result(tmp_path / "run")["best"]["test"] == result(tmp_path / "run")["test"]
@@ -226,7 +226,7 @@ def same(folder, reference) -> None:
 SMALL = """
 import launch.data, tiny
 from launch import cli
-launch.data.MemoryFeed.batches = 3  # so that each process has some batches of each split
+launch.data.MemoryFeed.evaluation_batch = 3  # so that each process has some batches of each split
 main = tiny.main
 if __name__ == "__main__":
     cli(main)

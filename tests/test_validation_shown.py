@@ -1,4 +1,4 @@
-"""What speaks of the best weights says which images chose them: screen, page, images, comparison, W&B, `oneloop evaluate`."""
+"""Everything about the best weights says which images chose them: terminal, page, plots, comparison, W&B, `oneloop evaluate`."""
 
 import json
 import shutil
@@ -181,7 +181,7 @@ def test_where_an_average_is_kept_every_number_is_the_average_s(averaged, oneloo
 
 
 def test_lost_best_weights_are_replaced_with_a_word(chosen, oneloop, tmp_path):
-    """As of a run folder from before these weights were kept."""
+    """A run folder from before these weights were kept."""
     folder = shutil.copytree(chosen, tmp_path / "run")
     (folder / "best.safetensors").unlink()
     code, out, error = oneloop("evaluate", folder, "--json")
@@ -333,7 +333,7 @@ def test_curves_of_a_comparison_are_of_the_images_that_rank(tmp_path, monkeypatc
 
 
 class Board:
-    """What a W&B run is told."""
+    """Values that a W&B run gets."""
 
     def __init__(self):
         self.summary, self.defined = {}, {}

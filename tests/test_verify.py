@@ -153,7 +153,7 @@ def test_first_run_that_is_short_is_not_repeated_and_data_may_take_long(scripted
 
 
 def test_first_run_takes_fewer_images_where_their_number_is_refused(scripted):
-    """As with 251 images in 5 folds, whose last batch leaves batch norm a single image."""
+    """The last batch leaves batch norm a single image, as with 251 images in 5 folds."""
     trial = scripted("[ LIMIT = 251 ] && exit 2; exit 0")
     assert trial.first() == 0
     assert trial.tried == [(251, 503), (61, 127)]

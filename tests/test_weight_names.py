@@ -1,6 +1,5 @@
 """Which tensors a file of weights gives, by which names, and which file of a run it is that loads."""
 
-
 import pytest
 import torch
 from conftest import Tiny, result
@@ -19,7 +18,7 @@ PREFIXES = ["module.", "_orig_mod.", "module.module.", "module.module.module.", 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_wrappers_around_wrappers_are_taken_off(tensors, tmp_path, prefix):
-    """As of a DataParallel net that was wrapped once more when its training was resumed."""
+    """A DataParallel net was wrapped once more when its training was resumed."""
     torch.save({prefix + name: tensor for name, tensor in tensors.items()}, tmp_path / "w.pt")
     assert same(load(tmp_path / "w.pt"), tensors)
     net = Tiny()

@@ -79,7 +79,7 @@ def test_the_bytes_tell_the_kind_of_file(tensors, tmp_path, kind):
 
 
 def test_resnet20_saved_under_data_parallel(tmp_path):
-    """As the public repository akamaster/pytorch_resnet_cifar10 saves them: nested, prefixed, beside their accuracy."""
+    """The public repository akamaster/pytorch_resnet_cifar10 saves them nested, prefixed, beside their accuracy."""
     torch.manual_seed(0)
     trained = CifarResNet(20)
     trained(torch.randn(4, 3, 32, 32))
@@ -146,7 +146,7 @@ def test_files_without_weights_are_refused(tmp_path, content, match):
 
 @pytest.mark.parametrize("how", [{}, {"_use_new_zipfile_serialization": False}])
 def test_what_lies_beside_weights_is_left_unread(tensors, tmp_path, how):
-    """As torchvision's references, timm's train.py, Lightning and torch's tutorials save checkpoints."""
+    """Checkpoints as torchvision's references, timm's train.py, Lightning and torch's tutorials save them."""
     net = Tiny()
     net.fc(torch.zeros(1, 64)).sum().backward()
     optimizer = torch.optim.AdamW(net.parameters())

@@ -10,7 +10,7 @@ from torchvision import models
 from launch.weights import load
 from nets.zoo import MINIMUM, check_size, minimum_size, names, published_scale, weights_url, zoo
 
-PUBLISHED = {  # document 001; RGB, 1000 classes
+PUBLISHED = {  # transfer notes; RGB, 1000 classes
     "alexnet": 61_100_840, "vgg16": 138_357_544, "vgg16_bn": 138_365_992, "vgg19": 143_667_240, "googlenet": 6_624_904,
     "inception_v3": 23_834_568, "resnet18": 11_689_512, "resnet34": 21_797_672, "resnet50": 25_557_032, "resnet101": 44_549_160,
     "resnet152": 60_192_808, "densenet121": 7_978_856, "wide_resnet50_2": 68_883_240, "wide_resnet101_2": 126_886_696,
@@ -89,7 +89,7 @@ def test_auxiliary_heads_are_left_out():
 
 
 def test_setting_in_channels_changes_what_is_printed_and_nothing_else():
-    """Document 001's mistake; `zoo` replaces the layer instead."""
+    """The transfer notes' mistake; `zoo` replaces the layer instead."""
     net = models.resnet18()
     net.conv1.in_channels = 1
     assert "Conv2d(1, 64" in repr(net)
@@ -190,7 +190,7 @@ def test_weights_of_another_net_are_refused(resnet18):
 
 
 def test_published_first_kernel():
-    """Document 001, section 2.3: the 49 numbers of resnet18's conv1.weight[0][0], where torchvision's file is at hand."""
+    """Transfer notes, section 2.3: the 49 numbers of resnet18's conv1.weight[0][0], if torchvision's file is here."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / "resnet18-f37072fd.pth"
     if not path.exists():
         pytest.skip(f"needs torchvision's weights, {path}")

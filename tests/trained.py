@@ -36,13 +36,13 @@ def main(run: Run, widths: tuple[int, ...] = (3, 5)):
         results.append(train(run, net, images, optimizer, epochs=1, batch=50, stage=name)["test"])
         print("trained", name)
     (run.folder / "notes.txt").write_text("written at the end")
-    run.finish({"summary": "two stages", "stages": results})
+    run.finish("two stages", stages=results)
 '''
 
 
 @pytest.fixture
 def own_path(monkeypatch):
-    """What a recipe in this process adds to Python's path and modules ends with the test."""
+    """Undo, after the test, what a recipe in this process adds to Python's path and modules."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     yield
     for name in ("cifar2", "twice", "by_hand", "transfer", "large", "evil", "mine"):
@@ -50,7 +50,7 @@ def own_path(monkeypatch):
 
 
 def train_here(recipe: Path, *flags) -> None:
-    """What `python RECIPE …` does, in this process."""
+    """Run `python RECIPE …` in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "path", [*sys.path])
         patch.setattr(sys, "argv", [*map(str, (recipe, "--data", "synthetic", "--threads", 1, *flags))])

@@ -8,8 +8,10 @@ from tiny import Tiny
 from torch import nn
 
 from launch import train
-from launch.data.images import MemoryFeed
+from launch.data.augment import Rng
+from launch.data.feed import MemoryFeed
 from launch.errors import Refused
+from launch.training.batches import TrainingFeed
 from launch.training.step import Step
 
 EPOCHS, BATCH = 3, 8
@@ -27,7 +29,13 @@ def fit(run, images, kind="sgd", model=None, **options):
 
 def step_of(run, model, images):
     """One update, without the loop around it."""
-    return Step(run, model, MemoryFeed(images.train, images, torch.device("cpu")), optimizer_for(model), F.cross_entropy)
+    feed = TrainingFeed(run, MemoryFeed(images.train, images, torch.device("cpu")))
+    return Step(run, model, feed, optimizer_for(model), F.cross_entropy)
+
+
+def batch_of(step, ids, number: int):
+    """The batch of step `number`, in the first epoch."""
+    return next(step.feed.batches([ids], 0, number))
 
 
 def at_step(number: int):
@@ -46,6 +54,19 @@ def interrupted(start, images, at: int, kind="sgd", epochs=EPOCHS, optimizer=Non
         fit(start(stop_when=at_step(at), **flags), images, kind, epochs=epochs)
     assert refused.value.code == 143
     return fit(start(**flags), images, kind, epochs=epochs)
+
+
+class Answers(Rng):
+    """Integers as a function answers: (kind, n, by_turns if it is true) -> int64 (batch,)."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def integers(self, kind, n, by_turns=False):
+        return self.answer(kind, n, *([True] if by_turns else []))
+
+    def on(self, device):
+        return self
 
 
 class Linear(nn.Module):

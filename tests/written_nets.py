@@ -27,7 +27,7 @@ def halved(x):
     return F.max_pool2d(x, 2)
 
 
-# -------------------------------------------------------------------------------- document 000: the chapter, and its notebook
+# ----------------------------------------------------------------------------------------------- DLwPT ch. 8 and its notebook
 
 
 def net(n, x):  # conv, tanh, pool, twice; linear, tanh, linear: also with other numbers of channels
@@ -79,7 +79,7 @@ def fully_connected(n, x):  # tanh after each layer but the last
     return linear(n[-1], x)
 
 
-# ---------------------------------------------------------------------------------------------- documents 002, 003 and 004
+# ------------------------------------------------------------------------------------------ MNIST, NiN and Inception notes
 
 
 def mnist_net(n, x):  # dropout of channels before the second pool, of units after the first linear layer, both 0.5
@@ -139,7 +139,7 @@ def nin_net_of_logits(n, x):
     return nin_net(n, x, final_relu=False)
 
 
-# ------------------------------------------------------------------------------------------------- document 001, the papers
+# ----------------------------------------------------------------------------------------------- transfer notes, the papers
 
 
 def my_net_1(n, x):

@@ -14,13 +14,14 @@ from collections.abc import Sequence
 
 from ..errors import Refused, exhausted, printable
 
-COMMANDS = {  # name -> what it does, arguments of an example
-    "train": ("train a recipe on all devices there are, as accelerate launch", "cifar2 --data synthetic"),
-    "data": ("show what images of your own there are: classes, sizes, split, bad files", "photos/ --html photos.html"),
+COMMANDS = {  # name -> description, arguments of an example
+    "train": ("train a recipe on all devices, as accelerate launch does", "cifar2 --data synthetic"),
+    "data": ("show your own images before training: classes, sizes, split, bad files", "photos/ --html photos.html"),
+    "probe": ("show which trained net suits images of your own: a table in minutes", "photos/ --net resnet18 resnet50"),
     "describe": ("show a recipe's net: table, receptive fields, shapes", "recipes/cifar2.py --net NetWidth"),
     "verify": ("test the guarantees on this machine: 1 and 2 processes, kill, …", "recipes/cifar2.py"),
     "runs": ("list runs, newest first: state, epochs, accuracy", "runs/cifar2"),
-    "compare": ("show runs side by side: table and images, means over seeds", "runs/cifar2"),
+    "compare": ("show runs side by side: table and plots, means over seeds", "runs/cifar2"),
     "sweep": ("run a grid of flags, resumable, then compare", "recipes/cifar2.py --lr 0.01 0.03 --seed 1 2"),
     "predict": ("classify image files with a trained net", "runs/cifar2/Net-0a1b2c3d bird.jpg photos/"),
     "evaluate": ("measure a trained net's loss and accuracy, also on other data", "runs/cifar2/Net-0a1b2c3d"),

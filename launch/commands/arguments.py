@@ -1,14 +1,17 @@
-"""What the subcommands' command lines share. Imports no torch: help must not wait for it."""
+"""Arguments that the subcommands share. Imports no torch: help must not wait for it."""
 
 import argparse
+import dataclasses
 import fnmatch
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from .. import recipe
 from ..errors import Refused
 from ..report.runs import home
+from ..sources.options import DataOptions
 from ..trained import CHOSEN, WEIGHTS
 
 OWN_FILES = (  # of a run or a stage, beside its plots
@@ -46,12 +49,33 @@ def add_trained_net(parser: argparse.ArgumentParser) -> None:
     """The arguments that name a trained net: RUN, --weights, --recipe."""
     parser.add_argument("run", metavar="RUN", type=Path, help="a run folder, or the folder of a stage in it")
     which = (
-        "the last weights; the best, by accuracy on the validation images, without these on the test images; or the last average "
-        "(ema), of a recipe that keeps one. Default: chosen, the best where validation images chose them, else the last average "
-        "where there is one, else the last, as the training's last line says"
+        "last: those of the last step; best: of the epoch with the highest accuracy on the validation images, or without these "
+        "on the test images; ema: the last moving average, if the recipe keeps one. Default: chosen, the best where validation "
+        "images chose them, else the last average, else the last, as the training's last line says"
     )
     parser.add_argument("--weights", choices=(CHOSEN, *WEIGHTS), default=CHOSEN, help=which)
     parser.add_argument("--recipe", type=Path, metavar="FILE", help="the recipe's file, if it is not in recipes/")
+
+
+def add_data_options(parser: argparse.ArgumentParser, *names: str) -> None:
+    """The flags `names` of DataOptions, as a group of their own."""
+    group = parser.add_argument_group("data options", DataOptions.__doc__)
+    fields = {field.name: field for field in dataclasses.fields(DataOptions)}
+    for name in names:
+        kind, doc = get_args(fields[name].type)
+        how = {"action": "store_true"} if kind is bool else {"type": kind, "metavar": name.upper()}
+        if get_args(kind):  # several words
+            how = {"nargs": "+", "metavar": "X=NAME"}
+        default = fields[name].default
+        said = "" if default in ("", 0, ()) else f" Default: {default}."
+        group.add_argument(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, help=doc.documentation + said, **how)
+
+
+def data_options(chosen: argparse.Namespace, *names: str, default: DataOptions = DataOptions()) -> DataOptions:
+    """What the flags `names` say, `default` where they are not given. Raises Refused (2)."""
+    asked = {name: getattr(chosen, name) for name in names if hasattr(chosen, name)}
+    asked = {name: tuple(value) if isinstance(value, list) else value for name, value in asked.items()}
+    return dataclasses.replace(default, **asked).checked()
 
 
 def refuse_own_file(out: Path, exports: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
 """`oneloop compare`: several runs side by side, as a table and as plots.
 
-What is compared is in launch/report/compare.py, a new measure in measures.py, a new plot in charts.py.
+What is compared is in launch/report/compare.py, a new measure in measures.py, a new plot in compare_plots.py.
 """
 
 import argparse
@@ -124,7 +124,7 @@ def _print_table(comparison: Comparison, paired: Sequence[Pair]) -> None:
 
 
 def width_of(table: "Table", console: "Console") -> int:
-    """How many columns `table` takes if nothing in it is wrapped or truncated."""
+    """Count the columns that `table` takes if nothing in it is wrapped or truncated."""
     return console.measure(table, options=console.options.update(width=PAPER)).maximum
 
 

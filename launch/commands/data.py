@@ -1,4 +1,4 @@
-"""`oneloop data`: what images there are, before a training. What is found out is in launch/sources/survey.py."""
+"""`oneloop data`: what images there are, before a training. What is found out is in launch/sources/dataset_report.py."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING
 
 from ..errors import Refused, printable
 from ..files import write_atomically
-from .arguments import command_parser
+from ..sources.options import FRACTION
+from . import data_seen
+from .arguments import add_data_options, command_parser, data_options
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 LINES = 10  # of a list in the terminal; --json and --html have all of it
 WIDTH = 80  # columns where the output is no terminal
+OPTIONS = "split", "relabel", "test", "columns", "skip_bad", "white"  # of sources.options.DataOptions
 NAME, BAR = 20, 12  # columns of a class's name, at most, and of its bar
 
 
@@ -27,18 +30,21 @@ def main(args: Sequence[str]) -> None:
         "OWNER/NAME[:CONFIG], a data set of the Hugging Face hub.",
         example="photos/ --html photos.html",
         notes="Each image is opened once. What is found is kept in the cache ($ONELOOP_CACHE, else ~/.cache/oneloop) and\n"
-        "holds until the size or the modification time of the file changes. Exit code 4: some are bad.",
+        "holds until the size or the modification time of the file changes. Exit code 4: some are bad, without --skip-bad.",
     )
     parser.add_argument("path", metavar="PATH", type=Path, help="a folder, a table or OWNER/NAME")
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page with a few images of each class")
     parser.add_argument("--json", action="store_true", help="print everything as one object")
-    parser.add_argument("--split", type=Path, metavar="FILE", help="a table of path and split, to be used instead")
     parser.add_argument("--write-split", type=Path, metavar="FILE", help="write such a table, to keep or to edit")
-    parser.add_argument("--validation", type=float, default=0.1, metavar="X", help="fraction, if not split; default 0.1")
-    parser.add_argument("--test", type=float, default=0.1, metavar="X", help="fraction, if not split; default 0.1")
-    which = "the table's, not to be guessed: image=NAME, label=NAME, split=NAME"
-    parser.add_argument("--columns", nargs="+", default=[], metavar="X=NAME", help=which)
+    parser.add_argument(
+        "--validation", type=float, default=FRACTION, metavar="X", help=f"fraction, if not split; default {FRACTION}"
+    )
+    which_net = "also what a trained net sees: labels in doubt, near-duplicates, outliers; NAME or NAME=SOURCE, as for probe"
+    parser.add_argument("--net", default="", metavar="NET", help=which_net)
+    parser.add_argument("--size", type=int, default=0, metavar="PIXELS", help="height and width that the net sees; default 224")
+    parser.add_argument("--write-labels", type=Path, metavar="FILE", help="write a table of the labels in doubt, for --relabel")
     parser.add_argument("--clear", action="store_true", help="delete what the cache holds of PATH, and exit")
+    add_data_options(parser, *OPTIONS)
     chosen = parser.parse_args(args)
     if chosen.clear:
         _clear(chosen.path)
@@ -47,47 +53,55 @@ def main(args: Sequence[str]) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from ..sources import path_table, split
-    from ..sources.survey import located, summary, survey
+    from ..sources import split
+    from ..sources.dataset_report import dataset_report, summary
+    from ..sources.listing import located
 
-    for flag, target in (("--html", chosen.html), ("--write-split", chosen.write_split)):
+    data_seen.check(chosen.net, chosen.write_labels)
+    for flag, target in (("--html", chosen.html), ("--write-split", chosen.write_split), ("--write-labels", chosen.write_labels)):
         if target and located(target) == located(chosen.path):
             raise Refused(f"{flag} {target} would replace what it describes; choose another file", 2)
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = WIDTH
-    columns = path_table.chosen(chosen.columns)
+    options = data_options(chosen, *OPTIONS)
+    reading, table = options.reading(), Path(options.split) if options.split else None
     parts = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*parts, console=console, transient=True, disable=not console.is_terminal or chosen.json) as bar:
-        found = survey(chosen.path, columns, chosen.split, chosen.validation, chosen.test, bar)
-    said = summary(found)
+        report = dataset_report(chosen.path, reading, table, chosen.validation, options.test, bar)
+    content, splits = summary(report, options.white), report.splits
+    if chosen.net:
+        content["seen"] = data_seen.seen(chosen.path, chosen.net, report, options, chosen.validation, chosen.size)
+        splits = data_seen.one_side(report, content["seen"])
+    if chosen.write_labels:
+        _write(chosen.write_labels, split.as_csv(data_seen.labels_to_correct(content["seen"]), data_seen.HEAD))
     if chosen.write_split:
-        rows = [(each.path, each.label, found.splits[each.path], found.facts[each.path].sha256) for each in found.good]
+        rows = [(image.path, image.label, splits[image.path], report.files[image.path].sha256) for image in report.good]
         _write(chosen.write_split, split.as_csv(rows))
     if chosen.html:
         from ..sources import page  # jinja2 takes 0.1 s
 
-        _write(chosen.html, page.render(found, said))
+        _write(chosen.html, page.render(report, content))
     if chosen.json:
-        print(json.dumps(said, indent=1))
+        print(json.dumps(content, indent=1))
     else:
-        for part in _text(said):
+        for part in _text(content):
             console.print(part, soft_wrap=isinstance(part, str))
-    if bad := len(said["bad"]):
-        raise Refused(f"{found.listing.source}: {bad} bad {said['unit']}{'s' * (bad > 1)}; repair or remove them", 4)
+    if (bad := len(content["bad"])) and not options.skip_bad:
+        raise Refused(f"{report.listing.source}: {bad} bad {content['unit']}{'s' * (bad > 1)}; repair or remove them", 4)
 
 
 def _clear(path: Path) -> None:
     from ..cache import slug
     from ..data import store
-    from ..sources import hub_images, index, parquet
-    from ..sources.survey import located
+    from ..sources import hub, index, parquet
+    from ..sources.listing import located
 
     path = located(path)
-    cleared = index.clear(slug("images", path)), parquet.clear(path), hub_images.clear(path), *store.clear(path)
-    deleted = [each for each in cleared if each]
-    for each in deleted:
-        print(printable(f"deleted {each}"))
+    cleared = index.clear(slug("images", path)), parquet.clear(path), hub.clear(path), *store.clear(path)
+    deleted = [file for file in cleared if file]
+    for file in deleted:
+        print(printable(f"deleted {file}"))
     if not deleted:
         print(printable(f"the cache holds nothing of {path}"))
 
@@ -100,22 +114,23 @@ def _write(path: Path, content: bytes) -> None:
         raise Refused(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _text(said: dict) -> Iterator["RenderableType"]:
-    """What the terminal shows, line by line, and tables."""
-    examined, splits = said["examined"], said["splits"]
-    yield printable(said["source"] + (f" at revision {said['revision']}" if said["revision"] else ""))
-    opened = f"{examined['opened']:,} {said['unit']}{'s' * (examined['opened'] != 1)} opened"
-    checked = "the size of each and the time of its table" if said["unit"] == "row" else "the size and time of each"
-    known = f", {examined['unchanged']:,} known from before (checked: {checked}, not its content)"
-    yield opened + known * bool(examined["unchanged"])
+def _text(summary: dict) -> Iterator["RenderableType"]:
+    """Lines and tables for the terminal."""
+    checked, splits = summary["examined"], summary["splits"]
+    yield printable(summary["source"] + (f" at revision {summary['revision']}" if summary["revision"] else ""))
+    opened = f"{checked['opened']:,} {summary['unit']}{'s' * (checked['opened'] != 1)} opened"
+    compared = "the size of each and the time of its table" if summary["unit"] == "row" else "the size and time of each"
+    known = f", {checked['unchanged']:,} known from before (checked: {compared}, not its content)"
+    yield opened + known * bool(checked["unchanged"])
     yield ""
-    yield f"{_many(said['images'], 'image')}, {_many(len(said['classes']), 'class', 'classes')}; " + ", ".join(
+    yield f"{_many(summary['images'], 'image')}, {_many(len(summary['classes']), 'class', 'classes')}; " + ", ".join(
         f"{splits[name]:,} {name}" for name in splits
     )
-    yield _classes(said["classes"])
+    yield _classes(summary["classes"])
     yield ""
-    yield from _pixels(said)
-    yield from _trouble(said)
+    yield from _pixels(summary)
+    yield from _trouble(summary)
+    yield from data_seen.text(summary["seen"]) if "seen" in summary else ()
 
 
 def _classes(classes: dict[str, dict]) -> "RenderableType":
@@ -135,51 +150,51 @@ def _classes(classes: dict[str, dict]) -> "RenderableType":
     return table
 
 
-def _pixels(said: dict) -> Iterator[str]:
+def _pixels(summary: dict) -> Iterator[str]:
     """Sizes, modes, and what a training takes."""
     from rich.filesize import decimal
 
-    if sizes := said["sizes"]:
+    if sizes := summary["sizes"]:
         yield "width×height: " + ", ".join(f"{name} {width}×{height}" for name, (width, height) in sizes.items())
-        yield "Pillow modes: " + ", ".join(f"{count:,} {mode}" for mode, count in said["modes"].items())
-    if several := said["first_frame_only"]:
+        yield "Pillow modes: " + ", ".join(f"{count:,} {mode}" for mode, count in summary["modes"].items())
+    if several := summary["first_frame_only"]:
         yield f"of {len(several):,} with several frames, the first is used: {_named(several)}"
-    bytes_ = {name: decimal(size) for name, size in said["cost"].items()}
-    encoded = "in the table" if said["unit"] == "row" else "as files"
+    bytes_ = {name: decimal(size) for name, size in summary["cost"].items()}
+    encoded = "in the table" if summary["unit"] == "row" else "as files"
     yield (
         f"in memory or on disk: {bytes_['files']} {encoded}; decoded, {bytes_['decoded_224']} at 224×224, "
         f"{bytes_['decoded_own_size']} at their own sizes"
     )
 
 
-def _trouble(said: dict) -> Iterator[str]:
-    """What is worth a look before training."""
-    from ..sources.survey import UNEVEN
+def _trouble(summary: dict) -> Iterator[str]:
+    """Findings that are worth a look before training."""
+    from ..sources.dataset_report import UNEVEN
 
-    if (ratio := said["imbalance"]) and ratio >= UNEVEN:
+    if (ratio := summary["imbalance"]) and ratio >= UNEVEN:
         yield f"imbalance: the largest class has {ratio:.0f} times the images of the smallest"
-    yield from map(printable, said["notes"])
-    if missing := [name for name, count in said["splits"].items() if not count]:
+    yield from map(printable, summary["notes"])
+    if missing := [name for name, count in summary["splits"].items() if not count]:
         yield f"no {' and no '.join(missing)} images"
-    if none := [name for name, row in said["classes"].items() if not row["images"]]:
+    if none := [name for name, row in summary["classes"].items() if not row["images"]]:
         yield f"without a usable image: {_named(none)}"
-    if copies := said["duplicates"]["files"]:
-        yield f"duplicates: {copies:,} {said['unit']}{'s have' if copies > 1 else ' has'} the same content as another"
+    if copies := summary["duplicates"]["files"]:
+        yield f"duplicates: {copies:,} {summary['unit']}{'s have' if copies > 1 else ' has'} the same content as another"
     for key, what, why in (
         ("across_classes", "class", "in several classes: one of the labels is wrong"),
         ("across_splits", "split", "in several splits: what is measured there has been trained on"),
     ):
-        if groups := said["duplicates"][key]:
+        if groups := summary["duplicates"][key]:
             yield f"{len(groups):,} {'images are' if len(groups) > 1 else 'image is'} {why}"
             for group in groups[:LINES]:
-                yield printable("  " + " = ".join(f"{each['path']} ({each[what]})" for each in group))
+                yield printable("  " + " = ".join(f"{image['path']} ({image[what]})" for image in group))
             if len(groups) > LINES:
                 yield f"  and {len(groups) - LINES:,} more: --json or --html"
-    if said["ignored"]:
-        yield printable("ignored: " + ", ".join(f"{count:,} {kind}" for kind, count in said["ignored"].items()))
-    if bad := said["bad"]:
-        yield f"{len(bad):,} bad {said['unit']}{'s' * (len(bad) > 1)}:"
-        yield from (printable(f"  {each['path']}: {each['reason']}") for each in bad)
+    if summary["ignored"]:
+        yield printable("ignored: " + ", ".join(f"{count:,} {kind}" for kind, count in summary["ignored"].items()))
+    if bad := summary["bad"]:
+        yield f"{len(bad):,} bad {summary['unit']}{'s' * (len(bad) > 1)}:"
+        yield from (printable(f"  {file['path']}: {file['reason']}") for file in bad)
 
 
 def _many(count: int, one: str, several: str = "") -> str:

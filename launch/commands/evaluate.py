@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import Refused, printable
-from ..report.runs import Record, chooser, read_metrics, read_result
+from ..report.runs import Record, model_selection_split, read_metrics, read_result
+from ..sources.options import DataOptions
 from ..trained import WORDS, Trained, described, find_run, rebuild
-from .arguments import add_trained_net, command_parser
+from .arguments import add_data_options, add_trained_net, command_parser, data_options
 
 if TYPE_CHECKING:
     from ..data.images import Images
+
+OPTIONS = "columns", "skip_bad", "white"  # of sources.options.DataOptions; the others are the training's
 
 
 def main(args: Sequence[str]) -> None:
@@ -28,6 +31,7 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument("--data", help="hub, synthetic or a folder, as for training, with the run's classes; default: the run's")
     parser.add_argument("--split", choices=("test", "validation", "train"), default="test", help="default: test")
     parser.add_argument("--json", action="store_true", help="print JSON, unrounded")
+    add_data_options(parser, *OPTIONS)
     chosen = parser.parse_args(args)
 
     import torch
@@ -35,7 +39,7 @@ def main(args: Sequence[str]) -> None:
     from ..data.images import with_validation
     from ..report.scores import scores
     from ..sources.others import needs
-    from ..training.loop import evaluate_with_logits
+    from ..training.evaluate import evaluate_with_logits
 
     record, stage = find_run(chosen.run)
     precision = record.options["precision"]
@@ -51,7 +55,11 @@ def main(args: Sequence[str]) -> None:
     options = {"weights": chosen.weights, "recipe": chosen.recipe, "precision": precision}
     trained = rebuild(record, stage, data="synthetic" if others else data, **options)
     if others:
-        trained = trained._replace(images=_images(chosen.data, trained, record))
+        recorded = {name: record.options[name] for name in vars(DataOptions()) if name in record.options}
+        asked = data_options(chosen, *OPTIONS, default=DataOptions(**recorded | {"columns": tuple(recorded.get("columns", ()))}))
+        trained = trained._replace(images=_images(chosen.data, asked, trained, record))
+    elif needless := [name for name in OPTIONS if hasattr(chosen, name)]:
+        raise Refused(f"--{needless[0].replace('_', '-')} is for images of your own: --data PATH names them", 2)
     own, now = record.config["data"]["fingerprint"], trained.images.fingerprint
     same = own == now or (stage and not chosen.data)  # a stage's own images have no recorded fingerprint
     if not (same or chosen.data):
@@ -83,24 +91,23 @@ def main(args: Sequence[str]) -> None:
         print(f"logged in training{how}: accuracy {logged['accuracy']:.4f}, loss {logged['loss']:.4f}")
 
 
-def _images(data: str, trained: Trained, record: Record) -> "Images":
+def _images(data: str, options: DataOptions, trained: Trained, record: Record) -> "Images":
     """The images at `data`, which may be those of the run, moved. Raises Refused (1, 4)."""
     from ..sources import others
 
-    known = ("validation", "test", "split", "columns", "skip_bad", "limit")
-    options = {name: record.options[name] for name in known if name in record.options}
-    fingerprint = record.config["data"]["fingerprint"]
-    return others.images(data, trained.images, trained.shape, trained.rule, fingerprint, **options)
+    of_run = {name: record.options[name] for name in ("validation", "limit") if name in record.options}
+    rule = trained.rule and trained.rule._replace(white=options.white)
+    return others.images(data, trained.images, trained.shape, rule, record.config["data"]["fingerprint"], options, **of_run)
 
 
 def _logged(folder: Path, split: str, weights: str) -> dict | None:
     """Accuracy and loss that training logged for these weights; None if it did not evaluate them on this split."""
     lines = [line for line in read_metrics(folder / "metrics.jsonl") if line["event"] == "eval"]
     averaged = [line for line in lines if line["split"] == "ema"]  # on the images that choose; if there are any, they chose
-    choosing = averaged or [line for line in lines if line["split"] == chooser(lines)]
+    choosing = averaged or [line for line in lines if line["split"] == model_selection_split(lines)]
     found = [line for line in lines if line["split"] == split]
     if weights == "ema" or (weights == "best" and averaged):
-        found = averaged if split == chooser(lines) else []
+        found = averaged if split == model_selection_split(lines) else []
     if weights == "best" and choosing:  # of several best ones, the first was saved
         step = max(choosing, key=lambda line: line["accuracy"])["step"]
         found = [line for line in found if line["step"] == step]

@@ -142,19 +142,19 @@ def _layers_with_positions(net: "nn.Module", batch: "Tensor") -> tuple["Tensor",
 
 
 def _is_norm(module: "nn.Module") -> bool:
-    """Whether it normalises the channels of each token: LayerNorm, RMSNorm, and the like of other packages."""
+    """Return whether it normalises the channels of each token: LayerNorm, RMSNorm, and the like of other packages."""
     return any(kind in type(module).__name__.lower() for kind in ("layernorm", "rmsnorm"))
 
 
 def _by_channels(shape: Sequence[int], channels: int) -> Callable[["Tensor"], "Tensor"] | None:
-    """What maps `shape`, (1, h, w, channels) or (1, channels, h, w), to (channels, h, w); None if it is neither."""
+    """Function that maps `shape`, (1, h, w, channels) or (1, channels, h, w), to (channels, h, w); None if it is neither."""
     if shape[-1] == channels:
         return lambda output: output[0].permute(2, 0, 1)
     return operator.itemgetter(0) if shape[1] == channels else None
 
 
 def _tokens_as_grid(count: int, grids: Sequence[tuple[int, ...]]) -> Callable[["Tensor"], "Tensor"] | None:
-    """What maps (1, count, C) to (C, h, w), without tokens for the class and the like, which come first; None if nothing does.
+    """Function that maps (1, count, C) to (C, h, w), without tokens for the class and the like, which come first; else None.
 
     (h, w) is that of the last convolution in `grids` that fits, else a square.
     """

@@ -142,7 +142,7 @@ def _with_preprocessing(trained: Trained, net: "nn.Module") -> "nn.Module":
     import torch
     from torch import nn
 
-    from ..data.images import resized
+    from ..data.feed import resized
 
     class Whole(nn.Module):
         mean: "Tensor"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from ..console import progress
 from ..errors import Refused, printable
-from ..sources.listing import entries, is_image, kind_of
+from ..sources.folder import entries, is_image, kind_of
 from .arguments import add_trained_net, command_parser
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ def main(args: Sequence[str]) -> None:
     parser = command_parser(
         "predict",
         usage="RUN IMAGE… | FOLDER… [--top 3] [--csv | --json]",
-        description="Print the most probable classes of each image, batch by batch. Images of another size than the run's are\n"
-        "resized to it, then normalised as in training. Images in a folder are found as for training: behind links, too, and\n"
-        "nothing else. Files that cannot be read as an image are named and skipped, with exit code 1.",
+        description="Print the most probable classes of each image, batch by batch. Other sizes than the run's are resized,\n"
+        "then normalised as in training. Images in a folder are found as in training, behind links, too.\n"
+        "Files that cannot be read as an image are named and skipped, with exit code 1.",
         example="runs/cifar2/Net-0a1b2c3d bird.jpg photos/",
     )
     add_trained_net(parser)
@@ -63,11 +63,11 @@ def images_in(folder: Path) -> list[Path]:
     Raises Refused (1) for a folder without any.
     """
     found, left_out = [], Counter[str]()
-    for entry, parts in entries(folder):
+    for entry in entries(folder):
         if is_image(entry):
             found.append(Path(entry.path))
         elif entry.kind != "folder":
-            left_out[kind_of(entry, parts)] += 1
+            left_out[kind_of(entry)] += 1
     said = ", ".join(f"{count} {kind}" for kind, count in sorted(left_out.items()))
     if not found:
         raise Refused(f"{folder}: no images in it{f' ({said})' if said else ''}")

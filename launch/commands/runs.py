@@ -34,7 +34,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def _row(folder: Path) -> dict:
-    """What is known about one run; a folder that cannot be read gets a row, too."""
+    """Row of one run; a folder that cannot be read gets a row, too."""
     row = dict.fromkeys(("recipe", "net", "seed", "epochs", "of", "accuracy", "started"))
     try:
         record = read(folder)
@@ -104,7 +104,7 @@ def _cell(row: dict, heading: str) -> str:
 
 
 def _age(started: str) -> str:
-    """How long ago, in the largest unit that fits."""
+    """Time since then, in the largest unit that fits."""
     passed = datetime.now().astimezone() - datetime.fromisoformat(started)
     for unit, length in {"d": timedelta(days=1), "h": timedelta(hours=1), "min": timedelta(minutes=1)}.items():
         if passed >= length:

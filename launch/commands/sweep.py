@@ -163,7 +163,7 @@ def grid(path: Path, axes: dict[str, list[str]], at_once: int, config_file: str 
 
 
 def _stale(main: Callable[..., None], finished: "Run", options: dict[str, Any]) -> bool:
-    """Whether a finished run has other data now; if that cannot be said, why not is."""
+    """Return whether a finished run has other data now; if that cannot be said, print why not."""
     try:
         if unknown := finished.compare_data(main, options):
             print(printable(f"{finished.folder}: its data cannot be compared with those of now: {unknown}"), file=sys.stderr)

@@ -89,7 +89,7 @@ def stopped(running: Iterable[Cell], number: dict[Cell, str], by: int) -> Refuse
 
 
 def unfinished(cell: Cell, code: int, errors: str) -> str:
-    """What became of a run whose launcher ended with `code` and wrote `errors`; "" if it finished."""
+    """State of a run whose launcher ended with `code` and wrote `errors`; "" if it finished."""
     why = _why(errors) or f"exit code {code}, and no result in {cell.folder}"
     try:
         if code == 0 and cell.result():

@@ -89,7 +89,7 @@ def join(where: str) -> Any:
 
 
 def _result(ray: Any, task: Any, cell: Cell) -> str:
-    """What became of the run of a task that has ended; "" if it finished."""
+    """State of the run of a task that has ended; "" if it finished."""
     try:
         return unfinished(cell, *ray.get(task))
     except ray.exceptions.RayTaskError as error:  # on its machine: no such folder, no oneloop, …

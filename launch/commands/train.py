@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from .. import recipe
 from ..errors import Refused
+from ..old_names import recipe_of_today
 from .arguments import add_recipe, command_parser, launch_file
 
 
@@ -27,16 +28,18 @@ def main(args: Sequence[str]) -> None:
     place = _place_of_recipe(args)
     file = recipe.located(args[place])
     recipe.check(file)
+    if {"-h", "--help"} & {*args[place + 1 :]}:  # which need not wait for accelerate
+        os.execv(sys.executable, [sys.executable, str(file), "--help"])
     launch = [sys.executable, "-P", "-m", "accelerate.commands.launch"]  # -P: modules of the current folder are not accelerate's
     # This process becomes the launcher: its signals and its exit code are the launcher's.
     os.execv(launch[0], [*launch, *map(launch_file, args[:place]), str(file), *args[place + 1 :]])
 
 
 def _place_of_recipe(args: Sequence[str]) -> int:
-    """Where the recipe is: the first word that ends in .py or is a name, behind flags of accelerate's and their values."""
+    """Index of the recipe: the first word that ends in .py or is a name, behind flags of accelerate's and their values."""
     own = recipe.names()
     for place, word in enumerate(args):
-        if word in own or word.endswith(".py"):
+        if recipe_of_today(word) in own or word.endswith(".py"):
             return place
         if not word.startswith("-") and not (place and args[place - 1].startswith("-")):
             recipe.check(recipe.located(word))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .augment import Augment, Draw
+from .augment import Augment, Kind, Rng
 
 BINS = 31  # strengths
 NAMES = (
@@ -70,12 +70,13 @@ def _narrow(name: str, size: tuple[int, int]) -> Tensor:
     return _strengths(name, most, 0.9, bits=4)
 
 
-def trivial_augment(pixels: Tensor, draw: Draw) -> Tensor:
+def trivial_augment(pixels: Tensor, rng: Rng) -> Tensor:
     """One operation at a random strength for each image: uint8 (n, H, W, C) -> same; what comes into the image is black.
 
     Source: Müller and Hutter, TrivialAugment (arXiv:2103.10158); torchvision's TrivialAugmentWide.
     """
-    return _operated(pixels, draw(30, len(NAMES)), draw(31, BINS), draw(32, 2), _wide)
+    operation, strength = rng.integers(Kind.TRIVIAL_OPERATION, len(NAMES)), rng.integers(Kind.TRIVIAL_STRENGTH, BINS)
+    return _operated(pixels, operation, strength, rng.integers(Kind.TRIVIAL_SIGN, 2), _wide)
 
 
 def rand_augment(operations: int = 2, strength: int = 9) -> Augment:
@@ -84,22 +85,23 @@ def rand_augment(operations: int = 2, strength: int = 9) -> Augment:
     Source: Cubuk et al., RandAugment (arXiv:1909.13719); torchvision's RandAugment.
     """
 
-    def augment(pixels: Tensor, draw: Draw) -> Tensor:
+    def augment(pixels: Tensor, rng: Rng) -> Tensor:
         for number in range(operations):
-            chosen = draw(40 + 2 * number, len(NAMES))
-            pixels = _operated(pixels, chosen, torch.full_like(chosen, strength), draw(41 + 2 * number, 2), _narrow)
+            operation = rng.integers(Kind.RAND_OPERATION + 2 * number, len(NAMES))
+            negative = rng.integers(Kind.RAND_SIGN + 2 * number, 2)
+            pixels = _operated(pixels, operation, torch.full_like(operation, strength), negative, _narrow)
         return pixels
 
     return augment
 
 
-def _operated(pixels: Tensor, chosen: Tensor, level: Tensor, negative: Tensor, strengths: Callable) -> Tensor:
-    """To each image the operation `chosen`, at a `level`: all three int64 (n,)."""
+def _operated(pixels: Tensor, operation: Tensor, level: Tensor, negative: Tensor, strengths: Callable) -> Tensor:
+    """Apply to each image its `operation`, at its `level`: all three int64 (n,)."""
     images, size = pixels.permute(0, 3, 1, 2), (pixels.shape[1], pixels.shape[2])
-    keys = torch.stack((chosen, level, negative), dim=1).cpu()  # host-device sync
+    keys = torch.stack((operation, level, negative), dim=1).cpu()  # host-device sync
     groups: dict[tuple[str, int, int], list[int]] = {}
-    for index, (operation, bin_, sign) in enumerate(keys.tolist()):
-        name = NAMES[operation]
+    for index, (number, bin_, sign) in enumerate(keys.tolist()):
+        name = NAMES[number]
         key = name, 0 if name in WITHOUT_STRENGTH else bin_, sign if name in SIGNED else 0
         groups.setdefault(key, []).append(index)
     out = images.clone()

@@ -5,11 +5,16 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..errors import Refused
+from .feed import MemoryFeed
+
+if TYPE_CHECKING:
+    from .images import Images
 
 Shape = tuple[int, int, int]  # of an image: channels (1 grey, 3 RGB), height, width
 DIGITS = tuple("0123456789")  # the class names in files that have only numbers
@@ -38,6 +43,10 @@ class Split(NamedTuple):
     def some(self, ids: Tensor) -> "Split":
         """The same, as DiskSplit.some."""
         return self.select(ids)
+
+    def feed(self, images: "Images", device: torch.device) -> MemoryFeed:
+        """Its batches on `device`, normalised and resized as `images` says."""
+        return MemoryFeed(self, images, device)
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,13 @@
-"""A data set in memory, and how it reaches a net: uint8 pixels become normalised float32 batches on the device."""
+"""Images that a recipe trains on and evaluates, and its validation images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from ..errors import Refused
 from .dataset import Split
-from .disk_feed import Augmented, DiskFeed, DiskSplit
-from .normalise import normaliser
+from .disk_feed import DiskSplit
 from .order import held_out
 
 SIZE_LIMIT = 4096  # pixels a side
@@ -18,7 +15,7 @@ SIZE_LIMIT = 4096  # pixels a side
 
 @dataclass(frozen=True)
 class Images:
-    """What a recipe trains on and evaluates, as the functions of `launch.sources` return it.
+    """Images that a recipe trains on and evaluates, as the functions of `launch.sources` return it.
 
     `mean` and `std` are per channel, for pixels scaled to 0..1. `source` and `fingerprint` are those of everything the source
     has, before classes and a limit were applied (see `DataSet`). With `validation` images, these choose the best weights, and
@@ -42,7 +39,7 @@ class Images:
             raise Refused(f"--size {self.size} is out of range; it takes 1 to {SIZE_LIMIT} pixels, or 0 for no resizing", 2)
 
     @property
-    def chooser(self) -> str:
+    def model_selection_split(self) -> str:
         """The split whose accuracy chooses the best weights."""
         return "test" if self.validation is None else "validation"
 
@@ -68,72 +65,3 @@ def with_validation(images: Images, fraction: float | None) -> Images:
         if empty := [images.classes[label] for label in labels.unique() if not counts[label]]:
             raise Refused(f"--validation {fraction} leaves no {name} image of {', '.join(empty)}; choose another fraction", 2)
     return replace(images, train=train, validation=validation)
-
-
-class MemoryFeed:
-    """Batches of a split: its pixels stay uint8, and each batch is normalised on the device.
-
-    The pixels are on `device` if they take less than half of its free memory, else in main memory. An image is a row of (H, W, C)
-    values, so that a batch is one `index_select` and comes out in channels-last layout, the fastest one for convolutions.
-
-    Augmentations draw on the device `drawn_on`. Evaluation takes `batches` images at a time: a fixed number, so that the result
-    does not depend on the number of processes.
-    """
-
-    batches = 500
-    uneven: tuple[int, ...] = ()  # see DiskFeed
-
-    def __init__(self, split: Split, images: Images, device: torch.device):
-        channels, height, width = split.shape
-        self.drawn_on = device
-        self.shape = (-1, height, width, channels)
-        self.device, self.size = device, images.size
-        rows = split.pixels.permute(0, 2, 3, 1).reshape(len(split), -1)
-        home = device if _fits(rows, device) else torch.device("cpu")
-        self.rows, self.labels = rows.to(home), split.labels.to(home)
-        self.normalise = normaliser(images.mean, images.std, height * width, device)
-
-    @property
-    def resident(self) -> bool:
-        """Whether the pixels are where they are needed."""
-        return self.rows.device.type == self.device.type
-
-    def expect(self, micro_batches: Sequence[Tensor]) -> None:
-        """As DiskFeed.expect. Nothing needs to be prepared here."""
-
-    def order(self, ids: Tensor) -> Tensor:
-        """`ids` (int64) on the rows' device: moved once an epoch, not once a batch."""
-        return ids.to(self.rows.device)
-
-    def batch(self, ids: Tensor, augments: Sequence[Augmented] = ()) -> tuple[Tensor, Tensor]:
-        """The samples `ids`, int64 (n,): normalised images float32 (n, C, H, W), channels last in memory; labels int64 (n,).
-
-        Each of `augments` maps pixels uint8 (n, H, W, C) and ids to pixels, the same, before they are normalised and resized.
-        """
-        rows = self.rows.index_select(0, ids).to(self.device, non_blocking=True)
-        labels = self.labels.index_select(0, ids).to(self.device, non_blocking=True)
-        for augment in augments:
-            rows = augment(rows.view(self.shape), ids.to(self.device)).flatten(1)
-        pixels = self.normalise(rows).view(self.shape).permute(0, 3, 1, 2)
-        return resized(pixels, self.size), labels
-
-
-def feed_of(split: Split | DiskSplit, images: Images, device: torch.device) -> MemoryFeed | DiskFeed:
-    """Batches of a split of `images`."""
-    if isinstance(split, DiskSplit):
-        return DiskFeed(split, images.mean, images.std, device)
-    return MemoryFeed(split, images, device)
-
-
-def resized(images: Tensor, size: int) -> Tensor:
-    """Images float (n, C, H, W) as (n, C, size, size): bilinear, antialiased where they shrink; unchanged if `size` is 0."""
-    if size == 0 or images.shape[-2:] == (size, size):
-        return images
-    return F.interpolate(images, (size, size), mode="bilinear", antialias=size < max(images.shape[-2:]))
-
-
-def _fits(rows: Tensor, device: torch.device) -> bool:
-    if device.type != "cuda":
-        return True
-    free, _ = torch.cuda.mem_get_info(device)
-    return rows.numel() < free // 2

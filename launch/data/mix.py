@@ -10,21 +10,20 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from .augment import Draw
+from .augment import Kind, Rng
 
-# (images float (n, C, H, W), the ones before them, draw) -> the mixed images, and each image's own share in 0..1, float (n,).
-# Their draws have kinds 20 to 29, see launch/data/augment.py.
-Mix = Callable[[Tensor, Tensor, Draw], tuple[Tensor, Tensor]]
+# (images float (n, C, H, W), the ones before them, rng) -> the mixed images, and each image's own share in 0..1, float (n,).
+Mix = Callable[[Tensor, Tensor, Rng], tuple[Tensor, Tensor]]
 
-STEPS = 1 << 16  # of a draw
+STEPS = 1 << 16  # of a weight's distribution
 KNOTS = 4096
 
 
 def mixup(alpha: float = 0.2) -> Mix:
     """Weighted means of two images, the weight from Beta(`alpha`, `alpha`). Source: Zhang et al., mixup (arXiv:1710.09412)."""
 
-    def mix(images: Tensor, others: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
-        share = _beta(alpha, images.device).index_select(0, draw(20, STEPS))
+    def mix(images: Tensor, others: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
+        share = _beta(alpha, images.device).index_select(0, rng.integers(Kind.MIXUP, STEPS))
         return torch.lerp(others, images, share[:, None, None, None]), share
 
     return mix
@@ -36,10 +35,11 @@ def cutmix(alpha: float = 1.0) -> Mix:
     Source: Yun et al., CutMix (arXiv:1905.04899).
     """
 
-    def mix(images: Tensor, others: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+    def mix(images: Tensor, others: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
         height, width = images.shape[2:]
-        side = (1 - _beta(alpha, images.device).index_select(0, draw(21, STEPS))).sqrt()
-        rows, columns = _span(draw(22, height), side, height), _span(draw(23, width), side, width)
+        side = (1 - _beta(alpha, images.device).index_select(0, rng.integers(Kind.CUTMIX_AREA, STEPS))).sqrt()
+        rows = _span(rng.integers(Kind.CUTMIX_ROW, height), side, height)
+        columns = _span(rng.integers(Kind.CUTMIX_COLUMN, width), side, width)
         inside = rows[:, None, :, None] & columns[:, None, None, :]  # (n, 1, H, W)
         return torch.where(inside, others, images), 1 - inside.float().mean((1, 2, 3))
 
@@ -49,32 +49,32 @@ def cutmix(alpha: float = 1.0) -> Mix:
 def either(*mixes: Mix) -> Mix:
     """For each image one of `mixes`, by chance."""
 
-    def mix(images: Tensor, others: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
-        chosen = draw(24, len(mixes))
-        mixed, share = mixes[0](images, others, draw)
+    def mix(images: Tensor, others: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
+        chosen = rng.integers(Kind.EITHER, len(mixes))
+        mixed, share = mixes[0](images, others, rng)
         for number, other in enumerate(mixes[1:], start=1):
-            pixels, its = other(images, others, draw)
+            pixels, other_share = other(images, others, rng)
             mixed = torch.where((chosen == number)[:, None, None, None], pixels, mixed)
-            share = torch.where(chosen == number, its, share)
+            share = torch.where(chosen == number, other_share, share)
         return mixed, share
 
     return mix
 
 
-def mixed(mix: Mix, pixels: Tensor, labels: Tensor, draw: Draw, classes: int) -> tuple[Tensor, Tensor]:
+def mixed(mix: Mix, pixels: Tensor, labels: Tensor, rng: Rng, classes: int) -> tuple[Tensor, Tensor]:
     """All but the first of `pixels` float (n + 1, C, H, W), each mixed with the one before it; labels float (n, classes).
 
-    `draw` is that of the n, on any device.
+    `rng` is that of the n, on any device.
     """
-    images, share = mix(pixels[1:], pixels[:-1], lambda *drawn: draw(*drawn).to(pixels.device, non_blocking=True))
+    images, share = mix(pixels[1:], pixels[:-1], rng.on(pixels.device))
     return images, soft_labels(labels[1:], labels[:-1], share, classes)
 
 
 def soft_labels(labels: Tensor, before: Tensor, share: Tensor, classes: int) -> Tensor:
     """Labels int64 (n,) and those of the images before, with each image's own share (n,): float (n, classes)."""
     names = torch.arange(classes, device=labels.device)
-    own, others = ((of[:, None] == names).float() for of in (labels, before))
-    return torch.lerp(others, own, share[:, None])
+    one_hot, one_hot_before = ((of[:, None] == names).float() for of in (labels, before))
+    return torch.lerp(one_hot_before, one_hot, share[:, None])
 
 
 def _span(centre: Tensor, side: Tensor, size: int) -> Tensor:

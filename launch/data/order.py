@@ -1,4 +1,4 @@
-"""Everything random about the data, as functions of the random seed, epoch and position: order, micro-batches, draws, folds.
+"""Random parts of the data, as functions of the random seed, epoch and position: order, micro-batches, numbers, folds.
 
 Nothing here has state: no sampler, no worker, no generator. The step alone determines the batch, so there is nothing to save,
 to restore or to keep in sync between processes.
@@ -15,8 +15,8 @@ def order(n: int, seed: int, epoch: int) -> Tensor:
     It sorts NumPy's raw Philox stream, which NumPy guarantees never to change; neither NumPy's nor torch's `permutation` is.
     """
     key = np.array([seed % 2**64, epoch], dtype=np.uint64)  # from a plain list, numbers beyond 63 bits would be rounded
-    draws = np.random.Philox(key=key).random_raw(n)
-    return torch.from_numpy(np.argsort(draws, kind="stable"))
+    random = np.random.Philox(key=key).random_raw(n)
+    return torch.from_numpy(np.argsort(random, kind="stable"))
 
 
 def micro_batch_bounds(n: int, micro_batches: int) -> list[int]:
@@ -25,10 +25,9 @@ def micro_batch_bounds(n: int, micro_batches: int) -> list[int]:
     return [index * short + min(index, longer) for index in range(micro_batches + 1)]
 
 
-def part(ids: Tensor, start: int, end: int, before: bool = False) -> Tensor:
-    """The micro-batch from `start` to `end` of a batch, int64 (n,); if `before`, led by the sample before it, as in a ring."""
-    these = ids[start:end]
-    return torch.cat((ids[start - 1 : start] if start else ids[-1:], these)) if before else these
+def with_neighbour(ids: Tensor, start: int, end: int) -> Tensor:
+    """The samples from `start` to `end` of a batch, int64 (n,), led by the one before them, as in a ring: int64 (n + 1,)."""
+    return torch.cat((ids[start - 1 : start] if start else ids[-1:], ids[start:end]))
 
 
 def micro_batch_seed(seed: int, step: int, index: int) -> int:
@@ -42,10 +41,10 @@ def micro_batch_seed(seed: int, step: int, index: int) -> int:
     return mixed >> 1
 
 
-def draws(seed: int, epoch: int, ids: Tensor, kind: int, n: int) -> Tensor:
+def random_integers(seed: int, epoch: int, ids: Tensor, kind: int, n: int) -> Tensor:
     """A random integer below `n` for each sample of `ids` (int64, any shape): int64, same shape and device.
 
-    A function of (seed, epoch, sample, kind) alone; `kind` numbers the draws of one augmentation. Mixed as in splitmix64, in
+    A function of (seed, epoch, sample, kind) alone; `kind` says what it is for. Mixed as in splitmix64, in
     int64 arithmetic, which is the same on every device; the masks turn >>, which copies the sign bit, into a logical shift.
     """
 

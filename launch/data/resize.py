@@ -5,15 +5,18 @@ random (`random_resized_crop` in launch/data/augment.py). Everything else sees i
 `size` × `size` pixels: evaluation, `oneloop predict`, `explain`, and whoever feeds an exported net.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from PIL import Image
-
-from . import decode
+from . import decode, native
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from .normalise import Normaliser
+
+View = Sequence[int]  # a part of an image: top, left, height, width, and 1 if it is mirrored, else 0
 
 CENTER_CROP = 7 / 8  # of the shorter side: what torchvision sees of an image, 224 of 256
 CROP_MARGIN = 2  # `cache_size` for 1 of `size`, if nobody says: small parts of an image are then not blurred
@@ -46,36 +49,70 @@ def read(file: IO[bytes] | Path | str, rule: ResizeRule) -> "np.ndarray":
 
     Raises whatever PIL does, and ValueError.
     """
-    import numpy as np
+    array, size = decode.pixels(file, rule.cache_size, rule.white)
+    return reduced(array, size, rule)
 
-    with Image.open(file) as opened:
-        width, height = opened.size
-        decode.draft(opened, rule.cache_size)
-        drafted = opened.size
-        image = decode.converted(opened, 3, rule.white)
-    if image.size != drafted:  # turned, as its EXIF data say
-        width, height = height, width
-    reduced = reduced_size(width, height, rule)
-    pixels = np.array(image)
-    return pixels if image.size == reduced else resized(pixels, *reduced)
+
+def reduced(pixels: "np.ndarray", size: tuple[int, int], rule: ResizeRule) -> "np.ndarray":
+    """What was decoded of a file of this size (width, height), perhaps at a part of it, reduced: uint8 (h, w, 3) -> the same."""
+    wanted = reduced_size(*size, rule)
+    return pixels if pixels.shape[1::-1] == wanted else resized(pixels, *wanted)
+
+
+def centre(pixels: "np.ndarray") -> View:
+    """The central square of a reduced image, uint8 (h, w, 3)."""
+    height, width = pixels.shape[:2]
+    side = round(min(width, height) * CENTER_CROP) or 1
+    return (height - side) // 2, (width - side) // 2, side, side, 0
 
 
 def centred(pixels: "np.ndarray", rule: ResizeRule) -> "np.ndarray":
     """The central square of a reduced image, uint8 (h, w, 3): uint8 (size, size, 3)."""
-    height, width = pixels.shape[:2]
-    side = round(min(width, height) * CENTER_CROP) or 1
-    top, left = (height - side) // 2, (width - side) // 2
-    square = pixels[top : top + side, left : left + side]
-    return square if side == rule.size else resized(square, rule.size, rule.size)
+    return _viewed(pixels, centre(pixels), rule.size, rule.size)
 
 
 def resized(pixels: "np.ndarray", width: int, height: int) -> "np.ndarray":
-    """uint8 (h, w, 3) -> uint8 (height, width, 3), bilinear, antialiased where it shrinks.
+    """uint8 (h, w, 3), or (h, w, 1) -> uint8 (height, width, the same), bilinear, antialiased where it shrinks."""
+    if pixels.shape[2] != 3:
+        return _by_torch(pixels, height, width)
+    return _viewed(pixels, (0, 0, *pixels.shape[:2], 0), height, width)
 
-    By torch's kernel for uint8, which takes a third of Pillow's time and gives up Python's lock.
+
+def _viewed(pixels: "np.ndarray", view: View, height: int, width: int) -> "np.ndarray":
+    import numpy as np
+
+    out = np.empty((1, height, width, 3), np.uint8)
+    viewed([pixels], [view], out)
+    return out[0]
+
+
+def viewed(
+    images: Sequence["np.ndarray"], views: Sequence[View], out: "np.ndarray", normalise: "Normaliser | None" = None
+) -> None:
+    """A view of each of `images`, uint8 (h, w, 3), resized into `out` (n, height, width, 3): uint8, or float32 normalised.
+
+    By native.c, in one pass, where there is a compiler; else by torch, with the same bits.
     """
+    factors = (normalise.scale.data_ptr(), normalise.shift.data_ptr()) if normalise else ()
+    if native.resize(images, views, out, *factors):
+        return
+    import torch
+
+    for pixels, (top, left, height, width, mirrored), target in zip(images, views, out, strict=True):
+        part = _by_torch(pixels[top : top + height, left : left + width], *out.shape[1:3])
+        part = part[:, ::-1] if mirrored else part
+        if normalise:
+            rows = torch.from_numpy(part.reshape(len(part), -1))  # copied, from planes to pixels
+            normalise(rows, out=torch.from_numpy(target).view(rows.shape))
+        else:
+            target[:] = part
+
+
+def _by_torch(pixels: "np.ndarray", height: int, width: int) -> "np.ndarray":
+    """By torch's kernel for uint8, which takes a sixth of Pillow's time and gives up Python's lock."""
     import torch
     import torch.nn.functional as F
 
-    image = torch.from_numpy(pixels).permute(2, 0, 1)[None]  # channels last in memory
+    # With the axis of the batch in front, torch works on planes, at twice the speed of pixels; with it elsewhere it does not.
+    image = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
     return F.interpolate(image, (height, width), mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()

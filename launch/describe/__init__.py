@@ -1,4 +1,4 @@
-"""What a net is before it trains: its table, the pixels that its layers see, its shapes, its cost.
+"""Description of a net before it trains: its table, receptive fields, shapes and cost.
 
 All but `conv_macs` run the net once on zeros, in eval mode, without gradients, on the net's device, and leave its modes, its
 buffers and the random state as they were. `shape` is that of one image, (C, H, W), or of a batch, (N, C, H, W).

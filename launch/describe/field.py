@@ -1,7 +1,7 @@
-"""The receptive fields of a net's layers, followed through torch's operators.
+"""Receptive fields of a net's layers, followed through torch's operators.
 
-Source  document 000, section 2 (its example of a 3×3 and a 2×2 convolution gives 5 only with stride 2 in the first, with stride 1
-        it is 4)
+Source  DLwPT ch. 8, section 2 of the notes (their example of a 3×3 and a 2×2 convolution gives 5 only with stride 2 in the first;
+        with stride 1 it is 4)
 """
 
 import math
@@ -59,7 +59,7 @@ class _Axis(NamedTuple):
 
 
 class _Sight(NamedTuple):
-    """What the elements of a tensor (…, H, W) see; no `axes`: its last two axes are no longer the image's."""
+    """View of the image from the elements of a tensor (…, H, W); no `axes`: its last two axes are no longer the image's."""
 
     axes: tuple[_Axis, ...]
     whole: bool  # each element sees the whole image
@@ -160,7 +160,7 @@ def _pair(value: int | Sequence[int]) -> Sequence[int]:
 
 
 def _through(sight: _Sight, window: _Window, image: Sequence[int], single: bool) -> _Sight:
-    """What the outputs of a window that slides over a tensor with `sight` see; `single`: it has only one position."""
+    """The view of the outputs of a window that slides over a tensor with `sight`; `single`: it has only one position."""
     axes = []
     for axis, kernel, stride, padding, dilation in zip(sight.axes, *window, strict=True):
         jump = axis.jump * stride
@@ -171,7 +171,7 @@ def _through(sight: _Sight, window: _Window, image: Sequence[int], single: bool)
 
 
 def _joined(seen: list[tuple[Tensor, _Sight]], output: Tensor, rearranged: bool) -> _Sight:
-    """What an output computed pixel by pixel sees: all that its inputs see, if their pixels are still in place."""
+    """The view of an output computed pixel by pixel: all that its inputs see, if their pixels are still in place."""
     whole = any(sight.whole for _, sight in seen)
     pixels = [sight for x, sight in seen if x.shape[-2:] == output.shape[-2:]]
     others = [sight for x, sight in seen if x.shape[-2:] != output.shape[-2:] and not sight.whole]
@@ -185,7 +185,7 @@ def _joined(seen: list[tuple[Tensor, _Sight]], output: Tensor, rearranged: bool)
 
 
 def _rearranges(operator: Any, given: dict[str, Any], ndim: int) -> bool:
-    """Whether an operator moves one of the last two of `ndim` axes."""
+    """Return whether an operator moves one of the last two of `ndim` axes."""
     moved: Sequence[int] = ()
     if operator == aten.permute:
         moved = [place for place, axis in enumerate(given["dims"]) if axis % ndim != place]

@@ -1,4 +1,4 @@
-"""A forward pass on zeros that is watched and leaves the net as it was."""
+"""Forward pass on zeros that is watched and leaves the net as it was."""
 
 import contextlib
 from collections.abc import Iterator, Sequence

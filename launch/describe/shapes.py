@@ -1,6 +1,6 @@
-"""The shapes of a net's layers, and the cost of a convolution.
+"""Shapes of a net's layers, and the cost of a convolution.
 
-Source  document 004 (sizes, 1×1 convolutions)
+Source  Inception notes (sizes, 1×1 convolutions)
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from .forward import Call, untouched, watched, zeros
 def conv_macs(in_channels: int, out_channels: int, kernel: int, height: int, width: int) -> int:
     """Multiply-adds of a kernel × kernel convolution with an output of height × width, for one image, without the bias.
 
-    Document 004's argument for 1×1 convolutions: 5×5 from 192 to 32 channels at 28 × 28 costs 120,422,400; reduced to 16 channels
+    The notes' argument for 1×1 convolutions: 5×5 from 192 to 32 channels at 28 × 28 costs 120,422,400; reduced to 16 channels
     by a 1×1 first, it costs 2,408,448 + 10,035,200 = 12,443,648.
     """
     return in_channels * out_channels * kernel**2 * height * width
@@ -53,7 +53,7 @@ def calls(net: nn.Module, shape: Sequence[int]) -> list[Call]:
 
 
 def _reason(call: Call, error: Exception) -> str:
-    """What a module expects and what it got, in our words if the module has the number, else in torch's."""
+    """Describe what a module expects and what it got, in our words if the module has the number, else in torch's."""
     sizes = {"in_features": -1, "in_channels": 1, "num_features": 1, "num_channels": 1}  # what layers call it -> its axis
     for attribute, axis in sizes.items():
         expected = getattr(call.module, attribute, None)

@@ -1,6 +1,6 @@
 """A net's table: its layers, the shapes that they give, their parameters, and what a pass costs.
 
-Source  document 001, sections 2.2 and 2.3: torchinfo's table, with the same lines
+Source  transfer notes, sections 2.2 and 2.3: torchinfo's table, with the same lines
 """
 
 import math
@@ -18,7 +18,7 @@ INDENT, NAME, COLUMN = 5, 40, 25  # characters: of a level, of the first column 
 
 
 def summary(net: nn.Module, shape: Sequence[int], depth: int = 3) -> str:
-    """The document's table: layers down to `depth`, output shapes, parameters (frozen ones in parentheses), mult-adds, sizes.
+    """Table as in the notes: layers down to `depth`, output shapes, parameters (frozen ones in parentheses), mult-adds, sizes.
 
     Each parameter is counted once, by the innermost module in the table that has it. Mult-adds are those of convolutions, matrix
     products and biases; a norm's parameters count once an image. The size of a pass is that of the outputs of layers with
@@ -52,7 +52,7 @@ def summary(net: nn.Module, shape: Sequence[int], depth: int = 3) -> str:
 
 
 def _beside_products(call: Call) -> int:
-    """A layer's mult-adds that are no product of matrices: its bias; what a norm has, which the document counts once an image."""
+    """A layer's mult-adds that are no product of matrices: its bias; what a norm has, which the notes count once an image."""
     own = dict(call.module.named_parameters(recurse=False)) if call.is_layer else {}
     if any(p.ndim > 1 for p in own.values()):
         return math.prod(call.gives) if "bias" in own else 0

@@ -1,9 +1,9 @@
-"""Several runs side by side, read without torch: what differs between them and what they reached, grouped over seeds.
+"""Comparison of runs, read without torch: what differs between them and what they reached, grouped over seeds.
 
 The unit is a training: a run folder or, if its recipe trains several times, each of its stages. Trainings that differ only in the
 seed form a group. Unfinished ones form groups of their own, so that no mean mixes them with finished ones.
 
-What is measured is in measures.py, the plots are in charts.py.
+What is measured is in measures.py, the plots are in compare_plots.py.
 """
 
 import itertools
@@ -130,12 +130,12 @@ class Comparison:
         ]
 
     def places(self) -> list[str]:
-        """Where the trainings ran. If there is more than one, speeds and times are not comparable."""
+        """Machines that the trainings ran on. If there is more than one, speeds and times are not comparable."""
         return sorted({training.place for group in self.groups for training in group.trainings})
 
 
 def compare(folders: Iterable[Path]) -> tuple[Comparison, list[str]]:
-    """The comparison of the runs in `folders`, and a message for each that cannot be read. Raises Refused (4) if none can."""
+    """Compare the runs in `folders`; returns a message for each that cannot be read, too. Raises Refused (4) if none can."""
     trainings, complaints = [], []
     for folder in folders:
         try:

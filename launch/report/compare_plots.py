@@ -38,7 +38,7 @@ def _overlay(path: Path, groups: Mapping[str, Group]) -> Path | None:
 
 
 def _bars(path: Path, groups: Mapping[str, Group]) -> Path | None:
-    """Training and test accuracy of the last weights, with the deviation over seeds, as in document 000's chart."""
+    """Training and test accuracy of the last weights, with the deviation over seeds, as in the chart of DLwPT ch. 8."""
     known = {name: group for name, group in groups.items() if group.measure("gap") is not None}
     if not known:
         return None

@@ -1,15 +1,15 @@
-"""What a comparison measures of a training, read without torch. A new measure is one line in MEASURES."""
+"""Measures of a training, for comparisons; read without torch. A new measure is one line in MEASURES."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .runs import chooser, used
+from .runs import model_selection_split, used
 
 
 @dataclass(frozen=True)
 class Known:
-    """What a training has recorded, the result being {} until it is finished; `facts` are those about its net."""
+    """Record of a training, the result being {} until it is finished; `facts` are those about its net."""
 
     result: dict
     events: Sequence[dict]
@@ -37,10 +37,10 @@ def measures_of(result: dict, events: Sequence[dict], facts: dict) -> dict[str, 
 
 
 def _at_the_end(known: Known, name: str) -> float | None:
-    """On the test images: of the weights that are used unless told otherwise, see `runs.used`; so far, if it is not finished."""
+    """Measure on the test images, of the weights that are used by default (`runs.used`); so far, if the run is not finished."""
     if used(known.result) == "best":
         return known.result["best"]["test"].get(name)
-    if chooser(known.events) == "validation":  # the last weights, in place of lost best ones
+    if model_selection_split(known.events) == "validation":  # the last weights, in place of lost best ones
         return known.last("test", name) if known.result else None
     averaged = known.last("ema", name)
     return known.last("test", name) if averaged is None else averaged
@@ -49,7 +49,7 @@ def _at_the_end(known: Known, name: str) -> float | None:
 def _best(known: Known) -> float | None:
     """Test accuracy of the best weights; known at the end only, if the validation images chose them."""
     best = known.result.get("best", {})
-    if chooser(known.events) == "validation":
+    if model_selection_split(known.events) == "validation":
         return best.get("test", {}).get("accuracy")
     return best.get("accuracy", max(choosing(known.events, "test").values(), default=None))
 
@@ -103,7 +103,7 @@ def accuracy_by_epoch(events: Sequence[dict], split: str = "test") -> dict[int, 
 
 def choosing(events: Sequence[dict], split: str) -> dict[int, float]:
     """Accuracy on the images of `split`, if these choose the best epoch: of the average of the weights, if one is kept."""
-    plain = accuracy_by_epoch(events, split) if split == chooser(events) else {}
+    plain = accuracy_by_epoch(events, split) if split == model_selection_split(events) else {}
     return (plain and accuracy_by_epoch(events, "ema")) or plain
 
 

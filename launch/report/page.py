@@ -14,7 +14,7 @@ from .compare import compare
 from .runs import command, describe, home, recorded_json, stages, tested, used
 
 PLOTS = {  # file -> caption, in the order of the page
-    "curves": "Loss and accuracy by epoch. The ring marks the best epoch, which the {chooser} images chose",
+    "curves": "Loss and accuracy by epoch. The ring marks the best epoch, which the {selecting} images chose",
     "confusion": "Test images by true class (rows) and predicted class (columns), in eval mode, {weights}",
     "kernels": "The first layer's kernels, on a common scale",
 }
@@ -34,9 +34,9 @@ def _content(folder: Path, result: dict) -> dict[str, Any]:
     ours = [folder / f"{name}.png" for name in PLOTS]
     plots = [*filter(Path.exists, ours), *sorted({*folder.glob("*.png")} - {*ours, folder / "mistakes.png"})]
     stage = folder.resolve().relative_to(place).parts
-    chooser = "validation" if "validation" in result else "test"
+    selecting = "validation" if "validation" in result else "test"
     weights = USED[used(result)] if "test" in result and "best" in result else ""
-    captions = {name: caption.format(chooser=chooser, weights=weights) for name, caption in PLOTS.items()}
+    captions = {name: caption.format(selecting=selecting, weights=weights) for name, caption in PLOTS.items()}
     return {
         "title": " · ".join((result["recipe"], *([result["net"]] if "net" in result else []), *stage)),
         "summary": describe(result),
@@ -47,8 +47,7 @@ def _content(folder: Path, result: dict) -> dict[str, Any]:
         **(_several(folder) if stages(folder) else _one(folder, result)),
         "tables": {
             "Configuration": {
-                key: _text(value)
-                for key, value in (recorded["config"] | {"micro_batches": recorded["micro_batches"]}).items()
+                key: _text(value) for key, value in (recorded["config"] | {"micro_batches": recorded["micro_batches"]}).items()
             },
             "Data": {key: _text(value) for key, value in recorded["data"].items()},
             "Environment": {
@@ -63,7 +62,7 @@ def _content(folder: Path, result: dict) -> dict[str, Any]:
 
 
 def _one(folder: Path, result: dict) -> dict[str, Any]:
-    """What only the page of one training has."""
+    """The parts that only the page of one training has."""
     shown = recorded_json(folder / "predictions.json")
     test, best, classes = tested(result), result["best"], shown["classes"]
     on = " on validation" if "validation" in result else ""
@@ -90,7 +89,7 @@ def _one(folder: Path, result: dict) -> dict[str, Any]:
 
 
 def _several(folder: Path) -> dict[str, Any]:
-    """What only the page of a run with several stages has: their comparison."""
+    """The part that only the page of a run with several stages has: their comparison."""
     compared, _ = compare([folder])
     return {"figures": {}, "trainings": compared.table()}
 

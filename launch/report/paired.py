@@ -1,4 +1,4 @@
-"""Whether one group of runs is better than another: paired differences over equal seeds, and McNemar's test. No torch.
+"""Tests of whether one group of runs is better than another: paired differences over equal seeds, McNemar's test. No torch.
 
 Runs of equal seeds see the same images in the same order, so their difference says more than two means with their deviations.
 With one seed in common only the test images can be paired.
@@ -27,7 +27,7 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Pair:
-    """How much better `one` is than `other`, both labels of groups, in accuracy over `seeds` in common.
+    """Difference of `one` from `other`, both labels of groups, in accuracy over `seeds` in common.
 
     `interval` is half of the 95 % confidence interval; None for a single seed. `p` is McNemar's, for a single seed whose runs
     recorded their predictions. `difference` is None, and `why` says it, if they have no seed or not the test images in common.
@@ -68,7 +68,7 @@ class Pair:
 
 
 def pairs(comparison: Comparison, against: str = "") -> list[Pair]:
-    """Each finished group against the one whose label is `against`; without it, the best one against each of the others.
+    """Compare each finished group with the one whose label is `against`; without it, the best one with each of the others.
 
     Raises Refused (2) if no finished group has this label.
     """
@@ -106,26 +106,26 @@ def _pair(comparison: Comparison, one: Group, other: Group, read: Callable[[Path
 def _same_images(
     split: str, mine: Training, its: Training, one: predictions.Answers | None, other: predictions.Answers | None
 ) -> bool:
-    """Whether two trainings were measured on the same images of `split`: by what they recorded, else by their configurations."""
+    """Return whether two trainings were measured on the same images of `split`: by what they recorded, else by configuration."""
     field = "images" if split == "test" else "validation"
     recorded = [getattr(each, field, "") for each in (one, other)]
     return recorded[0] == recorded[1] if all(recorded) else mine.images[split] == its.images[split]
 
 
 def _once(group: Group) -> list[Training]:
-    """Of trainings with equal seeds the last."""
+    """The last of the trainings with equal seeds."""
     return list({training.seed: training for training in group.trainings}.values())
 
 
 def t_interval(values: list[float]) -> float:
-    """Half of the 95 % confidence interval of the mean of two or more values, by Student's t."""
+    """Half-width of the 95 % confidence interval of the mean of two or more values, by Student's t."""
     known = sorted(T)
     freedom = known[bisect.bisect_right(known, len(values) - 1) - 1]  # rounded down: rather too wide
     return T[freedom] * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def mcnemar(only_one: int, only_other: int) -> float:
-    """The exact two-sided p of McNemar's test: images that only the one, and only the other, has right.
+    """Exact two-sided p of McNemar's test: images that only the one, and only the other, classifies correctly.
 
     Source: McNemar, Psychometrika 12 (1947); Dietterich (1998) for classifiers.
     """

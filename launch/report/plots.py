@@ -1,4 +1,4 @@
-"""Plots of one run, and what recipes draw, as PNG files. Plots of several runs are in charts.py.
+"""Plots of one run, and those of recipes, as PNG files. Plots of several runs are in compare_plots.py.
 
 A new plot of a run is a function here and its call in show.py: page and W&B then show it, and its caption goes into page.py.
 Colours are Okabe and Ito's, which colour-blind readers can tell apart.
@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import printable
-from .runs import chooser
+from .runs import model_selection_split
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,7 +91,7 @@ def montage(path: Path, pixels: Tensor, columns: int = 10) -> Path:
 
 
 def plot(pixels: Tensor) -> Image.Image:
-    """uint8 (C, H, W), grey or RGB, as a PIL image."""
+    """Convert an image, uint8 (C, H, W), grey or RGB, to a PIL image."""
     return Image.fromarray(pixels.squeeze(0).numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).numpy())
 
 
@@ -101,7 +101,7 @@ def plot(pixels: Tensor) -> Image.Image:
 def history(path: Path, events: Sequence[dict]) -> Path:
     """Draw the events of metrics.jsonl by epoch: the loss on the training images and on those that chose the best epoch, and
     beside them the accuracy on the latter; also of the average of the weights, if one is kept: then this chose."""
-    split = chooser(events)
+    split = model_selection_split(events)
     lines = {"train": [event for event in events if event["event"] == "train"]}
     for name, of in ((split, split), (AVERAGE.format(split), "ema")):
         lines[name] = [event for event in events if event["event"] == "eval" and event["split"] == of]
@@ -215,14 +215,14 @@ def kernels(path: Path, weight: Tensor, name: str, most: int = 64) -> Path:
 
 
 def short(name: str, most: int = 16) -> str:
-    """A name as a plot can hold it: `most` characters, none of them a control character."""
+    """Shorten a name for a plot: `most` characters, none of them a control character."""
     name = printable(name)  # no font has the rest
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
 @contextlib.contextmanager
 def plain_names() -> Iterator[None]:
-    """Draw names as they are written: $ does not start a formula, and a Chinese font is used if one is installed."""
+    """Escape names for Matplotlib: $ does not start a formula, and a Chinese font is used if one is installed."""
     known = set(matplotlib.font_manager.get_font_names())
     families = ["DejaVu Sans", *(name for name in CHINESE if name in known)]
     with matplotlib.rc_context({"text.parse_math": False, "font.family": families}), warnings.catch_warnings():

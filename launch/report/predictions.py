@@ -1,10 +1,10 @@
-"""predictions.parquet: what a net says of each test image. Written at the end of a run, read by `oneloop compare`.
+"""predictions.parquet: a net's prediction for each test image. Written at the end of a run, read by `oneloop compare`.
 
     id                place in the test set, from 0
     label, predicted  class indexes
     true, guess       their names
     probabilities     float32, one for each class
-    path              of the image's file, for images of one's own
+    path              of the image's file, for your own images
 
 pyarrow's own conversions would import pandas, which takes half a second. Reading loads no torch.
 """
@@ -30,7 +30,7 @@ NAME = "predictions.parquet"
 
 
 class Answers(NamedTuple):
-    """Which test images a net had right, bool (N,), and the sha256 of these images and of those that validated.
+    """Test images that a net classified correctly, bool (N,), and the sha256 of these images and of the validation images.
 
     `validation` is "" without them, or where it was not recorded yet.
     """
@@ -64,7 +64,7 @@ def write(folder: Path, logits: "Tensor", images: "Images") -> None:
 
 
 def read(folder: Path) -> Answers | None:
-    """What the file of a training says; None without a sound one."""
+    """Read the file of a training; None without a sound one."""
     import numpy as np
     import pyarrow
     import pyarrow.parquet
@@ -98,7 +98,7 @@ def _texts(values: Sequence[str]) -> "pyarrow.Array":
 
 
 def _sha256(split: "Split | DiskSplit", classes: Sequence[str]) -> str:
-    """Of a split's images and their labels: runs are compared on the same ones only."""
+    """Digest of a split's images and labels: runs are compared on the same ones only."""
     from ..data.dataset import Split
 
     digest = hashlib.sha256(json.dumps(classes).encode())

@@ -1,7 +1,7 @@
-"""What a run reports while it trains: `metrics.jsonl` is the record; the screen and W&B mirror it.
+"""Log of a run while it trains: `metrics.jsonl` is the record; the terminal and W&B mirror it.
 
-Only the main process writes. A new kind of line on the screen is a method of RunLog; what W&B gets is in mirror.py. If W&B fails,
-one line says so and the run continues without it.
+Only the main process writes. A new kind of line on the terminal is a method of RunLog; what W&B gets is in wandb_mirror.py.
+If W&B fails, one line says so and the run continues without it.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from .runs import describe, read_metrics
 
 
 class Running(Protocol):
-    """What the record needs of a run: launch.Run has it."""
+    """Attributes of a run that the log needs: launch.Run has them."""
 
     recipe: str
     folder: Path
@@ -93,7 +93,7 @@ class RunLog:
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        """Stop the bar, close the record, say why the run ends, and wait for W&B (at most mirror.FINISH_SECONDS)."""
+        """Stop the bar, close the record, say why the run ends, and wait for W&B (at most wandb_mirror.FINISH_SECONDS)."""
         if self.main:
             self.bar.stop()
             with contextlib.suppress(OSError):  # already reported, or harmless: checkpoints sync the record first
@@ -110,7 +110,7 @@ class RunLog:
             self.accelerator.wait_for_everyone()  # collective: not where one has failed alone, whom the others wait for elsewhere
 
     def say(self, line: str) -> None:
-        """One line on the screen, above the progress bar."""
+        """Print a line above the progress bar."""
         if self.main:
             self.console.print(printable(line), markup=False)
 

@@ -1,4 +1,4 @@
-"""What a run folder says, read without torch: its configuration, its record, its state.
+"""Contents of a run folder, read without torch: its configuration, its record, its state.
 
     config.json     resolved configuration, environment of each launch, data
     metrics.jsonl   the record: a line for each train interval and each evaluation
@@ -57,12 +57,12 @@ class Record:
 
     @property
     def why(self) -> str:
-        """Why the last launch ended before the run was finished; "" after a kill."""
+        """Reason why the last launch ended before the run was finished; "" after a kill."""
         return self.stopped["why"] if self.stopped else ""
 
     @property
     def started(self) -> datetime:
-        """When the last launch started, in this machine's time zone."""
+        """Start of the last launch, in this machine's time zone."""
         return moment(last_launch(self.config)["started"])
 
     def metrics(self) -> list[dict]:
@@ -131,7 +131,7 @@ def _under(path: Path, seen: set[str]) -> Iterator[Path]:
 
 
 def _leads_up(path: Path) -> bool:
-    """Whether `path` is a link to a folder that contains it."""
+    """Return whether `path` is a link to a folder that contains it."""
     return path.is_symlink() and Path(os.path.realpath(path.parent)).is_relative_to(os.path.realpath(path))
 
 
@@ -148,7 +148,7 @@ def _not_a_run(folder: Path) -> Refused:
 
 
 def last_launch(config: dict) -> dict:
-    """What config.json says of the last launch: versions, device, processes, when it started."""
+    """The last launch in config.json: versions, device, processes, when it started."""
     return (config["resumed"] or [config])[-1]
 
 
@@ -175,7 +175,7 @@ def trainings(folder: Path) -> list[Path]:
 
 
 def in_use(folder: Path) -> bool:
-    """Whether a process is working on the run in `folder`, that is, holds its lock. False if the lock may not be read."""
+    """Return whether a process works on the run in `folder`, that is, holds its lock. False if the lock may not be read."""
     if sys.platform == "win32":
         return _in_use_on_windows(folder)
     try:
@@ -224,7 +224,7 @@ def read_json(path: Path) -> dict | None:
 
 
 def recorded_json(path: Path) -> dict:
-    """As `read_json`, for a file that a run has written. Raises Refused (4) also if there is none."""
+    """Read a JSON file that a run has written: `read_json`, but raises Refused (4) also if there is none."""
     found = read_json(path)
     if found is None:
         raise damaged(path, "no such file")
@@ -252,7 +252,7 @@ def read_metrics(path: Path) -> list[dict]:
     return events
 
 
-def chooser(events: Iterable[dict]) -> Literal["validation", "test"]:
+def model_selection_split(events: Iterable[dict]) -> Literal["validation", "test"]:
     """The split whose accuracy chose the best weights in the training with these events."""
     return "validation" if any(event.get("split") == "validation" for event in events) else "test"
 
@@ -268,13 +268,13 @@ def used(known: Mapping[str, Any]) -> Literal["best", "ema", "last"]:
 
 
 def tested(result: Mapping[str, Any]) -> dict:
-    """What a training's result says of the weights that are `used`, on the test images. Raises KeyError in a damaged one."""
+    """Test result of the weights that are `used`, from a training's result. Raises KeyError in a damaged one."""
     weights = used(result)
     return result["best"]["test"] if weights == "best" else result["ema" if weights == "ema" else "test"]
 
 
 def without_clock(events: Iterable[dict]) -> list[dict]:
-    """The events without what the clock measures: what is left is equal for two runs with the same bits."""
+    """The events without the clock's entries: the rest is equal for two runs with the same bits."""
     return [{name: value for name, value in event.items() if name not in CLOCK} for event in events]
 
 

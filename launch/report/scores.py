@@ -1,7 +1,7 @@
-"""What a classifier is worth beyond its accuracy: precision, recall and F1 of each class, top-5, calibration.
+"""Scores of a classifier beyond its accuracy: precision, recall and F1 of each class, top-5, calibration.
 
-Formulas of a few lines over the confusion matrix, which the plots need anyway; the tests compare them with scikit-learn, which
-takes a hundred megabytes for them.
+They are a few lines each over the confusion matrix, which the plots need anyway; the tests compare them with scikit-learn, which
+would be a dependency of a hundred megabytes.
 """
 
 import torch
@@ -12,17 +12,17 @@ BINS = 15  # of confidence
 
 
 def confusion(labels: Tensor, predicted: Tensor, k: int) -> Tensor:
-    """How often each of `k` classes (rows) was predicted as each (columns): int64 (k, k), from int64 (N,)."""
+    """Count how often each of `k` classes (rows) was predicted as each (columns): int64 (k, k), from int64 (N,)."""
     return torch.bincount(labels * k + predicted, minlength=k * k).view(k, k)
 
 
 def scores(logits: Tensor, labels: Tensor) -> dict:
-    """Of logits float (N, K) and labels int64 (N,), on the CPU.
+    """Scores of logits float (N, K) and labels int64 (N,), on the CPU.
 
-    "precision", "recall" and "f1" are means over the classes ("macro"), "classes" has them for each; where nothing was predicted
-    or is there, they are 0. "balanced_accuracy" is the mean recall of the classes that are there. "calibration_error" is the mean
-    distance of confidence and accuracy over 15 equal bins, by the number of images (Guo et al., arXiv:1706.04599). "top_5" is
-    there for more than 5 classes.
+    "precision", "recall" and "f1" are means over the classes ("macro"), "classes" has them for each; where a class was never
+    predicted or has no images, they are 0. "balanced_accuracy" is the mean recall of the classes that have images.
+    "calibration_error" is the mean distance of confidence and accuracy over 15 equal bins, by the number of images (Guo et al.,
+    arXiv:1706.04599). "top_5" is there for more than 5 classes.
     """
     k = logits.shape[1]
     confidence, predicted = logits.double().softmax(1).max(1)

@@ -1,10 +1,9 @@
-"""What a finished run shows: predictions.json, four plots and report.html in its folder.
+"""Report of a finished run: predictions.json, four plots and report.html in its folder.
 
-One pass over the test images in eval mode makes both, with the weights that are used unless told otherwise (`runs.used`);
-plots, page and W&B's last row come from it. A new plot
-is a function in plots.py and its call in `show`.
+They come from one pass over the test images in eval mode, with the weights that are used by default (`runs.used`), and so does
+W&B's last row. A new plot is a function in plots.py and its call in `show`.
 
-    predictions.parquet  a row for each test image: what it is, what was predicted, the probability of each class
+    predictions.parquet  a row for each test image: its label, the predicted class, the probability of each class
     predictions.json  classes; counts, a row for each true class; scores; the worst mistakes with their images as base64 PNG
     curves.png        loss and accuracy by epoch
     confusion.png     counts and the accuracy of each class
@@ -21,8 +20,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from ..data.disk_feed import DiskFeed
-from ..data.images import Images, MemoryFeed
+from ..data.feed import Feed
+from ..data.images import Images
 from . import page, plots, predictions
 from .run_log import Running
 from .runs import read_metrics
@@ -32,7 +31,7 @@ MISTAKES = 24  # images, those with the highest loss
 THUMBNAIL = 96  # pixels, the longer side at most
 
 
-def show(run: Running, net: nn.Module, feed: MemoryFeed | DiskFeed, images: Images, result: dict) -> None:
+def show(run: Running, net: nn.Module, feed: Feed, images: Images, result: dict) -> None:
     """Write the files listed above into the run folder, of `net` as it is; `feed` is that of the test images.
 
     Called on the main process only: nothing here is collective. Raises OSError, and whatever the net or a font raises.
@@ -83,14 +82,13 @@ def summary(logits: Tensor, images: Images) -> dict:
 
 
 @torch.no_grad()
-def _logits(run: Running, net: nn.Module, feed: MemoryFeed | DiskFeed) -> Tensor:
+def _logits(run: Running, net: nn.Module, feed: Feed) -> Tensor:
     """Logits of every image of `feed` in eval mode: float32 (N, classes), on the CPU."""
     was_training = net.training
     net.eval()
     try:
         parts = []
-        for ids in feed.order(torch.arange(len(feed.labels))).split(feed.batches):
-            pixels, _ = feed.batch(ids)
+        for pixels, _ in feed.stream(feed.order(torch.arange(len(feed.labels))).split(feed.evaluation_batch)):
             with run.accelerator.autocast():
                 parts.append(net(pixels).float())
     finally:
@@ -99,7 +97,7 @@ def _logits(run: Running, net: nn.Module, feed: MemoryFeed | DiskFeed) -> Tensor
 
 
 def _png(pixels: Tensor) -> str:
-    """uint8 (C, H, W), grey or RGB, as a base64 PNG of at most THUMBNAIL × THUMBNAIL pixels."""
+    """Encode an image, uint8 (C, H, W), grey or RGB, as a base64 PNG of at most THUMBNAIL × THUMBNAIL pixels."""
     image = plots.plot(pixels)
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""What W&B gets of a run, live (track.py) and afterwards (`oneloop upload`): rows, configuration, summary, plots, weights.
+"""Mirror of a run in W&B, live (run_log.py) and afterwards (`oneloop upload`): rows, configuration, summary, plots, weights.
 
 A row of W&B's history holds the events of one step of metrics.jsonl; the last row has the plots. Rows are counted and sent
 once, so interrupted, resumed and uploaded runs have no duplicates. A new value for the charts goes into `rows`, for the end of a
@@ -174,7 +174,7 @@ def settings() -> Any:
 
 
 def has_key(settings: Any) -> bool:
-    """Whether an API key is configured for the server."""
+    """Return whether an API key is configured for the server."""
     return bool(_key(settings))
 
 
@@ -185,7 +185,7 @@ def _key(settings: Any) -> str:
 
 
 def unusable(settings: Any) -> str:
-    """Why nothing can be sent to the server, "" if nothing speaks against it. Quick: wandb itself would try for half a minute.
+    """Reason why nothing can be sent to the server, else "". Quick: wandb itself would try for half a minute.
 
     The server is asked who the key belongs to, as wandb asks it: it may be down, refuse the key, or be something else.
     """

@@ -2,11 +2,11 @@
 
 Loads no torch before an image is read, so that `oneloop data` answers at once.
 
-named       cifar10, mnist, fashion_mnist; custom: images of one's own; others: images that a trained net is measured on
-folder, table, idx, npz, hub_named, synthetic, decoded     where the named ones come from, and their cache
-listing, walk, path_table, image_table, parquet, hub_images     where one's own come from
-doubt, labels, check, index, split, survey, page     are they what they seem; each file opened once; splits; `oneloop data`
-hub         the Hugging Face hub
+named       cifar10, mnist, fashion_mnist; custom: your own images; others: images that a trained net is measured on
+listing     what is listed, before a file is opened; folder, table, image_table, parquet, hub read it, each its kind
+in_memory, idx, npz, synthetic, decoded     the named ones: images of one size in memory, and their cache
+doubt, labels, check, index, split     are the classes what they seem; each file opened once; splits
+dataset_report, page     what `oneloop data` shows
 """
 
 from typing import TYPE_CHECKING

@@ -10,71 +10,76 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from time import perf_counter
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from ..cache import locked, slug
-from ..data import decode
-from ..errors import first_line
+from ..data import decode, resize
+from ..data.store import Store
+from ..errors import Refused, first_line
 from . import index
 from .index import FileInfo
 from .listing import ListedImage, Listing, open_image
 
 if TYPE_CHECKING:
+    import numpy as np
     from rich.progress import Progress
 
 CHUNK = 16  # files: what a thread takes at a time, and what an interruption loses of each thread at most
 LOST = "no such file"
-TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
-class Examined(NamedTuple):
-    """`facts` of each path, and how many files were opened for them: the others are as the index has them."""
+class Checked(NamedTuple):
+    """What is known of each path, and how many files were opened for it: the others are as the index has them."""
 
-    facts: dict[str, FileInfo]
+    files: dict[str, FileInfo]
     opened: int
 
 
-def examine(listing: Listing, bar: "Progress") -> Examined:
-    """The facts of each image of `listing`, from the index where they are known; `bar` shows the others, while it runs.
+def check(listing: Listing, bar: "Progress", store: Store | None = None) -> Checked:
+    """Open each image of `listing` of which the index does not know; `bar` shows how many, while it runs.
 
-    Another process that examines the same is waited for. Raises Refused (1) if the index cannot be read or written.
+    They are decoded for the `store`, if there is one, and kept there in the same pass, as far as it has room. Another process
+    that checks the same is waited for. Raises Refused (1) if the index or the store cannot be read or written.
     """
     name = slug("images", listing.source)
     known = index.read(name)
     if not _unknown(listing, known):
-        return Examined(_of(listing, known), 0)
+        return Checked(_of(listing, known), 0)
     with locked(name):
         known = index.read(name)
         todo = _unknown(listing, known)
         known = _of(listing, known)
         with index.writer(name, known) as write:
-            task = bar.add_task("examining images", total=len(todo))
-            for facts in _in_parallel(listing, todo):
-                known.update(facts)
-                write({path: each for path, each in facts.items() if each.sha256})
-                bar.advance(task, len(facts))
-    return Examined(known, len(todo))
+            task = bar.add_task("checking images", total=len(todo))
+            for files in _in_parallel(listing, todo, store):
+                known.update(files)
+                write({path: info for path, info in files.items() if info.sha256})
+                bar.advance(task, len(files))
+        if store:
+            store.flush()
+    return Checked(known, len(todo))
 
 
 def _unknown(listing: Listing, known: dict[str, FileInfo]) -> list[ListedImage]:
     """Those, each path once, of which nothing is known, or that have changed since."""
-    same = {path: facts[:2] for path, facts in known.items()}
-    return [*{each.path: each for each in listing.images if same.get(each.path) != (each.size, each.time)}.values()]
+    same = {path: info[:2] for path, info in known.items()}
+    return [*{image.path: image for image in listing.images if same.get(image.path) != (image.size, image.time)}.values()]
 
 
 def _of(listing: Listing, known: dict[str, FileInfo]) -> dict[str, FileInfo]:
     """What of `known` still holds for the images of `listing`."""
-    wanted = {each.path: (each.size, each.time) for each in listing.images}
-    return {path: facts for path, facts in known.items() if wanted.get(path) == facts[:2]}
+    wanted = {image.path: (image.size, image.time) for image in listing.images}
+    return {path: info for path, info in known.items() if wanted.get(path) == info[:2]}
 
 
-def _in_parallel(listing: Listing, images: Sequence[ListedImage]) -> Iterator[dict[str, FileInfo]]:
-    """The facts of `images`, some at a time, as they get ready."""
+def _in_parallel(listing: Listing, images: Sequence[ListedImage], store: Store | None) -> Iterator[dict[str, FileInfo]]:
+    """What is known of `images`, some at a time, as they get ready."""
 
     def work(some: Sequence[ListedImage]) -> dict[str, FileInfo]:
-        return {each.path: _look(listing, each) for each in some}
+        return {image.path: _look(listing, image, store) for image in some}
 
     Image.preinit()  # first, so that a JPEG is not taken for rarer formats before it is opened
     Image.init()  # once, not by several threads at a time
@@ -88,88 +93,93 @@ def _in_parallel(listing: Listing, images: Sequence[ListedImage]) -> Iterator[di
             pool.shutdown(wait=False, cancel_futures=True)  # after an interruption, only what has begun is finished
 
 
-def _look(listing: Listing, image: ListedImage) -> FileInfo:
-    """The facts of one image."""
+def _look(listing: Listing, image: ListedImage, store: Store | None) -> FileInfo:
+    """Open one image."""
     try:
         with open_image(listing, image) as file:
-            facts = FileInfo(image.size, image.time)
+            info = FileInfo(image.size, image.time)
             if not listing.row:  # a file may have changed since it was listed
                 status = os.fstat(file.fileno())
-                facts = FileInfo(status.st_size, status.st_mtime_ns)
+                info = FileInfo(status.st_size, status.st_mtime_ns)
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
-            return _decoded(file, facts._replace(sha256=sha256))
+            return _decoded(file, info._replace(sha256=sha256), store)
     except (FileNotFoundError, ValueError):  # the latter for a path that cannot be one
         return FileInfo(0, 0, problem="no image in this row" if listing.row else LOST)
     except OSError as error:
         return FileInfo(0, 0, problem=f"cannot be read: {error.strerror or error}")
 
 
-def _decoded(file: BinaryIO, facts: FileInfo) -> FileInfo:
-    """`facts` with what decoding `file` tells."""
-    if not facts.size:
-        return facts._replace(problem="empty file: 0 bytes")
+def _decoded(file: BinaryIO, info: FileInfo, store: Store | None) -> FileInfo:
+    """`info` with what decoding `file` tells. Its pixels go to `store` if that has room, else a JPEG is decoded at an eighth."""
+    if not info.size:
+        return info._replace(problem="empty file: 0 bytes")
     try:
+        began, kept = perf_counter(), store if store and store.room > 0 else None
         with Image.open(file) as opened:
             mode, frames = opened.mode, False
-            deep = mode[0] == "I" or any(";16" in str(each[3]) for each in opened.tile)  # of colours, only the file has 16
-            (width, height), shown = _reduced(opened) if opened.format in ("JPEG", "MPO") else _whole(opened)
-            flat, highest = _is_flat(shown), 0
-            if deep:
-                flat, highest = _levels(opened, shown)
+            deep = mode[0] == "I" or any(";16" in str(tile[3]) for tile in opened.tile)  # of colours, only the file has 16
+            shown: Image.Image | np.ndarray
+            if kept:
+                shown, size = decode.pixels_of(opened, kept.rule.cache_size, kept.rule.white)
+                kept.keep_first(info.sha256, resize.reduced(shown, size, kept.rule), perf_counter() - began)
+            else:
+                shown, size = _reduced(opened) if opened.format in decode.JPEG else _whole(opened)
+            flat, highest = _levels(opened, shown) if deep else (_is_flat(shown), 0)
             with contextlib.suppress(Exception):  # whether the second frame can be decoded does not matter
                 frames = bool(getattr(opened, "is_animated", False))
-            facts = facts._replace(bits=16 if deep else 8, highest=highest, bands=decode.bands(opened))
-        if flat and shown.size != (width, height):  # perhaps only at an eighth of its size
+            info = info._replace(bits=16 if deep else 8, highest=highest, bands=decode.bands(opened))
+        width, height = size
+        if flat and opened.format in decode.JPEG:  # perhaps only at a part of its size
             file.seek(0)
             flat = _is_flat(decode.decode(file, 3))
-        return facts._replace(width=width, height=height, mode=mode, frames=frames, flat=flat)
+        return info._replace(width=width, height=height, mode=mode, frames=frames, flat=flat)
     except MemoryError:
-        return facts._replace(sha256="", problem="out of memory while decoding it")
+        return info._replace(sha256="", problem="out of memory while decoding it")
+    except Refused:  # the store cannot be written
+        raise
     except Exception as error:  # PIL raises a dozen kinds for broken files
-        return facts._replace(problem=_reason(error, file))
+        return info._replace(problem=_reason(error, file))
 
 
-def _whole(opened: Image.Image) -> tuple[tuple[int, int], Image.Image]:
-    """Width and height, upright, and the image."""
+def _reduced(opened: Image.Image) -> tuple[Image.Image, tuple[int, int]]:
+    """A JPEG file at an eighth of its size: all of it is read, in half the time. And its width and height, upright."""
+    width, height = opened.size
+    turned = decode.orientation(opened) in decode.TURNED
+    decode.draft(opened, 1)
+    return opened, ((height, width) if turned else (width, height))
+
+
+def _whole(opened: Image.Image) -> tuple[Image.Image, tuple[int, int]]:
     image = decode.converted(opened, 3)
-    return image.size, image
+    return image, image.size
 
 
-def _is_flat(image: Image.Image) -> bool:
-    return image.getcolors(1) is not None
+def _is_flat(shown: "Image.Image | np.ndarray") -> bool:
+    if isinstance(shown, Image.Image):
+        return shown.getcolors(1) is not None
+    first = shown[0, 0]
+    return bool((shown[0] == first).all() and (shown == first).all())  # the first row is enough for most
 
 
-def _levels(opened: Image.Image, shown: Image.Image) -> tuple[bool, int]:
+def _levels(opened: Image.Image, shown: "Image.Image | np.ndarray") -> tuple[bool, int]:
     """Whether all pixels of a 16-bit image, which is `shown` in 8 bits, are the same, and its highest value.
 
     Of colours, Pillow keeps 8 bits.
     """
     import numpy as np
 
-    grey = opened.mode[0] == "I"
-    levels = np.asarray(opened if grey else shown)
-    return bool(levels.min() == levels.max()) if grey else _is_flat(shown), int(levels.max()) * (1 if grey else 257)
-
-
-def _reduced(opened: Image.Image) -> tuple[tuple[int, int], Image.Image]:
-    """Width and height of a JPEG file, upright, and the image.
-
-    To be decoded at an eighth of its size: all of the file is read, in half the time.
-    """
-    width, height = opened.size
-    turned = False
-    with contextlib.suppress(Exception):  # as in decode.py
-        turned = opened.getexif().get(ExifTags.Base.Orientation) in TURNED
-    decode.draft(opened, 1)
-    return ((height, width) if turned else (width, height)), opened
+    if opened.mode[0] != "I":
+        return _is_flat(shown), int(np.asarray(shown).max()) * 257
+    levels = np.asarray(opened)
+    return bool(levels.min() == levels.max()), int(levels.max())
 
 
 def _reason(error: Exception, file: BinaryIO) -> str:
     """Why a file is no image, in a few words."""
     if isinstance(error, Image.DecompressionBombError):
         return f"decompression bomb: more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels"
-    said = first_line(error)
+    message = first_line(error)
     if isinstance(error, UnidentifiedImageError):
         with contextlib.suppress(OSError, ValueError):
             file.seek(0)
@@ -179,6 +189,6 @@ def _reason(error: Exception, file: BinaryIO) -> str:
             if start[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc"):
                 return "HEIC, which Pillow does not read: convert it to JPEG"
         return "not an image in a format that Pillow reads"
-    if "truncated" in said.lower() or isinstance(error, EOFError):
+    if "truncated" in message.lower() or isinstance(error, EOFError):
         return "truncated: the end of the file is missing"
-    return f"cannot be decoded: {said}"
+    return f"cannot be decoded: {message}"

@@ -1,9 +1,8 @@
-"""Images of one's own as a recipe trains on them: found, examined, split (launch/images/) and decoded once."""
+"""Images of one's own as a recipe trains on them: found, checked, split and decoded once."""
 
 import hashlib
 import io
 import json
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -20,14 +19,14 @@ from ..data.order import order
 from ..data.resize import ResizeRule, reduced_size
 from ..data.store import Store, StoredImage
 from ..errors import Refused, printable
-from . import path_table, synthetic
+from . import synthetic
 from .check import LOST
+from .dataset_report import DatasetReport, dataset_report, duplicates, notes
 from .listing import ListedImage, open_image
+from .options import FRACTION, DataOptions
 from .split import NAMES, as_csv
-from .survey import Survey, duplicates, notes, survey
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
-FRACTION = 0.1  # of images that are not split: for validation, and for the test
 SHOWN = 50  # bad files that are named on the screen
 NAMED, CUT = 10, 40  # classes in the first line, and characters of a name
 
@@ -35,53 +34,51 @@ NAMED, CUT = 10, 40  # classes in the first line, and characters of a name
 def custom(
     data: str,
     rule: ResizeRule,
-    *,
+    options: DataOptions = DataOptions(),
     limit: int = 0,
     validation: float | None = None,
-    test: float = FRACTION,
-    split: str = "",
-    columns: Sequence[str] = (),
-    skip_bad: bool = False,
+    *,
     classes: tuple[str, ...] = (),
     main: bool = True,
 ) -> Images:
     """The images at `data`, of any sizes, as nets see them by `rule`: images (3, size, size), normalised as ImageNet's.
 
-    `data` is a folder, a table, a data set of the hub (owner/name), or "synthetic"; `columns` names columns that are not to be
-    guessed, as in "label=species". Splits are those of the file `split`, else those that `data` has, else made by content: the
-    fraction `validation` (None: FRACTION) and `test` of each class. Where there is no test split, the validation images are the
-    test images, and choose the best weights. `limit` is the number of training images to use (0: all).
+    `data` is a folder, a table, a data set of the hub (owner/name), or "synthetic". Splits are those of the file `options.split`,
+    else those that `data` has, else made by content: the fraction `validation` (None: FRACTION) and `options.test` of each
+    class. Where there is no test split, the validation images are the test images, and choose the best weights. `limit` is the
+    number of training images to use (0: all).
 
-    An image is decoded when it is first wanted and then kept, as far as the disk allowance goes (launch/data/store.py); not
+    An image is decoded when it is first opened and then kept, as far as the disk allowance goes (launch/data/store.py); not
     for a run with `classes`, which only rebuilds its net. `main`: on the main process, which says what it finds.
 
     Raises Refused: 1 if `data` cannot be read or the cache not written, 2 for wrong arguments, 4 if there are bad files (unless
-    `skip_bad`), or if a split lacks a class.
+    `options.skip_bad`), or if a split lacks a class.
     """
     if data == "synthetic":
-        return _said(_drawings(rule, classes), main and not classes)
+        return _announced(_drawings(rule, classes), main and not classes)
     if data == "hub":
         raise Refused("--data hub names no data set: it takes a folder, a table, owner/name of the hub, or synthetic", 2)
-    chosen = path_table.chosen(columns)
+    reading, split = options.reading(classes), Path(options.split) if options.split else None
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not main or not console.is_terminal) as bar:
         fraction = FRACTION if validation is None else validation
-        found = survey(Path(data), chosen, Path(split) if split else None, fraction, test, bar, classes)
-        if all(facts.problem == LOST for facts in found.facts.values()):
-            raise Refused(f"{data}: none of its {len(found.facts):,} images is there, such as {next(iter(found.facts))}")
-        if found.bad and not skip_bad:
-            _refuse_bad(found, main)
+        kept = None if classes or limit else rule  # with a limit, few of them may be wanted
+        report = dataset_report(Path(data), reading, split, fraction, options.test, bar, kept)
+        if all(info.problem == LOST for info in report.files.values()):
+            raise Refused(f"{data}: none of its {len(report.files):,} images is there, such as {next(iter(report.files))}")
+        if report.bad and not options.skip_bad:
+            _refuse_bad(report, main)
         if main and not classes:
-            for note in notes(found, rule.white):
-                complain(f"{found.listing.source}: {note}")
+            for note in notes(report, rule.white):
+                complain(f"{report.listing.source}: {note}")
         if main:
-            _say_duplicates(found)
-        made = not split and not any(each.split for each in found.listing.images)
-        images = images_of(found, rule, limit, held=validation if made else None, kept=not classes)
-    return _said(images, main and not classes)
+            _say_duplicates(report)
+        made = not split and not any(image.split for image in report.listing.images)
+        images = images_of(report, rule, limit, held=validation if made else None, kept=not classes)
+    return _announced(images, main and not classes)
 
 
-def _said(images: Images, main: bool) -> Images:
+def _announced(images: Images, main: bool) -> Images:
     """`images`, after saying on the main process which classes were found."""
     if main:
         names = [name if len(name) <= CUT else f"{name[: CUT - 1]}…" for name in images.classes[:NAMED]]
@@ -92,74 +89,74 @@ def _said(images: Images, main: bool) -> Images:
     return images
 
 
-def _refuse_bad(found: Survey, main: bool) -> None:
+def _refuse_bad(report: DatasetReport, main: bool) -> None:
     """Name the bad files, and raise Refused (4)."""
-    where, bad = found.listing.source, found.bad
+    where, bad = report.listing.source, report.bad
     if main:
-        name_bad(found)
-    counts = {label: sum(each.label == label for each in bad) for label in found.listing.classes}
-    said = ", ".join(f"{label} {count}" for label, count in counts.items() if count)
-    files = f"{len(bad):,} bad file{'s' * (len(bad) > 1)} ({said})"
+        name_bad(report)
+    counts = {label: sum(image.label == label for image in bad) for label in report.listing.classes}
+    by_class = ", ".join(f"{label} {count}" for label, count in counts.items() if count)
+    files = f"{len(bad):,} bad file{'s' * (len(bad) > 1)} ({by_class})"
     raise Refused(f"{where}: {files}; repair or remove them, or train without them: --skip-bad", 4)
 
 
-def name_bad(found: Survey) -> None:
+def name_bad(report: DatasetReport) -> None:
     """Say of the bad files what is wrong with each, of SHOWN at most."""
-    for each in found.bad[:SHOWN]:
-        complain(f"{each.path}: {found.facts[each.path].problem}")
-    if len(found.bad) > SHOWN:
-        complain(f"… and {len(found.bad) - SHOWN:,} more: oneloop data {found.listing.source} names them all")
+    for image in report.bad[:SHOWN]:
+        complain(f"{image.path}: {report.files[image.path].problem}")
+    if len(report.bad) > SHOWN:
+        complain(f"… and {len(report.bad) - SHOWN:,} more: oneloop data {report.listing.source} names them all")
 
 
-def wanted_by(found: Survey, image: ListedImage, rule: ResizeRule) -> StoredImage:
-    """A good image of those found, as the store keeps it by the `rule` for size."""
-    facts = found.facts[image.path]
-    size = reduced_size(facts.width, facts.height, rule)
-    return StoredImage(facts.sha256, *size, image.path, partial(open_image, found.listing, image))
+def stored_image(report: DatasetReport, image: ListedImage, rule: ResizeRule) -> StoredImage:
+    """A good image, as the store keeps it by the `rule` for size."""
+    info = report.files[image.path]
+    size = reduced_size(info.width, info.height, rule)
+    return StoredImage(info.sha256, *size, image.path, partial(open_image, report.listing, image))
 
 
-def _say_duplicates(found: Survey) -> None:
+def _say_duplicates(report: DatasetReport) -> None:
     """Say that images are there twice, where that spoils what is learned or measured."""
-    twice, where = duplicates(found), found.listing.source
+    twice, where = duplicates(report), report.listing.source
     for what, trouble in (("across_classes", "in several classes"), ("across_splits", "in several splits")):
         if count := len(twice[what]):
             are = "images are" if count > 1 else "image is"
             complain(f"{where}: {count:,} {are} {trouble}; oneloop data {where} names them")
 
 
-def images_of(found: Survey, rule: ResizeRule, limit: int, held: float | None, kept: bool) -> Images:
-    """What a recipe trains on, of the images found, `kept` once decoded or not. Raises Refused (4): a split lacks a class."""
-    listing, classes = found.listing, found.listing.classes
+def images_of(report: DatasetReport, rule: ResizeRule, limit: int, held: float | None, kept: bool) -> Images:
+    """The images of `report` as recipes train on them, `kept` once decoded. Raises Refused (4) if a split lacks a class."""
+    listing, classes = report.listing, report.listing.classes
     numbers = {name: number for number, name in enumerate(classes)}
-    wanted: dict[str, list[StoredImage]] = {name: [] for name in NAMES}
+    stored: dict[str, list[StoredImage]] = {name: [] for name in NAMES}
     labels: dict[str, list[int]] = {name: [] for name in NAMES}
     digest = hashlib.sha256(json.dumps([classes, rule, decode.VERSION]).encode())
-    for each in found.good:
-        side, label = found.splits[each.path], numbers[each.label]
-        wanted[side].append(wanted_by(found, each, rule))
+    for image in report.good:
+        side, label = report.splits[image.path], numbers[image.label]
+        stored[side].append(stored_image(report, image, rule))
         labels[side].append(label)
-        digest.update(f"{found.facts[each.path].sha256} {label} {side}\n".encode())
-    sides = {name: name for name in NAMES if wanted[name]}
+        digest.update(f"{report.files[image.path].sha256} {label} {side}\n".encode())
+    sides = {name: name for name in NAMES if stored[name]}
     if "test" not in sides and "validation" in sides:
         sides["test"] = sides.pop("validation")
     for name in ("train", "test"):
         there = {*labels[sides[name]]} if name in sides else set()
         if absent := [label for number, label in enumerate(classes) if number not in there]:
             raise Refused(f"{listing.source}: no {name} images of {', '.join(absent[:10])}; every class needs at least one", 4)
-    every = [each for side in sides.values() for each in wanted[side]]
-    store = Store(rule, listing.source, every) if kept else Store(rule)
-    splits = {name: DiskSplit(torch.tensor(labels[side]), wanted[side], store, rule) for name, side in sides.items()}
+    store = (report.store or Store(rule, listing.source)) if kept else Store(rule)
+    store.allow([image for side in sides.values() for image in stored[side]])
+    splits = {name: DiskSplit(torch.tensor(labels[side]), stored[side], store, rule) for name, side in sides.items()}
     train = splits["train"]
     if limit and limit < len(train):
         train = train.select(order(len(train), seed=0, epoch=0)[:limit].sort().values)
     test, validation = splits["test"], splits.get("validation")
-    return Images(train, test, classes, MEAN, STD, str(listing.source), digest.hexdigest(), 0, validation, held, _lists(found))
+    return Images(train, test, classes, MEAN, STD, str(listing.source), digest.hexdigest(), 0, validation, held, _lists(report))
 
 
-def _lists(found: Survey) -> dict[str, bytes]:
+def _lists(report: DatasetReport) -> dict[str, bytes]:
     """split.csv, and bad.csv if files were left out."""
-    rows = [(each.path, each.label, found.splits[each.path], found.facts[each.path].sha256) for each in found.good]
-    bad = [(each.path, each.label, found.facts[each.path].problem) for each in found.bad]
+    rows = [(image.path, image.label, report.splits[image.path], report.files[image.path].sha256) for image in report.good]
+    bad = [(image.path, image.label, report.files[image.path].problem) for image in report.bad]
     return {"split.csv": as_csv(rows)} | ({"bad.csv": as_csv(bad, ("path", "label", "problem"))} if bad else {})
 
 
@@ -177,6 +174,8 @@ def _drawings(rule: ResizeRule, classes: tuple[str, ...]) -> Images:
             file = io.BytesIO()
             Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file, "png")
             size = reduced_size(32, 32, rule)
-            wanted.append(StoredImage(f"{name}{number}", *size, f"drawing {number}", partial(io.BytesIO, file.getvalue())))
+            content = file.getvalue()
+            sha256 = hashlib.sha256(content).hexdigest()
+            wanted.append(StoredImage(sha256, *size, f"drawing {number}", partial(io.BytesIO, content)))
         splits[name] = DiskSplit(images.labels, wanted, Store(rule), rule)
     return Images(splits["train"], splits["test"], names, MEAN, STD, "synthetic", drawn.fingerprint)

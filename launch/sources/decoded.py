@@ -41,15 +41,15 @@ def read(slug: str, state: str = "") -> DataSet | None:
         with safetensors.safe_open(path, framework="pt") as file:
             facts = json.loads(file.metadata()["oneloop"])
             train, test = (Split(*(file.get_tensor(f"{name}.{part}") for part in Split._fields)) for name in ("train", "test"))
-        found, recorded = DataSet(facts["source"], tuple(facts["classes"]), train, test), facts["fingerprint"]
+        data_set, recorded = DataSet(facts["source"], tuple(facts["classes"]), train, test), facts["fingerprint"]
     except PermissionError as error:
         raise Refused(f"no permission to read the cached data {path}; choose another cache with ONELOOP_CACHE") from error
     except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise Refused(f"the cached data {path} cannot be read ({error}); delete it to rebuild it", 4) from error
-    if (now := found.fingerprint) != recorded:
+    if (now := data_set.fingerprint) != recorded:
         wrong = f"sha256 {now[:16]}, recorded {recorded[:16]}"
         raise Refused(f"the cached data {path} is damaged ({wrong}); delete it to rebuild it", 4)
-    return found
+    return data_set
 
 
 def _write(slug: str, decoded: DataSet, state: str) -> DataSet:

@@ -1,68 +1,154 @@
-"""A folder of image files `train/<class>/…`, `test/<class>/…`, or else of files that `datasets` can read. Decoded once.
+"""Folders of images as people have them, a folder for each class, split or not. The one reader of class folders.
 
-It is decoded again when the name, size or modification time of a file in it has changed. Contents are not compared: a file
-replaced by another one of the same size and modification time goes unnoticed.
+    photos/<class>/…                    not split
+    photos/train/<class>/…, val/…, test/…   split; validation may be called val, valid or validation
+    photos/train/<class>/…              alone: not split
+
+The class is the first folder; what is below it belongs to it, in folders or not.
 """
 
-import json
 import os
-from collections.abc import Iterator
+import stat
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-import torch
-from PIL import Image
-
-from ..cache import digest, slug
-from ..data import decode, image_file
-from ..data.dataset import DataSet, Shape, Split, split_name
 from ..errors import Refused
-from . import decoded, table
-from .walk import NO_CLASSES, walk
+from . import labels
+from .listing import SPLITS, ListedImage, Listing
+
+NO_CLASSES = ("__MACOSX", "__pycache__")  # folders that a program has left there
+
+# What people call images. HEIC is among them although Pillow cannot read it: such files are named, not passed over.
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".avif", ".jp2", ".j2k",
+     ".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif")
+)  # fmt: skip
 
 
-def read(folder: Path, shape: Shape) -> DataSet:
-    """The images of a folder (an absolute path), all of `shape`. Raises Refused: 1 if it is empty, 4 if its content is wrong."""
-    files = sorted(_files(folder), key=str)
-    facts = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    if not facts:
-        raise Refused(f"--data {folder}: the folder is empty")
-    state = digest(json.dumps([decode.VERSION, shape[0], facts]))
-    return decoded.read_or_decode(slug("folder", folder), lambda: _decode(folder, files, shape), state)
+class Entry(NamedTuple):
+    """Something in a folder. `kind` is file, folder, hidden, broken link, link in a circle, or special (a device, a pipe)."""
+
+    path: str
+    kind: str
+    parts: list[str]  # of its path below the folder
+    status: os.stat_result | None = None  # of a file
+
+    @property
+    def name(self) -> str:
+        """The path below the folder."""
+        return os.sep.join(self.parts)
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """The files in a folder and its subfolders, except hidden ones. Raises Refused (4) for a broken link."""
-    for entry in walk(folder):
-        if entry.kind == "broken link":
-            raise Refused(f"--data {entry.path}: broken link to {os.readlink(entry.path)}; remove or repair it", 4)
-        if entry.kind == "file":
-            yield Path(entry.path)
+def entries(folder: Path) -> list[Entry]:
+    """Everything in `folder`, an absolute path, and in its subfolders, as `walk` has it. Raises Refused (1)."""
+    try:
+        return [*walk(folder)]
+    except OSError as error:
+        raise Refused(f"{error.filename or folder}: {error.strerror or error}") from error
 
 
-def _decode(folder: Path, files: list[Path], shape: Shape) -> DataSet:
-    """`files` as an image folder if one of them is train/<class>/… and an image, else as what `datasets` makes of them.
+def walk(folder: Path | str, parts: Sequence[str] = (), above: tuple[tuple[int, int], ...] = ()) -> Iterator[Entry]:
+    """Everything in a folder and its subfolders, sorted by name, a folder before what is in it.
 
-    Image folders are not left to `datasets`: it takes train/bird/test-1.png for a test image, and fails at links and brackets.
+    Follows links, but not in circles. Of hidden files and folders (.git, __MACOSX, __pycache__) only the name is given. Raises
+    OSError.
     """
-    extensions = {extension for extension, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    parts = {path: path.relative_to(folder).parts for path in files if path.suffix.lower() in extensions}
-    if any(len(part) > 2 and part[0] == "train" for part in parts.values()):
-        return _image_folder(folder, parts, shape)
-    return table.read(folder, files, shape)
+    here = os.stat(folder)
+    above = (*above, (here.st_dev, here.st_ino))
+    with os.scandir(folder) as scan:
+        items = sorted(scan, key=lambda item: item.name)
+    for item in items:
+        below = [*parts, item.name]
+        if item.name.startswith("."):
+            yield Entry(item.path, "hidden", below)
+            continue
+        try:
+            status = item.stat()
+        except OSError:
+            if not item.is_symlink():
+                raise
+            yield Entry(item.path, "broken link", below)
+            continue
+        if not stat.S_ISDIR(status.st_mode):
+            yield Entry(item.path, "file" if stat.S_ISREG(status.st_mode) else "special", below, status)
+        elif item.name in NO_CLASSES:
+            yield Entry(item.path, "hidden", below)
+        elif (status.st_dev, status.st_ino) in above:
+            yield Entry(item.path, "link in a circle", below)
+        else:
+            yield Entry(item.path, "folder", below)
+            yield from walk(item.path, below, above)
 
 
-def _image_folder(folder: Path, parts: dict[Path, tuple[str, ...]], shape: Shape) -> DataSet:
-    """`parts` are the image files, each with the parts of its path below `folder`."""
-    paths, found = {}, set()
-    for split in ("train", "test"):
-        name = split_name(split, {part[0] for part in parts.values()}, str(folder))
-        paths[split] = [path for path, part in parts.items() if part[0] == name]
-        if stray := [path for path in paths[split] if len(parts[path]) == 2]:
-            raise Refused(f"{stray[0]} is not in a class folder; move it to {folder / name / '<class>'}", 4)
-        inside = [path for path in (folder / name).iterdir() if path.is_dir() and not path.name.startswith(".")]
-        found |= {path.name for path in inside if path.name not in NO_CLASSES}
-    classes, splits = tuple(sorted(found)), {}
-    for split in paths:
-        labels = torch.tensor([classes.index(parts[path][1]) for path in paths[split]])
-        splits[split] = Split(image_file.stack(((str(path), path) for path in paths[split]), len(labels), shape), labels)
-    return DataSet(str(folder), classes, **splits)
+def is_image(entry: Entry, suffixes: Collection[str] = SUFFIXES) -> bool:
+    """Whether it should be an image. A broken link is named with the bad files."""
+    return entry.kind in ("file", "broken link") and os.path.splitext(entry.path)[1].lower() in suffixes
+
+
+def kind_of(entry: Entry) -> str:
+    """What to call an entry that is neither an image nor a folder: by its extension, if it is a file."""
+    suffix = os.path.splitext(entry.parts[-1])[1].lower()
+    return suffix or "no extension" if entry.kind == "file" else entry.kind
+
+
+def class_folders(
+    folder: Path,
+    content: Sequence[Entry],
+    splits: Mapping[str, str] | None = None,
+    suffixes: Collection[str] = SUFFIXES,
+    places: Mapping[str, Sequence[str]] | None = None,
+) -> Listing:
+    """The images in `folder`, whose `entries` are `content`: files with one of the `suffixes`.
+
+    `splits` maps top folders to the split they are (None: as `splits_of` says). `places` are the parts of images by name, as
+    layout.py has them; others are left out. Raises Refused: 1 if there are no images, 4 without class folders.
+    """
+    files: list[tuple[Entry, Sequence[str]]] = []
+    ignored: Counter[str] = Counter()
+    for entry in content:
+        if is_image(entry, suffixes):
+            if parts := entry.parts if places is None else places.get(entry.name):
+                files.append((entry, parts))
+        elif entry.kind != "folder":
+            ignored[kind_of(entry)] += 1
+    if not files:
+        raise Refused(f"{folder}: no images in it{listed(ignored)}; name a folder with a folder for each class, or a table")
+    splits = splits_of([parts for _, parts in files]) if splits is None else splits
+    level = 1 + bool(splits)  # of the parts: those of folders
+    classes, notes = labels.of_folders(parts[level - 1] for _, parts in files if len(parts) > level)
+    images, used = [], set[tuple[str, ...]]()
+    for entry, parts in files:
+        if splits and parts[0] not in splits:
+            ignored["images outside " + " ".join(f"{name}/" for name in splits)] += 1
+        elif len(parts) <= level:
+            ignored["images outside a class folder"] += 1
+        else:
+            size, time = (entry.status.st_size, entry.status.st_mtime_ns) if entry.status else (0, 0)
+            images.append(ListedImage(entry.name, classes[parts[level - 1]], splits[parts[0]] if splits else "", size, time))
+            used.add((*entry.parts[: len(entry.parts) - len(parts) + level],))
+    if not images:
+        raise Refused(f"{folder}: no class folders; put the images of each class into a folder of its own, or give a table", 4)
+    around = {path[:-1] for path in used}
+    there = [tuple(entry.parts) for entry in content if entry.kind == "folder"]
+    ignored["class folders without images"] += sum(path[:-1] in around and path not in used for path in there)
+    return Listing(folder, folder, images, +ignored, notes=tuple(notes))
+
+
+def splits_of(images: Sequence[Sequence[str]]) -> dict[str, str]:
+    """What the top folders are called -> the split they are; empty if they are classes. `images` are the parts of paths.
+
+    They are splits if train/ has another beside it, in which there are class folders, too; train/ alone has to be split like any
+    other folder.
+    """
+    above, top = {parts[0] for parts in images if len(parts) > 2}, {parts[0] for parts in images}
+    splits = {name: SPLITS[name.casefold()] for name in sorted(above) if name.casefold() in SPLITS}
+    if "train" in splits.values() and len({*splits.values()}) > 1:
+        return splits
+    return dict.fromkeys(splits, "") if splits and top == splits.keys() and {*splits.values()} == {"train"} else {}
+
+
+def listed(ignored: Counter[str]) -> str:
+    """What to say of other files, in brackets."""
+    return f" ({', '.join(f'{count} {kind}' for kind, count in ignored.most_common(5))})" if ignored else ""

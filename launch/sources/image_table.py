@@ -4,7 +4,8 @@ The images are binary, or structs with `bytes` and `path` as the hub has them. A
 0: `data/train-00000-of-00002.parquet#12`, and `train#12` on the hub. That is unique, says where to look, and does not depend on
 what other tables there are.
 
-The Arrow files are those of parquet.py or of `datasets` (hub.py): a row is read where it lies, with no other rows decoded for it.
+The Arrow files are those that `datasets` writes, of the hub (hub.py) or of parquet files (parquet.py): a row is read where it
+lies, with no other rows decoded for it.
 """
 
 import json
@@ -16,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import Refused
-from . import path_table
+from .columns import column_flag, guess, side
 from .labels import settled, tidy
-from .listing import SPLITS, ListedImage, Listing, open_file
+from .listing import ListedImage, Listing, open_file
 
 if TYPE_CHECKING:
     import pyarrow
@@ -28,7 +29,7 @@ class Part(NamedTuple):
     """A table as people know it."""
 
     name: str
-    split: str  # train, validation, test; empty where nobody has said
+    split: str  # train, validation, test; empty if not given
     time: int  # of its last change, ns
     files: list[Path]  # Arrow streams, which have its rows one after the other
 
@@ -43,6 +44,7 @@ class Columns(NamedTuple):
     image: str
     label: str
     split: str
+    group: str = ""
 
 
 def images(schema: "pyarrow.Schema") -> list[str]:
@@ -55,8 +57,8 @@ def choose(source: Path, schema: "pyarrow.Schema", wanted: Mapping[str, str], sp
 
     Raises Refused: 2 for a column that is not there or that nobody can guess, 4 for one that does not hold what it should.
     """
-    for column in wanted.values():
-        if column and column not in schema.names:
+    for what, column in wanted.items():
+        if column and column not in schema.names and (what, column) != ("split", "none"):
             raise Refused(f"{source}: no column {column!r}; its columns are {', '.join(schema.names)}", 2)
     if twice := [name for name, count in Counter(schema.names).items() if count > 1]:
         raise Refused(f"{source}: several columns are called {twice[0]!r}; rename all but one", 4)
@@ -66,20 +68,21 @@ def choose(source: Path, schema: "pyarrow.Schema", wanted: Mapping[str, str], sp
     image = wanted.get("image") or (candidates[0] if len(candidates) == 1 else "")
     if not image:
         has = ", ".join(candidates or schema.names)
-        raise Refused(f"{source}: which column is the image? {path_table.named('image')}; it has {has}", 2)
+        raise Refused(f"{source}: which column is the image? {column_flag('image')}; it has {has}", 2)
     if image not in candidates:
         raise Refused(f"{source}: the column {image!r} is {schema.field(image).type}; images are bytes, or structs with bytes", 4)
     others = [name for name in schema.names if name not in candidates]
-    label = wanted.get("label") or path_table.guess("label", others) or (next(iter(classes)) if len(classes) == 1 else "")
+    label = wanted.get("label") or guess("label", others) or (next(iter(classes)) if len(classes) == 1 else "")
     if not label:
         has = ", ".join(others) or "no other than images"
-        raise Refused(f"{source}: which column is the label? {path_table.named('label')}; it has {has}", 2)
+        raise Refused(f"{source}: which column is the label? {column_flag('label')}; it has {has}", 2)
     if not _is_label(kind := schema.field(label).type):
         takes = "labels are whole numbers or text" + ", one for each image" * pyarrow.types.is_nested(kind)
         raise Refused(f"{source}: the column {label!r} is {kind}; {takes}", 4)
     others = [] if split_known else [name for name in others if name != label]
-    split = wanted.get("split") or path_table.guess("split", others)
-    return Columns(image, label, split)
+    split = wanted.get("split") or guess("split", others)
+    split = "" if split == "none" and "none" not in schema.names else split
+    return Columns(image, label, split, wanted.get("group", ""))
 
 
 def read(source: Path, root: Path, parts: Sequence[Part], wanted: Mapping[str, str], revision: str = "") -> Listing:
@@ -91,6 +94,7 @@ def read(source: Path, root: Path, parts: Sequence[Part], wanted: Mapping[str, s
     images: list[ListedImage] = []
     ignored: Counter[str] = Counter()
     rows: dict[str, Rows] = {}
+    groups: dict[str, str] = {}
     names: dict[str, None] = {}  # of classes, in order
     for part in parts:
         table = _mapped(part.files)
@@ -100,31 +104,31 @@ def read(source: Path, root: Path, parts: Sequence[Part], wanted: Mapping[str, s
             ignored[f"images of {part.name} without a label"] += table.num_rows
             continue
         splits = table[columns.split].to_pylist() if columns.split else [part.split] * table.num_rows
+        if columns.group:
+            values = table[columns.group].to_pylist()
+            groups |= {f"{part.name}#{number}": "" if value is None else tidy(str(value)) for number, value in enumerate(values)}
         rows[part.name] = Rows(table[columns.image], root)
         names |= dict.fromkeys(_class_names(table.schema).get(columns.label, ()))
         stamps = rows[part.name].stamps(part.time)
         for number, (label, split, (size, time)) in enumerate(zip(labels, splits, stamps, strict=True)):
             if not label or not tidy(label):
                 raise Refused(f"{source}: {part.name} row {number} has no label (column {columns.label!r}); remove the row", 4)
-            split = tidy(str(split)) if columns.split else split
-            if columns.split and split.casefold() not in SPLITS:
-                takes = f"has the split {split!r} (column {columns.split!r}); it takes train, validation (val, valid) or test"
-                raise Refused(f"{source}: {part.name} row {number} {takes}", 4)
-            split = SPLITS[split.casefold()] if columns.split else split
+            if columns.split:
+                split = side(source, f"{part.name} row {number}", columns.split, str(split))
             images.append(ListedImage(f"{part.name}#{number}", label, split, size, time))
     if not images:
         raise Refused(f"{source}: no images with a label in it{f' ({next(iter(ignored))})' if ignored else ''}", 4)
 
-    classes, notes = settled(source, [each.label for each in images], lambda number: _row(images[number].path))
+    classes, notes = settled(source, [image.label for image in images], lambda number: _row(images[number].path))
     classes |= {name: classes.get(name, tidy(name)) for name in names}
-    images = [each._replace(label=classes[each.label]) for each in images]
+    images = [image._replace(label=classes[image.label]) for image in images]
 
     def opened(path: str) -> BufferedReader | BytesIO:
         name, _, number = path.rpartition("#")
         return rows[name].open(int(number))
 
     ordered = tuple(dict.fromkeys(classes[name] for name in names))
-    return Listing(source, root, images, ignored, opened, ordered, revision, tuple(notes))
+    return Listing(source, root, images, ignored, opened, ordered, revision, tuple(notes), groups)
 
 
 def _row(path: str) -> str:
@@ -177,11 +181,15 @@ class Rows:
 
 
 def plain(kind: "pyarrow.DataType") -> "pyarrow.DataType":
-    """The type as which images of this type are kept: without views and dictionaries. Other types stay."""
+    """The type as which a column of this type is kept: without views and dictionaries. Other types stay."""
     import pyarrow
 
     if pyarrow.types.is_struct(kind):
         return pyarrow.struct([(field.name, plain(field.type)) for field in kind])
+    if pyarrow.types.is_dictionary(kind):
+        return plain(kind.value_type)
+    if _is_text(kind):
+        return pyarrow.string() if pyarrow.types.is_string(kind) else pyarrow.large_string()
     return pyarrow.large_binary() if _bytes_of(kind) and not pyarrow.types.is_binary(kind) else kind
 
 
@@ -211,10 +219,12 @@ def _class_names(schema: "pyarrow.Schema") -> dict[str, list[str]]:
     """column -> the names of its classes, as `datasets` writes them into the metadata of a table."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        found = {name: kind["names"] for name, kind in features.items() if "ClassLabel" in (kind.get("_type"), kind.get("dtype"))}
+        columns = {
+            name: kind["names"] for name, kind in features.items() if "ClassLabel" in (kind.get("_type"), kind.get("dtype"))
+        }
     except (KeyError, TypeError, ValueError, AttributeError):
         return {}
-    return {name: [*map(str, names)] for name, names in found.items() if isinstance(names, list) and _is_whole(schema, name)}
+    return {name: [*map(str, names)] for name, names in columns.items() if isinstance(names, list) and _is_whole(schema, name)}
 
 
 def _is_whole(schema: "pyarrow.Schema", name: str) -> bool:

@@ -54,8 +54,8 @@ def read(name: str) -> dict[str, FileInfo]:
             if file.readline() == _head().encode():
                 for line in file:
                     if text := checked(line):
-                        path, *facts = json.loads(text)
-                        known[path] = FileInfo(*facts)
+                        path, *values = json.loads(text)
+                        known[path] = FileInfo(*values)
     except FileNotFoundError:
         pass
     except OSError as error:
@@ -69,15 +69,15 @@ def writer(name: str, known: Mapping[str, FileInfo]) -> Iterator[Callable[[Mappi
     path = _path(name)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
 
-    def lines(facts: Mapping[str, FileInfo]) -> str:
-        return "".join(with_checksum(json.dumps([path, *each])) for path, each in facts.items())
+    def lines(files: Mapping[str, FileInfo]) -> str:
+        return "".join(with_checksum(json.dumps([path, *info])) for path, info in files.items())
 
-    def write(facts: Mapping[str, FileInfo]) -> None:
-        file.write(lines(facts))
+    def write(files: Mapping[str, FileInfo]) -> None:
+        file.write(lines(files))
         file.flush()
 
     try:
-        temporary.write_text(_head() + lines({path: facts for path, facts in known.items() if facts.sha256}), encoding="utf-8")
+        temporary.write_text(_head() + lines({path: info for path, info in known.items() if info.sha256}), encoding="utf-8")
         temporary.replace(path)
         with open(path, "a", encoding="utf-8") as file:
             yield write

@@ -48,29 +48,29 @@ def settled(source: Path, labels: Sequence[str], row: Callable[[int], str]) -> t
         parts = [tidy(part) for part in re.split("[,+&/]", name)]
         if len(parts) > 1 and names.issuperset(parts):
             raise Refused(f"{says}, others {parts[0]!r} and {parts[1]!r}: several labels, it seems; an image has one here", 4)
-    said = _unified({label.strip(): name for label, name in classes.items()})
+    notes = _unified({label.strip(): name for label, name in classes.items()})
     if blanks := [label for label in first if label != label.strip()]:
-        said.append(f"blanks at the ends of labels are left out, as in {row(first[blanks[0]])}: {shown(blanks[0])!r}")
+        notes.append(f"blanks at the ends of labels are left out, as in {row(first[blanks[0]])}: {shown(blanks[0])!r}")
     if made := [shown(name) for name in dict.fromkeys(classes.values()) if " " in name and names >= {*name.split()}]:
-        said.append(f"{_some(made)} is taken as a class of its own, not as several labels of an image")
+        notes.append(f"{_some(made)} is taken as a class of its own, not as several labels of an image")
     numbers = defaultdict[Decimal, set[str]](set)
     for name in classes.values():
         if NUMBER.fullmatch(name):
             numbers[Decimal(name)].add(name)
     merged: dict[str, str] = {}
     for names in numbers.values():
-        whole = {found[1] for name in names if (found := WHOLE.fullmatch(name))}
+        whole = {match[1] for name in names if (match := WHOLE.fullmatch(name))}
         if len(names) > 1 and (len(whole) != 1 or not all(map(WHOLE.fullmatch, names))):
             where = " and ".join(f"{shown(name)!r} ({row(first[_of(classes, name)])})" for name in sorted(names)[:2])
             raise Refused(f"{source}: the labels {where} are the same number; write it in one way", 4)
         merged |= dict.fromkeys(names, *whole) if len(names) > 1 else {}
     if merged:
         pairs = [" = ".join(map(shown, sorted(names))) for names in numbers.values() if len(names) > 1]
-        said.append(f"numbers that are the same are one class: {_some(pairs)}")
+        notes.append(f"numbers that are the same are one class: {_some(pairs)}")
     classes = {label: merged.get(name, name) for label, name in classes.items()}
     if odd := [name for name in dict.fromkeys(classes.values()) if name.casefold() in PERHAPS_NOTHING]:
-        said.append(f"{_some(odd)} is taken as a class: remove its rows if it stands for no label")
-    return classes, said
+        notes.append(f"{_some(odd)} is taken as a class: remove its rows if it stands for no label")
+    return classes, notes
 
 
 def of_folders(names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
@@ -86,12 +86,14 @@ def alike(classes: Iterable[str]) -> list[str]:
         if NUMBER.fullmatch(name):  # -1 and 1
             continue
         plain = unicodedata.normalize("NFKC", name).casefold()
-        groups["".join(each for each in plain if each not in " -_\t\n" and unicodedata.category(each) != "Cf")].append(name)
-    found = [names for names in groups.values() if len(names) > 1]
-    capitals = [" and ".join(map(shown, names)) for names in found if len({name.casefold() for name in names}) == 1]
-    others = [" and ".join(map(shown, names)) for names in found if len({name.casefold() for name in names}) > 1]
+        groups["".join(letter for letter in plain if letter not in " -_\t\n" and unicodedata.category(letter) != "Cf")].append(
+            name
+        )
+    twice = [names for names in groups.values() if len(names) > 1]
+    capitals = [" and ".join(map(shown, names)) for names in twice if len({name.casefold() for name in names}) == 1]
+    others = [" and ".join(map(shown, names)) for names in twice if len({name.casefold() for name in names}) > 1]
     lines = [("capitals", capitals), ("capitals, blanks, hyphens or forms of letters", others)]
-    return [f"classes that differ in {what} only: {_some(each)}" for what, each in lines if each]
+    return [f"classes that differ in {what} only: {_some(pairs)}" for what, pairs in lines if pairs]
 
 
 def _unified(classes: dict[str, str], what: str = "labels") -> list[str]:
@@ -104,7 +106,7 @@ def _unified(classes: dict[str, str], what: str = "labels") -> list[str]:
 
 
 def _of(classes: dict[str, str], name: str) -> str:
-    return next(label for label, each in classes.items() if each == name)
+    return next(label for label, other in classes.items() if other == name)
 
 
 def _some(parts: Sequence[str]) -> str:

@@ -1,36 +1,23 @@
-"""What lies in a folder of images, as people have it: a folder for each class, split or not.
-
-    photos/<class>/…                    not split
-    photos/train/<class>/…, val/…, test/…   split; validation may be called val, valid or validation
-    photos/train/<class>/…              alone: not split
-
-The class is the first folder; what is below it belongs to it, in folders or not.
-"""
+"""What a listing is: the images that a folder, a table or the hub has, before any of them is opened."""
 
 import os
+import re
 import stat
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import Refused
-from . import labels
-from .walk import Entry, walk
+from ..errors import Refused, first_line
+from .labels import shown
 
 SPLITS = {
     "train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
     "test": "test", "testing": "test",
 }  # fmt: skip
-
-# What people call images. HEIC is among them although Pillow cannot read it: such files are named, not passed over.
-SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".avif", ".jp2", ".j2k",
-     ".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif")
-)  # fmt: skip
-
+HUB_NAME = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(:(?P<config>[\w.-]+))?")
 DIGITS = 1000  # of a label that is a number: of more, Python makes no int
 
 
@@ -39,14 +26,14 @@ class ListedImage(NamedTuple):
 
     path: str  # below the listing's root, or absolute
     label: str
-    split: str  # train, validation, test; empty where nobody has said
+    split: str  # train, validation, test; empty if not given
     size: int
     time: int
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What was found, before any file is opened. `images` are sorted by path, those of a table in its order."""
+    """What was listed, before any file is opened. `images` are sorted by path, those of a table in its order."""
 
     source: Path  # absolute: the folder or the table; or owner/name of the hub
     root: Path  # absolute: what the paths of images are relative to
@@ -56,6 +43,7 @@ class Listing:
     names: tuple[str, ...] = ()  # of classes, in their order, if a table says them
     revision: str = ""  # of the hub: the commit
     notes: tuple[str, ...] = ()  # lines about what was guessed
+    groups: Mapping[str, str] = field(default_factory=dict)  # path -> what it has in common with others, such as the patient
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -65,6 +53,17 @@ class Listing:
             return tuple(name for name in self.names if name in names)
         numbers = all(name.isdecimal() and len(name) < DIGITS for name in names)
         return tuple(sorted(names, key=(lambda name: (int(name), name)) if numbers else None))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How to read what is there, as far as that is told."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)  # image, label, split, group -> the name of a table's column
+    label_from: str = ""  # a regular expression, of which the first group is the class in a file's name
+    classes_at: int = 0  # the depth of the class folders, from 1; 0: to be found
+    relabel: str = ""  # a table of path and label: labels to correct
+    known: Collection[str] = ()  # classes that need not be doubted, those of a trained net
 
 
 def open_image(listing: Listing, image: ListedImage) -> BufferedReader | BytesIO:
@@ -85,70 +84,21 @@ def open_file(path: str) -> BufferedReader:
     return open(path, "rb")
 
 
-def entries(folder: Path) -> list[tuple[Entry, list[str]]]:
-    """What is in `folder`, an absolute path, with the parts of its path below it. Raises Refused (1)."""
-    prefix = len(os.path.join(folder, ""))
-    try:
-        return [(entry, entry.path[prefix:].split(os.sep)) for entry in walk(folder)]
-    except OSError as error:
-        raise Refused(f"{error.filename or folder}: {error.strerror or error}") from error
+def is_hub_name(path: Path) -> bool:
+    """Whether `path` may be a data set of the hub: owner/name or owner/name:config, and no such file or folder is here."""
+    return HUB_NAME.fullmatch(str(path)) is not None and not path.exists()
 
 
-def is_image(entry: Entry) -> bool:
-    """Whether it should be an image. A broken link is named with the bad files."""
-    return entry.kind in ("file", "broken link") and os.path.splitext(entry.path)[1].lower() in SUFFIXES
+def located(path: Path) -> Path:
+    """`path` as an absolute one: the same folder has the same index from wherever it is named; owner/name of the hub as it is.
 
-
-def kind_of(entry: Entry, parts: list[str]) -> str:
-    """What to call an entry that is neither an image nor a folder: by its extension, if it is a file."""
-    suffix = os.path.splitext(parts[-1])[1].lower()
-    return suffix or "no extension" if entry.kind == "file" else entry.kind
-
-
-def class_folders(folder: Path, found: list[tuple[Entry, list[str]]]) -> Listing:
-    """The images in `folder`, whose `entries` are `found`. Raises Refused: 1 if it has none, 4 without class folders."""
-    files: list[tuple[Entry, list[str]]] = []
-    ignored: Counter[str] = Counter()
-    for entry, parts in found:
-        if is_image(entry):
-            files.append((entry, parts))
-        elif entry.kind != "folder":
-            ignored[kind_of(entry, parts)] += 1
-    if not files:
-        raise Refused(f"{folder}: no images in it{_listed(ignored)}; name a folder with a folder for each class, or a table")
-    splits = splits_of([parts for _, parts in files])
-    images = []
-    classes, notes = labels.of_folders(parts[bool(splits)] for _, parts in files if len(parts) > 1 + bool(splits))
-    for entry, parts in files:
-        if splits and parts[0] not in splits:
-            ignored["images outside " + " ".join(f"{name}/" for name in splits)] += 1
-        elif len(parts) < 2 + bool(splits):
-            ignored["images outside a class folder"] += 1
-        else:
-            size, time = (entry.status.st_size, entry.status.st_mtime_ns) if entry.status else (0, 0)
-            label, split = (parts[1], splits[parts[0]]) if splits else (parts[0], "")
-            images.append(ListedImage(os.sep.join(parts), classes[label], split, size, time))
-    if not images:
-        raise Refused(f"{folder}: no class folders; put the images of each class into a folder of its own, or give a table", 4)
-    level = 2 if splits else 1
-    named = {(parts[0], parts[level - 1]) for _, parts in files if len(parts) > level}
-    empty = [p for entry, p in found if entry.kind == "folder" and len(p) == level and (p[0], p[-1]) not in named]
-    ignored["class folders without images"] += sum(level == 1 or parts[0] in splits for parts in empty)
-    return Listing(folder, folder, images, +ignored, notes=tuple(notes))
-
-
-def splits_of(images: Sequence[Sequence[str]]) -> dict[str, str]:
-    """What the top folders are called -> the split they are; empty if they are classes. `images` are the parts of paths.
-
-    They are splits if train/ has another beside it, in which there are class folders, too; train/ alone has to be split like any
-    other folder.
+    Raises Refused (2).
     """
-    above, top = {parts[0] for parts in images if len(parts) > 2}, {parts[0] for parts in images}
-    found = {name: SPLITS[name.casefold()] for name in sorted(above) if name.casefold() in SPLITS}
-    if "train" in found.values() and len({*found.values()}) > 1:
-        return found
-    return dict.fromkeys(found, "") if found and top == found.keys() and {*found.values()} == {"train"} else {}
-
-
-def _listed(ignored: Counter[str]) -> str:
-    return f" ({', '.join(f'{count} {kind}' for kind, count in ignored.most_common(5))})" if ignored else ""
+    try:
+        if is_hub_name(path):
+            return path
+        absolute = path.expanduser().resolve()
+        absolute.exists()
+        return absolute
+    except (OSError, RuntimeError, ValueError) as error:  # an unknown ~user, a circle of links, a name that is too long
+        raise Refused(f"{shown(str(path))}: {getattr(error, 'strerror', None) or first_line(error)}", 2) from error

@@ -4,12 +4,11 @@
     hub         the Hugging Face hub (hub.py)
     synthetic   drawings, for trying a recipe without a network (synthetic.py)
     a folder    `train/<class>/*.png`, `test/<class>/*.png`, or files that `datasets` can read, such as the hub's parquet files
-                (folder.py, table.py); for MNIST and Fashion-MNIST also the four idx files, gzipped or not (idx.py)
+                (in_memory.py); for MNIST and Fashion-MNIST also the four idx files, gzipped or not (idx.py)
     a file      an npz file, for MNIST and Fashion-MNIST (npz.py)
 
 To add a data set, write a function here like `cifar10`. To add a source, write a file beside this one whose `read` returns a
-`DataSet`, and add a line to `_read`. Image files are decoded in image.py, and only there; cache.py alone knows where decoded
-images are kept, and in what format.
+`DataSet`, and add a line to `_read`. decoded.py alone knows where decoded images are kept, and in what format.
 """
 
 from pathlib import Path
@@ -19,9 +18,8 @@ import torch
 from ..data.dataset import DIGITS, DataSet, Shape, Split
 from ..data.images import Images
 from ..data.order import order
-from ..errors import Refused, first_line
-from . import folder, hub_named, idx, npz, synthetic
-from . import hub_images as images_of_the_hub
+from ..errors import Refused
+from . import idx, in_memory, listing, npz, synthetic
 from .custom_images import custom as custom
 
 FASHION_CLASSES = (
@@ -37,9 +35,9 @@ def cifar10(data: str = "hub", keep: tuple[str, ...] = CIFAR10_CLASSES, limit: i
 
     Raises Refused if the data cannot be had, its images are not (3, 32, 32), or a class has no images.
     """
-    found = _read(data, "uoft-cs/cifar10", keep, (3, 32, 32))
+    data_set = _read(data, "uoft-cs/cifar10", keep, (3, 32, 32))
     mean, std = (0.4915, 0.4823, 0.4468), (0.2470, 0.2435, 0.2616)
-    return _select(found, found.classes, keep, limit, (3, 32, 32), mean, std)
+    return _select(data_set, data_set.classes, keep, limit, (3, 32, 32), mean, std)
 
 
 def mnist(data: str = "hub", limit: int = 0, normalised: bool = True) -> Images:
@@ -57,15 +55,15 @@ def fashion_mnist(data: str = "hub", limit: int = 0, normalised: bool = True) ->
 
 
 def _grey(data: str, hub_name: str, classes: tuple[str, ...], limit: int, normalised: bool, mean: float, std: float) -> Images:
-    found = _read(data, hub_name, classes, (1, 28, 28))
-    names = classes if _same(found.classes, classes) else found.classes
-    return _select(found, names, classes, limit, (1, 28, 28), *(((mean,), (std,)) if normalised else ((0.0,), (1.0,))))
+    data_set = _read(data, hub_name, classes, (1, 28, 28))
+    names = classes if _same(data_set.classes, classes) else data_set.classes
+    return _select(data_set, names, classes, limit, (1, 28, 28), *(((mean,), (std,)) if normalised else ((0.0,), (1.0,))))
 
 
-def _same(found: tuple[str, ...], classes: tuple[str, ...]) -> bool:
+def _same(data_set: tuple[str, ...], classes: tuple[str, ...]) -> bool:
     """Whether `found` are `classes`: idx and npz files have only numbers, and the hub puts other spaces into the names."""
-    return len(found) == len(classes) and all(
-        name.isdigit() or name.replace(" ", "") == ours.replace(" ", "") for name, ours in zip(found, classes, strict=True)
+    return len(data_set) == len(classes) and all(
+        name.isdigit() or name.replace(" ", "") == ours.replace(" ", "") for name, ours in zip(data_set, classes, strict=True)
     )
 
 
@@ -74,14 +72,11 @@ def located(data: str) -> str:
 
     Raises Refused (2) if it is empty or not a path.
     """
-    if data in ("hub", "synthetic") or images_of_the_hub.matches(Path(data)):
+    if data in ("hub", "synthetic"):
         return data
     if not data.strip():
         raise Refused("--data is empty; it takes hub, synthetic or the path of a folder", 2)
-    try:
-        return str(Path(data).expanduser().resolve())
-    except (OSError, RuntimeError, ValueError) as error:  # an unknown ~user, a circle of links
-        raise Refused(f"--data {data}: {first_line(error)}", 2) from error
+    return str(listing.located(Path(data)))
 
 
 def _read(data: str, hub_name: str, classes: tuple[str, ...], shape: Shape) -> DataSet:
@@ -89,7 +84,7 @@ def _read(data: str, hub_name: str, classes: tuple[str, ...], shape: Shape) -> D
     if data == "synthetic":
         return synthetic.read(classes, shape)
     if data == "hub":
-        return hub_named.read(hub_name, shape)
+        return in_memory.read_hub(hub_name, shape)
     path = Path(data)
     try:
         if npz.matches(path):
@@ -100,13 +95,13 @@ def _read(data: str, hub_name: str, classes: tuple[str, ...], shape: Shape) -> D
             raise Refused(f"--data {path}: {wrong}; --data takes hub, synthetic or a folder that `datasets` can read{grey}")
         if idx.matches(path):
             return idx.read(path)
-        return folder.read(path.resolve(), shape)
+        return in_memory.read_folder(path.resolve(), shape)
     except OSError as error:  # no permission, a name that is too long, a failing disk
         raise Refused(f"--data {path}: {error.strerror or error}") from error
 
 
 def _select(
-    found: DataSet,
+    data_set: DataSet,
     names: tuple[str, ...],
     keep: tuple[str, ...],
     limit: int,
@@ -114,12 +109,12 @@ def _select(
     mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> Images:
-    """The images of the classes `keep`, and `limit` of those to train on. `names` is what the recipe calls `found.classes`."""
-    source = found.source
+    """The images of the classes `keep`, and `limit` of those to train on. `names` is what the recipe calls `data_set.classes`."""
+    source = data_set.source
     if missing := [name for name in keep if name not in names]:
         raise Refused(f"{source}: no class {', '.join(map(repr, missing))}; its classes are {', '.join(names)}", 4)
     splits = {}
-    for split, (pixels, labels) in (("train", found.train), ("test", found.test)):
+    for split, (pixels, labels) in (("train", data_set.train), ("test", data_set.test)):
         if tuple(pixels.shape[1:]) != shape:
             has, takes = ("×".join(map(str, size)) for size in (pixels.shape[1:], shape))
             wrong = f"{source}: the {split} images are {has} (channels×height×width), this recipe takes {takes}"
@@ -138,4 +133,4 @@ def _select(
         # A fixed random sample, not the first ones: the images of a folder are sorted by class.
         sample = order(len(train), seed=0, epoch=0)[:limit].sort().values
         train = Split(train.pixels[sample], train.labels[sample])
-    return Images(train, test, tuple(keep), mean, std, source, found.fingerprint)
+    return Images(train, test, tuple(keep), mean, std, source, data_set.fingerprint)

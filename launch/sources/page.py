@@ -4,6 +4,7 @@ import base64
 import io
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -11,61 +12,75 @@ from rich.filesize import decimal
 
 from ..data.decode import decode
 from ..templates.render import render as fill_in
+from .dataset_report import UNEVEN, DatasetReport
 from .listing import ListedImage, open_image
-from .survey import UNEVEN, Survey
 
 SHOWN = 10  # images of a class
 CLASSES = 100  # with images; those with the most of them
 SIDE = 96  # pixels of a shown image
 
 
-def render(found: Survey, said: dict) -> bytes:
-    """The page of `said`, the summary of `found`. Self-contained: opens from disk, loads nothing from elsewhere."""
+def render(report: DatasetReport, summary: dict) -> bytes:
+    """The page of `report` and its `summary`. Self-contained: opens from disk, loads nothing from elsewhere."""
     content = {
-        "said": said,
-        "title": Path(said["source"]).name,
-        "figures": _figures(said),
+        "summary": summary,
+        "title": Path(summary["source"]).name,
+        "figures": _figures(summary),
         "uneven": UNEVEN,
-        "most": max(row["images"] for row in said["classes"].values()) or 1,
-        "montages": _montages(found, said),
-        "bytes": {name: decimal(size) for name, size in said["cost"].items()},
+        "most": max(row["images"] for row in summary["classes"].values()) or 1,
+        "montages": _montages(report, summary),
+        "seen": summary.get("seen"),
+        "thumbnails": _thumbnails(report, summary["seen"]) if "seen" in summary else {},
+        "bytes": {name: decimal(size) for name, size in summary["cost"].items()},
     }
     return fill_in("data.html", content)
 
 
-def _figures(said: dict) -> dict[str, str]:
-    figures = {"images": f"{said['images']:,}", "classes": f"{len(said['classes']):,}"}
-    figures |= {name: f"{count:,}" for name, count in said["splits"].items()}
-    if said["sizes"]:
-        figures["median size"] = "×".join(map(str, said["sizes"]["median"]))
-    return figures | {f"bad {said['unit']}s": f"{len(said['bad']):,}", "duplicates": f"{said['duplicates']['files']:,}"}
+def _figures(summary: dict) -> dict[str, str]:
+    figures = {"images": f"{summary['images']:,}", "classes": f"{len(summary['classes']):,}"}
+    figures |= {name: f"{count:,}" for name, count in summary["splits"].items()}
+    if summary["sizes"]:
+        figures["median size"] = "×".join(map(str, summary["sizes"]["median"]))
+    return figures | {f"bad {summary['unit']}s": f"{len(summary['bad']):,}", "duplicates": f"{summary['duplicates']['files']:,}"}
 
 
-def _montages(found: Survey, said: dict) -> dict[str, list[str]]:
+def _montages(report: DatasetReport, summary: dict) -> dict[str, list[str]]:
     """class -> a few of its images, as base64 JPEG."""
     images = defaultdict(list)
-    for each in found.good:
-        images[each.label].append(each)
+    for image in report.good:
+        images[image.label].append(image)
     largest = sorted(images, key=lambda label: -len(images[label]))[:CLASSES]
     with ThreadPoolExecutor() as pool:
-        few = pool.map(lambda label: _few(found, images[label]), largest)
+        few = pool.map(lambda label: _few(report, images[label]), largest)
         drawn = dict(zip(largest, few, strict=True))
-    return {label: drawn[label] for label in said["classes"] if label in drawn}
+    return {label: drawn[label] for label in summary["classes"] if label in drawn}
 
 
-def _few(found: Survey, images: list[ListedImage]) -> list[str]:
-    """Up to SHOWN of one class, evenly over its paths, each cut to a square from its middle."""
-    few = []
-    for each in images[:: -(-len(images) // SHOWN)]:
-        try:
-            with open_image(found.listing, each) as content:
-                shown = decode(content, 3)
-        except OSError:  # changed or gone since it was examined
-            continue
-        side = min(shown.size)
-        left, upper = (shown.width - side) // 2, (shown.height - side) // 2
-        square = shown.resize((SIDE, SIDE), Image.Resampling.BILINEAR, (left, upper, left + side, upper + side))
-        file = io.BytesIO()
-        square.save(file, "JPEG", quality=85)
-        few.append(base64.b64encode(file.getvalue()).decode())
-    return few
+def _few(report: DatasetReport, images: list[ListedImage]) -> list[str]:
+    """Up to SHOWN of one class, evenly over its paths."""
+    few = [_square(report, image) for image in images[:: -(-len(images) // SHOWN)]]
+    return [jpeg for jpeg in few if jpeg]
+
+
+def _thumbnails(report: DatasetReport, seen: dict) -> dict[str, str]:
+    """path -> the image as base64 JPEG, of those that a net has something to say about."""
+    paths = {finding["path"] for finding in (*seen["doubts"], *seen["outliers"])}
+    paths |= {path for pair in seen["near_duplicates"] for path in pair["paths"]}
+    with ThreadPoolExecutor() as pool:
+        images = [image for image in report.good if image.path in paths]
+        return {image.path: jpeg for image, jpeg in zip(images, pool.map(partial(_square, report), images), strict=True)}
+
+
+def _square(report: DatasetReport, image: ListedImage) -> str:
+    """The image cut to a square from its middle, as base64 JPEG; empty if it has changed or gone since it was checked."""
+    try:
+        with open_image(report.listing, image) as content:
+            shown = decode(content, 3)
+    except OSError:
+        return ""
+    side = min(shown.size)
+    left, upper = (shown.width - side) // 2, (shown.height - side) // 2
+    square = shown.resize((SIDE, SIDE), Image.Resampling.BILINEAR, (left, upper, left + side, upper + side))
+    file = io.BytesIO()
+    square.save(file, "JPEG", quality=85)
+    return base64.b64encode(file.getvalue()).decode()

@@ -6,13 +6,15 @@ up to chance. The exception is a class so small that chance leaves a side empty:
 """
 
 import csv
+import hashlib
 import io
 import os
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import Refused
-from . import path_table
+from . import table
 from .labels import tidy
 from .listing import SPLITS, Listing
 
@@ -46,6 +48,40 @@ def split_by_content(contents: Mapping[str, Sequence[str]], validation: float, t
     return placed
 
 
+def units(contents: Mapping[str, str], groups: Mapping[str, str]) -> dict[str, str]:
+    """path -> what has to stay on one side, as a digest: its content, or its group with all that have a content in common.
+
+    `contents` are the sha256 digests of images by path, `groups` names of groups by path; an image without a name is its own.
+    """
+    above: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while (parent := above.setdefault(name, name)) != name:
+            above[name] = above[parent]
+            name = parent
+        return name
+
+    for path, content in contents.items():
+        if group := groups.get(path):
+            first, second = sorted(
+                (root(content), root(f"group {group}")), key=lambda name: (not name.startswith("group "), name)
+            )
+            above[second] = first  # a group's name, which does not change with what is added
+    return {
+        path: hashlib.sha256(os.fsencode(unit)).hexdigest() if (unit := root(content)).startswith("group ") else unit
+        for path, content in contents.items()
+    }
+
+
+def straddling(splits: Mapping[str, str], groups: Mapping[str, str]) -> list[str]:
+    """The groups that have images in several splits."""
+    sides = defaultdict[str, set[str]](set)
+    for path, side in splits.items():
+        if group := groups.get(path):
+            sides[group].add(side)
+    return [group for group, names in sides.items() if len(names) > 1]
+
+
 def _fraction(digest: str) -> float:
     return int(digest[:13], 16) / 16**13  # 52 bits, which a float holds
 
@@ -65,20 +101,20 @@ def read(path: Path, listing: Listing, good: Collection[str]) -> dict[str, str]:
     Raises Refused: 1 if the file cannot be read, 4 if it lacks one of the paths `good`, names one that `listing` lacks, or names
     no split or two for one.
     """
-    found: dict[str, str] = {}
+    splits: dict[str, str] = {}
     paths = {image.path for image in listing.images}
-    for number, (name, side) in enumerate(path_table.rows(path, ("path", "split")), 1):
+    for number, (name, side) in enumerate(table.rows(path, ("path", "split")), 1):
         split = SPLITS.get(tidy(side).casefold())
         if not split:
             raise Refused(f"{path}: row {number} has the split {side!r}; it takes train, validation or test", 4)
         name = name if name in paths else name.strip()
-        if found.setdefault(name, split) != split:
-            raise Refused(f"{path}: {name} is in {found[name]} and, in row {number}, in {split}", 4)
+        if splits.setdefault(name, split) != split:
+            raise Refused(f"{path}: {name} is in {splits[name]} and, in row {number}, in {split}", 4)
     for lost, where in (
-        ({*good} - found.keys(), f"not in {path}"),
-        (found.keys() - paths, f"in {path}, not in {listing.source}"),
+        ({*good} - splits.keys(), f"not in {path}"),
+        (splits.keys() - paths, f"in {path}, not in {listing.source}"),
     ):
         if lost:
             more = f" and {len(lost) - 1} more are" if len(lost) > 1 else " is"
             raise Refused(f"{min(lost)}{more} {where}; a split file names each image once", 4)
-    return found
+    return splits

@@ -72,18 +72,18 @@ def _draw(drawings: list, labels: np.ndarray, channels: int, size: int, stream: 
     width = random.uniform(0.1, 0.2, n).astype(np.float32)
     ink = np.zeros((n, size, size), dtype=np.float32)
     for label, drawing in enumerate(drawings):
-        (these,) = np.nonzero(labels == label)
-        cos, sin = (f(turn[these])[:, None, None] for f in (np.cos, np.sin))
-        left, up = (x - shift[0, these][:, None, None], y - shift[1, these][:, None, None])
-        u, v = ((cos * left + sin * up) / scale[these][:, None, None], (cos * up - sin * left) / scale[these][:, None, None])
+        (members,) = np.nonzero(labels == label)
+        cos, sin = (f(turn[members])[:, None, None] for f in (np.cos, np.sin))
+        left, up = (x - shift[0, members][:, None, None], y - shift[1, members][:, None, None])
+        u, v = ((cos * left + sin * up) / scale[members][:, None, None], (cos * up - sin * left) / scale[members][:, None, None])
         near = np.full(u.shape, np.inf, dtype=np.float32)
         for line in drawing:
             for (x0, y0), (x1, y1) in itertools.pairwise(line):
                 dx, dy = x1 - x0, y1 - y0
                 along = np.clip(((u - x0) * dx + (v - y0) * dy) / (dx * dx + dy * dy), 0, 1)
                 near = np.minimum(near, np.hypot(u - x0 - along * dx, v - y0 - along * dy))
-        reach = width[these][:, None, None]
-        ink[these] = np.clip((reach * 1.5 - near) / reach, 0, 1)
+        reach = width[members][:, None, None]
+        ink[members] = np.clip((reach * 1.5 - near) / reach, 0, 1)
 
     def vary(low: float, high: float, channels: int = channels) -> np.ndarray:
         return random.uniform(low, high, (n, channels, 1, 1)).astype(np.float32)

@@ -1,85 +1,151 @@
-"""What `datasets` reads, from the hub or from a folder: a table for each split, with a column of images and one of labels."""
+"""A table of images: a row for each, with columns for its path, its label and, if there is one, its split.
 
-import contextlib
-import glob
-import tempfile
-from collections.abc import Iterable, Iterator
-from io import BytesIO
+Paths are relative to the table's folder, or absolute. Where none is there as it is written, they are looked for below the
+table's folder: names without a folder or suffix, paths of another machine. What is in no row is not looked at.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
 
-import torch
+from ..errors import Refused
+from . import cells, columns
+from .find import Finder, split_path
+from .folder import walk
+from .labels import settled, shown, tidy
+from .listing import ListedImage, Listing
 
-from ..data import image_file
-from ..data.dataset import DataSet, Shape, Split, split_name
-from ..errors import Refused, first_line
-from .hub import load
-
-if TYPE_CHECKING:
-    import datasets
-
-
-def read(folder: Path, files: list[Path], shape: Shape) -> DataSet:
-    """The `files` of `folder`, which `datasets` recognises by their names. Raises Refused (4) if it cannot read them."""
-    with _plain(folder, files) as place:
-        try:
-            tables = load(str(place))
-        except Exception as error:  # `datasets` raises many kinds of errors for files that are not data
-            reason = first_line(error).replace(str(place), str(folder))
-            raise Refused(f"--data {folder}: `datasets` cannot read it: {reason}", 4) from error
-        return decode(tables, str(folder), shape)
+SUFFIXES = cells.SUFFIXES
+SHOWN, LONG = 10, 200  # columns in a message, characters of a path
 
 
-@contextlib.contextmanager
-def _plain(folder: Path, files: list[Path]) -> Iterator[Path]:
-    """A folder with the same `files`, without linked folders and with a path that `datasets` does not take for a pattern."""
-    folders = {above for file in files for above in file.parents}
-    if not glob.has_magic(str(folder)) and not any(each.is_symlink() for each in folders):
-        yield folder
-        return
-    with tempfile.TemporaryDirectory(prefix="oneloop-") as place:
-        for file in files:
-            link = Path(place, file.relative_to(folder))
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(file)
-        yield Path(place)
+def read(table: Path, wanted: Mapping[str, str]) -> Listing:
+    """The images of `table`, an absolute path. `wanted` names columns that should not be guessed: image, label, split, group.
 
-
-def decode(tables: "datasets.DatasetDict", source: str, shape: Shape) -> DataSet:
-    """The train and test tables as tensors, images of `shape`.
-
-    Raises Refused (4) for other columns than one of images and one of labels, a missing label, a missing or broken image, and
-    an image of another size.
+    Raises Refused: 1 if it cannot be read, 2 for a column that is not there or that nobody can guess, 4 for a row without path,
+    label or a known split, for a path that an earlier row has; where no row names a file that is there, see `_nowhere`.
     """
-    import datasets
+    head, values = cells.read(table)
+    files = _Files(table.parent)
+    chosen = columns.choose(table, head, values, wanted, files.is_there)
+    paths = values[head.index(chosen.image)]
+    if not paths:
+        raise Refused(f"{table}: the table has no rows")
+    labels = _labels(chosen, head, values)
+    for number, row in enumerate(zip(paths, labels, strict=True), 1):
+        for column, value in zip((chosen.image, chosen.label), row, strict=True):
+            if not tidy(value):
+                raise Refused(f"{table}: row {number} has nothing in the column {column!r}; fill it or remove the row", 4)
+    classes, notes = settled(table, labels, lambda number: f"row {number + 1}")
+    splits = [""] * len(paths)
+    if chosen.split:
+        texts = values[head.index(chosen.split)]
+        splits = [columns.side(table, f"row {number}", chosen.split, text) for number, text in enumerate(texts, 1)]
+        if columns.plain(chosen.split) not in columns.COLUMNS["split"]:
+            pairs = dict(sorted(zip(map(tidy, texts), splits, strict=True)))
+            notes.append(
+                f"split of the column {shown(chosen.split)}: {', '.join(f'{text} {part}' for text, part in pairs.items())}"
+            )
+    images, first = [], dict[str, int]()
+    located = files.located(table, paths, notes)
+    for number, ((path, size, time), label, split) in enumerate(zip(located, labels, splits, strict=True), 1):
+        if first.setdefault(path, number) != number:
+            raise Refused(f"{table}: row {number} names {path} again, after row {first[path]}; an image has one label", 4)
+        images.append(ListedImage(path, classes[label], split, size, time))
+    if not any(image.time for image in images):
+        raise _nowhere(table, paths)
+    used = {*chosen[:4], *chosen.one_hot}
+    if unused := [name for name in head if name not in used]:
+        notes.append(f"columns that are not used: {', '.join(map(shown, unused[:SHOWN]))}" + " …" * (len(unused) > SHOWN))
+    if not chosen.group and not any(splits):
+        notes += columns.looks_like_groups(head, values, [*used])
+    groups = (
+        dict(zip((image.path for image in images), map(tidy, values[head.index(chosen.group)]), strict=True))
+        if chosen.group
+        else {}
+    )
+    names = chosen.one_hot if {*labels} <= {*chosen.one_hot} else ()
+    return Listing(table, table.parent, images, names=names, notes=(*chosen.notes, *notes), groups=groups)
 
-    splits, classes = {}, ()
-    for split in ("train", "test"):
-        name = split_name(split, tables, source)
-        table = tables[name]
-        features = table.features
-        images = [column for column, kind in features.items() if isinstance(kind, datasets.Image)]
-        labels = [column for column, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
-        if len(images) != 1 or len(labels) != 1:
-            columns = ", ".join(f"{column}: {type(kind).__name__}" for column, kind in features.items())
-            wanted = "one image column (datasets.Image) and one label column (datasets.ClassLabel)"
-            raise Refused(f"{source}: {name} needs {wanted}; it has {columns}", 4)
-        classes = tuple(features[labels[0]].names)  # the same ones for all splits
-        numbers = table[labels[0]][:]
-        for index, number in enumerate(numbers):
-            if number is None or not 0 <= number < len(classes):  # `datasets` writes -1 for no label
-                has = "no label" if number in (None, -1) else f"label {number}"
-                raise Refused(f"{source}: {name} image {index} has {has}; labels are 0 to {len(classes) - 1}", 4)
-        rows = table.select_columns(images[0]).cast_column(images[0], datasets.Image(decode=False))
-        pixels = image_file.stack(_encoded(rows, f"{source}: {name}"), len(numbers), shape)
-        splits[split] = Split(pixels, torch.tensor(numbers, dtype=torch.int64))
-    return DataSet(source, classes, **splits)
+
+def names_images(table: Path) -> bool:
+    """Whether it seems to be a table of images and their labels."""
+    try:
+        head, values = cells.read(table)
+        columns.choose(table, head, values, {}, _Files(table.parent).is_there)
+        return len(values[0]) > 0
+    except Refused:
+        return False
 
 
-def _encoded(rows: Iterable[dict], where: str) -> Iterator[tuple[str, BinaryIO | str]]:
-    """For each row of a table with one image column: the image's name in messages, and its file."""
-    for index, row in enumerate(rows):
-        (image,) = row.values()
-        if image is None or (image["bytes"] is None and not image["path"]):
-            raise Refused(f"{where} image {index} is null; remove the row or add the image", 4)
-        yield f"{where} image {index}", image["path"] if image["bytes"] is None else BytesIO(image["bytes"])
+def rows(table: Path, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """The rows of a table as text, of these columns. Raises Refused: 1 if it cannot be read, 4 without them or with two."""
+    head, values = cells.read(table)
+    for name in names:
+        if name not in head:
+            raise Refused(f"{table}: it needs the columns {' and '.join(names)}; it has {', '.join(head)}", 4)
+        columns.once(table, name, head)
+    return zip(*(values[head.index(name)] for name in names), strict=True)
+
+
+def _labels(chosen: columns.Columns, head: list[str], values: list[list[str]]) -> list[str]:
+    """The label of each row: of its column, or the name of the column that has a 1."""
+    if chosen.label:
+        return values[head.index(chosen.label)]
+    ones = [values[head.index(name)] for name in chosen.one_hot]
+    return [chosen.one_hot[[cell in columns.ONES for cell in row].index(True)] for row in zip(*ones, strict=True)]
+
+
+class _Files:
+    """The files that the rows of a table in `folder` name."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    @cached_property
+    def finder(self) -> Finder:
+        """The images below the folder, or else beside it: looked for once, and only if no row names a file as it is."""
+        finder = Finder(self.folder)
+        if not finder.entries and self.folder.parent not in (Path.home(), self.folder.parent.parent):
+            return Finder(self.folder, walk(self.folder.parent), above=True)
+        return finder
+
+    def is_there(self, cell: str) -> bool:
+        """Whether a cell names an image."""
+        return bool(self._status(cell)) or bool(self.finder.candidates(split_path(cell), 0, whole=False))
+
+    def located(self, table: Path, paths: Sequence[str], notes: list[str]) -> list[tuple[str, int, int]]:
+        """Each path as it is there; size in bytes and time of its file, 0 if there is none."""
+        found = [self._status(path) for path in paths]
+        if any(found):
+            return [status or (path, 0, 0) for path, status in zip(paths, found, strict=True)]
+        try:
+            names = self.finder.find(paths, str(table))
+        except OSError as error:
+            raise Refused(f"{error.filename or self.folder}: {error.strerror or error}") from error
+        there = [name in self.finder.entries for name in names]
+        if any(there):
+            first = there.index(True)
+            notes.append(f"images are found by the ends of their paths: {shown(paths[first])} is {shown(names[first])}")
+        images = (self.finder.listed(name, "", "") for name in names)
+        return [(image.path, image.size, image.time) for image in images]
+
+    def _status(self, path: str) -> tuple[str, int, int] | None:
+        for spelling in dict.fromkeys((path, path.strip())):
+            try:
+                status = os.stat(self.folder / spelling)
+                return spelling, status.st_size, status.st_mtime_ns
+            except (OSError, ValueError):  # named with the other bad files when it is opened
+                pass
+        return None
+
+
+def _nowhere(table: Path, paths: Sequence[str]) -> Refused:
+    """What to say where no path of a table leads to a file: 1, as for a folder that is gone; 4 if the paths look wrong."""
+    path = os.path.join(table.parent, paths[0])
+    hint, code = "its paths are relative to its folder, below which no file has such a name", 1
+    if paths[0][:2] in ("b'", 'b"') or paths[0][0] in "[{":
+        hint, code = "the column holds no paths", 4
+    such = path if len(path) <= LONG else path[:LONG] + "…"
+    return Refused(f"{table}: none of the files that it names is there, such as {such}; {hint}", code)

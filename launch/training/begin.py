@@ -8,13 +8,13 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
-from ..data.images import Images, feed_of, with_validation
+from ..data.images import Images, with_validation
 from ..data.order import micro_batch_bounds
 from ..errors import Refused, first_line
 from ..processes import broadcast
 from ..report.runs import read_json, read_metrics
 from ..run import Run
-from ..weights.tensors import load_weights, weights, weights_sha256
+from ..weights.tensors import load_weights, weights, weights_sha256, whole_of
 from . import checkpoint, extend
 from .ema import Average
 from .job import Job, Plan
@@ -35,76 +35,104 @@ def begin(
     """The training of `model`, as earlier launches left it. Collective. Parameters and errors as `loop.train`."""
     if run.finished:
         run.open(images, {})
-    epochs, batch, stage = plan.epochs, plan.batch, plan.stage
-    if epochs < 1 or batch < 1:
-        raise Refused(f"--epochs and --batch must be at least 1, they are {epochs} and {batch}", 2)
-    if lazy := [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if is_lazy(tensor)]:
-        raise Refused(f"{', '.join(lazy[:4])} have no shape yet: call the net once on a batch before its optimizer is made", 2)
-    given, images = images, with_validation(images, run.validation)
-    samples, net = len(images.train), model.to(run.accelerator.device).to(memory_format=torch.channels_last)
+    _check_plan(plan, model)
+    all_images, images = images, with_validation(images, run.validation)
+    net = model.to(run.accelerator.device).to(memory_format=torch.channels_last)
     broadcast(weights(net).values(), run.world)  # what each process has read or drawn may differ
     _check_optimizer(optimizer, net)
+    samples, batch = len(images.train), plan.batch
     _check_batches(run, net, images, {batch if batch <= samples else 0, samples % batch})
+    whole = whole_of(net)
     facts = {
-        "model": type(net).__name__,
-        "parameters": sum(p.numel() for p in net.parameters()),
+        "model": type(whole).__name__,
+        "parameters": sum(p.numel() for p in whole.parameters()),
         "trainable": sum(p.numel() for p in net.parameters() if p.requires_grad),
     }
-    run.open(given, facts)
-    run = run.stage(stage) if stage else run
+    run.open(all_images, facts)
+    run = run.stage(plan.stage) if plan.stage else run
     groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     settings = extend.Settings(groups, plan.schedule, math.ceil(samples / batch))
     result = run.on_main(lambda: read_json(run.folder / "result.json")) or None  # of a stage, or of a run whose data have moved
-    start = "" if result else weights_sha256(weights(net))  # host-device sync; of no use once finished
-    found, notes = run.on_main(lambda: checkpoint.latest(run.folder / "checkpoints"))
-    if found and found["state"].get("origin") != run.origin(images.fingerprint):
-        where = run.folder / "checkpoints"
-        raise Refused(f"{where} was saved with another configuration, other data or an older oneloop; --fresh starts over", 4)
-    if not found and not result:
-        begun = run.on_main(lambda: bool(read_metrics(run.folder / "metrics.jsonl")))
-        if not stage and not run.fresh:
-            found, further = run.on_main(lambda: extend.find(run, images.fingerprint, start, settings))
-            notes += further
-        if begun and not found:
-            notes.append(f"{run.folder} has no checkpoint: starts again from step 0")
+    start = "" if result else weights_sha256(weights(whole_of(net)))  # host-device sync; of no use once finished
+    saved, notes = _newest_checkpoint(run, images.fingerprint, plan.stage, start, settings, finished=result is not None)
     average = Average(net, ema) if ema else None
-    state, meter = _restored(run, net, optimizer, found, average)
+    state, meter = _restored(run, net, optimizer, saved, average)
     state.start = state.start or start
     if result:
-        digest = run.on_main(lambda: weights_sha256(weights(net)))  # host-device sync
-        if digest != result["weights_sha256"]:
-            why = "; ".join(notes) or f"{run.folder / 'checkpoints'} lacks it"
-            raise Refused(f"{run.folder} is finished, but its last checkpoint cannot be used: {why}. --fresh starts over", 4)
-        if not stage:
+        _check_result(run, net, result, notes)
+        if not plan.stage:
             run.say_finished(result)
         torch.manual_seed(run.seed)
-    notes = [*run.notes, *notes]
-    if not run.quiet and batch // run.micro_batches < FEW_IMAGES and batch_norms(net):
-        cut = f"--batch {batch} in {run.micro_batches} micro-batches"
-        sees = f"batch norm sees only {batch // run.micro_batches} images at a time ({cut})"
-        notes.append(f"{sees}; a larger --batch or fewer --micro-batches would give it more")
+    notes = [*run.notes, *notes, *_small_micro_batches(run, net, batch)]
     return Job(run, net, images, optimizer, plan, settings, average, facts, state, meter, notes, result)
 
 
+def _newest_checkpoint(
+    run: Run, fingerprint: str, stage: str, start: str, settings: extend.Settings, *, finished: bool
+) -> tuple[dict | None, list[str]]:
+    """The checkpoint to resume from, of this run or else of a shorter one, and what to tell the user. Collective.
+
+    `fingerprint` is that of the data, `start` the sha256 of the weights that this run begins with. Raises Refused (4).
+    """
+    folder = run.folder / "checkpoints"
+    saved, notes = run.on_main(lambda: checkpoint.latest(folder))
+    if saved and saved["state"].get("origin") != run.origin(fingerprint):
+        raise Refused(f"{folder} was saved with another configuration, other data or an older oneloop; --fresh starts over", 4)
+    if saved or finished:
+        return saved, notes
+    begun = run.on_main(lambda: bool(read_metrics(run.folder / "metrics.jsonl")))
+    if not stage and not run.fresh:
+        saved, notes_on_shorter = run.on_main(lambda: extend.find(run, fingerprint, start, settings))
+        notes += notes_on_shorter
+    if begun and not saved:
+        notes.append(f"{run.folder} has no checkpoint: starts again from step 0")
+    return saved, notes
+
+
 def _restored(
-    run: Run, net: nn.Module, optimizer: torch.optim.Optimizer, found: dict | None, average: Average | None
+    run: Run, net: nn.Module, optimizer: torch.optim.Optimizer, saved: dict | None, average: Average | None
 ) -> tuple[State, Meter]:
-    """Where the checkpoint `found` stands, whose tensors net, optimizer and average take; the start without one."""
-    state, meter = State(), Meter(run.accelerator.device)
-    if found:
-        meter.loss += found["optimizer"].pop("log/loss").to(meter.loss.device)
-        load_weights(net, found["model"])
-        if average:
-            for name, tensor in average.tensors.items():
-                tensor.copy_(found["optimizer"].pop(f"average/{name}"))
-        described = found["state"]
-        checkpoint.load_optimizer_state(optimizer, net, found["optimizer"], described["optimizer"])
-        for name, value in described["meter"].items():
-            setattr(meter, name, value)
-        if run.accelerator.scaler is not None:
-            run.accelerator.scaler.load_state_dict(described["scaler"])
-        state = State(**{name: described[name] for name in State.__dataclass_fields__ if name in described})
-    return state, meter
+    """State and meter of the checkpoint `saved`, whose tensors net, optimizer and average take; the start without one."""
+    meter = Meter(run.accelerator.device)
+    if not saved:
+        return State(), meter
+    tensors, state = saved["optimizer"], saved["state"]
+    meter.loss += tensors.pop("log/loss").to(meter.loss.device)
+    for name, value in state["meter"].items():
+        setattr(meter, name, value)
+    load_weights(net, saved["model"])
+    if average:
+        for name, tensor in average.tensors.items():
+            tensor.copy_(tensors.pop(f"average/{name}"))
+    checkpoint.load_optimizer_state(optimizer, net, tensors, state["optimizer"])
+    if run.accelerator.scaler is not None:
+        run.accelerator.scaler.load_state_dict(state["scaler"])
+    return State(**{name: state[name] for name in State.__dataclass_fields__ if name in state}), meter
+
+
+def _small_micro_batches(run: Run, net: nn.Module, batch: int) -> list[str]:
+    """Note for the user if batch norm sees few images at a time."""
+    if run.quiet or batch // run.micro_batches >= FEW_IMAGES or not batch_norms(net):
+        return []
+    cut = f"--batch {batch} in {run.micro_batches} micro-batches"
+    sees = f"batch norm sees only {batch // run.micro_batches} images at a time ({cut})"
+    return [f"{sees}; a larger --batch or fewer --micro-batches would give it more"]
+
+
+def _check_plan(plan: Plan, model: nn.Module) -> None:
+    """Raise Refused (2) for numbers and a net that no training can have."""
+    if plan.epochs < 1 or plan.batch < 1:
+        raise Refused(f"--epochs and --batch must be at least 1, they are {plan.epochs} and {plan.batch}", 2)
+    if lazy := [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if is_lazy(tensor)]:
+        raise Refused(f"{', '.join(lazy[:4])} have no shape yet: call the net once on a batch before its optimizer is made", 2)
+
+
+def _check_result(run: Run, net: nn.Module, result: dict, notes: list[str]) -> None:
+    """Raise Refused (4) if the net, as its last checkpoint left it, is not that of the `result`. Collective."""
+    digest = run.on_main(lambda: weights_sha256(weights(whole_of(net))))  # host-device sync
+    if digest != result["weights_sha256"]:
+        why = "; ".join(notes) or f"{run.folder / 'checkpoints'} lacks it"
+        raise Refused(f"{run.folder} is finished, but its last checkpoint cannot be used: {why}. --fresh starts over", 4)
 
 
 def _check_batches(run: Run, net: nn.Module, images: Images, sizes: set[int]) -> None:
@@ -113,7 +141,7 @@ def _check_batches(run: Run, net: nn.Module, images: Images, sizes: set[int]) ->
     alone = [size for size, pairs in cuts.items() if any(end - start == 1 for start, end in pairs)]
     if not alone or not any(isinstance(module, _BatchNorm) for module in net.modules()):
         return
-    feed = feed_of(images.train.select(torch.zeros(1, dtype=torch.int64)), images, run.accelerator.device)
+    feed = images.train.select(torch.zeros(1, dtype=torch.int64)).feed(images, run.accelerator.device)
     try:
         with buffers_kept(net), torch.no_grad():
             net.train()(feed.batch(feed.order(torch.zeros(1, dtype=torch.int64)))[0])
@@ -128,8 +156,8 @@ def _check_batches(run: Run, net: nn.Module, images: Images, sizes: set[int]) ->
 
 def _check_optimizer(optimizer: torch.optim.Optimizer, net: nn.Module) -> None:
     """Raise Refused (2) for an optimizer that no checkpoint can hold; lay out its state as a resume does."""
-    own = {id(parameter) for parameter in net.parameters()}
-    if any(id(parameter) not in own for group in optimizer.param_groups for parameter in group["params"]):
+    of_net = {id(parameter) for parameter in net.parameters()}
+    if any(id(parameter) not in of_net for group in optimizer.param_groups for parameter in group["params"]):
         raise Refused("the optimizer has a parameter that is not in the net: no checkpoint would hold it; add it to the net", 2)
     if optimizer.state:  # made by its constructor, before the net moved to its device and memory format
         tensors, scalars = checkpoint.optimizer_state(optimizer, net), checkpoint.optimizer_scalars(optimizer, net)

@@ -5,6 +5,7 @@ computes. A replay launches the same kernels on the same memory, so the bits are
 """
 
 import contextlib
+import math
 import random
 import warnings
 from collections import Counter
@@ -44,8 +45,8 @@ class Captured:
             if why := self._capture(ids):
                 self._refuse(why)
                 return self.work(ids)
-        graph, given, loss, gradients = self.graphs[n]
-        given.copy_(ids)
+        graph, static_ids, loss, gradients = self.graphs[n]
+        static_ids.copy_(ids)
         graph.replay()
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient  # a step of another size has put its own there
@@ -64,22 +65,22 @@ class Captured:
                 torch.cuda.set_sync_debug_mode(mode)
         if _host_draws() != before:
             self._refuse("it draws random numbers on the host")
-        elif any("synchronizing CUDA operation" in str(each.message) for each in seen):
+        elif any("synchronizing CUDA operation" in str(warning.message) for warning in seen):
             self._refuse("it reads numbers on the host")
         return loss
 
     def _capture(self, ids: Tensor) -> str:
         """Add the graph for this many ids, which runs nothing yet. Returns why it cannot be captured, or ""."""
-        graph, given, stream = torch.cuda.CUDAGraph(), ids.clone(), torch.cuda.current_stream()
+        graph, static_ids, stream = torch.cuda.CUDAGraph(), ids.clone(), torch.cuda.current_stream()
         try:
             with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
-                loss = self.work(given)
+                loss = self.work(static_ids)
         except RuntimeError as error:
             torch.cuda.set_stream(stream)
             generator = torch.cuda.default_generators[torch.cuda.current_device()]
             generator.graphsafe_set_state(generator.clone_state())  # the old one still counts for the graph
             return str(error).splitlines()[0]
-        self.graphs[len(ids)] = graph, given, loss, [parameter.grad for parameter in self.parameters]
+        self.graphs[len(ids)] = graph, static_ids, loss, [parameter.grad for parameter in self.parameters]
         return ""
 
     def _refuse(self, why: str) -> None:
@@ -92,18 +93,34 @@ def _host_draws() -> tuple:
     return torch.default_generator.get_state().numpy().tobytes(), random.getstate()
 
 
-@contextlib.contextmanager
-def replaced(optimizer: torch.optim.Optimizer, rates: list[Tensor]) -> Iterator[None]:
-    """Within it the optimizer has `rates` as learning rates, and may be captured."""
-    changed = [
-        {"lr": rate} | ({"capturable": True} if "capturable" in group else {})
-        for group, rate in zip(optimizer.param_groups, rates, strict=True)
-    ]
-    kept = [{name: group[name] for name in change} for group, change in zip(optimizer.param_groups, changed, strict=True)]
-    try:
-        for group, change in zip(optimizer.param_groups, changed, strict=True):
-            group.update(change)
-        yield
-    finally:
-        for group, before in zip(optimizer.param_groups, kept, strict=True):
-            group.update(before)
+class DeviceLearningRates:
+    """An optimizer's learning rates as tensors on its device: numbers of the host would be fixed in a captured step."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device):
+        self.optimizer = optimizer
+        self.rates = [torch.zeros((), device=device) for _ in optimizer.param_groups]
+        self.values = [math.nan for _ in self.rates]  # what they hold
+
+    def follow(self) -> None:
+        """Have the tensors hold the optimizer's learning rates."""
+        for index, (rate, group) in enumerate(zip(self.rates, self.optimizer.param_groups, strict=True)):
+            if self.values[index] != group["lr"]:
+                rate.fill_(group["lr"])
+                self.values[index] = group["lr"]
+
+    @contextlib.contextmanager
+    def used(self) -> Iterator[None]:
+        """Context manager: the optimizer has the tensors as learning rates, and may be captured."""
+        groups = self.optimizer.param_groups
+        changes = [
+            {"lr": rate} | ({"capturable": True} if "capturable" in group else {})
+            for group, rate in zip(groups, self.rates, strict=True)
+        ]
+        before = [{name: group[name] for name in change} for group, change in zip(groups, changes, strict=True)]
+        try:
+            for group, change in zip(groups, changes, strict=True):
+                group.update(change)
+            yield
+        finally:
+            for group, values in zip(groups, before, strict=True):
+                group.update(values)

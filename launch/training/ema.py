@@ -11,7 +11,7 @@ from ..weights.tensors import other_weights, weights
 
 
 class Average:
-    """Of `net`: after each step every float, of parameters and buffers, moves to the net's by 1 - `decay`; others are copied.
+    """Exponential moving average of `net`'s floating-point parameters and buffers, by `decay` a step; others are copied.
 
     In the first steps it moves faster, by 9 / (10 + step) at least, so that the first weights are soon forgotten. Source: Polyak
     and Juditsky (1992); the ramp is TensorFlow's ExponentialMovingAverage.
@@ -45,5 +45,5 @@ class Average:
         broadcast([tensor for name, tensor in self.tensors.items() if name not in learned], world)
 
     def applied(self) -> AbstractContextManager[None]:
-        """Within it the net has the averaged weights, and afterwards its own again."""
+        """Context manager: temporarily load the averaged weights into the net."""
         return other_weights(self.net, self.tensors)

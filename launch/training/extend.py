@@ -13,7 +13,7 @@ from .. import source_copy
 from ..errors import Refused, first_line
 from ..files import write_atomically
 from ..folder import siblings
-from ..report.runs import Record, chooser, last_launch, read, read_json, read_metrics
+from ..report.runs import Record, last_launch, model_selection_split, read, read_json, read_metrics
 from ..run import Run
 from ..weights import load
 from . import checkpoint
@@ -22,7 +22,7 @@ from .schedules import Schedule
 
 @dataclass(frozen=True)
 class Settings:
-    """What the optimizer is told: the options of its `groups` at the start, and at each step the factor of their rates."""
+    """Options of the optimizer's `groups` at the start, and the factor of their learning rates at each step."""
 
     groups: list[dict]
     schedule: Schedule | None
@@ -41,10 +41,10 @@ def find(run: Run, fingerprint: str, start: str, settings: Settings) -> tuple[di
     """
     reason: list[str] = []
     for record in _beside(run, fingerprint):
-        found, _ = checkpoint.latest(record.folder / "checkpoints")
-        why = _unlike(record, run, found["state"] if found else {}, fingerprint, start, settings)
+        saved, _ = checkpoint.latest(record.folder / "checkpoints")
+        why = _unlike(record, run, saved["state"] if saved else {}, fingerprint, start, settings)
         if not why:
-            return found, _remember(record, run)
+            return saved, _remember(record, run)
         reason = reason or [f"starts from the beginning and not where {record.folder} ended: {why}"]
     return None, reason
 
@@ -54,12 +54,12 @@ def _beside(run: Run, fingerprint: str) -> list[Record]:
     epochs = run.config.get("epochs")
     if not isinstance(epochs, int):
         return []
-    found = []
+    shorter = []
     for place, recorded in siblings(run.folder, run.config, run.micro_batches, fingerprint, apart="epochs"):
         if isinstance(recorded["config"].get("epochs"), int) and recorded["config"]["epochs"] < epochs and not place.is_symlink():
             with contextlib.suppress(Refused, OSError):  # one that cannot be read is not started from
-                found.append(read(place))
-    finished = [record for record in found if record.result]
+                shorter.append(read(place))
+    finished = [record for record in shorter if record.result]
     return sorted(finished, key=lambda record: (-record.options["epochs"], -(record.folder / "result.json").stat().st_mtime))
 
 
@@ -90,7 +90,7 @@ def _take_record(record: Record, run: Run, steps: int) -> str:
     last = record.options["epochs"] * steps
     try:
         events = read_metrics(record.folder / "metrics.jsonl")
-        during = (None, chooser(events))  # not what only the end has
+        during = (None, model_selection_split(events))  # not what only the end has
         events = [event for event in events if event.get("split") in during]
         load(record.folder / "best.safetensors")  # which checks them
         best = (record.folder / "best.safetensors").read_bytes()

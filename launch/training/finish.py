@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from .. import processes
-from ..data.disk_feed import DiskFeed
+from ..data.feed import Feed
 from ..report.runs import used
 from .job import Job
 from .publish import best_weights, publish
@@ -16,7 +16,7 @@ from .publish import best_weights, publish
 WORTH_SAYING = 0.1  # of the time of the training
 
 
-def finish(job: Job, draw: Callable[[Path], None] | None) -> dict:
+def finish(job: Job, plots: Callable[[Path], None] | None) -> dict:
     """Publish the weights, draw the plots, record the result, which this returns. Collective."""
     run, state = job.run, job.state
     state.seconds = time.perf_counter() - job.began
@@ -42,28 +42,27 @@ def finish(job: Job, draw: Callable[[Path], None] | None) -> dict:
         "weights_sha256": digest,
     }
     waited = job.waited / max(job.meter.train_seconds - job.trained_before, 1e-9)
-    if waited > WORTH_SAYING and isinstance(feed := job.feeds["train"], DiskFeed):
-        job.record.say(f"{waited:.0%} of the training's time was waiting for images{_cure(feed)}")
+    if waited > WORTH_SAYING and job.feeds["train"].threads:
+        job.record.say(f"{waited:.0%} of the training's time was waiting for images{_cure(job.feeds['train'])}")
     if state.epochs < job.plan.epochs:
         job.record.say(f"ended early: no better accuracy since epoch {state.best['epoch']}")
     result["weights"] = used(result)
     with _weights(job, result["weights"]):  # collective
-        job.record.finish(result, lambda: _show(job, result, draw))
-    run.finish(result)  # last, as the mark of a finished run: what is killed before shows itself when it resumes
+        job.record.finish(result, lambda: _show(job, result, plots))
+    run.record(result)  # last, as the mark of a finished run: what is killed before shows itself when it resumes
     return result
 
 
-def _cure(feed: DiskFeed) -> str:
-    """What took the threads' time, and what helps."""
+def _cure(feed: Feed) -> str:
+    """Say what took the threads' time, and what helps."""
     more = "more cores" if feed.threads >= processes.cores() else "more --threads"
-    if feed.changing > feed.reading:
-        what = " and ".join(feed.changes)
-        return f", most of it for {what}: a lighter augmentation (recipes/custom.py: --augment crop), or {more}"
+    if slow := feed.slow_augmentations():
+        return f", most of it for {slow}: a lighter augmentation (recipes/custom.py: --augment crop), or {more}"
     return f": {more}, a smaller --cache-size, or a larger ONELOOP_STORED_GIB if not all are stored"
 
 
 def _weights(job: Job, name: str) -> contextlib.AbstractContextManager[None]:
-    """Within it the net has the weights called `name`: "last", "ema" or "best". Collective."""
+    """Context manager: temporarily load the weights called `name`, "last", "ema" or "best". Collective."""
     if name == "best" and not job.best_is_last:
         return best_weights(job.run, job.net, job.state.best)
     return job.weights_of("ema" if name == "ema" else "test")
@@ -78,10 +77,10 @@ def reset_for_next_stage(job: Job) -> None:
         job.run.accelerator.free_memory()  # it holds every net that it has prepared
 
 
-def _show(job: Job, result: dict, draw: Callable[[Path], None] | None) -> None:
+def _show(job: Job, result: dict, plots: Callable[[Path], None] | None) -> None:
     """The recipe's own plots and those of every run: main process only, nothing in it is collective."""
-    if draw:
-        draw(job.run.folder)
+    if plots:
+        plots(job.run.folder)
     if not job.run.quiet:
         from ..report import show  # matplotlib takes half a second: only where it draws
 

@@ -4,10 +4,9 @@ Created by `launch.training.begin`, used by `launch.training.loop.train`, ended 
 """
 
 import contextlib
-import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
@@ -16,14 +15,17 @@ from torch import Tensor, nn
 
 from .. import processes
 from ..console import complain
-from ..data.disk_feed import DiskFeed
-from ..data.images import Images, MemoryFeed, feed_of
-from ..data.order import micro_batch_bounds, order, part
+from ..data.augment import Augment
+from ..data.feed import Feed
+from ..data.images import Images
+from ..data.mix import Mix
+from ..data.order import order
 from ..errors import Refused
 from ..report.run_log import RunLog
 from ..run import Run
 from ..weights.tensors import weights
 from . import checkpoint
+from .batches import Batch, TrainingFeed
 from .ema import Average
 from .extend import Settings
 from .publish import publish
@@ -36,14 +38,16 @@ SAVE_SECONDS = 30  # from one checkpoint to the next at the end of an epoch: an 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a training goes: see `loop.train`."""
+    """Arguments of `loop.train` on how a training goes."""
 
     epochs: int
     batch: int  # images
     schedule: Schedule | None
     shuffle: bool
-    mixed: bool  # whether images are mixed
+    augments: Sequence[Augment]
+    mix: Mix | None
     patience: int  # epochs
+    train_mode_batch: int  # images; 0: evaluate in eval mode
     stage: str
 
 
@@ -75,17 +79,21 @@ class Job:
         self.best: dict[str, Tensor] = {}  # the best weights, until they are published with the next checkpoint
 
     @cached_property
-    def feeds(self) -> dict[str, MemoryFeed | DiskFeed]:
+    def feeds(self) -> dict[str, Feed]:
         device = self.run.accelerator.device
-        names = dict.fromkeys(("train", self.images.chooser, "test"))  # each once, in this order
-        feeds = {name: feed_of(getattr(self.images, name), self.images, device) for name in names}
-        return feeds | {"ema": feeds[self.images.chooser]}
+        names = dict.fromkeys(("train", self.images.model_selection_split, "test"))  # each once, in this order
+        feeds = {name: getattr(self.images, name).feed(self.images, device) for name in names}
+        return feeds | {"ema": feeds[self.images.model_selection_split]}
+
+    @cached_property
+    def training_feed(self) -> TrainingFeed:
+        return TrainingFeed(self.run, self.feeds["train"], self.plan.augments, self.plan.mix, len(self.images.classes))
 
     # ---------------------------------------------------------------------------------------------------------------- epochs
 
     @property
-    def ended(self) -> bool:
-        """Whether all epochs are done, or the last ones have used up the patience."""
+    def finished(self) -> bool:
+        """True if all epochs are done, or the last ones have used up the patience."""
         return self.state.epochs == self.plan.epochs or ("train" in self.state.results and self._used_up(self.state.epochs))
 
     def _used_up(self, epochs: int) -> bool:
@@ -93,27 +101,27 @@ class Job:
 
     def epochs_left(self) -> Iterator[int]:
         """The epochs that are left, from 0, each when the one before it is closed."""
-        while not self.ended:
+        while not self.finished:
             yield self.state.epochs
 
-    def splits_due(self, results: dict[str, dict]) -> Iterator[str]:
-        """What to evaluate at the end of this epoch; "ema" is the average of the weights on the images that choose.
+    def splits_to_evaluate(self, results: dict[str, dict]) -> Iterator[str]:
+        """Yield what to evaluate at the end of this epoch; "ema" is the average of the weights on the images that choose.
 
         `results` has those before: they say whether this epoch is the last.
         """
-        chooser, done = self.images.chooser, self.state.epochs + 1
+        selecting, done = self.images.model_selection_split, self.state.epochs + 1
         if done == self.plan.epochs or done % self.run.eval_every == 0:
-            yield chooser
+            yield selecting
             if self.average:
                 yield "ema"
         if done == self.plan.epochs or (results and not self._better(results) and self._used_up(done)):
-            yield from (split for split in ("test", "train") if split != chooser)
+            yield from (split for split in ("test", "train") if split != selecting)
 
     def _better(self, results: dict[str, dict]) -> bool:
-        return results["ema" if self.average else self.images.chooser]["accuracy"] > self.state.best["accuracy"]
+        return results["ema" if self.average else self.images.model_selection_split]["accuracy"] > self.state.best["accuracy"]
 
     def weights_of(self, split: str) -> contextlib.AbstractContextManager[None]:
-        """Within it the net has the weights that `split` of `splits_due` is measured with. Collective."""
+        """Context manager: temporarily load the weights that `split` of `splits_to_evaluate` is measured with. Collective."""
         if split != "ema" or not self.average:
             return contextlib.nullcontext()
         self.average.of_main(self.run.world)
@@ -121,28 +129,25 @@ class Job:
 
     @property
     def best_is_last(self) -> bool:
-        """Whether the best weights so far are those that the net has after the last epoch."""
+        """True if the best weights so far are those that the net has after the last epoch."""
         return self.state.best["epoch"] == self.state.epochs and not self.average
 
     # ----------------------------------------------------------------------------------------------------------------- steps
 
-    def batches_left(self) -> Iterator[Tensor]:
-        """The samples of each batch that this epoch still has, int64 (batch,) or fewer: a function of (seed, epoch)."""
-        epoch = self.state.epochs
+    def batches(self) -> Iterator[Batch]:
+        """The batches that this epoch still has, each once its learning rates are set and the clock of the steps runs.
+
+        Their samples are a function of (seed, epoch).
+        """
+        epoch, step = self.state.epochs, self.state.step
         ids = order(self.samples, self.run.seed, epoch) if self.plan.shuffle else torch.arange(self.samples)
-        left = self.feeds["train"].order(ids)[(self.state.step - epoch * self.steps) * self.plan.batch :]
-        batches = left.split(self.plan.batch) if len(left) else ()
-        self.feeds["train"].expect([part for batch in batches for part in self._own(batch)])
-        yield from batches
+        left = self.feeds["train"].order(ids)[(step - epoch * self.steps) * self.plan.batch :]
+        for batch in self.training_feed.batches(left.split(self.plan.batch) if len(left) else (), epoch, step):
+            self._set_learning_rates()
+            self.meter.start()
+            yield batch
 
-    def _own(self, batch: Tensor) -> Iterator[Tensor]:
-        """This process's micro-batches of a batch."""
-        micro_batches, rank, world = self.run.micro_batches, self.run.rank, self.run.world
-        first, last = rank * micro_batches // world, (rank + 1) * micro_batches // world
-        cuts = micro_batch_bounds(len(batch), micro_batches)[first : last + 1]
-        return (part(batch, start, end, self.plan.mixed) for start, end in itertools.pairwise(cuts) if start < end)
-
-    def set_learning_rates(self) -> None:
+    def _set_learning_rates(self) -> None:
         """Set the learning rates of the next step: a function of the step."""
         if self.settings.schedule:
             for group, rate in zip(self.optimizer.param_groups, self._rates(self.state.step), strict=True):
@@ -153,8 +158,8 @@ class Job:
         factor = self.settings.schedule(step / self.steps) if self.settings.schedule else 1.0
         return [rate * factor for rate in self.rates]
 
-    def count(self, mean_loss: Tensor, images: int) -> None:
-        """Count a step. Collective once a launch, see processes.end_startup."""
+    def after_step(self, mean_loss: Tensor, images: int) -> None:
+        """Count a step of this many `images`. Collective once a launch, see processes.end_startup."""
         self.meter.add(mean_loss, images)
         self.state.step += 1
         if self.run.world > 1 and self.state.step == self.started_up:
@@ -162,11 +167,12 @@ class Job:
 
     @property
     def within_epoch(self) -> bool:
-        """Whether the epoch has further steps: its end has its own lines and its own checkpoint."""
+        """True if the epoch has further steps: its end has its own lines and its own checkpoint."""
         return self.state.step < (self.state.epochs + 1) * self.steps
 
-    def due(self, every: int) -> bool:
-        return every > 0 and self.state.step % every == 0
+    def every(self, steps: int) -> bool:
+        """Return whether this many steps are done again; never if it is 0."""
+        return steps > 0 and self.state.step % steps == 0
 
     # ----------------------------------------------------------------------------------------------------------------- lines
 
@@ -180,10 +186,17 @@ class Job:
             (complain if self.run.quiet else self.record.say)(line)  # a trial says nothing else
         return self.record
 
-    def write_train_line(self) -> None:
-        """Host-device sync."""
+    def write_train_line(self, step: Step) -> None:
+        """Raises Refused (3), see Finite.check. Host-device sync."""
+        step.finite.check(self.state.step)
         self.record.write(self._train_line(self.meter.read(self.net)))
         self.meter.reset()
+
+    def read_meter(self, step: Step) -> Reading:
+        """Return what the last train line of an epoch says. Raises Refused (3), see Finite.check. Host-device sync."""
+        reading = self.meter.read(self.net)
+        step.finite.check(self.state.step)
+        return reading
 
     def close_epoch(self, reading: Reading, results: dict[str, dict]) -> None:
         """Write the epoch's lines; keep the weights if they are the best so far."""
@@ -196,7 +209,7 @@ class Job:
         better = results and self._better(results)
         state.epochs, state.results = state.epochs + 1, results
         if better:
-            chosen = "ema" if self.average else self.images.chooser
+            chosen = "ema" if self.average else self.images.model_selection_split
             state.best = {"accuracy": results[chosen]["accuracy"], "epoch": state.epochs}
             with self.weights_of(chosen):
                 self.best = {name: tensor.detach().clone() for name, tensor in weights(self.net).items()}
@@ -213,7 +226,8 @@ class Job:
         known = math.isfinite(reading.gradient_norm) and self.run.accelerator.scaler is None  # fp16 leaves gradients scaled
         gradient = {"gradient_norm": reading.gradient_norm} if known else {}
         speed = {"images_per_second": reading.images_per_second, "seconds": seconds}
-        if isinstance(feed := self.feeds["train"], DiskFeed):
+        feed = self.feeds["train"]
+        if feed.threads:
             self.waited += feed.waited
             speed["data_wait"] = feed.waited / max(self.meter.seconds, 1e-9)
             feed.waited = 0.0
@@ -222,11 +236,11 @@ class Job:
     # ------------------------------------------------------------------------------------------------------------ checkpoints
 
     def save_due(self) -> bool:
-        """Whether the epoch that was closed ends with a checkpoint: by the main process's clock, or --save-every. Collective."""
-        if self.ended:
+        """Return whether the closed epoch ends with a checkpoint: by the main process's clock, or --save-every. Collective."""
+        if self.finished:
             return True
         if self.run.save_every:
-            return self.due(self.run.save_every)
+            return self.every(self.run.save_every)
         return self.run.on_main(lambda: time.perf_counter() - self.saved >= SAVE_SECONDS)
 
     def save(self, step: Step) -> None:
@@ -234,7 +248,7 @@ class Job:
 
         Collective; host-device sync.
         """
-        step.check(self.state.step)
+        step.finite.check(self.state.step)
         if self.within_epoch:
             self.meter.stop()
         else:  # stopped before the epoch's lines, which a resume cannot write without this gradient's norm
@@ -251,7 +265,7 @@ class Job:
             "meter": {name: getattr(self.meter, name) for name in Meter.SAVED},
             "scaler": scaler.state_dict() if scaler is not None else {},
         }
-        if self.ended:  # a longer run may start from the last one
+        if self.finished:  # a longer run may start from the last one
             described["settings"] = self.settings.sha256(self.state.step)
         self.run.on_main(lambda: self._write_checkpoint(described))
         self.saved = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What torch.optim lacks: Muon for convolutions beside SGD for the rest, and the usual parameter groups of a net."""
+"""Optimizers that torch.optim lacks: Muon for convolutions beside SGD for the rest, and the usual parameter groups of a net."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -77,11 +77,19 @@ def groups(net: nn.Module, lr: float, weight_decay: float, others: float = 1.0, 
     Sources: He et al., Bag of Tricks (arXiv:1812.01187), section 3.1; document 001 on transfer learning.
     """
     new_layers = tuple(f"{layer}." for layer in ((last,) if isinstance(last, str) else last))
-    found: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    by_kind: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in net.named_parameters():
         if parameter.requires_grad:
-            found.setdefault((not last or name.startswith(new_layers), parameter.ndim > 1), []).append(parameter)
+            by_kind.setdefault((not last or name.startswith(new_layers), parameter.ndim > 1), []).append(parameter)
     return [
         {"params": parameters, "lr": lr if new else lr * others, "weight_decay": weight_decay if decays else 0.0}
-        for (new, decays), parameters in found.items()
+        for (new, decays), parameters in by_kind.items()
     ]
+
+
+def make_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Make SGD's momentum, of 0: torch 2.15 leaves that of a first step that fp16's scaler skips uninitialised."""
+    if isinstance(optimizer, torch.optim.SGD):
+        for group in optimizer.param_groups:
+            for parameter in group["params"] if group["momentum"] else []:
+                optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))

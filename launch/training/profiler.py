@@ -1,4 +1,4 @@
-"""Where the time of a step goes: a trace for Perfetto, and ten lines of text."""
+"""Profile of a step: a trace for Perfetto, and ten lines of text."""
 
 import contextlib
 import os

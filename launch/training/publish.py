@@ -12,25 +12,26 @@ from ..data.images import Images
 from ..errors import Refused
 from ..run import Run
 from ..weights import load, probe
-from ..weights.tensors import other_weights, weights, weights_sha256, write_tensors
+from ..weights.tensors import other_weights, weights, weights_sha256, whole_of, write_tensors
 
 
 def publish(run: Run, net: nn.Module, images: Images, name: str, tensors: dict[str, Tensor] | None = None) -> str:
-    """Write the net's weights, or `tensors` in their place, as the file `name` of the run folder.
+    """Write the net's weights, or `tensors` in their place, as the file `name` of the run folder: with those of the whole net, if
+    `net` is its last layer.
 
     Returns their sha256. Collective; host-device sync.
     """
-    return run.on_main(lambda: _write(run, net, images, name, tensors))
+    whole = whole_of(net)
+    return run.on_main(lambda: _write(run, whole, images, name, weights(whole) | (tensors or {})))
 
 
-def _write(run: Run, net: nn.Module, images: Images, name: str, other: dict[str, Tensor] | None) -> str:
-    tensors = other or weights(net)
+def _write(run: Run, net: nn.Module, images: Images, name: str, tensors: dict[str, Tensor]) -> str:
     digest, net_name = weights_sha256(tensors), run.config.get("net", type(net).__name__)
     about: dict = {"recipe": run.recipe, "classes": images.classes, "mean": images.mean, "std": images.std}
     about |= {"shape": [*images.train.shape], "size": images.size, "net": net_name, "weights_sha256": digest}
     if isinstance(images.train, DiskSplit):
         about |= {"cache_size": images.train.rule.cache_size, "white": images.train.rule.white}
-    with other_weights(net, tensors) if other else contextlib.nullcontext():
+    with other_weights(net, tensors):
         about["probe"] = probe.answers(net, (about["shape"][0], *([images.size] * 2 if images.size else about["shape"][1:])))
     write_tensors(run.folder / name, tensors, {"oneloop": json.dumps(about)})
     return digest
@@ -38,11 +39,12 @@ def _write(run: Run, net: nn.Module, images: Images, name: str, other: dict[str,
 
 @contextlib.contextmanager
 def best_weights(run: Run, net: nn.Module, best: dict) -> Iterator[None]:
-    """Within it the net has the weights that State.best describes, and afterwards its own again. Collective.
+    """Context manager: temporarily load the weights that State.best describes. Collective.
 
     Raises Refused (1, 4).
     """
-    with other_weights(net, run.on_main(lambda: _read(run.folder / "best.safetensors", best))):
+    tensors = run.on_main(lambda: _read(run.folder / "best.safetensors", best))
+    with other_weights(net, {name: tensors[name] for name in weights(net)} if whole_of(net) is not net else tensors):
         yield
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a training besides its tensors: where it stands, and the sums since the last train line."""
+"""State of a training that a checkpoint holds besides its tensors: the place, and the sums since the last train line."""
 
 import math
 import time
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 @dataclass
 class State:
-    """Where a training stands, besides its tensors and its sums."""
+    """Place of a training, besides its tensors and its sums."""
 
     step: int = 0  # updates made
     epochs: int = 0  # epochs closed: trained, evaluated and logged
@@ -22,7 +22,7 @@ class State:
 
 
 class Reading(NamedTuple):
-    """What a train line says: the mean loss over the images since the last line, their speed, the last gradient's norm."""
+    """Numbers of a train line: the mean loss over the images since the last line, their speed, the last gradient's norm."""
 
     loss: float
     images_per_second: float
@@ -56,7 +56,7 @@ class Meter:
             self.seconds, self.train_seconds, self.started = self.seconds + passed, self.train_seconds + passed, None
 
     def read(self, net: nn.Module) -> Reading:
-        """What the next train line says. Host-device sync; stops the clock."""
+        """Return what the next train line says. Host-device sync; stops the clock."""
         gradients = [p.grad for p in net.parameters() if p.requires_grad and p.grad is not None]
         if gradients:  # else no step was taken since a restart: the norm is that of before
             loss, self.norm = torch.stack((self.loss, nn.utils.get_total_norm(gradients).float())).tolist()

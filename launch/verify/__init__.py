@@ -1,1 +1,1 @@
-"""What `oneloop verify` tries: real runs of a recipe, and what must hold among them."""
+"""Checks of `oneloop verify`: real runs of a recipe, and what must hold among them."""

@@ -1,4 +1,4 @@
-"""The promises, each tried on the runs of a `Trial`.
+"""Promises, each tried on the runs of a `Trial`.
 
 Two runs are the same if their records agree line by line, the clock's entries apart, and their weights have one sha256.
 """
@@ -53,7 +53,7 @@ def checks(trial: Trial) -> Iterator[Check]:
 
 
 def on_gpus(trial: Trial, count: int, draws: bool) -> Iterator[Check]:
-    """What can be asked of `count` GPUs, which need not repeat a CPU's bits, nor their own; `draws`: the net is random."""
+    """Checks for `count` GPUs, which need not repeat a CPU's bits, nor their own; `draws`: the net is random."""
     code, what = trial.run("gpu", gpus=True), "1 GPU and the CPU"
     if draws and not code:
         yield Check(what, "skipped", "the net draws random numbers (dropout), and a GPU draws others than a CPU")
@@ -70,7 +70,7 @@ def on_gpus(trial: Trial, count: int, draws: bool) -> Iterator[Check]:
 
 
 def _same(trial: Trial, what: str, first: str, second: str, code: int) -> Check:
-    """Whether two runs are the same, bit for bit; the second ended with the exit `code`."""
+    """Check that two runs are the same, bit for bit; the second ended with the exit `code`."""
     digests = {name: trial.digest(name) for name in (first, second)}
     if code:
         return Check(what, "FAIL", f"exit code {code}: {trial.last_line(second)}", digests)
@@ -83,7 +83,7 @@ def _same(trial: Trial, what: str, first: str, second: str, code: int) -> Check:
 
 
 def _near(trial: Trial, what: str, first: str, second: str, code: int) -> Check:
-    """Whether two runs differ by rounding only; the second ended with the exit `code`."""
+    """Check that two runs differ by rounding only; the second ended with the exit `code`."""
     digests = {name: trial.digest(name) for name in (first, second)}
     if code:
         return Check(what, "FAIL", f"exit code {code}: {trial.last_line(second)}", digests)
@@ -93,7 +93,7 @@ def _near(trial: Trial, what: str, first: str, second: str, code: int) -> Check:
 
 
 def _resumed(trial: Trial, what: str, whole: str, name: str, **options: Any) -> Check:
-    """SIGKILL at a random step, then the same command. The folder as the kill left it is copied, for `_flipped`."""
+    """Check a resume after SIGKILL at a random step. The folder as the kill left it is copied, for `_flipped`."""
     last = _last_step(trial.records(whole))
 
     def reached(step: int) -> Callable[[], bool]:
@@ -172,17 +172,16 @@ def _evaluated(trial: Trial) -> Check:
 
 
 def train_mode_traits(trial: Trial) -> tuple[bool, bool]:
-    """Of the recipe's (first) net in train mode: whether its output for an image is the same in any batch, so that cuts do not
-    change the function, and whether it draws random numbers."""
+    """Traits of the recipe's (first) net in train mode: whether its output for an image is the same in any batch, so that cuts do
+    not change the function, and whether it draws random numbers."""
     import torch
 
-    from ..data.images import feed_of
     from ..recipe import build, load
 
     flags = trial.flags if "--data" in flag_names(trial.flags) else ["--data", "hub", *trial.flags]
     net, images, _ = build(load(trial.recipe), flags, prog="oneloop verify")
     ids = torch.arange(min(8, len(images.train)))
-    pixels, _ = feed_of(images.train, images, torch.device("cpu")).batch(ids)
+    pixels, _ = images.train.feed(images, torch.device("cpu")).batch(ids)
     net.cpu().train()
     with torch.no_grad():
         torch.manual_seed(1)

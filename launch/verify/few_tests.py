@@ -1,6 +1,6 @@
-"""Runs a recipe as `python FILE` does, but evaluates on few of the test images: the processes of `oneloop verify`.
+"""Run a recipe as `python FILE` does, but evaluates on few of the test images: the processes of `oneloop verify`.
 
-    python -m launch.verify.few_tests TESTS RECIPE [the recipe's own flags]
+python -m launch.verify.few_tests TESTS RECIPE [the recipe's own flags]
 """
 
 import functools
@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+import launch.training.evaluate
 import launch.training.loop
 from launch.data.images import Images
 from launch.data.order import order
@@ -29,7 +30,7 @@ def fewer(images: Images, tests: int) -> Images:
 
 def main(args: Sequence[str]) -> None:
     tests, recipe, *flags = args
-    whole, measured = launch.training.loop.train, launch.training.loop.evaluate
+    whole, measured = launch.training.loop.train, launch.training.evaluate.evaluate
 
     @functools.wraps(whole)
     def train(run: Run, model: nn.Module, images: Images, *further: Any, **options: Any) -> dict:
@@ -39,7 +40,7 @@ def main(args: Sequence[str]) -> None:
     def evaluate(run: Run, model: nn.Module, images: Images, split: str = "test") -> dict:
         return measured(run, model, fewer(images, int(tests)), split)
 
-    launch.training.loop.train, launch.training.loop.evaluate = train, evaluate  # before the recipe imports them
+    launch.training.loop.train, launch.training.evaluate.evaluate = train, evaluate  # before the recipe imports them
     sys.argv = [recipe, *flags]
     sys.path.insert(0, str(Path(recipe).resolve().parent))
     runpy.run_path(recipe, run_name="__main__")

@@ -1,4 +1,4 @@
-"""Two runs' records side by side: the same line for line, or the same up to rounding.
+"""Comparison of two runs' records: the same line for line, or the same up to rounding.
 
 A record is what `Trial.records` returns: {stage: lines of its metrics.jsonl}.
 """
@@ -15,7 +15,7 @@ NEAR = {"no": (5e-4, 5e-2, 1e-2), "fp16": (5e-4, 5e-2, 1e-2), "bf16": (3e-3, 1e-
 
 
 def first_difference(ours: dict[str, list[dict]], theirs: dict[str, list[dict]]) -> str:
-    """Where two records first differ, in words; "" if nowhere."""
+    """The first difference between two records, in words; "" if there is none."""
     for stage, left, right in _pairs(ours, theirs):
         if left != right:
             if not left or not right:
@@ -35,7 +35,7 @@ def _pairs(ours: dict[str, list[dict]], theirs: dict[str, list[dict]]) -> Iterat
 
 
 def beginnings_near(ours: dict[str, list[dict]], theirs: dict[str, list[dict]], precision: str) -> tuple[bool, str]:
-    """Whether the first two steps of two records differ by rounding only, and that in words."""
+    """Return whether the first two steps of two records differ by rounding only, and the difference in words."""
     loss, norm, later = NEAR[precision]
     said = []
     (stage, our_lines), (other, their_lines) = (next(iter(record.items())) for record in (ours, theirs))

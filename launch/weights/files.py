@@ -8,7 +8,7 @@
 The bytes whose sha256 is checked are the bytes that are parsed. Weights written by `train`, last and best alike, must match the
 digests in their own file and in the run's result.json.
 
-Source  document 001, section 2.3 (weights from an address, from a file, from another saved model)
+Source  transfer notes, section 2.3 (weights from an address, from a file, from another saved model)
 """
 
 import json

@@ -24,6 +24,11 @@ def weights(net: nn.Module) -> dict[str, Tensor]:
     return found
 
 
+def whole_of(net: nn.Module) -> nn.Module:
+    """The net that `net` is the trained layer of (launch/features/head.py), else `net` itself."""
+    return getattr(net, "whole", (net,))[0]
+
+
 def load_weights(net: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Copy `tensors`, as `weights` names them, into the net. Raises Refused, naming them, if names or shapes differ."""
     own = weights(net)

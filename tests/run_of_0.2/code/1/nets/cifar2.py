@@ -168,9 +168,7 @@ class NetResDeep(nn.Module):
     `shared` for that; by default every block has weights of its own.
     """
 
-    def __init__(
-        self, n_chans1: int = 32, n_blocks: int = 100, shared: bool = False, in_channels: int = 3, num_classes: int = 2
-    ):
+    def __init__(self, n_chans1: int = 32, n_blocks: int = 100, shared: bool = False, in_channels: int = 3, num_classes: int = 2):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, n_chans1, kernel_size=3, padding=1)
         blocks = n_blocks * [ResBlock(n_chans1)] if shared else [ResBlock(n_chans1) for _ in range(n_blocks)]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_files import COUNTS, cifar2, plot
+from data_files import COUNTS, cifar2, image
 from PIL import Image
 
 from launch import sources
@@ -57,31 +57,31 @@ def test_16_bit_grey_in_colour_and_with_a_transparent_level(tmp_path):
 def test_exif_orientation_is_applied(orientation, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(plot(1)).save(tmp_path / "a.png", exif=exif)
+    Image.fromarray(image(1)).save(tmp_path / "a.png", exif=exif)
     pixels = trained_and_predicted(tmp_path / "set", tmp_path / "a.png", (3, 32, 32))
-    assert np.array_equal(pixels.transpose(1, 2, 0), TURNED[orientation](plot(1)))
+    assert np.array_equal(pixels.transpose(1, 2, 0), TURNED[orientation](image(1)))
 
 
 def test_broken_exif_is_ignored(tmp_path):
-    Image.fromarray(plot(1)).save(tmp_path / "a.png", exif=b"garbage")
+    Image.fromarray(image(1)).save(tmp_path / "a.png", exif=b"garbage")
     pixels = trained_and_predicted(tmp_path / "set", tmp_path / "a.png", (3, 32, 32))
-    assert np.array_equal(pixels.transpose(1, 2, 0), plot(1))
+    assert np.array_equal(pixels.transpose(1, 2, 0), image(1))
 
 
 def test_transparent_parts_become_white(tmp_path):
     alpha = np.resize(np.arange(256, dtype=np.uint8), (32, 32))
-    Image.fromarray(np.dstack([plot(1), alpha])).save(tmp_path / "a.png")
+    Image.fromarray(np.dstack([image(1), alpha])).save(tmp_path / "a.png")
     pixels = trained_and_predicted(tmp_path / "colour", tmp_path / "a.png", (3, 32, 32)).transpose(1, 2, 0)
     share = alpha[..., None] / 255
-    assert np.abs(pixels - (share * plot(1) + (1 - share) * 255)).max() <= 1
+    assert np.abs(pixels - (share * image(1) + (1 - share) * 255)).max() <= 1
     assert (pixels[alpha == 0] == 255).all()
-    assert (pixels[alpha == 255] == plot(1)[alpha == 255]).all()
-    grey = np.dstack([plot(1, 28)[..., 0], np.resize(alpha, (28, 28))])
+    assert (pixels[alpha == 255] == image(1)[alpha == 255]).all()
+    grey = np.dstack([image(1, 28)[..., 0], np.resize(alpha, (28, 28))])
     Image.fromarray(grey).save(tmp_path / "b.png")  # LA
     (pixels,) = trained_and_predicted(tmp_path / "grey", tmp_path / "b.png", (1, 28, 28))
     assert (pixels[grey[..., 1] == 0] == 255).all()
     assert (pixels[grey[..., 1] == 255] == grey[grey[..., 1] == 255][:, 0]).all()
-    palette = Image.fromarray(plot(1)).quantize(16)
+    palette = Image.fromarray(image(1)).quantize(16)
     colours = np.array(palette.convert("RGB"))
     palette.save(tmp_path / "c.png", transparency=bytes([0] + [255] * 15))
     pixels = trained_and_predicted(tmp_path / "palette", tmp_path / "c.png", (3, 32, 32)).transpose(1, 2, 0)
@@ -91,16 +91,16 @@ def test_transparent_parts_become_white(tmp_path):
 
 
 def test_cmyk_one_bit_and_colour_as_grey(tmp_path):
-    inks = np.dstack([plot(1), np.zeros((32, 32), dtype=np.uint8)])
+    inks = np.dstack([image(1), np.zeros((32, 32), dtype=np.uint8)])
     Image.fromarray(inks, mode="CMYK").save(tmp_path / "a.tiff")
     pixels = trained_and_predicted(tmp_path / "inks", tmp_path / "a.tiff", (3, 32, 32)).transpose(1, 2, 0)
-    assert np.array_equal(pixels, 255 - plot(1))
-    bits = plot(1, 28)[..., 0] > 127
+    assert np.array_equal(pixels, 255 - image(1))
+    bits = image(1, 28)[..., 0] > 127
     Image.fromarray(bits).save(tmp_path / "b.png")
     assert np.array_equal(trained_and_predicted(tmp_path / "bits", tmp_path / "b.png", (1, 28, 28))[0], bits * 255)
-    Image.fromarray(plot(1, 28)).save(tmp_path / "c.png")  # luma of ITU-R BT.601
+    Image.fromarray(image(1, 28)).save(tmp_path / "c.png")  # luma of ITU-R BT.601
     (pixels,) = trained_and_predicted(tmp_path / "eye", tmp_path / "c.png", (1, 28, 28))
-    assert np.abs(pixels - plot(1, 28) @ (0.299, 0.587, 0.114)).max() <= 0.51
+    assert np.abs(pixels - image(1, 28) @ (0.299, 0.587, 0.114)).max() <= 0.51
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.int32])

@@ -1,0 +1,32 @@
+"""Flags that several commands share are a dataclass. They are recorded one by one, by their own names, as if they were not.
+
+A parameter of a recipe's `main` whose default is a dataclass is such a group: a section of its help.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def groups(main: Callable[..., Any]) -> dict[str, Any]:
+    """The groups of flags that `main` takes: the name of each parameter, and its default."""
+    parameters = inspect.signature(main).parameters.values()
+    return {parameter.name: parameter.default for parameter in parameters if dataclasses.is_dataclass(parameter.default)}
+
+
+def apart(options: Mapping[str, Any]) -> dict[str, Any]:
+    """`options` as they are recorded: the fields of a group in its place."""
+    recorded: dict[str, Any] = {}
+    for name, value in options.items():
+        recorded |= vars(value) if dataclasses.is_dataclass(value) else {name: value}
+    return recorded
+
+
+def together(main: Callable[..., Any], recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Recorded options as `main` takes them: the inverse of `apart`."""
+    options = dict(recorded)
+    for name, default in groups(main).items():
+        fields = {field.name for field in dataclasses.fields(default)} & options.keys()
+        options[name] = dataclasses.replace(default, **{field: options.pop(field) for field in fields})
+    return options

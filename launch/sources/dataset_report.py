@@ -1,0 +1,225 @@
+"""What images there are: listed, checked, split. `oneloop data` shows it."""
+
+import shlex
+import statistics
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..data import decode
+from ..data.resize import ResizeRule
+from ..data.store import Store
+from ..errors import Refused
+from . import doubt, hub, layout, parquet, split, table
+from .check import check
+from .folder import entries, is_image
+from .index import FileInfo
+from .labels import alike, shown
+from .listing import ListedImage, Listing, Reading, is_hub_name, located
+from .relabel import relabelled
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+SIZE = 224  # pixels a side, at which most nets for photographs train
+DARK = 2**14  # 16-bit images without a higher value are rather of 8, 10, 12 or 14 bits
+FEW = 3  # images that a line names
+UNEVEN = 3  # from this ratio of the largest to the smallest class on, imbalance is worth a line
+
+
+@dataclass(frozen=True)
+class DatasetReport:
+    """`files`: what is known of each path; `splits`: of each that is not bad; `opened`: files opened this time.
+
+    Those are in the `store`, if there is one, as far as it took them.
+    """
+
+    listing: Listing
+    files: dict[str, FileInfo]
+    splits: dict[str, str]
+    opened: int
+    store: Store | None = None
+
+    @property
+    def good(self) -> list[ListedImage]:
+        return [image for image in self.listing.images if not self.files[image.path].problem]
+
+    @property
+    def bad(self) -> list[ListedImage]:
+        return [image for image in self.listing.images if self.files[image.path].problem]
+
+
+def dataset_report(
+    path: Path,
+    reading: Reading,
+    split_file: Path | None,
+    validation: float,
+    test: float,
+    bar: "Progress",
+    rule: ResizeRule | None = None,
+) -> DatasetReport:
+    """List, check and split what is at `path`, a folder, a table or owner/name of the hub, as `reading` tells.
+
+    Splits are those of `split_file`, else those that the folder or table has, else made by content with the fractions
+    `validation` and `test`. With a `rule`, images are stored by it while they are checked. Raises Refused.
+    """
+    path = located(path)
+    listing = _listing(path, reading, bar)
+    if reading.relabel:
+        listing = relabelled(listing, Path(reading.relabel))
+    if not {*listing.classes} <= {*reading.known}:
+        doubt.refuse_one(listing)
+    store = Store(rule, listing.source) if rule else None
+    files, opened = check(listing, bar, store)
+    good = [image for image in listing.images if not files[image.path].problem]
+    if split_file:
+        splits = split.read(split_file, listing, [image.path for image in good])
+    elif not (splits := {image.path: image.split for image in listing.images if image.split}):
+        units = split.units({image.path: files[image.path].sha256 for image in good}, listing.groups)
+        contents = defaultdict(list)
+        for image in good:
+            contents[image.label].append(units[image.path])
+        placed = split.split_by_content(contents, validation, test)
+        splits = {image.path: placed[units[image.path]] for image in good}
+    return DatasetReport(listing, files, {image.path: splits[image.path] for image in good}, opened, store)
+
+
+def _listing(path: Path, reading: Reading, bar: "Progress") -> Listing:
+    columns = reading.columns
+    if path.is_dir():
+        content = entries(path)
+        tables = [Path(entry.path) for entry in content if entry.kind == "file" and entry.path.endswith(".parquet")]
+        if tables and not any(is_image(entry) for entry in content):
+            return parquet.read(path, tables, columns, bar)
+        return layout.read(path, content, reading)
+    if path.exists() and not path.is_file():
+        raise Refused(f"{path} is not a file or folder")
+    if path.suffix.lower() in table.SUFFIXES and path.exists():
+        if path.suffix.lower() == ".parquet" and parquet.holds_images(path, columns.get("image", "")):
+            return parquet.read(path, [path], columns, bar)
+        return table.read(path, columns)
+    if is_hub_name(path):
+        return hub.read(path, columns, bar)
+    if path.exists() and (command := doubt.unpack(path)):
+        raise Refused(f"{path}: an archive; {command}", 2)
+    wrong = "not a folder, a table or an archive" if path.exists() else "no such folder or table"
+    ways_out = "name a folder with a folder for each class, a table, or owner/name of the hub"
+    raise Refused(f"{path}: {wrong}; {ways_out}")
+
+
+def summary(report: DatasetReport, white: int = 0) -> dict:
+    """All that there is to say, as JSON has it. Sizes are in pixels (width, height), bytes are integers; `white`: see `notes`."""
+    listing, good, bad, files = report.listing, report.good, report.bad, report.files
+    classes = {}
+    for label in listing.classes:
+        classes[label] = {"images": 0, "bad": 0, **dict.fromkeys(split.NAMES, 0)}
+    for image in good:
+        classes[image.label]["images"] += 1
+        classes[image.label][report.splits[image.path]] += 1
+    for image in bad:
+        classes[image.label]["bad"] += 1
+    counts = [row["images"] for row in classes.values()]
+    known = [files[image.path] for image in good]
+    return {
+        "source": str(listing.source),
+        "revision": listing.revision,
+        "unit": "row" if listing.row else "file",
+        "images": len(good),
+        "classes": classes,
+        "splits": {name: sum(row[name] for row in classes.values()) for name in split.NAMES},
+        "imbalance": round(max(counts) / min(counts), 2) if min(counts) else None,
+        "sizes": _sizes(known),
+        "modes": dict(Counter(info.mode for info in known).most_common()),
+        "first_frame_only": [image.path for image in good if files[image.path].frames],
+        "duplicates": duplicates(report),
+        "bad": [{"path": image.path, "class": image.label, "reason": files[image.path].problem} for image in bad],
+        "notes": notes(report, white),
+        "ignored": dict(listing.ignored.most_common()),
+        "cost": _cost(known),
+        "examined": {"opened": report.opened, "unchanged": len(files) - report.opened},
+    }
+
+
+def notes(report: DatasetReport, white: int = 0) -> list[str]:
+    """Lines about what was guessed, and about what is probably not meant. `white` as in resize.py."""
+    files = [report.files[image.path] for image in report.good]
+    lines = [*report.listing.notes, *alike(report.listing.classes)]
+    if groups := split.straddling(report.splits, report.listing.groups):
+        lines.append(
+            f"{len(groups):,} groups are in several splits, as {shown(groups[0])}: the split that is there is used as it is"
+        )
+    elif names := {*report.listing.groups.values()} - {""}:
+        lines.append(f"each of {len(names):,} groups is on one side")
+    if flat := [image.path for image in report.good if report.files[image.path].flat]:
+        lines.append(f"{_of(len(flat))} of one colour: {', '.join(map(shown, flat[:FEW]))}" + " …" * (len(flat) > FEW))
+    if grey := [info.highest for info in files if info.bits == 16 and info.mode[0] == "I"]:
+        lines.append(f"16-bit grey: values up to {max(grey):,} of {decode.WHITE:,}" + _advice(max(grey), white))
+    if dark := [info for info in files if info.bits == 16 and info.mode[0] != "I" and info.highest < DARK]:
+        lines.append(f"{_of(len(dark))} of 16-bit colours and dark: no value is above a quarter of {decode.WHITE:,}; scale them")
+    if report.listing.row and any(report.files[image.path].sha256 for image in report.bad):
+        again = f"oneloop data {shlex.quote(str(report.listing.source))} --clear"
+        lines.append(f"if the bad rows are whole in the table, its copy in the cache is damaged: {again} deletes it")
+    for kind, what in (
+        ("alpha", "TIFF with a band marked as transparency: shown over white; if it is another, as infrared, remove it"),
+        ("left out", "TIFF with more bands than colours: the others are left out"),
+    ):
+        if count := sum(info.bands == kind for info in files):
+            lines.append(f"{_of(count)} {what}")
+    return lines
+
+
+def _of(count: int) -> str:
+    return f"{count:,} {'images are' if count > 1 else 'image is'}"
+
+
+def _advice(highest: int, white: int) -> str:
+    """What to say after the highest value of 16-bit grey."""
+    if white:
+        return f", {white:,} is white"
+    if highest >= DARK:
+        return ""
+    bits = highest.bit_length()
+    return f" ({bits} bits): nearly black in training; --white {2**bits - 1} of recipes/custom.py makes the brightest white"
+
+
+def _sizes(known: list[FileInfo]) -> dict[str, list[int]] | None:
+    """The smallest, the median and the largest image by area, and the extremes of each side; None without images."""
+    if not known:
+        return None
+    by_area = sorted((info.width * info.height, info.width, info.height) for info in known)
+    return {
+        "smallest": [*by_area[0][1:]],
+        "median": [int(statistics.median(info.width for info in known)), int(statistics.median(info.height for info in known))],
+        "largest": [*by_area[-1][1:]],
+    }
+
+
+def duplicates(report: DatasetReport) -> dict:
+    """Images with the same content: in how many files too many, and those whose classes or splits differ, by name."""
+    same = defaultdict(list)
+    for image in report.good:
+        same[report.files[image.path].sha256].append(image)
+    groups = [group for group in same.values() if len(group) > 1]
+    return {
+        "files": sum(len(group) - 1 for group in groups),
+        "across_classes": [
+            [{"path": image.path, "class": image.label} for image in group]
+            for group in groups
+            if len({image.label for image in group}) > 1
+        ],
+        "across_splits": [
+            [{"path": image.path, "split": report.splits[image.path]} for image in group]
+            for group in groups
+            if len({report.splits[image.path] for image in group}) > 1
+        ],
+    }
+
+
+def _cost(known: list[FileInfo]) -> dict[str, int]:
+    """Bytes on disk as files, and decoded, 8 bits RGB, at SIZE × SIZE and at their own sizes."""
+    return {
+        "files": sum(info.size for info in known),
+        f"decoded_{SIZE}": len(known) * 3 * SIZE * SIZE,
+        "decoded_own_size": sum(3 * info.width * info.height for info in known),
+    }

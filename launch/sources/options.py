@@ -1,0 +1,55 @@
+"""How images of your own are found, split and kept: the flags that the commands with --data share."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Annotated
+
+from typing_extensions import Doc
+
+from ..data.resize import ResizeRule, rule_for
+from ..errors import Refused
+from .columns import told
+from .listing import Reading
+
+FRACTION = 0.1  # of images that are not split: for validation, and for the test
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Images of your own: how they are found, split and kept."""
+
+    split: Annotated[
+        str, Doc("A table with the columns path and split, such as the split.csv of a run; used instead of theirs.")
+    ] = ""
+    relabel: Annotated[
+        str, Doc("A table with the columns path and label, such as --write-labels of oneloop data makes: labels to correct.")
+    ] = ""
+    test: Annotated[float, Doc("Fraction of the images to test on, where they are not split.")] = FRACTION
+    columns: Annotated[
+        tuple[str, ...], Doc("Columns of a table that are not to be guessed: image=NAME, label=NAME, split=NAME.")
+    ] = ()
+    split_column: Annotated[str, Doc("The table's column of splits; none: its column is not used.")] = ""
+    group: Annotated[str, Doc("A table's column of what stays on one side of the split, such as the patient.")] = ""
+    label_from: Annotated[str, Doc("The class is the first group of this expression in a file's name, as ^(.+)_[0-9]+$.")] = ""
+    classes_at: Annotated[int, Doc("The class is the folder at this depth, from 1; 0: it is found.")] = 0
+    skip_bad: Annotated[bool, Doc("Leave out the files that cannot be decoded.")] = False
+    cache_size: Annotated[int, Doc("Shorter side of the images as they are kept, in pixels; 0: twice the size.")] = 0
+    white: Annotated[int, Doc("Pixel value of 16-bit grey images that is white, such as 4095 for 12 bits; 0: 65535.")] = 0
+
+    def checked(self) -> "DataOptions":
+        """Themselves. Raises Refused (2)."""
+        if not 0 <= self.white <= 65535:
+            raise Refused(f"--white must be from 0 to 65535, it is {self.white}", 2)
+        return self
+
+    def reading(self, known: Collection[str] = ()) -> Reading:
+        """How to read what is there; `known` classes, those of a trained net, need not be doubted. Raises Refused (2)."""
+        return Reading(told(self.columns, self.split_column, self.group), self.label_from, self.classes_at, self.relabel, known)
+
+    def rule(self, size: int) -> ResizeRule:
+        """The rule for nets that see `size` × `size` pixels. Raises Refused (2)."""
+        self.checked()
+        rule = rule_for(size, self.cache_size, self.white)
+        if not 0 < size <= rule.cache_size:
+            raise Refused(f"--size must be at least 1 and --cache-size at least --size, they are {size} and {rule.cache_size}", 2)
+        return rule

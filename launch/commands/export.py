@@ -128,7 +128,7 @@ def check(trained: Trained, exported: Exported) -> tuple[int, float]:
     greatest, images = 0.0, 0
     for pixels in (random[:1], random[1:], trained.images.test.some(torch.arange(min(7, len(trained.images.test)))).pixels):
         with torch.no_grad():
-            expected = trained.net(feed(trained, pixels).batch(torch.arange(len(pixels)))[0])
+            expected = trained.net(feed(trained, pixels).batch(torch.arange(len(pixels)))[0]) / trained.about["temperature"]
             found = exported(pixels.float() / 255)
         difference = (found - expected).abs().max().item() if found.shape == expected.shape else float("inf")
         if not difference <= TOLERANCE * expected.abs().max().item() + 1e-6:  # also for NaN
@@ -150,18 +150,19 @@ def _with_preprocessing(trained: Trained, net: "nn.Module") -> "nn.Module":
 
         def __init__(self) -> None:
             super().__init__()
-            self.net, self.size = net, trained.images.size
+            self.net, self.size, self.temperature = net, trained.images.size, trained.about["temperature"]
             for name in ("mean", "std"):
                 self.register_buffer(name, torch.tensor(getattr(trained.images, name)).view(-1, 1, 1))
 
         def forward(self, images: "Tensor") -> "Tensor":  # (N, C, H, W)
-            return self.net(resized((images - self.mean) / self.std, self.size))  # (N, classes)
+            logits = self.net(resized((images - self.mean) / self.std, self.size))  # (N, classes)
+            return logits if self.temperature == 1 else logits / self.temperature
 
     return Whole().eval()
 
 
 def _pixels(trained: Trained) -> str:
-    return f"float32 (N, {', '.join(map(str, trained.shape))}): pixels from 0 to 1, normalised by the graph"
+    return f"float32 (N, {', '.join(map(str, trained.shape))}): pixels from 0 to 1, normalised by the graph, which divides logits by the temperature"
 
 
 def _about(trained: Trained, takes: str) -> dict:

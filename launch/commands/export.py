@@ -162,7 +162,8 @@ def _with_preprocessing(trained: Trained, net: "nn.Module") -> "nn.Module":
 
 
 def _pixels(trained: Trained) -> str:
-    return f"float32 (N, {', '.join(map(str, trained.shape))}): pixels from 0 to 1, normalised by the graph, which divides logits by the temperature"
+    shape = ", ".join(map(str, trained.shape))
+    return f"float32 (N, {shape}): pixels from 0 to 1, normalised by the graph, which divides logits by the temperature"
 
 
 def _about(trained: Trained, takes: str) -> dict:

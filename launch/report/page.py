@@ -64,6 +64,7 @@ def _content(folder: Path, result: dict) -> dict[str, Any]:
 def _one(folder: Path, result: dict) -> dict[str, Any]:
     """The parts that only the page of one training has."""
     shown = recorded_json(folder / "predictions.json")
+    calibration = shown.get("calibration", {})  # runs before 0.3 have none
     test, best, classes = tested(result), result["best"], shown["classes"]
     on = " on validation" if "validation" in result else ""
     return {
@@ -72,6 +73,7 @@ def _one(folder: Path, result: dict) -> dict[str, Any]:
             **({"balanced": f"{test['balanced_accuracy']:.4f}"} if "balanced_accuracy" in test else {}),
             "test loss": f"{test['loss']:.4f}",
             **{name: f"{shown['scores'][key]:.4f}" for key, name in SCORES.items() if key in shown["scores"]},
+            **_calibrated(calibration),
             f"best{on}, epoch {best['epoch']}": f"{best['accuracy']:.4f}",
             "epochs": f"{result['epochs']:,}",
             "parameters": f"{result['parameters']:,}",
@@ -83,9 +85,20 @@ def _one(folder: Path, result: dict) -> dict[str, Any]:
             for index, (name, row, of) in enumerate(zip(classes, shown["counts"], shown["scores"]["classes"], strict=True))
         ],
         "mistakes": [mistake | {key: classes[mistake[key]] for key in ("true", "predicted")} for mistake in shown["mistakes"]],
+        "thresholds": [
+            (f"{row['threshold']:g}", f"{row['coverage']:.1%}", "–" if row["accuracy"] is None else f"{row['accuracy']:.1%}")
+            for row in calibration.get("thresholds", [])
+        ],
         "wrong": test["count"] - sum(row[index] for index, row in enumerate(shown["counts"])),
         "trainings": None,
     }
+
+
+def _calibrated(calibration: dict) -> dict[str, str]:
+    """The figure of the calibration error after its correction, where validation images fitted one."""
+    if (temperature := calibration.get("temperature", 1.0)) == 1:
+        return {}
+    return {f"the same at temperature {temperature:.2f}": f"{calibration['calibration_error']:.4f}"}
 
 
 def _several(folder: Path) -> dict[str, Any]:

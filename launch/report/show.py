@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..data.feed import Feed
 from ..data.images import Images
-from . import page, plots, predictions
+from . import calibration, page, plots, predictions
 from .run_log import Running
 from .runs import read_metrics
 from .scores import confusion, scores
@@ -31,13 +31,18 @@ MISTAKES = 24  # images, those with the highest loss
 THUMBNAIL = 96  # pixels, the longer side at most
 
 
-def show(run: Running, net: nn.Module, feed: Feed, images: Images, result: dict) -> None:
+def show(run: Running, net: nn.Module, feed: Feed, images: Images, result: dict, validation: Feed | None = None) -> None:
     """Write the files listed above into the run folder, of `net` as it is; `feed` is that of the test images.
+
+    Feed `validation`, of those images, says by what temperature the net's probabilities are corrected; without it, they are not.
 
     Called on the main process only: nothing here is collective. Raises OSError, and whatever the net or a font raises.
     """
     logits = _logits(run, net, feed)
-    shown = summary(logits, images)
+    temperature = 1.0
+    if validation is not None:
+        temperature = calibration.temperature(_logits(run, net, validation), validation.labels.cpu())  # host-device sync
+    shown = summary(logits, images, temperature)
     predictions.write(run.folder, logits, images)
     (run.folder / "predictions.json").write_text(json.dumps(shown))
     plots.history(run.folder / "curves.png", read_metrics(run.folder / "metrics.jsonl"))
@@ -54,8 +59,11 @@ def show(run: Running, net: nn.Module, feed: Feed, images: Images, result: dict)
     page.write(run.folder, result)
 
 
-def summary(logits: Tensor, images: Images) -> dict:
-    """The content of predictions.json, from logits float (N, classes) of the test images in order. Raises ValueError."""
+def summary(logits: Tensor, images: Images, temperature: float = 1.0) -> dict:
+    """The content of predictions.json, from logits float (N, classes) of the test images in order. Raises ValueError.
+
+    Probabilities and scores are those of the logits as they are, what is sure enough those at `temperature`.
+    """
     labels = images.test.labels
     if logits.shape[1] != len(images.classes):
         raise ValueError(f"the net has {logits.shape[1]} outputs for {len(images.classes)} classes")
@@ -67,6 +75,11 @@ def summary(logits: Tensor, images: Images) -> dict:
         "classes": images.classes,
         "counts": confusion(labels, predicted, len(images.classes)).tolist(),
         "scores": scores(logits, labels),
+        "calibration": {
+            "temperature": temperature,
+            "calibration_error": scores(logits / temperature, labels)["calibration_error"],
+            "thresholds": calibration.coverage(logits / temperature, labels),
+        },
         "mistakes": [
             {
                 "id": index,

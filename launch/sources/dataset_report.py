@@ -11,7 +11,7 @@ from ..data import decode
 from ..data.resize import ResizeRule
 from ..data.store import Store
 from ..errors import Refused
-from . import doubt, hub, layout, parquet, split, table
+from . import doubt, hub, layout, parquet, shards, split, table
 from .check import check
 from .folder import entries, is_image
 from .index import FileInfo
@@ -92,6 +92,9 @@ def _listing(path: Path, reading: Reading, bar: "Progress") -> Listing:
         tables = [Path(entry.path) for entry in content if entry.kind == "file" and entry.path.endswith(".parquet")]
         if tables and not any(is_image(entry) for entry in content):
             return parquet.read(path, tables, columns, bar)
+        shards_here = [Path(entry.path) for entry in content if entry.kind == "file" and entry.path.endswith(".tar")]
+        if shards_here and not any(is_image(entry) for entry in content) and shards.is_webdataset(shards_here[0]):
+            return shards.read_tar(path, shards_here, columns, bar)
         return layout.read(path, content, reading)
     if path.exists() and not path.is_file():
         raise Refused(f"{path} is not a file or folder")
@@ -101,6 +104,10 @@ def _listing(path: Path, reading: Reading, bar: "Progress") -> Listing:
         return table.read(path, columns)
     if is_hub_name(path):
         return hub.read(path, columns, bar)
+    if path.suffix == ".npz" and path.exists():
+        return shards.read_npz(path)
+    if path.suffix == ".tar" and path.exists() and shards.is_webdataset(path):
+        return shards.read_tar(path, [path], columns, bar)
     if path.exists() and (command := doubt.unpack(path)):
         raise Refused(f"{path}: an archive; {command}", 2)
     wrong = "not a folder, a table or an archive" if path.exists() else "no such folder or table"

@@ -1,8 +1,11 @@
 """What images there are: listed, checked, split. `oneloop data` shows it."""
 
+import contextlib
+import gc
 import shlex
 import statistics
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,7 +68,8 @@ def dataset_report(
     `validation` and `test`. With a `rule`, images are stored by it while they are checked. Raises Refused.
     """
     path = located(path)
-    listing = _listing(path, reading, bar)
+    with _no_collections():
+        listing = _listing(path, reading, bar)
     if reading.relabel:
         listing = relabelled(listing, Path(reading.relabel))
     if not {*listing.classes} <= {*reading.known}:
@@ -83,6 +87,18 @@ def dataset_report(
         placed = split.split_by_content(contents, validation, test)
         splits = {image.path: placed[units[image.path]] for image in good}
     return DatasetReport(listing, files, {image.path: splits[image.path] for image in good}, opened, store)
+
+
+@contextlib.contextmanager
+def _no_collections() -> Iterator[None]:
+    """Context manager: no garbage is collected while a listing makes many small tuples, which are in no circles."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _listing(path: Path, reading: Reading, bar: "Progress") -> Listing:

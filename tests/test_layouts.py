@@ -1,13 +1,18 @@
 """Data sets as their publishers ship them are read rightly, or refused with the command that is right."""
 
 import csv
+import io
+import json
 import shlex
+import tarfile
 
 import layouts
+import numpy as np
 import pytest
 from conftest import ROOT
 from layout_folders import FOLDERS
 from layout_tables import TABLES
+from photos import jpeg
 
 ALL = [*FOLDERS, *TABLES]
 
@@ -168,6 +173,51 @@ def test_the_last_line_is_the_command_that_trains_as_it_was_shown(oneloop, tmp_p
     table = grouped(tmp_path)
     last = oneloop("data", table, "--group", "patient", "--test", 0.2)[1].splitlines()[-1]
     assert last == f"to train on them: oneloop train custom --data {table} --test 0.2 --group patient"
+
+
+def shard(file, kind, numbers):
+    """WebDataset's tar shard of images and their labels, as .cls or in .json."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, "w") as archive:
+        for number in numbers:
+            label = str(number % 2) if kind == "cls" else json.dumps({"label": layouts.CD[number % 2], "width": 4})
+            for suffix, content in (("jpg", jpeg(number)), (kind, label.encode())):
+                entry = tarfile.TarInfo(f"{number:06}.{suffix}")
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
+
+
+@pytest.mark.filterwarnings("ignore")  # of datasets 5.2
+def test_webdataset_shards_are_read_in_place(said, tmp_path, monkeypatch):
+    shard(tmp_path / "set/train-000000.tar", "cls", range(6))
+    shard(tmp_path / "set/val-000000.tar", "cls", range(6, 10))
+    summary = said(tmp_path / "set")
+    assert {name: (row["train"], row["validation"]) for name, row in summary["classes"].items()} == {"0": (3, 2), "1": (3, 2)}
+    shard(tmp_path / "json/shard-0.tar", "json", range(8))
+    assert {name: row["images"] for name, row in said(tmp_path / "json")["classes"].items()} == {"cat": 4, "dog": 4}
+
+
+def test_medmnists_arrays_are_read_in_place(oneloop, said, tmp_path):
+    arrays = {}
+    for seed, (part, count) in enumerate({"train": 8, "val": 4, "test": 4}.items()):
+        arrays[f"{part}_images"] = np.random.default_rng(seed).integers(0, 256, (count, 9, 7, 3), dtype=np.uint8)
+        arrays[f"{part}_labels"] = np.arange(count)[:, None] % 2
+    np.savez(tmp_path / "m.npz", **arrays)
+    summary = said(tmp_path / "m.npz")
+    assert {name: (row["train"], row["validation"], row["test"]) for name, row in summary["classes"].items()} == {
+        "0": (4, 2, 2),
+        "1": (4, 2, 2),
+    }
+    assert summary["sizes"]["median"] == [7, 9]
+    for change, message in (
+        ({"train_labels": np.ones((8, 3), int)}, "images with several labels are not trained on"),
+        ({"train_images": np.zeros((8, 9, 7, 2), np.uint8)}, "expected uint8 (n, h, w) or (n, h, w, 3)"),
+        ({"train_labels": np.array([None] * 8)}, "cannot be read"),  # which only unpickling could
+    ):
+        np.savez(tmp_path / "m.npz", **arrays | change)
+        code, out, error = oneloop("data", tmp_path / "m.npz")
+        assert (code, out, error.count("\n")) == (4, "", 1)
+        assert message in error
 
 
 @pytest.mark.parametrize("page", ["layouts.md", "layouts.zh-CN.md"])

@@ -48,8 +48,9 @@ def check(listing: Listing, bar: "Progress", store: Store | None = None) -> Chec
     """
     name = slug("images", listing.source)
     known = index.read(name)
-    if not _unknown(listing, known):
-        return Checked(_of(listing, known), 0)
+    files = _of(listing, known)
+    if len(files) == len(listing.images) or not _unknown(listing, known):
+        return Checked(files, 0)
     with locked(name):
         known = index.read(name)
         todo = _unknown(listing, known)
@@ -73,8 +74,8 @@ def _unknown(listing: Listing, known: dict[str, FileInfo]) -> list[ListedImage]:
 
 def _of(listing: Listing, known: dict[str, FileInfo]) -> dict[str, FileInfo]:
     """What of `known` still holds for the images of `listing`."""
-    wanted = {image.path: (image.size, image.time) for image in listing.images}
-    return {path: info for path, info in known.items() if wanted.get(path) == info[:2]}
+    pairs = ((image, known.get(image.path)) for image in listing.images)
+    return {image.path: info for image, info in pairs if info and info[0] == image.size and info[1] == image.time}
 
 
 def _in_parallel(listing: Listing, images: Sequence[ListedImage], store: Store | None) -> Iterator[dict[str, FileInfo]]:

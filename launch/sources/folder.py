@@ -34,7 +34,8 @@ class Entry(NamedTuple):
     kind: str
     name: str  # its path below the folder
     parts: list[str]  # of its name
-    status: os.stat_result | None = None  # of a file
+    size: int = 0  # bytes of a file
+    time: int = 0  # of its last change, ns
 
 
 def entries(folder: Path) -> list[Entry]:
@@ -70,7 +71,8 @@ def walk(folder: Path | str, parts: Sequence[str] = (), above: tuple[tuple[int, 
             yield Entry(item.path, "broken link", name, below)
             continue
         if not stat.S_ISDIR(status.st_mode):
-            yield Entry(item.path, "file" if stat.S_ISREG(status.st_mode) else "special", name, below, status)
+            kind = "file" if stat.S_ISREG(status.st_mode) else "special"
+            yield Entry(item.path, kind, name, below, status.st_size, status.st_mtime_ns)
         elif item.name in NO_CLASSES:
             yield Entry(item.path, "hidden", name, below)
         elif (status.st_dev, status.st_ino) in above:
@@ -126,8 +128,8 @@ def class_folders(
         elif len(parts) <= level:
             ignored["images outside a class folder"] += 1
         else:
-            size, time = (entry.status.st_size, entry.status.st_mtime_ns) if entry.status else (0, 0)
-            images.append(ListedImage(entry.name, classes[parts[level - 1]], splits[parts[0]] if splits else "", size, time))
+            split = splits[parts[0]] if splits else ""
+            images.append(ListedImage(entry.name, classes[parts[level - 1]], split, entry.size, entry.time))
             used.add((*entry.parts[: len(entry.parts) - len(parts) + level],))
     if not images:
         raise Refused(f"{folder}: no class folders; put the images of each class into a folder of its own, or give a table", 4)

@@ -64,6 +64,8 @@ def test_weights_are_int8_for_each_channel(made):
 def test_a_graph_that_loses_too_much_is_not_written(trained_runs, oneloop, tmp_path, monkeypatch, onnxruntime):
     """Control of the gate: a graph that was calibrated on the wrong images, and is bad."""
     inputs = export_int8._inputs
+    monkeypatch.setattr(export_int8, "KINDS", {"int8": export_int8.KINDS["int8"]})
+    monkeypatch.setattr(export_int8, "CALIBRATING", 32)
     monkeypatch.setattr(export_int8, "_inputs", lambda trained, split, most: inputs(trained, split, most) * (split == "test"))
     code, out, error = oneloop("export", trained_runs / "birds", *INT8, "--max-drop", 0, "--out", tmp_path / "net.onnx")
     assert (code, out, error.count("\n")) == (4, "", 1)

@@ -4,7 +4,7 @@ They come from one pass over the test images in eval mode, with the weights that
 W&B's last row. A new plot is a function in plots.py and its call in `show`.
 
     predictions.parquet  a row for each test image: its label, the predicted class, the probability of each class
-    predictions.json  classes; counts, a row for each true class; scores; the worst mistakes with their images as base64 PNG
+    predictions.json  classes; counts, a row for each true class; scores; temperature; mistakes with their files, the worst as PNG
     curves.png        loss and accuracy by epoch
     confusion.png     counts and the accuracy of each class
     mistakes.png      the mistakes with the highest loss
@@ -20,14 +20,17 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from ..data.disk_feed import DiskSplit
 from ..data.feed import Feed
 from ..data.images import Images
+from ..errors import printable
 from . import calibration, page, plots, predictions
 from .run_log import Running
 from .runs import read_metrics
 from .scores import confusion, scores
 
-MISTAKES = 24  # images, those with the highest loss
+MISTAKES = 24  # images that are shown, those with the highest loss
+MOST_WRONG = 500  # images that are listed
 THUMBNAIL = 96  # pixels, the longer side at most
 
 
@@ -70,7 +73,18 @@ def summary(logits: Tensor, images: Images, temperature: float = 1.0) -> dict:
     probabilities, predicted = logits.softmax(1).max(1)
     wrong = predicted != labels
     losses = F.cross_entropy(logits, labels, reduction="none").where(wrong, -1.0)
-    worst = losses.argsort(descending=True, stable=True)[: min(MISTAKES, int(wrong.sum()))].tolist()
+    worst = losses.argsort(descending=True, stable=True)[: min(MOST_WRONG, int(wrong.sum()))].tolist()
+    files = [image.name for image in images.test.images] if isinstance(images.test, DiskSplit) else None
+
+    def mistake(index: int) -> dict:
+        return {
+            "id": index,
+            "true": labels[index].item(),
+            "predicted": predicted[index].item(),
+            "probability": probabilities[index].item(),
+            "loss": losses[index].item(),
+        } | ({"path": printable(files[index])} if files else {})
+
     return {
         "classes": images.classes,
         "counts": confusion(labels, predicted, len(images.classes)).tolist(),
@@ -81,16 +95,10 @@ def summary(logits: Tensor, images: Images, temperature: float = 1.0) -> dict:
             "thresholds": calibration.coverage(logits / temperature, labels),
         },
         "mistakes": [
-            {
-                "id": index,
-                "true": labels[index].item(),
-                "predicted": predicted[index].item(),
-                "probability": probabilities[index].item(),
-                "loss": losses[index].item(),
-                "png": _png(images.test.some(torch.tensor([index])).pixels[0]),
-            }
-            for index in worst
+            mistake(index) | {"png": _png(images.test.some(torch.tensor([index])).pixels[0])} for index in worst[:MISTAKES]
         ],
+        "wrong": [mistake(index) for index in worst],
+        "source": printable(images.source),
     }
 
 

@@ -14,7 +14,7 @@ demo: $(VENV)/.oneloop  # one training on drawings that come with the package
 
 check: $(VENV)/.oneloop-test  # what CI runs
 	$(IN) ruff check .
-	$(IN) mypy nets launch & types=$$!; $(IN) pytest && wait $$types
+	$(IN) mypy nets launch oneloop & types=$$!; $(IN) pytest && wait $$types
 
 $(VENV)/.oneloop $(VENV)/.oneloop-test: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}; make PYTHON=python3.12 …")'

@@ -1,12 +1,14 @@
 """Standard output that may break, and single lines on standard error."""
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 from .errors import printable
 
+SHOWN_FROM = 100  # images: fewer are done before a bar could be read
 
 class Screen:
     """Standard output that may break during the run, as with `| head` or on a full disk: reported once, the run continues."""
@@ -42,6 +44,27 @@ def complain(line: str) -> None:
         print(printable(line), file=sys.stderr, flush=True)
     except OSError:
         _silence(sys.stderr)
+
+
+@contextlib.contextmanager
+def progress(total: int) -> Iterator[Callable[[int], Any]]:
+    """On a terminal, a bar with the time that is left for `total` images. Yields what is to be called with the number done."""
+    if not (sys.stderr.isatty() and total > SHOWN_FROM):
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
+
+    both = sys.stdout.isatty()  # then results go above the bar
+    with Progress(
+        *Progress.get_default_columns(),
+        MofNCompleteColumn(),
+        console=Console(stderr=not both),
+        redirect_stdout=both,
+        transient=True,
+    ) as bar:
+        task = bar.add_task("images", total=total)
+        yield lambda done: bar.advance(task, done)
 
 
 def _silence(stream: TextIO) -> None:

@@ -100,23 +100,20 @@ def rebuild(
     from dataclasses import replace
 
     from . import source_copy
-    from .data.resize import ResizeRule
     from .describe import shape_walk
-    from .weights import load
+    from .report import calibration
+    from .weights import load, probe
     from .weights.tensors import load_weights
 
     folder = record.folder / stage
-    weights = _chosen(folder) if weights == CHOSEN else weights
-    path = folder / WEIGHTS[weights]
-    if not path.is_file():
-        raise _without_weights(record, stage, weights)
+    path, weights = weights_file(record, stage, weights)
     module = load_recipe(recipe or find_recipe(record))
     if names := source_copy.edited(record.folder, record.config.get("code", []), source_copy.sources(module)):
         changed = f"{', '.join(names)} changed since {record.folder} was trained: the net may compute something else"
         print(printable(changed), file=sys.stderr)
     run, options = _recorded_run(record, data)
     with contextlib.suppress(Refused):  # raised again below, if nothing else is wrong
-        run.classes = tuple(_about(path)["classes"])
+        run.classes = tuple(about_of(path)["classes"])
     try:
         options = together(module.main, options)
         inspect.signature(module.main).bind(run, **options)
@@ -138,16 +135,21 @@ def rebuild(
     except Exception as error:  # of any kind: the recorded options may be anything
         why = f"{type(error).__name__}: {first_line(error)}"
         raise Refused(f"{module.__file__} fails with the options of {record.folder} ({why})", 4) from error
-    about = _about(path)
+    about = about_of(path) | {"temperature": calibration.recorded(folder, weights)}
     if list(images.classes) != about["classes"]:
         theirs, ours = _some(images.classes), _some(about["classes"])
         raise Refused(f"{images.source} has the classes {theirs}; {record.folder} was trained on {ours}", 4)
     load_weights(net, load(path))
     net = net.to("cpu").eval().requires_grad_(False)
-    shape_walk(net, (about["shape"][0], *([about["size"]] * 2 if about["size"] else about["shape"][1:])))
+    shape_walk(net, seen(about))
+    if (difference := probe.difference(net, seen(about), about["probe"])) > probe.TOLERANCE:
+        raise Refused(
+            f"{module.__file__} makes a net that computes something else than the one that was trained: its answers to the "
+            f"probe in {path} differ by {difference:.1g}; --recipe FILE names an older copy",
+            4,
+        )
     images = replace(images, mean=tuple(about["mean"]), std=tuple(about["std"]), size=about["size"])
-    rule = ResizeRule(about["shape"][1], about["cache_size"], about["white"]) if about["cache_size"] else None
-    return Trained(net, images, tuple(about["shape"]), about, run, rule, given.get("measured_in", "eval"), weights)
+    return Trained(net, images, tuple(about["shape"]), about, run, rule_of(about), given.get("measured_in", "eval"), weights)
 
 
 def _chosen(folder: Path, quietly: bool = False) -> str:
@@ -165,13 +167,33 @@ def _chosen(folder: Path, quietly: bool = False) -> str:
     return weights
 
 
+def weights_file(record: Record, stage: str = "", weights: str = CHOSEN, quietly: bool = False) -> tuple[Path, str]:
+    """The file of the `weights` of a run or stage, and which they are. Raises Refused (4) if there are none."""
+    folder = record.folder / stage
+    which = _chosen(folder, quietly) if weights == CHOSEN else weights
+    path = folder / WEIGHTS[which]
+    if not path.is_file():
+        raise _without_weights(record, stage, which)
+    return path, which
+
+
 def described(record: Record, stage: str = "", weights: str = CHOSEN) -> dict:
     """Metadata of the weights that `rebuild` would load, about their net. Raises Refused (4), also if there are none."""
-    folder = record.folder / stage
-    path = folder / WEIGHTS[_chosen(folder, quietly=True) if weights == CHOSEN else weights]
-    if not path.is_file():
-        raise _without_weights(record, stage, weights if weights != CHOSEN else "last")
-    return _about(path)
+    return about_of(weights_file(record, stage, weights, quietly=True)[0])
+
+
+def seen(about: dict) -> tuple[int, int, int]:
+    """(C, H, W) of an image as the net sees it."""
+    channels, *sides = about["shape"]
+    height, width = [about["size"]] * 2 if about["size"] else sides
+    return channels, height, width
+
+
+def rule_of(about: dict) -> "ResizeRule | None":
+    """The rule for size, of nets for images of any size."""
+    from .data.resize import ResizeRule
+
+    return ResizeRule(about["shape"][1], about["cache_size"], about["white"]) if about["cache_size"] else None
 
 
 def _recorded_run(record: Record, data: str) -> tuple["Run", dict[str, Any]]:
@@ -211,7 +233,7 @@ def _without_weights(record: Record, stage: str, weights: str) -> Refused:
     return Refused(f"{folder} is finished but has no {WEIGHTS['last']}: it was deleted, or the recipe saves no weights", 4)
 
 
-def _about(path: Path) -> dict:
+def about_of(path: Path) -> dict:
     """Metadata of a weights file about its net. Raises Refused (4) if it is missing, or if no net could have been trained so."""
     try:
         with open(path, "rb") as file:  # not with safetensors' own function: it needs a UTF-8 path
@@ -220,6 +242,8 @@ def _about(path: Path) -> dict:
         about = {name: about[name] for name in ("recipe", "net", "classes", "mean", "std", "shape", "size")} | {
             "cache_size": about.get("cache_size", 0),
             "white": about.get("white", 0),
+            "probe": about.get("probe", []),  # runs before 0.3 have none
+            "temperature": about.get("temperature", 1.0),  # of a published folder; a run's is in predictions.json
         }
     except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise Refused(f"{path} does not describe its net ({first_line(error)}): damaged, or not written by `train`", 4) from error
@@ -239,6 +263,8 @@ def _about(path: Path) -> dict:
         "white": whole(about["white"], 0, 65535),
         "mean": listed("mean", _finite) and len(about["mean"]) == channels,
         "std": listed("std", lambda value: _finite(value) and value > 0) and len(about["std"]) == channels,
+        "probe": listed("probe", _finite),
+        "temperature": _finite(about["temperature"]) and about["temperature"] > 0,
     }
     if wrong := [f"{name} {_cut(about[name])}" for name, fit in fits.items() if not fit]:
         raise Refused(f"{path} is damaged: impossible values for its images ({', '.join(wrong)})", 4)

@@ -21,7 +21,7 @@ def tampered(folder: Path, name: str = "model.safetensors", knows: bool = True) 
     tensors["conv1.weight"] = tensors["conv1.weight"] * 1.5
     if not knows:
         said = json.loads(about["oneloop"])
-        del said["weights_sha256"]
+        del said["weights_sha256"], said["probe"]
         about["oneloop"] = json.dumps(said)
     safetensors.torch.save_file(tensors, folder / name, about)
 

@@ -15,11 +15,11 @@ from conftest import ROOT
 from PIL import Image
 from trained import claimed, train_here
 
-from launch.commands.predict import predictions
 from launch.data.image_file import read_image
 from launch.report import runs
 from launch.sources.folder import class_folders, entries
 from launch.trained import rebuild
+from oneloop import load
 
 LARGE = '''"""Large grey images of three classes.
 
@@ -171,9 +171,9 @@ def test_predict_takes_large_images_few_at_a_time(trained_runs, oneloop, tmp_pat
     for number in range(4):
         shutil.copy(image, tmp_path / f"{number}.png")
     train_here(tmp_path / "large.py", "--out", tmp_path / "run")
-    trained = rebuild(runs.read(tmp_path / "run"), recipe=tmp_path / "large.py")
-    trained.net.register_forward_pre_hook(lambda _net, images: seen.append(images[0].shape))
-    assert len([*predictions(trained, sorted(tmp_path.glob("*.png")), 1)]) == 4
+    model = load(tmp_path / "run", recipe=tmp_path / "large.py")
+    model.net.register_forward_pre_hook(lambda _net, images: seen.append(images[0].shape))
+    assert len(model.predict(sorted(tmp_path.glob("*.png")))) == 4
     assert seen == [(2, 1, 2048, 4096)] * 2
 
 

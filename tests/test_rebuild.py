@@ -79,6 +79,7 @@ def test_a_run_folder_brings_no_recipe(command, birds, trained_runs, oneloop, tm
         pytest.importorskip("captum")
     image = trained_runs / "images/test/bird/01.png"
     args = {"evaluate": [], "export": ["--format", "safetensors", "--out", tmp_path / "out"]}.get(command, [image])
+    claimed(birds, probe=None)  # else its name is enough to make the net
     beside, outside, inner = evil(birds / "evil.py"), evil(tmp_path / "evil.py"), evil(birds / "recipes/evil.py")
     evil(tmp_path / "recipes/evil.py")  # beside the run folder
     (birds / "link.py").symlink_to(outside)
@@ -107,6 +108,7 @@ def test_a_run_folder_brings_no_recipe(command, birds, trained_runs, oneloop, tm
 def test_a_recipe_elsewhere_needs_the_users_flag(birds, trained_runs, oneloop, tmp_path, evil):
     """For a recorded recipe that is not one of those in `recipes`, such as a changed copy, the message gives the flag."""
     image, mine = trained_runs / "images/test/bird/01.png", evil(tmp_path / "my own/cifar2.py")
+    claimed(birds, probe=None)
     recorded(birds, recipe_file=str(mine))
     code, _, error = oneloop("predict", birds, image)
     assert (code, error.count("\n"), evil.ran) == (2, 1, False)
@@ -122,6 +124,7 @@ def test_a_recipe_elsewhere_needs_the_users_flag(birds, trained_runs, oneloop, t
 def test_recipes_that_need_no_flag(birds, trained_runs, oneloop, tmp_path, evil):
     """The package's, from anywhere, and those in `recipes` where the user works; of the same name, the package's first."""
     image = trained_runs / "images/test/bird/01.png"
+    claimed(birds, probe=None)
     assert oneloop("predict", birds, image)[0] == 0
     recorded(birds, recipe_file="/gone/cifar2.py")  # the run was made on another machine
     assert oneloop("predict", birds, image)[0] == 0
@@ -188,7 +191,7 @@ def test_a_recipe_that_has_changed_is_refused(birds, trained_runs, oneloop, tmp_
 def test_impossible_metadata_are_refused(birds, trained_runs, oneloop, name, values):
     """Unchecked, these values would exhaust memory or end in a traceback."""
     for value in values:
-        claimed(birds, **{name: value})
+        claimed(birds, **{name: value}, probe=None)
         code, out, error = oneloop("predict", birds, trained_runs / "images/test/bird/01.png")
         assert (code, out, error.count("\n")) == (4, "", 1), value
         assert len(error) < 1500
@@ -226,6 +229,7 @@ def test_a_damaged_header_is_one_line(birds, trained_runs, oneloop, metadata):
 @pytest.mark.parametrize("command", ["predict", "evaluate"])
 def test_a_damaged_config_is_one_line(birds, trained_runs, oneloop, command, changes):
     recorded(birds, **changes)
+    claimed(birds, probe=None)
     if changes == {"data": {}}:
         config = json.loads((birds / "config.json").read_text())
         (birds / "config.json").write_text(json.dumps(config | changes | {"config": config["config"] | {"data": "synthetic"}}))
@@ -262,5 +266,5 @@ def test_runs_without_weights_say_why_in_one_line(birds, trained_runs, oneloop, 
 def test_by_hand_cannot_be_rebuilt(trained_runs, oneloop, tmp_path):
     train_here(ROOT / "recipes/by_hand.py", "--limit", 64, "--epochs", 1, "--out", tmp_path / "run")
     code, _, error = oneloop("predict", tmp_path / "run", trained_runs / "images")
-    assert (code, error.count("\n")) == (2, 1)
-    assert "does not import `train`" in error
+    assert (code, error.count("\n")) == (4, 1)
+    assert "not written by `train`" in error

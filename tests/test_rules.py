@@ -8,7 +8,8 @@ import pytest
 from conftest import ROOT
 from imports import floors, rooms
 
-CODE = [path for folder in ("launch", "nets", "recipes", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]
+FOLDERS = ("launch", "nets", "oneloop", "recipes", "benchmarks")
+CODE = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 FORBIDDEN = {
     "pickle": r"pickle\.loads?\(|(?<!safetensors\.)torch\.load\((?![^)]*weights_only=True)",
     "unsafe loading": r"weights_only\s*=\s*False|allow_pickle\s*=\s*True|yaml\.load\(",
@@ -54,6 +55,9 @@ def test_imports_go_one_way():
             assert names <= {"torch", "torchvision", "timm", "nets", "collections", "itertools"}, path
         if room == "launch":
             assert "nets" not in names, path
+            assert "oneloop" not in names or path.parent.name == "commands", path
+        if room == "oneloop":
+            assert not names & {"accelerate", "wandb", "datasets", "recipes"}, path
         if room == "recipes":
             assert not names & {other.stem for other in CODE if other.parent == path.parent}, path
 

@@ -26,6 +26,7 @@ COMMANDS = {  # name -> description, arguments of an example
     "predict": ("classify image files with a trained net", "runs/cifar2/Net-0a1b2c3d bird.jpg photos/"),
     "evaluate": ("measure a trained net's loss and accuracy, also on other data", "runs/cifar2/Net-0a1b2c3d"),
     "export": ("write a trained net as one file, and check it", "runs/cifar2/Net-0a1b2c3d --format onnx --out birds.onnx"),
+    "publish": ("write a trained net as a folder that timm and transformers load", "runs/custom/NAME ants --licence mit"),
     "explain": ("show where in an image a trained net looks", "runs/cifar2/Net-0a1b2c3d bird.jpg --class airplane"),
     "upload": ("send run folders to W&B, even if made without it", "runs/cifar2"),
 }

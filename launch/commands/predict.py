@@ -2,31 +2,34 @@
 
 import csv
 import json
-import math
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
+from ..console import progress
 from ..errors import Refused, printable
 from ..sources.folder import entries, is_image, kind_of
-from ..trained import Trained, feed, find_run, rebuild
-from .arguments import add_trained_net, command_parser
+from .arguments import add_confidence, add_trained_net, check_confidence, command_parser
 
-BATCH = 500  # images in memory at a time, fewer if they are large
-VALUES = 1 << 24  # pixel values in memory at a time, at most
+if TYPE_CHECKING:
+    from oneloop import Model, Prediction
+
+Rows = list[tuple[Path, "Prediction"]]
 
 
 def main(args: Sequence[str]) -> None:
     parser = command_parser(
         "predict",
         usage="RUN IMAGE… | FOLDER… [--top 3] [--csv | --json]",
-        description="Print the most probable classes of each image. Images of another size than the run's are resized to it,\n"
+        description="Print the most probable classes of each image, batch by batch. Other sizes than the run's are resized,\n"
         "then normalised as in training. Images in a folder are found as in training, behind links, too.\n"
         "Files that cannot be read as an image are named and skipped, with exit code 1.",
         example="runs/cifar2/Net-0a1b2c3d bird.jpg photos/",
     )
     add_trained_net(parser)
+    add_confidence(parser)
     parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image files, or folders with images in them")
     parser.add_argument("--top", type=int, default=3, metavar="N", help="classes per image; default 3")
     form = parser.add_mutually_exclusive_group()
@@ -35,45 +38,25 @@ def main(args: Sequence[str]) -> None:
     chosen = parser.parse_args(args)
     if chosen.top < 1:
         raise Refused(f"--top must be at least 1, got {chosen.top}", 2)
+    check_confidence(chosen.unsure)
     files = [file for place in chosen.images for file in (images_in(place) if place.is_dir() else [place])]
-    trained = rebuild(*find_run(chosen.run), weights=chosen.weights, recipe=chosen.recipe)
-    rows = list(predictions(trained, files, chosen.top))
-    if chosen.json:
-        print(json.dumps([{"image": str(file), "predictions": [*map(dict, said)]} for file, said in rows], indent=1))
-    else:
-        _print(rows, plain=chosen.csv)
-    if len(rows) < len(files):
-        raise Refused(f"{len(files) - len(rows)} of {len(files)} files could not be read as an image")
+    import oneloop
+
+    model = oneloop.load(chosen.run, weights=chosen.weights, recipe=chosen.recipe, tta=chosen.tta)
+    write = _json if chosen.json else _writer(plain=chosen.csv)
+    if bad := write(predictions(model, files, chosen.top), sys.stdout, chosen.unsure):
+        raise Refused(f"{bad} of {len(files)} files could not be read as an image")
 
 
-def predictions(trained: Trained, files: Sequence[Path], top: int) -> Iterator[tuple[Path, list[dict]]]:
-    """Each file and its `top` predictions {"class", "probability"}, most probable first. Unreadable files go to stderr."""
-    import torch
-
-    from ..data.image_file import read_image
-
-    device = trained.run.accelerator.device
-    net = trained.net.to(device)
-    channels, *sides = trained.shape
-    size = max(math.prod(sides), trained.images.size**2)
-    count = min(BATCH, max(VALUES // (channels * size), 1))
-    for start in range(0, len(files), count):
-        read, pixels = [], []
-        for file in files[start : start + count]:
-            try:
-                pixels.append(read_image(file, trained.shape, trained.rule))
-                read.append(file)
-            except Refused as error:
-                print(printable(str(error)), file=sys.stderr)
-        if not read:
-            continue
-        source = feed(trained, torch.stack(pixels), device)
-        batch, _ = source.batch(source.order(torch.arange(len(read))))
-        with torch.no_grad():
-            best = net(batch).softmax(1).topk(min(top, len(trained.images.classes)))
-        for file, values, indices in zip(read, best.values.tolist(), best.indices.tolist(), strict=True):  # host-device sync
-            names = (trained.images.classes[index] for index in indices)
-            yield file, [{"class": name, "probability": value} for name, value in zip(names, values, strict=True)]
+def predictions(model: "Model", files: Sequence[Path], top: int) -> Iterator[tuple[Rows, int]]:
+    """The files of each batch that could be read, with what they show, and the number of the others, which go to stderr."""
+    with progress(len(files)) as done:
+        for read in model.read(files, skip=True):
+            for why in read.unread.values():
+                print(printable(why), file=sys.stderr)
+            shown = model.predictions(read, top)
+            yield [(files[place], prediction) for place, prediction in zip(read.places, shown, strict=True)], len(read.unread)
+            done(len(read.places) + len(read.unread))
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -95,25 +78,63 @@ def images_in(folder: Path) -> list[Path]:
     return found
 
 
-def _print(rows: Sequence[tuple[Path, list[dict]]], plain: bool) -> None:
+def _json(batches: Iterator[tuple[Rows, int]], out: TextIO, unsure: float) -> int:
+    """Write a list of images with their predictions; returns the number of files that could not be read.
+
+    With a probability `unsure`, it is said of each image whether its class reaches it.
+    """
+    bad, before = 0, "[\n"
+    for rows, unread in batches:
+        bad += unread
+        for file, prediction in rows:
+            pairs = [{"class": name, "probability": value} for name, value in prediction.probabilities.items()]
+            sure = {"sure": prediction.probability >= unsure} if unsure else {}
+            out.write(before + json.dumps({"image": str(file), "predictions": pairs} | sure))
+            before = ",\n"
+        out.flush()
+    out.write(("[" if before == "[\n" else "\n") + "]\n")
+    return bad
+
+
+def _writer(plain: bool) -> Callable[[Iterator[tuple[Rows, int]], TextIO, float], int]:
+    """What writes tables on a terminal, else CSV."""
+    from rich.console import Console
+
+    return _csv if plain or not Console().is_terminal else _tables
+
+
+def _csv(batches: Iterator[tuple[Rows, int]], out: TextIO, unsure: float) -> int:
+    """As `_json`, a row for each class of each image."""
+    bad, writer = 0, csv.writer(out, lineterminator="\n")
+    writer.writerow(["image", "rank", "class", "probability", *(["sure"] if unsure else [])])
+    for rows, unread in batches:
+        bad += unread
+        for file, prediction in rows:
+            sure = ["yes" if prediction.probability >= unsure else "no"] if unsure else []
+            for rank, (name, value) in enumerate(prediction.probabilities.items(), 1):
+                writer.writerow([printable(str(file)), rank, printable(name), f"{value:.6f}", *sure])
+        out.flush()
+    return bad
+
+
+def _tables(batches: Iterator[tuple[Rows, int]], _out: TextIO, unsure: float) -> int:
+    """As `_json`, a table for each batch, for people."""
     from rich.console import Console
     from rich.table import Table
-
-    console = Console(highlight=False)
-    if plain or not console.is_terminal:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(["image", "rank", "class", "probability"])
-        for file, said in rows:
-            for rank, each in enumerate(said, 1):
-                writer.writerow([printable(str(file)), rank, printable(each["class"]), f"{each['probability']:.6f}"])
-        return
     from rich.text import Text
 
-    table = Table("image", "class", "probability")
-    table.columns[0].overflow, table.columns[2].justify = "fold", "right"
-    for file, said in rows:
-        for rank, each in enumerate(said):
-            name = Text(printable(each["class"]), style="" if rank else "bold")  # as Text: brackets in a name are not markup
-            image, last = Text("" if rank else printable(str(file))), rank + 1 == len(said)
-            table.add_row(image, name, f"{each['probability']:.1%}", end_section=last)
-    console.print(table)
+    bad, console = 0, Console(highlight=False)
+    for rows, unread in batches:
+        bad += unread
+        table = Table("image", "class", "probability")
+        table.columns[0].overflow, table.columns[2].justify = "fold", "right"
+        for file, prediction in rows:
+            last = len(prediction.probabilities) - 1
+            for rank, (name, value) in enumerate(prediction.probabilities.items()):
+                doubt = "unsure: " if rank == 0 and value < unsure else ""
+                shown = Text(doubt + printable(name), style="" if rank else "bold")  # as Text: brackets in a name are no markup
+                image = Text("" if rank else printable(str(file)))
+                table.add_row(image, shown, f"{value:.1%}", end_section=rank == last)
+        if rows:
+            console.print(table)
+    return bad

@@ -84,4 +84,4 @@ def _show(job: Job, result: dict, plots: Callable[[Path], None] | None) -> None:
     if not job.run.quiet:
         from ..report import show  # matplotlib takes half a second: only where it draws
 
-        show.show(job.run, job.net, job.feeds["test"], job.images, result)
+        show.show(job.run, job.net, job.feeds["test"], job.images, result, job.feeds.get("validation"))

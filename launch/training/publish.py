@@ -11,7 +11,7 @@ from ..data.disk_feed import DiskSplit
 from ..data.images import Images
 from ..errors import Refused
 from ..run import Run
-from ..weights import load
+from ..weights import load, probe
 from ..weights.tensors import other_weights, weights, weights_sha256, whole_of, write_tensors
 
 
@@ -31,6 +31,8 @@ def _write(run: Run, net: nn.Module, images: Images, name: str, tensors: dict[st
     about |= {"shape": [*images.train.shape], "size": images.size, "net": net_name, "weights_sha256": digest}
     if isinstance(images.train, DiskSplit):
         about |= {"cache_size": images.train.rule.cache_size, "white": images.train.rule.white}
+    with other_weights(net, tensors):
+        about["probe"] = probe.answers(net, (about["shape"][0], *([images.size] * 2 if images.size else about["shape"][1:])))
     write_tensors(run.folder / name, tensors, {"oneloop": json.dumps(about)})
     return digest
 

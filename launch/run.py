@@ -202,11 +202,11 @@ class Run:
                 )
         return found
 
-    def load(self, source: str | Path, sha256: str = "") -> Source:
+    def load(self, source: str | Path, sha256: str = "", average: bool = True) -> Source:
         """Weights to begin with, as `launch.weights.read`; a run whose source holds others by now is refused by `open`."""
-        found = read(source, sha256)
-        self.loaded.append(weights_sha256(found.tensors))
-        return found
+        weights = read(source, sha256, average)
+        self.loaded.append(weights_sha256(weights.tensors))
+        return weights
 
     def compare_data(self, main: Callable[..., Any], options: dict[str, Any]) -> str:
         """Return whether this run, which is finished, has the data that `main(run, **options)` would train it on: until `open`.

@@ -16,7 +16,14 @@ from .arguments import add_confidence, add_data_options, add_trained_net, check_
 if TYPE_CHECKING:
     from ..data.images import Images
 
-OPTIONS = "columns", "skip_bad", "white"  # of sources.options.DataOptions; the others are the training's
+OPTIONS = (
+    "columns",
+    "split_column",
+    "label_from",
+    "classes_at",
+    "skip_bad",
+    "white",
+)  # of sources.options.DataOptions; the others are the training's
 
 
 def main(args: Sequence[str]) -> None:

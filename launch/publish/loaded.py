@@ -73,7 +73,7 @@ def _through_transformers(folder: Path, opened: list["Image"], classes: tuple[st
     if not importlib.util.find_spec("transformers"):
         return False
     with _quiet():
-        import transformers
+        import transformers  # type: ignore[import-not-found,unused-ignore]  # where it is installed
 
         try:
             pipe = transformers.pipeline("image-classification", model=str(folder), device="cpu")

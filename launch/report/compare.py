@@ -20,7 +20,21 @@ from .runs import Record, read, read_metrics, read_result, stages
 
 CONTENT = "data sha256"  # an option beside the others: other content under the same name
 # What else the sha256 of the data depends on, besides their content: see the recipes' options, and sources/custom_images.py.
-DECIDE_CONTENT = ("recipe", "data", "size", "cache_size", "split", "test", "validation", "columns", "skip_bad")
+DECIDE_CONTENT = (
+    "recipe",
+    "data",
+    "size",
+    "cache_size",
+    "split",
+    "test",
+    "validation",
+    "columns",
+    "split_column",
+    "group",
+    "label_from",
+    "classes_at",
+    "skip_bad",
+)
 
 
 @dataclass(frozen=True)

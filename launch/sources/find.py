@@ -28,8 +28,7 @@ class Finder:
     def listed(self, name: str, label: str, split: str) -> ListedImage:
         """The image called `name`, which is one of `entries` or missing."""
         entry = self.entries.get(name)
-        size, time = (entry.status.st_size, entry.status.st_mtime_ns) if entry and entry.status else (0, 0)
-        return ListedImage(name, label, split, size, time)
+        return ListedImage(name, label, split, entry.size if entry else 0, entry.time if entry else 0)
 
     def try_most(self, paths: Sequence[str]) -> list[str]:
         """The name of each of `paths`; empty if half of them are not there, or one could be several. Never raises."""

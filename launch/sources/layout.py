@@ -28,8 +28,12 @@ def read(folder: Path, content: Sequence[Entry], reading: Reading) -> Listing:
     Raises Refused: 1 if there are none, 2 for a depth or expression that fits none, 4 if it is not clear which are the classes,
     naming what would be right.
     """
-    images = [entry for entry in content if is_image(entry)]
-    ignored = Counter(kind_of(entry) for entry in content if entry.kind != "folder" and not is_image(entry))
+    images, ignored = [], Counter[str]()
+    for entry in content:
+        if is_image(entry):
+            images.append(entry)
+        elif entry.kind != "folder":
+            ignored[kind_of(entry)] += 1
     if not images:
         raise Refused(f"{folder}: no images in it{listed(ignored)}; {doubt.archive_in(content) or doubt.NO_IMAGES}")
     if (group := reading.columns.get("group", "")) and not any(entry.parts[-1] in metadata.NAMES for entry in content):
@@ -137,8 +141,7 @@ def _by_name(folder: Path, images: Sequence[Entry], ignored: Counter[str], expre
 
 
 def _listed(entry: Entry, label: str, split: str) -> ListedImage:
-    size, time = (entry.status.st_size, entry.status.st_mtime_ns) if entry.status else (0, 0)
-    return ListedImage(entry.name, label, split, size, time)
+    return ListedImage(entry.name, label, split, entry.size, entry.time)
 
 
 def _checked(listing: Listing) -> Listing:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from typing_extensions import Doc
 
@@ -34,6 +34,7 @@ class DataOptions:
     classes_at: Annotated[int, Doc("The class is the folder at this depth, from 1; 0: it is found.")] = 0
     skip_bad: Annotated[bool, Doc("Leave out the files that cannot be decoded.")] = False
     cache_size: Annotated[int, Doc("Shorter side of the images as they are kept, in pixels; 0: twice the size.")] = 0
+    LATER: ClassVar = ("relabel", "split_column", "group", "label_from", "classes_at")  # than version 0.2, see option_groups.py
     white: Annotated[int, Doc("Pixel value of 16-bit grey images that is white, such as 4095 for 12 bits; 0: 65535.")] = 0
 
     def checked(self) -> "DataOptions":

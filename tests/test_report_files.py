@@ -86,8 +86,9 @@ def width(page: Path, pixels: int, tmp_path: Path) -> int:
         "<script>onmessage = event => document.documentElement.dataset.width = event.data</script>"
         f"<iframe width={pixels} height=800 src=page.html></iframe>"
     )
-    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=3000", f"--user-data-dir={tmp_path / 'browser'}")
-    command = [BROWSER, *flags, "--dump-dom", (tmp_path / "frame.html").as_uri()]
+    profile = f"--user-data-dir={tmp_path / 'browser'}"
+    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=3000")
+    command = [BROWSER, *flags, profile, "--dump-dom", (tmp_path / "frame.html").as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     return int(re.search(r'data-width="(\d+)"', done.stdout)[1])
 
@@ -103,5 +104,6 @@ def test_pages_fit_a_phone_and_a_screen(place, oneloop, tmp_path, pixels):
 @pytest.mark.skipif(not BROWSER, reason="needs Chromium")
 def test_control_a_page_that_is_too_wide_is_noticed(place, tmp_path):
     wide = tmp_path / "wide.html"
-    wide.write_text((place / "runs/a/report.html").read_text().replace("min-width: 0", "min-width: 60rem").replace("overflow-x: auto", ""))
+    page = (place / "runs/a/report.html").read_text()
+    wide.write_text(page.replace("min-width: 0", "min-width: 60rem").replace("overflow-x: auto", ""))
     assert width(wide, 390, tmp_path) > 390

@@ -121,7 +121,7 @@ class Run:
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
         if self.world > 1 and self.accelerator.device.type == "cpu":  # while it waits for a GPU, Python would not hear the signal
             end_with_launcher()
-        torch.set_num_threads(self.threads or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+        self.use_threads()
         keep_freed_memory()
         self.folder, self.micro_batches, self.config["data"], result = self.on_main(lambda: self.find_folder(wanted))
         if result is None and self.micro_batches % self.world:
@@ -134,6 +134,10 @@ class Run:
             )
         torch.manual_seed(self.seed)
         return result
+
+    def use_threads(self) -> None:
+        """Have torch use all the threads that are for this process."""
+        torch.set_num_threads(self.threads or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
     def configure(self, recipe: str, options: dict[str, Any], precision: str) -> None:
         """Check the flags, and set `config`, which names the run folder. Raises Refused (2)."""
@@ -202,11 +206,11 @@ class Run:
                 )
         return found
 
-    def load(self, source: str | Path, sha256: str = "") -> Source:
+    def load(self, source: str | Path, sha256: str = "", average: bool = True) -> Source:
         """Weights to begin with, as `launch.weights.read`; a run whose source holds others by now is refused by `open`."""
-        found = read(source, sha256)
-        self.loaded.append(weights_sha256(found.tensors))
-        return found
+        weights = read(source, sha256, average)
+        self.loaded.append(weights_sha256(weights.tensors))
+        return weights
 
     def compare_data(self, main: Callable[..., Any], options: dict[str, Any]) -> str:
         """Return whether this run, which is finished, has the data that `main(run, **options)` would train it on: until `open`.

@@ -15,7 +15,7 @@ from launch.command_line import parse
 from launch.recipe import load
 
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
-SCRIPT = '''
+SCRIPT = """
 import io, json, sys
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
@@ -29,7 +29,7 @@ for name in sys.argv[1:]:
         parse(load(Path(name)).main, ["--help"], name)
     said[name] = out.getvalue()
 print(json.dumps(said))
-'''
+"""
 MINE = '''"""A recipe of one's own."""
 from launch import Run, cli, train
 import torch

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .images import Images
 
 UNEVEN = 1.5  # from this ratio of the largest class to the smallest on
-MICRO_BATCHES_AHEAD = 3  # micro-batches that are prepared while one is computed
+AHEAD, AHEAD_BYTES = 3, 64 << 20  # micro-batches that are prepared while one is computed, and bytes of them; one at least
 JOBS = 4  # of a thread for a micro-batch: with one for each image, threads wait for Python's lock
 TOGETHER = 1 << 18  # bytes of images that are decoded, then resized in one call: what a core's cache holds
 SMALL = 100**2  # pixels: with fewer of them in an image, two threads, which wait for Python's lock, are slower than one
@@ -107,7 +107,7 @@ class DiskFeed:
     def __init__(self, split: DiskSplit, mean: Sequence[float], std: Sequence[float], device: torch.device):
         self.device, self.drawn_on, self.labels = device, torch.device("cpu"), split.labels
         self.reader, self.rule = DiskReader(split), split.rule
-        self.evaluation_batch = max(1, 500 * 64**2 // split.rule.size**2)  # 500 small ones, 40 of 224 × 224
+        self.evaluation_batch = max(1, min(64, 500 * 64**2 // split.rule.size**2))  # 40 of 224 × 224: no more memory than a step
         self.uneven = uneven(split.labels)
         sizes = [(image.height, image.width) for image in split.images]
         self.sizes = torch.tensor(sizes, dtype=torch.int32).reshape(-1, 2)
@@ -132,12 +132,12 @@ class DiskFeed:
         return next(self.stream([ids], augments))
 
     def stream(self, parts: Iterable[Tensor], augments: Sequence[Augmented] = ()) -> Iterator[tuple[Tensor, Tensor]]:
-        """`batch` of each of `parts`, in turn: while one is used, threads prepare the MICRO_BATCHES_AHEAD after it."""
+        """`batch` of each of `parts`, in turn: while one is used, threads prepare up to AHEAD after it."""
         coming: deque[Prepared] = deque()
         try:
             for ids in parts:
                 coming.append(self._prepare(ids, augments))
-                if len(coming) > MICRO_BATCHES_AHEAD:
+                if len(coming) > max(1, min(AHEAD, AHEAD_BYTES // coming[0].pixels.nbytes)):
                     yield self._ready(coming.popleft())
             while coming:
                 images = self._ready(coming.popleft())

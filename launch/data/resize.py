@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 View = Sequence[int]  # a part of an image: top, left, height, width, and 1 if it is mirrored, else 0
 
+INTERPOLATIONS = "bilinear", "bicubic"
 CENTER_CROP = 7 / 8  # of the shorter side: what torchvision sees of an image, 224 of 256
 CROP_MARGIN = 2  # `cache_size` for 1 of `size`, if nobody says: small parts of an image are then not blurred
 

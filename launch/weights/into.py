@@ -7,7 +7,10 @@ from torch import Tensor, nn
 
 from ..errors import Refused, printable
 from .files import Source
+from .saved import AVERAGE
 from .tensors import load_weights, weights
+
+DEEPEST = 4  # parts of a name that may stand before the net's own
 
 
 class Report(NamedTuple):
@@ -16,9 +19,11 @@ class Report(NamedTuple):
     matched: tuple[str, ...]
     dropped: tuple[tuple[str, str], ...]
     new: tuple[str, ...]
+    part: str = ""  # a line that says which part of them was taken
 
     def __str__(self) -> str:
-        lines = [f"weights: {len(self.matched)} matched, {len(self.dropped)} dropped, {len(self.new)} new"]
+        lines = [self.part] if self.part else []
+        lines += [f"weights: {len(self.matched)} matched, {len(self.dropped)} dropped, {len(self.new)} new"]
         lines += [f"  dropped {name}: {reason}" for name, reason in self.dropped[:8]]
         lines += [f"  … and {len(self.dropped) - 8} more dropped"] if len(self.dropped) > 8 else []
         lines += [f"  new {_some(self.new)}"] if self.new else []
@@ -33,6 +38,7 @@ def load_into(net: nn.Module, tensors: dict[str, Tensor], partial: bool = False)
     nothing that fits.
     """
     own = weights(net)
+    tensors, part = without_prefix(net, tensors)
     aliases = net.state_dict().keys() - own.keys()  # further names of shared tensors
     dropped = []
     for name, tensor in tensors.items():
@@ -46,7 +52,7 @@ def load_into(net: nn.Module, tensors: dict[str, Tensor], partial: bool = False)
     reasons = dict(dropped)
     matched = [name for name in own if name in tensors and name not in reasons]
     new = [name for name in own if name not in matched and not (_is_counter(name) and name not in tensors)]
-    report = Report(tuple(matched), tuple(dropped), tuple(new))
+    report = Report(tuple(matched), tuple(dropped), tuple(new), part)
     if not partial and (dropped or new):
         missing = [name for name in new if name not in tensors]
         differences = [f"{name} ({reason})" for name, reason in dropped[:4]] + ([f"missing: {_some(missing)}"] if missing else [])
@@ -56,6 +62,37 @@ def load_into(net: nn.Module, tensors: dict[str, Tensor], partial: bool = False)
         raise Refused(f"{theirs} fits {type(net).__name__}, which has {_some(list(own))}", 4)
     load_weights(net, own | {name: tensors[name] for name in matched})
     return report
+
+
+def without_prefix(net: nn.Module, tensors: dict[str, Tensor], average: bool = True) -> tuple[dict[str, Tensor], str]:
+    """The tensors by the net's names, where they were saved as a part of something, and a line that says so.
+
+    As under `model.` in a module of Lightning's, `backbone.`, `encoder.`: the names then fit without it. What lies beside that
+    part is left out. Of a part and its average, that is taken or not, as `average` says. Raises Refused (4) where two fit alike.
+    """
+    own = net.state_dict()
+    fits = dict.fromkeys([""], 0)
+    for name, tensor in tensors.items():
+        parts = name.split(".")
+        for depth in range(min(len(parts), DEEPEST)):
+            prefix, rest = "".join(f"{part}." for part in parts[:depth]), ".".join(parts[depth:])
+            if rest in own and own[rest].shape == tensor.shape and not _is_counter(rest):
+                fits[prefix] = fits.get(prefix, 0) + 1
+    most = max(fits.values())
+    best = [prefix for prefix, count in fits.items() if count == most]
+    if not most or "" in best:
+        return tensors, ""
+    averages = [prefix for prefix in best if any(map(AVERAGE.search, prefix.split(".")))]
+    further = ""
+    if len(best) == 2 and len(averages) == 1:
+        best.sort(key=lambda prefix: (prefix in averages) != average)
+        further = f", not {best.pop()}: one is the average of the other (--average or --no-average)"
+    if len(best) > 1:
+        raise Refused(f"several parts of these weights fit {type(net).__name__}: {_some(best)}; save the one you mean", 4)
+    (prefix,) = best
+    part = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    left = f", {len(tensors) - len(part)} others left out" if len(part) < len(tensors) and not further else ""
+    return part, f"those under {printable(prefix)} are taken{left}{further}"
 
 
 def for_classes(source: Source, net: nn.Module, layers: Sequence[str], classes: Sequence[str]) -> tuple[dict[str, Tensor], str]:

@@ -127,6 +127,7 @@ def main(
         return
     half, left = epochs // 2, epochs - epochs // 2
     first = train(run, learner, seen, optimizer, loss, epochs=half, schedule=schedule(half), stage="frozen", **first_options)
+    run.use_threads()
     unlock(model, last_block(model, last))
     add_trainable(optimizer, model, BACKBONE_LR * lr)
     second = train(run, model, images, optimizer, loss, epochs=left, schedule=schedule(left), stage="unlocked", **options)

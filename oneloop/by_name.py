@@ -16,9 +16,9 @@ def build(name: str, shape: Sequence[int], num_classes: int) -> nn.Module | None
     Its numbers are random. Raises ImportError without timm, and whatever the net's own code raises.
     """
     if name.startswith(TIMM):
-        import timm
+        from nets.sizes import timm_net
 
-        return timm.create_model(name.removeprefix(TIMM), num_classes=num_classes)
+        return timm_net(name.removeprefix(TIMM), num_classes, shape[1])
     for module in (*PLAIN, "small"):
         if inspect.isclass(found := getattr(importlib.import_module(f"nets.{module}"), name, None)):
             takes = inspect.signature(found).parameters

@@ -76,7 +76,7 @@ def test_evaluate_reads_other_images_as_its_flags_say(oneloop, tmp_path, monkeyp
     monkeypatch.setenv("ONELOOP_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     place = write_photos(tmp_path / "set", {"ant": 8, "bee": 8})
-    flags = ("--data", place, "--net", "Net", "--size", 32, "--epochs", 1, "--batch", 8, "--wandb", "disabled")
+    flags = ("--data", place, "--net", "Net", "--mode", "scratch", "--size", 32, "--epochs", 1, "--batch", 8, "--wandb", "disabled")
     train_here(ROOT / "recipes/custom.py", *flags, "--out", "run")
     other = write_photos(tmp_path / "other", {"ant": 3, "bee": 3}, start=100)
     (other / "ant/empty.jpg").touch()

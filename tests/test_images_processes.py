@@ -10,7 +10,7 @@ from photos import write_photos
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
-FLAGS = ("--size", 16, "--net", "CifarResNet", "--batch", 8, "--epochs", 2, "--threads", 1, "--mix", "either")
+FLAGS = ("--size", 16, "--net", "CifarResNet", "--mode", "scratch", "--batch", 8, "--epochs", 2, "--threads", 1, "--mix", "either")
 FLAGS = (*FLAGS, "--micro-batches", 2)
 
 

@@ -210,7 +210,8 @@ def whole(folder) -> bool:
 
 SMALL = {"--data": "synthetic", "--limit": "16", "--batch": "8", "--threads": "1", "--out": "out", "--wandb": "disabled"}
 FEW = {
-    "custom": {"--net": "Net", "--size": "32", "--mode": "scratch"}, "transfer": {"--size": "32"}, "fashion_nin": {"--limit": "2"},
+    "custom": {"--net": "Net", "--size": "32", "--mode": "scratch"},
+    "transfer": {"--size": "32"}, "fashion_nin": {"--limit": "2"},
 }  # fmt: skip
 
 

@@ -121,7 +121,7 @@ class Run:
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
         if self.world > 1 and self.accelerator.device.type == "cpu":  # while it waits for a GPU, Python would not hear the signal
             end_with_launcher()
-        torch.set_num_threads(self.threads or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+        self.use_threads()
         keep_freed_memory()
         self.folder, self.micro_batches, self.config["data"], result = self.on_main(lambda: self.find_folder(wanted))
         if result is None and self.micro_batches % self.world:
@@ -134,6 +134,10 @@ class Run:
             )
         torch.manual_seed(self.seed)
         return result
+
+    def use_threads(self) -> None:
+        """Have torch use all the threads that are for this process."""
+        torch.set_num_threads(self.threads or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
     def configure(self, recipe: str, options: dict[str, Any], precision: str) -> None:
         """Check the flags, and set `config`, which names the run folder. Raises Refused (2)."""

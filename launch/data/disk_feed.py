@@ -107,7 +107,7 @@ class DiskFeed:
     def __init__(self, split: DiskSplit, mean: Sequence[float], std: Sequence[float], device: torch.device):
         self.device, self.drawn_on, self.labels = device, torch.device("cpu"), split.labels
         self.reader, self.rule = DiskReader(split), split.rule
-        self.evaluation_batch = max(1, 500 * 64**2 // split.rule.size**2)  # 500 small ones, 40 of 224 × 224
+        self.evaluation_batch = max(1, min(64, 500 * 64**2 // split.rule.size**2))  # 40 of 224 × 224: no more memory than a step
         self.uneven = uneven(split.labels)
         sizes = [(image.height, image.width) for image in split.images]
         self.sizes = torch.tensor(sizes, dtype=torch.int32).reshape(-1, 2)
@@ -183,12 +183,12 @@ class DiskFeed:
             for first in rows[:: self.together]:
                 some = slice(first, min(first + self.together, rows.stop))
                 images = [self.reader.reduced(index) for index in indices[some]]
-                views = chosen[some] if chosen else [centre(image) for image in images]
+                views = chosen[some] if chosen else [centre(image, self.rule.crop) for image in images]
                 if on_cpu and not augments[1:]:
-                    viewed(images, views, pixels[some].numpy(), self.normalise)
+                    viewed(images, views, pixels[some].numpy(), self.normalise, self.rule.interpolation)
                     continue
                 seen = torch.empty(len(images), size, size, 3, dtype=torch.uint8)
-                viewed(images, views, seen.numpy())
+                viewed(images, views, seen.numpy(), interpolation=self.rule.interpolation)
                 read = perf_counter()
                 for row, image in enumerate(seen.split(1), first):
                     for augment in augments[1:]:

@@ -34,10 +34,19 @@ MOST_WRONG = 500  # images that are listed
 THUMBNAIL = 96  # pixels, the longer side at most
 
 
-def show(run: Running, net: nn.Module, feed: Feed, images: Images, result: dict, validation: Feed | None = None) -> None:
+def show(
+    run: Running,
+    net: nn.Module,
+    feed: Feed,
+    images: Images,
+    result: dict,
+    validation: Feed | None = None,
+    whole: nn.Module | None = None,
+) -> None:
     """Write the files listed above into the run folder, of `net` as it is; `feed` is that of the test images.
 
     Feed `validation`, of those images, says by what temperature the net's probabilities are corrected; without it, they are not.
+    `whole` is the net that `net` is the last layer of, if it is one.
 
     Called on the main process only: nothing here is collective. Raises OSError, and whatever the net or a font raises.
     """
@@ -55,7 +64,7 @@ def show(run: Running, net: nn.Module, feed: Feed, images: Images, result: dict,
         (images.classes[wrong["true"]], images.classes[wrong["predicted"]], wrong["probability"]) for wrong in shown["mistakes"]
     ]
     plots.mistakes(run.folder / "mistakes.png", thumbnails, captions)
-    layers = [(name, module) for name, module in net.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    layers = [(name, module) for name, module in (whole or net).named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     name, first = layers[0] if layers else ("", None)
     if isinstance(first, nn.Conv2d) and first.weight.shape[1] in (1, 3):
         plots.kernels(run.folder / "kernels.png", first.weight.detach().cpu(), name)  # host-device sync

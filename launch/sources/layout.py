@@ -70,7 +70,7 @@ def _by_folders(folder: Path, content: Sequence[Entry], images: Sequence[Entry],
     placed = places.without_clutter(placed, notes, bool(splits))
     placed, splits = places.with_labels_of_flat_parts(content, placed, splits, notes)
     ignored = Counter[str]()
-    kept = places.without_masks(places.without_flat_parts(placed, splits, ignored), notes)
+    kept = places.without_masks(places.without_flat_parts(placed, splits, notes, ignored), notes)
     ignored["images outside a class folder"] += len(images) - len(places.images_below(images, depth))
     if len({*splits.values()}) == 1:
         splits = dict.fromkeys(splits, "")

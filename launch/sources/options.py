@@ -2,14 +2,16 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from typing_extensions import Doc
 
-from ..data.resize import ResizeRule, rule_for
 from ..errors import Refused
 from .columns import told
 from .listing import Reading
+
+if TYPE_CHECKING:
+    from ..data.resize import ResizeRule
 
 FRACTION = 0.1  # of images that are not split: for validation, and for the test
 
@@ -47,8 +49,10 @@ class DataOptions:
         """How to read what is there; `known` classes, those of a trained net, need not be doubted. Raises Refused (2)."""
         return Reading(told(self.columns, self.split_column, self.group), self.label_from, self.classes_at, self.relabel, known)
 
-    def rule(self, size: int) -> ResizeRule:
+    def rule(self, size: int) -> "ResizeRule":
         """The rule for nets that see `size` × `size` pixels. Raises Refused (2)."""
+        from ..data.resize import rule_for  # Pillow, which no help screen needs
+
         self.checked()
         rule = rule_for(size, self.cache_size, self.white)
         if not 0 < size <= rule.cache_size:

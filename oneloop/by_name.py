@@ -18,8 +18,10 @@ def build(name: str, shape: Sequence[int], num_classes: int) -> nn.Module | None
     if name.startswith(TIMM):
         import timm
 
+        from nets.sizes import timm_net
+
         known = timm.is_model(name.removeprefix(TIMM))  # and nothing like hf-hub:OWNER/NAME, which timm would fetch
-        return timm.create_model(name.removeprefix(TIMM), num_classes=num_classes) if known else None
+        return timm_net(name.removeprefix(TIMM), num_classes, shape[1]) if known else None
     for module in (*PLAIN, "small"):
         found = getattr(importlib.import_module(f"nets.{module}"), name, None)
         if inspect.isclass(found) and issubclass(found, nn.Module):

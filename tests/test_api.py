@@ -98,7 +98,7 @@ def test_a_name_that_a_folder_records_makes_a_known_net_or_none(name):
     """A folder may come from anyone: timm would fetch what it names."""
     if name.startswith("timm/"):
         pytest.importorskip("timm")
-    if name == "SixViews":  # a class that takes a net
+    if name == "SixViews":  # a class that takes something else
         with pytest.raises(TypeError):
             by_name.build(name, (3, 32, 32), 2)
     else:

@@ -4,7 +4,10 @@ Source  transfer notes, sections 2.2 to 2.4: photographs of 224 × 224, transfer
         are for other data; AdamW, random resized crops and what can be switched on are today's usual ones (docs/training.md)
 Data    --data: a folder with a folder for each class, split into train/, val/ and test/ or not; a CSV or parquet table; a data
         set of the Hugging Face hub (owner/name). docs/custom.md says what is found, `oneloop data PATH` shows it
-Expect  depends on the images; docs/custom.md has a whole walk
+Expect  the defaults are those of a measurement: ants and bees (245 to train, 153 to test), 3 seeds, on 2 cores of an AMD EPYC.
+        Test accuracy of EfficientNet-Lite0 from ImageNet, 64 pixels, 12 epochs: 0.745 ± 0.013; 0.695 ± 0.048 with --lr 0.001;
+        0.617 ± 0.010 with --augment trivial --no-constant --ema 0.99 as well. ResNet-20 from CIFAR-10, 32 pixels, 30 epochs:
+        0.739 ± 0.060; 0.741 ± 0.014 with these three and --lr 0.01. docs/custom.md has a whole walk
 Run     accelerate launch recipes/custom.py --data photos/ --net resnet50
         accelerate launch recipes/custom.py --data photos/ --net timm/vit_small_patch16_224 --size 160 --layer-decay 0.75
         accelerate launch recipes/custom.py --data photos/ --source hf://timm/resnet18.a1_in1k --head-epochs 3
@@ -28,6 +31,7 @@ from launch import Run, cli, sources, train
 from launch.console import say
 from launch.data import Images, cutmix, either, mixup, rand_augment, random_resized_crop, trivial_augment
 from launch.data.images import prepared
+from launch.data.resize import CENTER_CROP, INTERPOLATIONS
 from launch.errors import Refused, first_line
 from launch.features.compute import Views
 from launch.features.head import trained_on_features
@@ -208,8 +212,8 @@ def net_for(
         if (wants["mean"], wants["std"]) != (*scale(model).values(),):
             lines += [f"images are normalised as the source's were: mean {wants['mean']}, std {wants['std']}"]
     images = prepared(images, **wants)
-    if published or source:
-        rule = images.train.rule
+    rule = images.train.rule
+    if (rule.crop, rule.interpolation) != (CENTER_CROP, INTERPOLATIONS[0]):
         lines += [f"images as these weights want them: {rule.crop:.3g} of the shorter side, {rule.interpolation} to {rule.size}"]
     if run.rank == 0 and lines:
         say("\n".join(lines))

@@ -103,7 +103,7 @@ def main(
         raise Refused(f"--views takes a number from 0 on, and is for --mode frozen and gradual; it is {views}", 2)
     rule = data.rule(size)
     images = sources.custom(run.data, rule, data, run.limit, run.validation, classes=run.classes, main=run.rank == 0)
-    model, images = net_for(run, net, images, pretrained, source, sha256)
+    model, images = net_for(run, net, images, pretrained, source, sha256, zeros=mode in ("frozen", "gradual"))
     run.open(images, {"mode": mode, "cache_size": rule.cache_size})
     loss = loss_for(run, images, class_weights, smoothing)
     if patience is None:
@@ -136,8 +136,13 @@ def main(
     run.finish(summary, test=tested(second), stages=[first, second])
 
 
-def net_for(run: Run, name: str, images: Images, pretrained: bool, source: str, sha256: str) -> tuple[nn.Module, Images]:
-    """The net with its first weights, and the images normalised as these want. Raises Refused."""
+def net_for(
+    run: Run, name: str, images: Images, pretrained: bool, source: str, sha256: str, zeros: bool = False
+) -> tuple[nn.Module, Images]:
+    """The net with its first weights, and the images normalised as these want. Raises Refused.
+
+    `zeros`: a new last layer starts from zeros. Random weights in it, some of timm's are large, take many steps to forget.
+    """
     classes, size = len(images.classes), images.train.shape[1]
     wanted = pretrained and not run.classes  # else a trained net's weights follow
     try:
@@ -157,10 +162,13 @@ def net_for(run: Run, name: str, images: Images, pretrained: bool, source: str, 
     usual = scale(model)
     if run.classes:
         return model, replace(images, **usual)
-    lines = []
+    lines, published = [], 0
     if wanted:
         published = len(state[f"{last[0]}.weight"]) if state else model.pretrained_cfg.get("num_classes")
         lines += [f"last layer {', '.join(last)}: {kept(classes, images.classes)}"] if published == classes else []
+    if zeros and (source or published != classes):  # a source's last layer is put over them
+        for parameter in (parameter for layer in last for parameter in model.get_submodule(layer).parameters()):
+            nn.init.zeros_(parameter)
     if source:
         trained = run.load(source, sha256)
         tensors, last_layer = for_classes(trained, model, last, images.classes)

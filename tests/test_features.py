@@ -292,8 +292,11 @@ def test_where_features_cannot_be_computed_once_it_is_said(folder, net, start, w
         def forward(self, x):
             return super().forward(x) * 2
 
+    more = More()
+    nn.init.zeros_(more.fc.weight)
+    nn.init.zeros_(more.fc.bias)
     run, images, options = start(), images_of(folder), {"mix": (lambda *_: None) if what == "mix" else None}
-    model, last = More() if what == "more" else net, ("fc", "fc") if what == "heads" else ("fc",)
+    model, last = more if what == "more" else net, ("fc", "fc") if what == "heads" else ("fc",)
     run.trains = what != "asked"
     assert trained_on_features(run, model, images, last, Views(), options) == (model, images, options)
     said = {"mix": "--mix mixes pixels", "heads": "several last layers", "more": "does more after fc than return the logits"}

@@ -9,6 +9,8 @@ from typing import Any
 
 OPTIONS = {"shards": "micro_batches", "stored": "cache_size", "remedy": "method"}  # of a run: flags, and keys of config.json
 RECIPES = {"pictures": "custom", "remedies": "ablations"}
+# Options that runs from before them lack, with the value that means what those did: not hashed.
+LATER = {"views": 0, "average": True, "layer_decay": 1.0, "head_epochs": 0}
 _FIRST = {new: old for old, new in OPTIONS.items()}
 
 
@@ -38,7 +40,7 @@ def record_of_today(record: Mapping[str, Any]) -> dict[str, Any]:
 def options_to_hash(options: Mapping[str, Any]) -> dict[str, Any]:
     """`options` by the names that they had first."""
     recipes = {new: old for old, new in RECIPES.items()}
-    renamed = {_FIRST.get(name, name): value for name, value in options.items()}
+    renamed = {_FIRST.get(name, name): value for name, value in options.items() if (name, value) not in LATER.items()}
     return renamed | ({"recipe": recipes.get(renamed["recipe"], renamed["recipe"])} if "recipe" in renamed else {})
 
 

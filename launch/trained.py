@@ -100,6 +100,7 @@ def rebuild(
     from dataclasses import replace
 
     from . import source_copy
+    from .data.images import prepared
     from .describe import shape_walk
     from .report import calibration
     from .weights import load, probe
@@ -148,7 +149,8 @@ def rebuild(
             f"probe in {path} differ by {difference:.1g}; --recipe FILE names an older copy",
             4,
         )
-    images = replace(images, mean=tuple(about["mean"]), std=tuple(about["std"]), size=about["size"])
+    preprocessing = {name: about[name] for name in ("crop", "interpolation")} if about["cache_size"] else {}
+    images = replace(prepared(images, tuple(about["mean"]), tuple(about["std"]), **preprocessing), size=about["size"])
     return Trained(net, images, tuple(about["shape"]), about, run, rule_of(about), given.get("measured_in", "eval"), weights)
 
 
@@ -193,7 +195,9 @@ def rule_of(about: dict) -> "ResizeRule | None":
     """The rule for size, of nets for images of any size."""
     from .data.resize import ResizeRule
 
-    return ResizeRule(about["shape"][1], about["cache_size"], about["white"]) if about["cache_size"] else None
+    if not about["cache_size"]:
+        return None
+    return ResizeRule(about["shape"][1], *(about[name] for name in ("cache_size", "white", "crop", "interpolation")))
 
 
 def _recorded_run(record: Record, data: str) -> tuple["Run", dict[str, Any]]:
@@ -242,6 +246,8 @@ def about_of(path: Path) -> dict:
         about = {name: about[name] for name in ("recipe", "net", "classes", "mean", "std", "shape", "size")} | {
             "cache_size": about.get("cache_size", 0),
             "white": about.get("white", 0),
+            "crop": about.get("crop", 7 / 8),  # as it was in runs before 0.3
+            "interpolation": about.get("interpolation", "bilinear"),
             "probe": about.get("probe", []),  # runs before 0.3 have none
             "temperature": about.get("temperature", 1.0),  # of a published folder; a run's is in predictions.json
         }
@@ -261,6 +267,8 @@ def about_of(path: Path) -> dict:
         "shape": channels in (1, 3) and listed("shape", lambda size: whole(size, 1, MOST_PIXELS)),
         **{name: whole(about[name], 0, MOST_PIXELS) for name in ("size", "cache_size")},
         "white": whole(about["white"], 0, 65535),
+        "crop": _finite(about["crop"]) and 0 < about["crop"] <= 1,
+        "interpolation": about["interpolation"] in ("bilinear", "bicubic"),
         "mean": listed("mean", _finite) and len(about["mean"]) == channels,
         "std": listed("std", lambda value: _finite(value) and value > 0) and len(about["std"]) == channels,
         "probe": listed("probe", _finite),

@@ -4,12 +4,15 @@ Source  transfer notes, sections 2.1 (torchvision's architectures) and 2.3 (the 
 Shapes  images float (N, 3, H, W) -> logits float (N, num_classes)
 """
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from . import cifar2, residual, small, zoo
+from .sizes import preprocessing, timm_net
 
 OWN = {
     "Net": cifar2.Net,
@@ -34,7 +37,7 @@ def build(name: str, num_classes: int, size: int, state: dict[str, Tensor] | Non
     timm; for weights that cannot be downloaded, whatever timm raises.
     """
     if name.startswith(TIMM):
-        net = _timm(name.removeprefix(TIMM), num_classes, pretrained)
+        net = timm_net(name.removeprefix(TIMM), num_classes, size, pretrained)
     elif name in OWN:
         net = OWN[name](in_channels=3, num_classes=num_classes)
     else:
@@ -44,7 +47,7 @@ def build(name: str, num_classes: int, size: int, state: dict[str, Tensor] | Non
                 f"unknown net {name!r}; {'similar' if near else 'known'}: {', '.join(near or (*OWN, *zoo.names()))}, or timm/NAME"
             )
         zoo.check_size(name, size)
-        return zoo.zoo(name, num_classes=num_classes, state=state)
+        return zoo.zoo(name, num_classes=num_classes, state=state, size=size)
     try:
         with torch.no_grad():
             logits = net.eval()(torch.zeros(1, 3, size, size))
@@ -57,13 +60,17 @@ def build(name: str, num_classes: int, size: int, state: dict[str, Tensor] | Non
     return net.train()
 
 
-def _timm(name: str, num_classes: int, pretrained: bool) -> nn.Module:
-    import timm
+def published_preprocessing(name: str) -> dict[str, Any]:
+    """mean, std, crop, interpolation and size that the published weights of `name` want; of the package's own nets, nothing.
 
-    if not timm.is_model(name):
-        near = timm.list_models(f"*{name}*")[:8]
-        raise ValueError(f"unknown net timm/{name}; {'similar: ' + ', '.join(near) if near else 'timm.list_models() lists them'}")
-    return timm.create_model(name, pretrained=pretrained, num_classes=num_classes)
+    Raises ValueError for an unknown name; ImportError without timm.
+    """
+    if name.startswith(TIMM):
+        import timm
+
+        config = timm.get_pretrained_cfg(name.removeprefix(TIMM)) if timm.is_model(name.removeprefix(TIMM)) else None
+        return preprocessing(dataclasses.asdict(config)) if config else {}
+    return zoo.published_preprocessing(name) if name in zoo.names() else {}
 
 
 def scale(net: nn.Module) -> dict[str, tuple[float, ...]]:
@@ -115,3 +122,38 @@ def last_block(net: nn.Module, heads: str | Sequence[str]) -> str:
             break
         name, part = list(stages.items())[-1]
     return name
+
+
+def depths(net: nn.Module) -> dict[str, int]:
+    """How many layers lie between each parameter and the output, by name: timm's groups where it has them, else its blocks.
+
+    A block is what stands in a list of them, as a residual block or a transformer's layer; a norm beside them belongs to the
+    block before it.
+    """
+    matcher: Any = getattr(net, "group_matcher", None)
+    if matcher:
+        from timm.models import group_parameters
+
+        layers = group_parameters(net, matcher(coarse=False), reverse=True)
+        numbers = {number: place for place, number in enumerate(sorted({*layers.values()}))}
+        layers = {name: numbers[number] for name, number in layers.items()}
+    else:
+        layers, seen, current = {}, set[str](), -1
+        for name, parameter in net.named_parameters():
+            block = _block(net, name)
+            if block not in seen and (parameter.ndim > 1 or current < 0):
+                current += 1
+            seen.add(block)
+            layers[name] = max(current, 0)
+    last = max(layers.values(), default=0)
+    return {name: last - layer for name, layer in layers.items()}
+
+
+def _block(net: nn.Module, name: str) -> str:
+    """The block that a parameter is in: the outermost element of a list of modules, else the net's child."""
+    module, parts = net, name.split(".")[:-1]
+    for depth, part in enumerate(parts, 1):
+        in_list, module = isinstance(module, nn.Sequential | nn.ModuleList), module.get_submodule(part)
+        if in_list and not isinstance(module, nn.Sequential | nn.ModuleList):
+            return ".".join(parts[:depth])
+    return ".".join(parts[:1])

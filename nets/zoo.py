@@ -10,18 +10,24 @@ Parameters with RGB and 1000 classes: alexnet 61,100,840; vgg16 138,357,544, vgg
 efficientnet_b0 5,288,548. With grey and 10 classes: resnet18 11,175,370, vgg16 134,300,362, vgg16_bn 134,308,810.
 """
 
+from collections import OrderedDict
+from typing import Any
+
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.resnet import ResNet
+from torchvision.models.vision_transformer import interpolate_embeddings
 
 AUXILIARY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}  # heads that help a deep net to train
 # The smallest height and width, in pixels, by prefix of the name; below it some stage has no pixels left. Found by trial, as the
 # test does.
 MINIMUM = {
     "alexnet": 63, "convnext": 32, "densenet": 29, "googlenet": 15, "inception_v3": 75, "maxvit": 224, "squeezenet1_0": 21,
-    "squeezenet1_1": 17, "swin": 4, "vgg": 32, "vit": 224,
+    "squeezenet1_1": 17, "swin": 4, "vgg": 32, "vit_h_14": 14, "vit_b_32": 32, "vit_l_32": 32, "vit": 16,
 }  # fmt: skip
-FIXED = ("maxvit", "vit")  # take only one size: their minimum
+# The sizes of these are multiples of a number, and they are made for one of them: its name there.
+FIXED = {"maxvit": (224, "input_size"), "vit_h_14": (14, "image_size"), "vit": (16, "image_size")}
+FIXED["vit_b_32"] = FIXED["vit_l_32"] = (32, "image_size")
 
 
 def names() -> list[str]:
@@ -37,6 +43,7 @@ def zoo(
     stem: str = "imagenet",
     grey: str = "fresh",
     state: dict[str, Tensor] | None = None,
+    size: int = 0,
 ) -> nn.Module:
     """The architecture `name` with `in_channels` input channels and `num_classes` outputs.
 
@@ -48,6 +55,9 @@ def zoo(
     convolution or of a last layer differs. With `grey="sum"` and one channel, the first convolution is the published kernel
     summed over R, G and B: a grey image gives the output that the original gives for the same image in RGB.
 
+    `size` is that of the images in pixels, for the nets that are made for one (0: 224); their published position embeddings are
+    resampled for it.
+
     Published weights need images normalised by `published_scale`; googlenet and inception_v3 map these to -1..1 themselves.
 
     Raises ValueError for an unknown name or option, and for the `state` of another architecture.
@@ -56,8 +66,15 @@ def zoo(
     if stem not in ("imagenet", "small") or grey not in ("fresh", "sum"):
         raise ValueError(f"stem must be imagenet or small, grey fresh or sum, not {stem!r} and {grey!r}")
     # Without an explicit init_weights torchvision warns that its default will change.
-    more = {"aux_logits": False, "init_weights": True, "transform_input": in_channels == 3} if name in AUXILIARY else {}
+    more: dict[str, Any] = {}
+    if name in AUXILIARY:
+        more |= {"aux_logits": False, "init_weights": True, "transform_input": in_channels == 3}
+    multiple, parameter = _fixed(name)
+    if size and multiple:
+        more[parameter] = (size, size) if parameter == "input_size" else size
     net = models.get_model(name, weights=None, num_classes=num_classes, **more)
+    if state is not None and size and parameter == "image_size":
+        state = interpolate_embeddings(size, multiple, OrderedDict(state))
     # Assigning conv.in_channels would change repr(net) but not the kernel: other channels need another layer.
     first, conv = next((path, module) for path, module in net.named_modules() if isinstance(module, nn.Conv2d))
     if stem == "small":
@@ -67,8 +84,8 @@ def zoo(
         net.maxpool = nn.Identity()
     elif in_channels != conv.in_channels:
         bias = conv.bias is not None
-        size, stride, padding = conv.kernel_size, conv.stride, conv.padding  # typed as tuple[int, ...]
-        other = nn.Conv2d(in_channels, conv.out_channels, size, stride, padding, bias=bias)  # type: ignore[arg-type]
+        kernel, stride, padding = conv.kernel_size, conv.stride, conv.padding  # typed as tuple[int, ...]
+        other = nn.Conv2d(in_channels, conv.out_channels, kernel, stride, padding, bias=bias)  # type: ignore[arg-type]
         net.set_submodule(first, other)
     if state is not None:
         _keep(net, state, first, num_classes, grey, AUXILIARY.get(name, ()), name)
@@ -95,12 +112,33 @@ def minimum_size(name: str) -> int:
 
 def check_size(name: str, size: int) -> None:
     """Raise ValueError, saying what to do, if `name` cannot take images of `size`×`size` pixels."""
-    least = minimum_size(name)
-    if name.startswith(FIXED) and size != least:
-        raise ValueError(f"{name} takes images of {least}×{least} only, not {size}×{size}: resize them")
+    least, multiple = minimum_size(name), _fixed(name)[0]
+    if multiple and (size % multiple or size < multiple):
+        below = max(size // multiple, 1) * multiple
+        near = " and ".join(f"{fit}×{fit}" for fit in (below, below + multiple) if fit != size)
+        raise ValueError(f"{name} takes multiples of {multiple}, such as {near}, not {size}×{size}: resize them")
     if size < least:
         small = ", or use a net for small images, such as resnet18 with the small stem"
         raise ValueError(f"{name} needs images of at least {least}×{least}, not {size}×{size}: resize them{small}")
+
+
+def _fixed(name: str) -> tuple[int, str]:
+    """The number that sizes are multiples of, and the parameter that takes them; 0 for a net of any size."""
+    return next((FIXED[start] for start in sorted(FIXED, key=len, reverse=True) if name.startswith(start)), (0, ""))
+
+
+def published_preprocessing(name: str) -> dict[str, Any]:
+    """How torchvision preprocesses images for its best weights for `name`: mean, std, crop, interpolation, size."""
+    _known(name)
+    seen = models.get_model_weights(name).DEFAULT.transforms()
+    (size,), (shorter,) = seen.crop_size, seen.resize_size
+    return {
+        "mean": tuple(seen.mean),
+        "std": tuple(seen.std),
+        "crop": min(size / shorter, 1.0),
+        "interpolation": seen.interpolation.value,
+        "size": size,
+    }
 
 
 def _known(name: str) -> None:

@@ -80,7 +80,8 @@ def test_validation_0_is_none_and_a_run_of_its_own(recipes, tmp_path):
     write_photos(tmp_path / "set", {"ant": 20, "bee": 20})
     splits, folders, reached = {}, {}, []
     for flags in ((), ("--validation", "0"), ("--validation", "0.2")):
-        run, options = parse(recipes["custom"].main, ["--data", str(tmp_path / "set"), "--net", "Net", "--size", "32", *flags])
+        given = ["--data", str(tmp_path / "set"), "--net", "Net", "--size", "32", "--mode", "scratch", *flags]
+        run, options = parse(recipes["custom"].main, given)
         run.configure("custom", options, "no")
         folders[flags] = run.find_folder().folder
         with pytest.MonkeyPatch.context() as patch:
@@ -133,7 +134,8 @@ def test_a_share_of_one_or_more_and_an_empty_batch_are_refused_before_the_run_fo
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     refused = {("--ema", "1"): "less than 1", ("--ema", "1.5"): "less than 1", ("--smoothing", "2"): "less than 1"}
     for (flag, value), why in (refused | {("--batch", "0"): "at least 1"}).items():
-        given = ["--data", "synthetic", "--net", "Net", "--size", "32", "--epochs", "1", "--limit", "16", flag, value]
+        given = ["--data", "synthetic", "--net", "Net", "--mode", "scratch", "--size", "32", "--epochs", "1"]
+        given += ["--limit", "16", flag, value]
         monkeypatch.setattr(sys, "argv", [recipes["custom"].__file__, *given])
         code, said = ended(lambda: cli(recipes["custom"].main))
         assert (code, said.count("\n")) == (2, 1), said
@@ -207,7 +209,10 @@ def whole(folder) -> bool:
 
 
 SMALL = {"--data": "synthetic", "--limit": "16", "--batch": "8", "--threads": "1", "--out": "out", "--wandb": "disabled"}
-FEW = {"custom": {"--net": "Net", "--size": "32"}, "transfer": {"--size": "32"}, "fashion_nin": {"--limit": "2"}}
+FEW = {
+    "custom": {"--net": "Net", "--size": "32", "--mode": "scratch"},
+    "transfer": {"--size": "32"}, "fashion_nin": {"--limit": "2"},
+}  # fmt: skip
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ from nets.fast import FastNet, SixViews
 
 N = 48
 CPU = torch.device("cpu")
+METHODS = {"augment": "trivial", "constant": False, "ema": 0.99, "patience": None, "lr": 1e-3}  # what can be switched on
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def asked(start, recipe, folder, monkeypatch):
         run.data = str(options.pop("data", folder))
         fields = {field.name for field in dataclasses.fields(DataOptions)} & options.keys()
         data = DataOptions(**{name: options.pop(name) for name in fields})
-        recipe.main(run, data, **{"net": "CifarResNet", "size": 16, "epochs": 20} | options)
+        recipe.main(run, data, **{"net": "CifarResNet", "mode": "scratch", "size": 16, "epochs": 20} | METHODS | options)
         run.end()
         return calls
 
@@ -274,15 +275,18 @@ def test_frozen_trains_the_last_layer_and_gradual_the_last_block_after_it(asked,
     assert (first.schedule(first.epochs), second.schedule(second.epochs)) == (pytest.approx(0), pytest.approx(0))
     assert first.schedule(first.epochs / 20) == pytest.approx(1)
     said = capsys.readouterr().out
-    assert "gradual: test accuracy 0.5000, 0.2500 before the last block was unlocked" in said  # as `recorded` counts
+    assert "gradual: test accuracy 0.5000, 0.2500 with the last layer alone" in said  # as `recorded` counts
 
 
 @pytest.mark.parametrize(
     ("options", "said", "code"),
     [
-        ({"mode": "finetune"}, "needs weights to start from", 2),
-        ({"mode": "frozen"}, "needs weights to start from", 2),
-        ({"mode": "gradual"}, "needs weights to start from", 2),
+        ({"mode": "finetune"}, "has no published weights: --mode scratch", 2),
+        ({"mode": "frozen"}, "has no published weights: --mode scratch", 2),
+        ({"mode": "gradual"}, "has no published weights: --mode scratch", 2),
+        ({"mode": "frozen", "source": "x", "head_epochs": 1}, "--head-epochs is for --mode finetune", 2),
+        ({"mode": "finetune", "source": "x", "head_epochs": 20}, "fewer than --epochs, 20", 2),
+        ({"layer_decay": 0.0}, "--layer-decay must be more than 0", 2),
         ({"pretrained": True}, "takes no weights", 2),
         ({"source": "x"}, "takes no weights", 2),
         ({"mode": "gradual", "source": "x", "epochs": 1}, "at least 2 for --mode gradual", 2),

@@ -330,7 +330,8 @@ def kept_rows(cache):
 
 def begin_run(folder, source, place, *flags, chaos=(), processes=None, **more):
     fixed = ("--net", "CifarResNet", "--size", 16, "--batch", 8, "--epochs", 3, "--threads", 1, "--micro-batches", 2)
-    fixed = (*fixed, "--mode", "frozen", "--validation", 0.2, "--test", 0.3, "--views", 1, "--augment", "crop", "--out", "run")
+    fixed = (*fixed, "--mode", "frozen", "--validation", 0.2, "--test", 0.3, "--views", 1, "--augment", "crop", "--ema", 0.9)
+    fixed = (*fixed, "--out", "run")
     flags = (*fixed, "--data", folder, "--source", source, *flags)
     return begin(*chaos, "--", ROOT / "recipes/custom.py", *flags, cwd=place, processes=processes, **more)
 

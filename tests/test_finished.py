@@ -46,7 +46,7 @@ def command(tmp_path, monkeypatch, capsys):
 
 PHOTOS = [(f"{label}/{number:04}.jpg", label) for number, label in enumerate(["ant"] * 8 + ["bee"] * 8)]
 SPLITS = ("train", "train", "val", "test")
-FLAGS = ("--data", "table.csv", "--net", "Net", "--size", 32, "--epochs", 1)
+FLAGS = ("--data", "table.csv", "--net", "Net", "--mode", "scratch", "--size", 32, "--epochs", 1)
 
 
 @pytest.fixture

@@ -116,7 +116,7 @@ class Pooled(Encoder):
 def test_an_encoder_is_refused_in_a_line(start, recipe, monkeypatch, net, said):
     monkeypatch.setitem(named.OWN, "Encoder", net)
     with pytest.raises(Refused, match=f"{said}.*an encoder without a classifier") as refused:
-        recipe.main(start(), net="Encoder", size=32, epochs=1)
+        recipe.main(start(), net="Encoder", mode="scratch", size=32, epochs=1)
     assert refused.value.code == 2
     assert "\n" not in str(refused.value)
 
@@ -127,7 +127,7 @@ def test_a_net_of_timm_that_cannot_be_made_is_not_called_a_download(timm, start,
 
     monkeypatch.setattr(timm, "create_model", broken)
     with pytest.raises(Refused, match=r"--net timm/resnet18 cannot be made .*num_classes'$") as refused:
-        recipe.main(start(), net="timm/resnet18", size=32, epochs=1)
+        recipe.main(start(), net="timm/resnet18", mode="scratch", size=32, epochs=1)
     assert refused.value.code == 2
 
 

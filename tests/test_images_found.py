@@ -42,6 +42,17 @@ def test_a_split_that_lacks_a_side_is_used_as_it_is_and_said(oneloop, said, tmp_
     assert "\nno test images\n" not in oneloop("data", place)[1]
 
 
+@pytest.mark.parametrize(("folder", "code"), [("labels", 0), ("cats", 1)])
+def test_images_beside_a_table_are_its_own_only_in_a_folder_for_tables(oneloop, tmp_path, folder, code):
+    """Beside another folder may lie images of other data, called alike."""
+    write_photos(tmp_path, {"images/cat": 12, "images/dog": 12})
+    rows = [f"{path.name},{path.parent.name}\n" for path in (tmp_path / "images").rglob("*.jpg")]
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "train.csv").write_text("path,label\n" + "".join(rows))
+    ended, out, error = oneloop("data", tmp_path / folder / "train.csv")
+    assert (ended, "24 images" in out) == (code, code == 0), error
+
+
 def test_a_folder_without_a_split_is_split(said, tmp_path):
     found = said(write_photos(tmp_path / "set", {"cat": 12, "dog": 12}))
     assert counts(found) == {"cat": (12,), "dog": (12,)}

@@ -197,7 +197,7 @@ def test_white_is_part_of_a_run_and_what_predict_and_an_export_know(oneloop, tmp
         (tmp_path / "set" / name).mkdir(parents=True, exist_ok=True)
         levels = np.random.default_rng(number).integers(high // 2, high, (32, 32)).astype(np.uint16)
         (tmp_path / f"set/{name}/{number}.png").write_bytes(png(levels))
-    flags = ("--net", "Net", "--size", 32, "--epochs", 1, "--batch", 8, "--ema", 0, "--wandb", "disabled")
+    flags = ("--net", "Net", "--mode", "scratch", "--size", 32, "--epochs", 1, "--batch", 8, "--ema", 0, "--wandb", "disabled")
     recipe, data = ROOT / "recipes/custom.py", tmp_path / "set"
     train_here(recipe, "--data", data, "--white", 4095, *flags, "--out", tmp_path / "run")
     assert "16-bit grey: values up to 4,09" in (said := capsys.readouterr().err)

@@ -10,8 +10,8 @@ from photos import write_photos
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
-FLAGS = ("--size", 16, "--net", "CifarResNet", "--batch", 8, "--epochs", 2, "--threads", 1, "--mix", "either")
-FLAGS = (*FLAGS, "--micro-batches", 2)
+FLAGS = ("--size", 16, "--net", "CifarResNet", "--mode", "scratch", "--batch", 8, "--epochs", 2, "--threads", 1)
+FLAGS = (*FLAGS, "--mix", "either", "--micro-batches", 2)
 
 
 @pytest.fixture(scope="module")

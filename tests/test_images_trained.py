@@ -196,7 +196,8 @@ def test_micro_batches_see_the_images_of_the_batch_once_an_epoch(start, folder, 
 
 
 def test_two_processes_and_a_kill_give_the_bits_of_one(folder, tmp_path):
-    flags = ("--data", folder, "--net", "Net", "--size", 32, "--epochs", 2, "--batch", 16, "--threads", 1, "--log-every", 1)
+    flags = ("--data", folder, "--net", "Net", "--mode", "scratch", "--size", 32, "--epochs", 2, "--batch", 16)
+    flags = (*flags, "--threads", 1, "--log-every", 1)
     one = run_recipe("custom", *flags, "--micro-batches", 2, "--out", "one", cwd=tmp_path)
     two = run_recipe("custom", *flags, "--out", "two", cwd=tmp_path, processes=2)
     assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
@@ -294,6 +295,8 @@ def trained(folder, tmp_path_factory):
         folder,
         "--net",
         "Net",
+        "--mode",
+        "scratch",
         "--size",
         32,
         "--epochs",
@@ -407,7 +410,7 @@ def test_predict_needs_no_training_images(trained, oneloop, tmp_path, monkeypatc
 def test_bad_files_are_named_before_training_and_left_out_if_told(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "photos")
     write_bad(tmp_path / "photos/train/bee")
-    flags = ("--data", "photos", "--net", "Net", "--size", 32, "--epochs", 1, "--batch", 16, "--out", "run")
+    flags = ("--data", "photos", "--net", "Net", "--mode", "scratch", "--size", 32, "--epochs", 1, "--batch", 16, "--out", "run")
     refused = run_recipe("custom", *flags, cwd=tmp_path)
     assert refused.returncode == 4
     lines = refused.stderr.strip().splitlines()

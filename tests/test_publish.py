@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.usefixtures("own_path"),
     pytest.mark.skipif(not importlib.util.find_spec("timm"), reason="needs the extra `publish`"),
 ]
-NET = ("--net", "timm/test_resnet", "--size", 32, "--limit", 24, "--epochs", 1, "--batch", 12)
+NET = ("--net", "timm/test_resnet", "--mode", "scratch", "--size", 32, "--limit", 24, "--epochs", 1, "--batch", 12)
 LICENCE = ("--licence", "cc-by-4.0")
 
 

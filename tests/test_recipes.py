@@ -45,7 +45,7 @@ GOLDEN = {
 
 SHORTER = {  # after the others' flags
     "transfer": ("--source-epochs", 1), "fashion_nin": ("--limit", 64), "zoo": ("--limit", 64, "--batch", 32),
-    "depth": ("--limit", 64, "--batch", 32), "custom": ("--net", "Net", "--size", 32),
+    "depth": ("--limit", 64, "--batch", 32), "custom": ("--net", "Net", "--mode", "scratch", "--size", 32),
     "cifar10_fast": ("--limit", 64, "--batch", 32),
 }  # fmt: skip
 

@@ -183,12 +183,12 @@ class DiskFeed:
             for first in rows[:: self.together]:
                 some = slice(first, min(first + self.together, rows.stop))
                 images = [self.reader.reduced(index) for index in indices[some]]
-                views = chosen[some] if chosen else [centre(image) for image in images]
+                views = chosen[some] if chosen else [centre(image, self.rule.crop) for image in images]
                 if on_cpu and not augments[1:]:
-                    viewed(images, views, pixels[some].numpy(), self.normalise)
+                    viewed(images, views, pixels[some].numpy(), self.normalise, self.rule.interpolation)
                     continue
                 seen = torch.empty(len(images), size, size, 3, dtype=torch.uint8)
-                viewed(images, views, seen.numpy())
+                viewed(images, views, seen.numpy(), interpolation=self.rule.interpolation)
                 read = perf_counter()
                 for row, image in enumerate(seen.split(1), first):
                     for augment in augments[1:]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -42,6 +43,22 @@ class Images:
     def model_selection_split(self) -> str:
         """The split whose accuracy chooses the best weights."""
         return "test" if self.validation is None else "validation"
+
+
+def prepared(
+    images: Images, mean: tuple[float, ...], std: tuple[float, ...], crop: float = 0.0, interpolation: str = ""
+) -> Images:
+    """`images` preprocessed as weights want them: `mean` and `std`, and for images of any size `crop` and `interpolation`.
+
+    Those that are 0 or empty stay as they are.
+    """
+    changed: dict[str, Any] = {name: value for name, value in (("crop", crop), ("interpolation", interpolation)) if value}
+
+    def split(of: Split | DiskSplit) -> Split | DiskSplit:
+        return replace(of, rule=of.rule._replace(**changed)) if isinstance(of, DiskSplit) else of
+
+    validation = images.validation and split(images.validation)
+    return replace(images, mean=mean, std=std, train=split(images.train), test=split(images.test), validation=validation)
 
 
 def with_validation(images: Images, fraction: float | None) -> Images:

@@ -1,8 +1,9 @@
 """The one rule for size: how an image of any size becomes what a net sees. Loads no torch until an image is read.
 
 An image is reduced so that its shorter side has `cache_size` pixels, and never enlarged. Training crops the reduced image at
-random (`random_resized_crop` in launch/data/augment.py). Everything else sees its central square, 7/8 of the shorter side, as
-`size` × `size` pixels: evaluation, `oneloop predict`, `explain`, and whoever feeds an exported net.
+random (`random_resized_crop` in launch/data/augment.py). Everything else sees its central square, 7/8 of the shorter side or what
+the weights want that a training starts from, as `size` × `size` pixels: evaluation, `oneloop predict`, `explain`, and whoever
+feeds an exported net.
 """
 
 from collections.abc import Sequence
@@ -29,6 +30,8 @@ class ResizeRule(NamedTuple):
     size: int  # height and width that the net sees
     cache_size: int  # the shorter side of what is kept
     white: int = 0  # the pixel value of 16-bit grey that is white; 0: 65,535
+    crop: float = CENTER_CROP  # of the shorter side
+    interpolation: str = INTERPOLATIONS[0]  # from what is kept to what the net sees; what is kept is reduced bilinearly
 
 
 def rule_for(size: int, cache_size: int = 0, white: int = 0) -> ResizeRule:
@@ -60,16 +63,16 @@ def reduced(pixels: "np.ndarray", size: tuple[int, int], rule: ResizeRule) -> "n
     return pixels if pixels.shape[1::-1] == wanted else resized(pixels, *wanted)
 
 
-def centre(pixels: "np.ndarray") -> View:
-    """The central square of a reduced image, uint8 (h, w, 3)."""
+def centre(pixels: "np.ndarray", crop: float = CENTER_CROP) -> View:
+    """The central square of a reduced image, uint8 (h, w, 3): `crop` of its shorter side."""
     height, width = pixels.shape[:2]
-    side = round(min(width, height) * CENTER_CROP) or 1
+    side = round(min(width, height) * crop) or 1
     return (height - side) // 2, (width - side) // 2, side, side, 0
 
 
 def centred(pixels: "np.ndarray", rule: ResizeRule) -> "np.ndarray":
     """The central square of a reduced image, uint8 (h, w, 3): uint8 (size, size, 3)."""
-    return _viewed(pixels, centre(pixels), rule.size, rule.size)
+    return _viewed(pixels, centre(pixels, rule.crop), rule.size, rule.size, rule.interpolation)
 
 
 def resized(pixels: "np.ndarray", width: int, height: int) -> "np.ndarray":
@@ -79,28 +82,32 @@ def resized(pixels: "np.ndarray", width: int, height: int) -> "np.ndarray":
     return _viewed(pixels, (0, 0, *pixels.shape[:2], 0), height, width)
 
 
-def _viewed(pixels: "np.ndarray", view: View, height: int, width: int) -> "np.ndarray":
+def _viewed(pixels: "np.ndarray", view: View, height: int, width: int, interpolation: str = INTERPOLATIONS[0]) -> "np.ndarray":
     import numpy as np
 
     out = np.empty((1, height, width, 3), np.uint8)
-    viewed([pixels], [view], out)
+    viewed([pixels], [view], out, interpolation=interpolation)
     return out[0]
 
 
 def viewed(
-    images: Sequence["np.ndarray"], views: Sequence[View], out: "np.ndarray", normalise: "Normaliser | None" = None
+    images: Sequence["np.ndarray"],
+    views: Sequence[View],
+    out: "np.ndarray",
+    normalise: "Normaliser | None" = None,
+    interpolation: str = INTERPOLATIONS[0],
 ) -> None:
     """A view of each of `images`, uint8 (h, w, 3), resized into `out` (n, height, width, 3): uint8, or float32 normalised.
 
-    By native.c, in one pass, where there is a compiler; else by torch, with the same bits.
+    Bilinear by native.c, in one pass, where there is a compiler; else by torch, with the same bits. Bicubic by torch.
     """
     factors = (normalise.scale.data_ptr(), normalise.shift.data_ptr()) if normalise else ()
-    if native.resize(images, views, out, *factors):
+    if interpolation == INTERPOLATIONS[0] and native.resize(images, views, out, *factors):
         return
     import torch
 
     for pixels, (top, left, height, width, mirrored), target in zip(images, views, out, strict=True):
-        part = _by_torch(pixels[top : top + height, left : left + width], *out.shape[1:3])
+        part = _by_torch(pixels[top : top + height, left : left + width], out.shape[1], out.shape[2], interpolation)
         part = part[:, ::-1] if mirrored else part
         if normalise:
             rows = torch.from_numpy(part.reshape(len(part), -1))  # copied, from planes to pixels
@@ -109,11 +116,11 @@ def viewed(
             target[:] = part
 
 
-def _by_torch(pixels: "np.ndarray", height: int, width: int) -> "np.ndarray":
+def _by_torch(pixels: "np.ndarray", height: int, width: int, interpolation: str = INTERPOLATIONS[0]) -> "np.ndarray":
     """By torch's kernel for uint8, which takes a sixth of Pillow's time and gives up Python's lock."""
     import torch
     import torch.nn.functional as F
 
     # With the axis of the batch in front, torch works on planes, at twice the speed of pixels; with it elsewhere it does not.
     image = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
-    return F.interpolate(image, (height, width), mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
+    return F.interpolate(image, (height, width), mode=interpolation, antialias=True)[0].permute(1, 2, 0).numpy()

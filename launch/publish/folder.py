@@ -76,7 +76,8 @@ def _config(trained: Trained, timm: str, place: Path) -> dict:
         return about
     from timm.models._hub import save_config_for_hf
 
-    seen = {"input_size": (3, size, size), "interpolation": "bilinear", "crop_pct": 7 / 8, "crop_mode": "center"}
+    seen = {"input_size": (3, size, size), "crop_mode": "center"}
+    seen |= {"interpolation": trained.about["interpolation"], "crop_pct": trained.about["crop"]}
     seen |= {"mean": trained.images.mean, "std": trained.images.std}
     names = {"label_names": [*trained.images.classes], "num_classes": len(trained.images.classes)}
     save_config_for_hf(trained.net, str(place / "config.json"), model_config=names, data_config=seen)

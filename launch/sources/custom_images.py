@@ -133,7 +133,7 @@ def images_of(report: DatasetReport, rule: ResizeRule, limit: int, held: float |
     numbers = {name: number for number, name in enumerate(classes)}
     stored: dict[str, list[StoredImage]] = {name: [] for name in NAMES}
     labels: dict[str, list[int]] = {name: [] for name in NAMES}
-    digest = hashlib.sha256(json.dumps([classes, rule, decode.VERSION]).encode())
+    digest = hashlib.sha256(json.dumps([classes, rule[:3], decode.VERSION]).encode())
     for image in report.good:
         side, label = report.splits[image.path], numbers[image.label]
         stored[side].append(stored_image(report, image, rule))

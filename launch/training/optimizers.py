@@ -1,7 +1,7 @@
 """Optimizers that torch.optim lacks: Muon for convolutions beside SGD for the rest, and the usual parameter groups of a net."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -70,20 +70,36 @@ class Muon(torch.optim.SGD):
         return update.copy_(orthogonalised(rows, group["ns_steps"]).mul_(larger).view(weight.shape))
 
 
-def groups(net: nn.Module, lr: float, weight_decay: float, others: float = 1.0, last: str | Sequence[str] = "") -> list[dict]:
+def groups(
+    net: nn.Module,
+    lr: float,
+    weight_decay: float,
+    others: float = 1.0,
+    last: str | Sequence[str] = "",
+    layer_decay: float = 1.0,
+    depths: Mapping[str, int] | None = None,
+) -> list[dict]:
     """The net's parameters that learn as groups for an optimizer: norms and biases, which have one dimension, without decay.
 
-    With `last`, the names of new layers in a trained net or the name of one, everything else gets `others` times the rate `lr`.
-    Sources: He et al., Bag of Tricks (arXiv:1812.01187), section 3.1; document 001 on transfer learning.
+    With `last`, the names of new layers in a trained net or the name of one, everything else gets `others` times the rate `lr`;
+    with `layer_decay`, that again for each layer that lies between it and the output, as `depths` counts them by parameter.
+    Sources: He et al., Bag of Tricks (arXiv:1812.01187), section 3.1; the transfer notes; layer-wise decay: Clark et al., ELECTRA
+    (arXiv:2003.10555).
     """
     new_layers = tuple(f"{layer}." for layer in ((last,) if isinstance(last, str) else last))
-    by_kind: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    by_kind: dict[tuple[bool, bool, int], list[nn.Parameter]] = {}
     for name, parameter in net.named_parameters():
         if parameter.requires_grad:
-            by_kind.setdefault((not last or name.startswith(new_layers), parameter.ndim > 1), []).append(parameter)
+            new = not last or name.startswith(new_layers)
+            depth = depths[name] if depths and layer_decay != 1 and not new else 0
+            by_kind.setdefault((new, parameter.ndim > 1, depth), []).append(parameter)
     return [
-        {"params": parameters, "lr": lr if new else lr * others, "weight_decay": weight_decay if decays else 0.0}
-        for (new, decays), parameters in by_kind.items()
+        {
+            "params": parameters,
+            "lr": lr if new else lr * others * layer_decay**depth,
+            "weight_decay": weight_decay if decays else 0.0,
+        }
+        for (new, decays, depth), parameters in by_kind.items()
     ]
 
 

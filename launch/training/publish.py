@@ -30,7 +30,8 @@ def _write(run: Run, net: nn.Module, images: Images, name: str, tensors: dict[st
     about: dict = {"recipe": run.recipe, "classes": images.classes, "mean": images.mean, "std": images.std}
     about |= {"shape": [*images.train.shape], "size": images.size, "net": net_name, "weights_sha256": digest}
     if isinstance(images.train, DiskSplit):
-        about |= {"cache_size": images.train.rule.cache_size, "white": images.train.rule.white}
+        rule = images.train.rule
+        about |= {"cache_size": rule.cache_size, "white": rule.white, "crop": rule.crop, "interpolation": rule.interpolation}
     with other_weights(net, tensors):
         about["probe"] = probe.answers(net, (about["shape"][0], *([images.size] * 2 if images.size else about["shape"][1:])))
     write_tensors(run.folder / name, tensors, {"oneloop": json.dumps(about)})

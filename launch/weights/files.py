@@ -184,7 +184,8 @@ def _known(about: dict) -> dict[str, Any]:
     known: dict[str, Any] = {"classes": classes if len(set(classes)) == len(classes) else ()}
     if len(mean) == len(std) == 3 and all(map(math.isfinite, mean)) and all(0 < value < math.inf for value in std):
         known |= {"mean": mean, "std": std}
-    if type(crop := about.get("crop")) in (int, float) and 0 < crop <= 1:
+    crop = about.get("crop")
+    if isinstance(crop, int | float) and 0 < crop <= 1:
         known["crop"] = float(crop)
     return known | ({"interpolation": way} if (way := about.get("interpolation")) in INTERPOLATIONS else {})
 

@@ -15,8 +15,19 @@ ADDRESS = re.compile(r"hf://(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?"
 WHOLE = "model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin"  # the best first
 INDEX = ".index.json"
 SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.(?P<suffix>safetensors|bin)")
+PROBE_SECONDS = 10
 ABOUT = "config.json", "preprocessor_config.json"
 RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers, which transformers writes
+
+
+def offline_if_unreachable() -> None:
+    """Have `huggingface_hub` use its cache alone if the hub does not answer, as with HF_HUB_OFFLINE=1: it tries for a minute."""
+    import huggingface_hub
+
+    try:
+        huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=PROBE_SECONDS)
+    except Exception:  # whatever the network does
+        huggingface_hub.constants.HF_HUB_OFFLINE = True
 
 
 def download(source: str) -> Path:
@@ -27,6 +38,7 @@ def download(source: str) -> Path:
     import huggingface_hub
 
     name, revision = found["name"], found["revision"]
+    offline_if_unreachable()
     try:
         there = huggingface_hub.HfApi().list_repo_files(name, revision=revision)
         wanted = [*_chosen(there), *(file for file in there if file in ABOUT)]
@@ -87,7 +99,8 @@ def files(folder: Path) -> list[Path]:
 def about(folder: Path) -> dict[str, Any]:
     """What config.json and preprocessor_config.json say of classes and preprocessing, by the names that `train` writes."""
     config, processor = (_read(folder / name) for name in ABOUT)
-    timm = config.get("pretrained_cfg") if isinstance(config.get("pretrained_cfg"), dict) else {}
+    known_to_timm = config.get("pretrained_cfg")
+    timm: dict[str, Any] = known_to_timm if isinstance(known_to_timm, dict) else {}
     size, crop = _side(processor.get("size")), _side(processor.get("crop_size"))
     known = {
         "mean": timm.get("mean", processor.get("image_mean")),

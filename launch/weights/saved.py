@@ -114,9 +114,9 @@ def state_dict(found: Any, where: str, average: bool = True) -> tuple[Any, list[
         return sets[chosen], []
     before = [path for path in several if BEFORE_AVERAGE in path]
     averages = [path for path in several if (path not in before if before else any(map(AVERAGE.search, path)))]
-    others = [path for path in several if path not in averages]
-    if len(averages) == len(others) == 1:
-        taken, left = (averages, others) if average else (others, averages)
+    plain = [path for path in several if path not in averages]
+    if len(averages) == len(plain) == 1:
+        taken, left = (averages, plain) if average else (plain, averages)
         way = "--no-average takes the latter" if average else "--average takes the latter"
         return sets[taken[0]], [f"{_path(taken[0])} is taken, not {_path(left[0])}, of which one is the average: {way}"]
     some = printable(", ".join(map(_path, several)))[:200]

@@ -16,7 +16,7 @@ from trained import train_here
 import oneloop as api
 from launch.errors import Refused
 from launch.publish import card, folder, push
-from launch.report.runs import tested
+from launch.report import runs
 
 pytestmark = [
     pytest.mark.usefixtures("own_path"),
@@ -64,7 +64,7 @@ def test_the_folder_loads_through_timm_transformers_and_oneloop(run, oneloop, tm
 def test_the_card_says_what_was_trained_and_no_path_of_the_machine(run, oneloop, tmp_path):
     assert oneloop("publish", run, tmp_path / "out", *LICENCE)[0] == 0
     text, config = (tmp_path / "out/README.md").read_text(), (tmp_path / "out/config.json").read_text()
-    test = tested(json.loads((run / "result.json").read_text()))
+    test = runs.tested(json.loads((run / "result.json").read_text()))
     low, high = card.interval(test["accuracy"], test["count"])
     for part in (
         'license: "cc-by-4.0"', "timm/test\\_resnet for 10 classes", f"{test['accuracy']:.4f} on 100 test images",

@@ -4,7 +4,10 @@ Source  transfer notes, sections 2.2 to 2.4: photographs of 224 × 224, transfer
         are for other data; AdamW, random resized crops and what can be switched on are today's usual ones (docs/training.md)
 Data    --data: a folder with a folder for each class, split into train/, val/ and test/ or not; a CSV or parquet table; a data
         set of the Hugging Face hub (owner/name). docs/custom.md says what is found, `oneloop data PATH` shows it
-Expect  depends on the images; docs/custom.md has a whole walk
+Expect  the defaults are those of a measurement: ants and bees (245 to train, 153 to test), 3 seeds, on 2 cores of an AMD EPYC.
+        Test accuracy of EfficientNet-Lite0 from ImageNet, 64 pixels, 12 epochs: 0.745 ± 0.013; 0.695 ± 0.048 with --lr 0.001;
+        0.617 ± 0.010 with --augment trivial --no-constant --ema 0.99 as well. ResNet-20 from CIFAR-10, 32 pixels, 30 epochs:
+        0.739 ± 0.060; 0.741 ± 0.014 with these three and --lr 0.01. docs/custom.md has a whole walk
 Run     accelerate launch recipes/custom.py --data photos/ --net resnet50
         accelerate launch recipes/custom.py --data photos/ --net timm/vit_small_patch16_224 --size 160 --layer-decay 0.75
         accelerate launch recipes/custom.py --data photos/ --source hf://timm/resnet18.a1_in1k --head-epochs 3
@@ -28,6 +31,7 @@ from launch import Run, cli, sources, train
 from launch.console import say
 from launch.data import Images, cutmix, either, mixup, rand_augment, random_resized_crop, trivial_augment
 from launch.data.images import prepared
+from launch.data.resize import CENTER_CROP, INTERPOLATIONS
 from launch.errors import Refused, first_line
 from launch.features.compute import Views
 from launch.features.head import trained_on_features
@@ -117,7 +121,8 @@ def main(
         raise Refused(f"--views takes a number from 0 on, and is for --mode frozen and gradual; it is {views}", 2)
     rule = data.rule(size or size_for(net, mode))
     images = sources.custom(run.data, rule, data, run.limit, run.validation, classes=run.classes, main=run.rank == 0)
-    model, images = net_for(run, net, images, published, source, sha256, average)
+    zeros = mode in ("frozen", "gradual") or head_epochs > 0
+    model, images = net_for(run, net, images, published, source, sha256, average, zeros)
     run.open(images, {"mode": mode, "cache_size": rule.cache_size})
     loss = loss_for(run, images, class_weights, smoothing)
     if patience is None:
@@ -164,9 +169,12 @@ def size_for(name: str, mode: str) -> int:
 
 
 def net_for(
-    run: Run, name: str, images: Images, published: bool, source: str, sha256: str = "", average: bool = True
+    run: Run, name: str, images: Images, published: bool, source: str, sha256: str = "", average: bool = True, zeros: bool = False
 ) -> tuple[nn.Module, Images]:
-    """The net with its first weights, and the images prepared as these want. Raises Refused."""
+    """The net with its first weights, and the images prepared as these want. Raises Refused.
+
+    `zeros`: a new last layer starts from zeros. Random weights in it, some of timm's are large, take many steps to forget.
+    """
     classes, size = len(images.classes), images.train.shape[1]
     published = published and not run.classes  # else a trained net's weights follow
     without = "--mode scratch trains without weights, --source from others"
@@ -190,10 +198,13 @@ def net_for(
     wants = scale(model) | {key: value for key, value in wants.items() if key != "size"}
     if run.classes:
         return model, prepared(images, **wants)
-    lines = []
+    lines, known = [], 0
     if published:
         known = len(state[f"{last[0]}.weight"]) if state else model.pretrained_cfg.get("num_classes")
         lines += [f"last layer {', '.join(last)}: {kept(classes, images.classes)}"] if known == classes else []
+    if zeros and (source or known != classes):  # a source's last layer is put over them
+        for parameter in (parameter for layer in last for parameter in model.get_submodule(layer).parameters()):
+            nn.init.zeros_(parameter)
     if source:
         trained = run.load(source, sha256, average)
         tensors, part = without_prefix(model, trained.tensors, average)
@@ -208,8 +219,8 @@ def net_for(
         if (wants["mean"], wants["std"]) != (*scale(model).values(),):
             lines += [f"images are normalised as the source's were: mean {wants['mean']}, std {wants['std']}"]
     images = prepared(images, **wants)
-    if published or source:
-        rule = images.train.rule
+    rule = images.train.rule
+    if (rule.crop, rule.interpolation) != (CENTER_CROP, INTERPOLATIONS[0]):
         lines += [f"images as these weights want them: {rule.crop:.3g} of the shorter side, {rule.interpolation} to {rule.size}"]
     if run.rank == 0 and lines:
         say("\n".join(lines))

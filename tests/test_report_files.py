@@ -27,7 +27,8 @@ def place(tmp_path_factory):
             for number in range(count):
                 image = Image.effect_noise((40, 36), 100 + number).convert("RGB")
                 image.save(place / "photos" / split / name / f"{number} #{split}.png")
-    flags = ("--data", place / "photos", "--net", "Net", "--size", 32, "--epochs", 1, "--batch", 6, "--validation", 0)
+    flags = ("--data", place / "photos", "--net", "Net", "--mode", "scratch", "--size", 32, "--epochs", 1)
+    flags = (*flags, "--batch", 6, "--validation", 0)
     train_here(ROOT / "recipes/custom.py", *flags, "--out", place / "runs/a")
     return place
 

@@ -53,7 +53,7 @@ def test_counts_after_changes(name, arguments, count):
 @pytest.mark.parametrize("name", CHEAP)
 def test_every_net_takes_grey_images_of_its_minimum_and_none_smaller(name):
     least = minimum_size(name)
-    net = on_meta(name, in_channels=1, num_classes=7).train()
+    net = on_meta(name, in_channels=1, num_classes=7, size=least).train()
     assert net(image(2, 1, least)).shape == (2, 7)
     check_size(name, least)
     if name.startswith("maxvit"):  # made for 224; that slightly smaller images also run is not promised by torchvision
@@ -77,9 +77,10 @@ def test_the_documents_families_and_their_minimum():
 
 
 def test_fixed_size():
-    with pytest.raises(ValueError, match="224×224 only, not 256×256"):
-        check_size("vit_b_16", 256)
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match="multiples of 16, such as 240×240 and 256×256, not 250×250"):
+        check_size("vit_b_16", 250)
+    assert on_meta("vit_b_16", size=256)(image(2, 3, 256)).shape == (2, 10)
+    with pytest.raises(AssertionError):  # as it is made without a size
         on_meta("vit_b_16")(image(2, 3, 256))
 
 

@@ -47,7 +47,7 @@ def main(args: Sequence[str]) -> None:
     )
     which_net = "also what a trained net sees: labels in doubt, near-duplicates, outliers; NAME or NAME=SOURCE, as for probe"
     parser.add_argument("--net", default="", metavar="NET", help=which_net)
-    parser.add_argument("--size", type=int, default=0, metavar="PIXELS", help="height and width that the net sees; default 224")
+    parser.add_argument("--size", type=int, default=0, metavar="PIXELS", help="size of image that the net sees, if not its own")
     parser.add_argument("--write-labels", type=Path, metavar="FILE", help="write a table of the labels in doubt, for --relabel")
     parser.add_argument("--clear", action="store_true", help="delete what the cache holds of PATH, and exit")
     add_data_options(parser, *OPTIONS)

@@ -71,8 +71,8 @@ def plain(name: str) -> str:
 def guess(what: str, head: Sequence[str]) -> str:
     """The likeliest column of `what`; empty if none is called like that."""
     names = {plain(name): name for name in reversed(head)}
-    if found := next((names[name] for name in COLUMNS[what] if name in names), ""):
-        return found
+    if usual := next((names[name] for name in COLUMNS[what] if name in names), ""):
+        return usual
     rather = [names[name] for name in RATHER[what] if name in names]
     return rather[0] if len(rather) == 1 else ""
 
@@ -161,8 +161,8 @@ def _one_hot(table: Path, head: list[str], values: list[list[str]], free: Sequen
     for number, row in enumerate(zip(*(values[head.index(name)] for name in ones), strict=True), 1):
         if (count := sum(value in ONES for value in row)) != 1:
             what = f"it has a column of 0 and 1 for each class ({', '.join(map(shown, ones[:SHOWN]))} …)"
-            said = f"row {number} has {count or 'no'} ones"
-            raise Refused(f"{table}: {what}, and {said}: images with several labels or none are not trained on", 4)
+            wrong = f"row {number} has {count or 'no'} ones"
+            raise Refused(f"{table}: {what}, and {wrong}: images with several labels or none are not trained on", 4)
     return tuple(ones)
 
 

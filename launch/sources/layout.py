@@ -106,16 +106,16 @@ def _by_depth(folder: Path, images: Sequence[Entry], ignored: Counter[str], dept
         raise Refused(f"{folder}: --classes-at {depth} is below all images; it takes 1 to {deepest}", 2)
     ignored["images above the classes"] += len(images) - len(placed)
     classes, notes = labels.of_folders(entry.parts[depth - 1] for entry in placed)
-    found = []
+    sides = []
     for level in range(depth - 1):
         splits = {entry.parts[level]: part_of(entry.parts[level])[0] for entry in placed}
         if all(part in ("train", "validation", "test") for part in splits.values()) and len({*splits.values()}) > 1:
-            found = [splits[entry.parts[level]] for entry in placed]
+            sides = [splits[entry.parts[level]] for entry in placed]
             notes.append(f"read as a split: {', '.join(f'{name} {part}' for name, part in sorted(splits.items()))}")
             break
     listing = [
         _listed(entry, classes[entry.parts[depth - 1]], split)
-        for entry, split in zip(placed, found or [""] * len(placed), strict=True)
+        for entry, split in zip(placed, sides or [""] * len(placed), strict=True)
     ]
     return _checked(Listing(folder, folder, listing, +ignored, notes=tuple(notes)))
 

@@ -113,11 +113,13 @@ def with_labels_of_flat_parts(
         part = part_of(name)[0]
         if part not in ("validation", "test") or any(len(image.parts) > 2 for image in images):
             continue
-        found, table = published.flat_side(content, [image.entry for image in images], classes)
-        if found:
+        classes_of, table = published.flat_side(content, [image.entry for image in images], classes)
+        if classes_of:
             notes.append(f"labels of {name}{os.sep} are those of {table}")
             placed = [
-                image._replace(parts=[name, found[image.entry.name], image.parts[-1]]) if image.entry.name in found else image
+                image._replace(parts=[name, classes_of[image.entry.name], image.parts[-1]])
+                if image.entry.name in classes_of
+                else image
                 for image in placed
             ]
             sides = {top: side or "train" for top, side in sides.items()} | {name: part}

@@ -68,10 +68,10 @@ def _cub(folder: Path, images: Sequence[Entry], lists: Mapping[str, Entry]) -> L
     )
     names = {row[0]: row[1] for row in _rows(lists["classes.txt"]) if len(row) == 2} if "classes.txt" in lists else {}
     finder = Finder(folder, images)
-    found = finder.find([*paths.values()], "images.txt")
+    names_there = finder.find([*paths.values()], "images.txt")
     labels_of = {number: names.get(numbers.get(number, ""), numbers.get(number, "")) for number in paths}
     listing = []
-    for number, path in zip(paths, found, strict=True):
+    for number, path in zip(paths, names_there, strict=True):
         if not labels_of[number] or number not in train:
             raise Refused(f"{folder}: image {number} of images.txt is not in image_class_labels.txt and train_test_split.txt", 4)
         listing.append(finder.listed(path, labels_of[number], "train" if train[number] == "1" else "test"))
@@ -253,8 +253,8 @@ def flat_side(content: Sequence[Entry], images: Sequence[Entry], classes: set[st
             if all(_class(row[number], classes) for row in named.values())
         ]  # fmt: skip
         if len(columns) == 1:
-            found = {stem: _class(row[columns[0]], classes) for stem, row in named.items()}
-            return {image.name: found[os.path.splitext(image.parts[-1])[0]] for image in images}, entry.name
+            by_stem = {stem: _class(row[columns[0]], classes) for stem, row in named.items()}
+            return {image.name: by_stem[os.path.splitext(image.parts[-1])[0]] for image in images}, entry.name
     return {}, ""
 
 

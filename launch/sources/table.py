@@ -122,9 +122,9 @@ class _Files:
 
     def located(self, table: Path, paths: Sequence[str], notes: list[str]) -> list[tuple[str, int, int]]:
         """Each path as it is there; size in bytes and time of its file, 0 if there is none."""
-        found = [self._status(path) for path in paths]
-        if any(found):
-            return [status or (path, 0, 0) for path, status in zip(paths, found, strict=True)]
+        statuses = [self._status(path) for path in paths]
+        if any(statuses):
+            return [status or (path, 0, 0) for path, status in zip(paths, statuses, strict=True)]
         try:
             names = self.finder.find(paths, str(table))
         except OSError as error:

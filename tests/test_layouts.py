@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 from layout_folders import FOLDERS
 from layout_tables import TABLES
-from photos import jpeg
+from photos import jpeg, write_photos
 
 ALL = [*FOLDERS, *TABLES]
 
@@ -227,3 +227,70 @@ def test_the_page_has_each_layout(page):
     assert all(layout.rule in text for layout in ALL if page == "layouts.md")
     custom = (ROOT / "docs" / page.replace("layouts", "custom")).read_text()
     assert f"{len(ALL)} " in custom
+
+
+def tried(oneloop, tmp_path, counts: dict[str, int], *flags) -> tuple[int, str, str]:
+    """What `oneloop data` says of a folder with so many images in each place."""
+    return oneloop("data", write_photos(tmp_path / "data", counts), *flags)
+
+
+def test_two_folders_of_one_part_of_a_split_are_said(oneloop, tmp_path):
+    counts = {f"{part}/{name}": 2 for part in ("train", "val", "validation") for name in "ab"}
+    code, out, _ = tried(oneloop, tmp_path, counts)
+    assert (code, "val/ and validation/ are all read as validation images" in out) == (0, True), out
+    code, out, _ = oneloop("data", write_photos(tmp_path / "one", {f"{part}/{n}": 2 for part in ("train", "val") for n in "ab"}))
+    assert (code, "are all read" in out) == (0, False), out
+
+
+def test_doubled_wrappers_of_two_versions_are_no_classes(oneloop, tmp_path):
+    """casting_data/casting_data/train/…, test/… beside casting_512x512/casting_512x512/<class>/, as Kaggle unpacks them."""
+    counts = {f"small/small/{part}/{name}": 2 for part in ("train", "test") for name in ("ok", "bad")}
+    code, _, error = tried(oneloop, tmp_path, counts | {"large/large/ok": 2, "large/large/bad": 2})
+    assert (code, "the class small would have a split inside" in error, "small/small" in error) == (4, True, True), error
+    code, out, _ = oneloop("data", write_photos(tmp_path / "classes", {"cat/cat": 3, "dog/dog": 3}))
+    assert (code, "6 images, 2 classes" in out) == (0, True), out
+
+
+def test_folders_inside_all_classes_are_said(oneloop, tmp_path):
+    code, out, _ = tried(oneloop, tmp_path, {"left/open": 3, "left/closed": 3, "right/open": 3})
+    assert (code, "--classes-at 2 makes them the classes" in out) == (0, True), out
+
+
+def test_a_class_without_a_training_or_test_image_is_named_and_no_training_advised(oneloop, tmp_path):
+    counts = {"train/cat": 2, "train/dog": 2, "test/cat": 2}
+    code, out, _ = tried(oneloop, tmp_path, counts)
+    assert (code, "no test images of dog: every class needs at least one" in out, "to train on them" in out) == (0, True, False)
+    write_photos(tmp_path / "data", {"test/dog": 2, "test/fox": 2}, start=50)
+    out = oneloop("data", tmp_path / "data")[1]
+    assert ("no test images" in out, "no train images of fox: every" in out, "to train on them" in out) == (False, True, False)
+    write_photos(tmp_path / "data", {"train/fox": 2}, start=90)
+    assert "to train on them" in oneloop("data", tmp_path / "data")[1]
+
+
+def test_columns_that_a_folder_has_no_use_for_are_said(oneloop, tmp_path):
+    code, out, _ = tried(oneloop, tmp_path, {"cat": 3, "dog": 3}, "--columns", "label=species")
+    assert (code, "columns are not used (label=species): the folders are the classes" in out) == (0, True), out
+
+
+def test_a_column_that_says_the_split_is_taken_whatever_it_is_called(oneloop, tmp_path):
+    write_photos(tmp_path, {"images": 12})
+    sides = ["train"] * 8 + ["valid", "valid", "test", "test"]
+    rows = [f"images/{n:04}.jpg,{'ab'[n % 2]},{side}" for n, side in enumerate(sides)]
+    table = tmp_path / "sports.csv"
+    table.write_text("\n".join(["filepaths,labels,data set", *rows]))
+    code, out, _ = oneloop("data", table)
+    assert (code, "8 train, 2 validation, 2 test" in out) == (0, True), out
+    assert "split of the column data set: test test, train train, valid validation" in out
+    vehicles = [row.rsplit(",", 1)[0] + "," + ("train", "car")[n % 2] for n, row in enumerate(rows)]  # a word that is no part
+    table.write_text("\n".join(["filepaths,labels,shown", *vehicles]))
+    code, out, _ = oneloop("data", table)
+    assert (code, "columns that are not used: shown" in out, "split of the column" in out) == (0, True, False), out
+
+
+def test_of_several_tables_that_of_the_training_is_proposed(oneloop, tmp_path):
+    write_photos(tmp_path / "data", {"images": 6})
+    for part in ("test", "train"):
+        rows = [f"{n:04}.jpg,{'ab'[n % 2]}" for n in range(6)]
+        (tmp_path / "data" / f"{part}.csv").write_text("\n".join(["filename,label", *rows]))
+    code, _, error = oneloop("data", tmp_path / "data")
+    assert (code, error.strip().endswith("data/train.csv")) == (4, True), error

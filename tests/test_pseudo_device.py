@@ -28,7 +28,7 @@ from nets.residual import CifarResNet
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"building the device needs {', '.join(MISSING)}")
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py") if path.stem != "by_hand")  # which has a loop of its own
 OPTIONS = {
-    "images": {"net": "Net", "size": 32}, "model_selection": {"k": 2, "nets": ("LeNet5",)},
+    "custom": {"net": "Net", "mode": "scratch", "size": 32}, "model_selection": {"k": 2, "nets": ("LeNet5",)},
     "transfer": {"source_epochs": 1, "few": 8}, "zoo": {"net": "squeezenet1_1", "stem": "imagenet", "size": 64},
 }  # fmt: skip
 BROKEN = 10  # the step, from 1, whose loss or gradient is not finite

@@ -1,6 +1,7 @@
 """`oneloop data`: what images there are, before a training. What is found out is in launch/sources/dataset_report.py."""
 
 import json
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -128,8 +129,8 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _training(path: Path, options: DataOptions, validation: float, summary: dict) -> str:
-    """The command that trains on the images as they were shown; empty if a class has none to train on."""
-    if not all(row["train"] for row in summary["classes"].values()):
+    """The command that trains on the images as they were shown; empty if a class has none to train on or to be measured on."""
+    if any(_absent(summary).values()):
         return ""
     words = ["oneloop", "train", "custom", "--data", str(path)]
     words += ["--validation", f"{validation:g}"] if validation != FRACTION else []
@@ -155,6 +156,12 @@ def _text(summary: dict) -> Iterator["RenderableType"]:
     yield from data_seen.text(summary["seen"]) if "seen" in summary else ()
     if summary["train"]:
         yield printable(f"to train on them: {summary['train']}")
+
+
+def _absent(summary: dict) -> dict[str, list[str]]:
+    """The classes without images to train on, or to test on, which a training refuses. Without a test split, validation is it."""
+    tested = "validation" if summary["splits"]["validation"] and not summary["splits"]["test"] else "test"
+    return {side: [name for name, row in summary["classes"].items() if not row[side]] for side in ("train", tested)}
 
 
 def _classes(classes: dict[str, dict]) -> "RenderableType":
@@ -200,6 +207,9 @@ def _trouble(summary: dict) -> Iterator[str]:
     yield from map(printable, summary["notes"])
     if missing := [name for name, count in summary["splits"].items() if not count]:
         yield f"no {' and no '.join(missing)} images"
+    for side, absent in _absent(summary).items():
+        if absent and summary["splits"][side]:
+            yield f"no {side} images of {_named(absent)}: every class needs at least one"
     if none := [name for name, row in summary["classes"].items() if not row["images"]]:
         yield f"without a usable image: {_named(none)}"
     if copies := summary["duplicates"]["files"]:
@@ -219,7 +229,10 @@ def _trouble(summary: dict) -> Iterator[str]:
             if len(groups) > LINES:
                 yield f"  and {len(groups) - LINES:,} more: --json or --html"
     if summary["ignored"]:
-        yield printable("ignored: " + ", ".join(f"{count:,} {kind}" for kind, count in summary["ignored"].items()))
+        kinds = (
+            (count, re.sub("^images ", "image ", kind) if count == 1 else kind) for kind, count in summary["ignored"].items()
+        )
+        yield printable("ignored: " + ", ".join(f"{count:,} {kind}" for count, kind in kinds))
     if bad := summary["bad"]:
         yield f"{len(bad):,} bad {summary['unit']}{'s' * (len(bad) > 1)}:"
         yield from (printable(f"  {file['path']}: {file['reason']}") for file in bad)

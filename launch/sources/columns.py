@@ -91,7 +91,7 @@ def choose(
     notes: list[str] = []
     group = tidy(wanted.get("group", ""))
     image = _image(table, head, values, tidy(wanted.get("image", "")), is_there, notes)
-    split = _split(table, head, tidy(wanted.get("split", "")), image)
+    split = _split(table, head, values, tidy(wanted.get("split", "")), image)
     label, one_hot = _label(table, head, values, tidy(wanted.get("label", "")), (image, split, group), notes)
     for name in filter(None, (image, label, split, group)):
         once(table, name, head)
@@ -166,10 +166,16 @@ def _one_hot(table: Path, head: list[str], values: list[list[str]], free: Sequen
     return tuple(ones)
 
 
-def _split(table: Path, head: list[str], wanted: str, image: str) -> str:
+def _split(table: Path, head: list[str], values: list[list[str]], wanted: str, image: str) -> str:
+    """The column of splits: as told, by its name, or the only one whose cells all say a part of a split; "" if there is none."""
     if wanted:
         return "" if wanted == "none" and "none" not in head else wanted
-    return _guessed(table, "split", [name for name in head if name != image], head)
+    free = [name for name in head if name != image]
+    if name := _guessed(table, "split", free, head):
+        return name
+    says = {name: {PARTS.get(tidy(cell).casefold(), "") for cell in values[head.index(name)]} for name in free}
+    named = [name for name, parts in says.items() if len(parts) > 1 and "train" in parts and parts <= {*SPLITS.values()}]
+    return named[0] if len(named) == 1 else ""
 
 
 def side(table: Path, row: str, column: str, value: str) -> str:

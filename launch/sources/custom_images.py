@@ -72,6 +72,9 @@ def custom(
         if main and not classes:
             for note in notes(report, rule.white):
                 complain(f"{report.listing.source}: {note}")
+            for kind, count in report.listing.ignored.items():
+                if kind.startswith("images "):
+                    complain(f"{report.listing.source}: {kind}: {count:,}, left out")
             if len(report.good) >= WORTH_COMPILING and not native.library():
                 complain("no C compiler that works (cc, gcc or clang): torch resizes images, at half the speed")
         if main:

@@ -169,8 +169,9 @@ def notes(report: DatasetReport, white: int = 0) -> list[str]:
     files = [report.files[image.path] for image in report.good]
     lines = [*report.listing.notes, *alike(report.listing.classes)]
     if groups := split.straddling(report.splits, report.listing.groups):
+        are = "groups are" if len(groups) > 1 else "group is"
         lines.append(
-            f"{len(groups):,} groups are in several splits, as {shown(groups[0])}: the split that is there is used as it is"
+            f"{len(groups):,} {are} in several splits, as {shown(groups[0])}: the split that is there is used as it is"
         )
     elif names := {*report.listing.groups.values()} - {""}:
         lines.append(f"each of {len(names):,} groups is on one side")

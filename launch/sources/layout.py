@@ -70,10 +70,16 @@ def _by_folders(folder: Path, content: Sequence[Entry], images: Sequence[Entry],
     placed = places.without_clutter(placed, notes, bool(splits))
     placed, splits = places.with_labels_of_flat_parts(content, placed, splits, notes)
     ignored = Counter[str]()
-    kept = places.without_masks(places.without_flat_parts(placed, splits, notes, ignored), notes)
+    kept = places.without_masks(places.without_flat_parts(placed, splits, ignored), notes)
     ignored["images outside a class folder"] += len(images) - len(places.images_below(images, depth))
     if len({*splits.values()}) == 1:
         splits = dict.fromkeys(splits, "")
+    for part in sorted({*splits.values()} - {""}):
+        if len(folders := [f"{name}{os.sep}" for name in sorted(splits) if splits[name] == part]) > 1:
+            notes.append(f"{' and '.join(folders)} are all read as {part} images")
+    if reading.columns:
+        unused = ", ".join(f"{what}={name}" for what, name in reading.columns.items())
+        notes.append(f"columns are not used ({unused}): the folders are the classes")
     parts, paths = [image.parts for image in kept], [image.entry.parts for image in kept]
     if not any(len(place) > 1 + bool(splits) for place in parts):
         doubt.refuse(folder, parts, splits, paths)
@@ -82,7 +88,7 @@ def _by_folders(folder: Path, content: Sequence[Entry], images: Sequence[Entry],
     if not classes <= {*reading.known}:
         doubt.refuse(folder, parts, splits, paths)
     inner = {image.parts[1 + bool(splits)] for image in kept if len(image.parts) > 2 + bool(splits)}
-    if len(inner) > len(classes) and not any(len(image.parts) == 2 + bool(splits) for image in kept):
+    if len(inner) > 1 and not any(len(image.parts) == 2 + bool(splits) for image in kept):
         example = next(image.entry.name for image in kept if len(image.parts) > 2 + bool(splits))
         at = next(image for image in kept if image.entry.name == example)
         level = len(at.entry.parts) - len(at.parts) + bool(splits) + 2

@@ -183,8 +183,8 @@ def without_masks(placed: list[Placed], notes: list[str]) -> list[Placed]:
     return [image for image in placed if image.entry.name not in drawn] if drawn else placed
 
 
-def without_flat_parts(placed: list[Placed], splits: Mapping[str, str], notes: list[str], ignored: Counter[str]) -> list[Placed]:
-    """Without the images of a part of the split that has no class folders, which are said and counted."""
+def without_flat_parts(placed: list[Placed], splits: Mapping[str, str], ignored: Counter[str]) -> list[Placed]:
+    """Without the images of a part of the split that has no class folders, which are counted."""
     if not splits:
         return placed
     nested = {image.parts[0] for image in placed if len(image.parts) > 2}
@@ -195,7 +195,6 @@ def without_flat_parts(placed: list[Placed], splits: Mapping[str, str], notes: l
             ignored[f"images without a class in {name}{os.sep}"] += 1
         else:
             kept.append(image)
-    notes += [f"{what}: {count:,}, left out" for what, count in ignored.items()]
     return kept
 
 

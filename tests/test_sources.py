@@ -8,6 +8,7 @@ from data_files import COUNTS, GOLDEN, cifar2, digits, good_npz, image, label, w
 from PIL import Image
 
 from launch import Run, sources
+from launch.data.resize import ResizeRule
 from launch.errors import Refused
 
 
@@ -176,3 +177,10 @@ def test_refusal_reaches_the_user_as_one_line_and_leaves_no_folder(tmp_path):
     assert "no such folder" in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_limit_holds_for_drawings_as_images_of_ones_own():
+    """Control: without one, there are all."""
+    rule = ResizeRule(size=16, cache_size=18)
+    some, whole = (sources.custom("synthetic", rule, limit=limit, main=False) for limit in (60, 0))
+    assert (len(some.train), len(some.test), len(whole.train)) == (60, 100, 400)

@@ -56,7 +56,7 @@ def custom(
     `options.skip_bad`), or if a split lacks a class.
     """
     if data == "synthetic":
-        return _announced(_drawings(rule, classes), main and not classes)
+        return _announced(_drawings(rule, classes, limit), main and not classes)
     if data == "hub":
         raise Refused("--data hub names no data set: it takes a folder, a table, owner/name of the hub, or synthetic", 2)
     reading, split = options.reading(classes), Path(options.split) if options.split else None
@@ -152,11 +152,13 @@ def images_of(report: DatasetReport, rule: ResizeRule, limit: int, held: float |
     store = (report.store or Store(rule, listing.source)) if kept else Store(rule)
     store.allow([image for side in sides.values() for image in stored[side]])
     splits = {name: DiskSplit(torch.tensor(labels[side]), stored[side], store, rule) for name, side in sides.items()}
-    train = splits["train"]
-    if limit and limit < len(train):
-        train = train.select(order(len(train), seed=0, epoch=0)[:limit].sort().values)
-    test, validation = splits["test"], splits.get("validation")
+    train, test, validation = _limited(splits["train"], limit), splits["test"], splits.get("validation")
     return Images(train, test, classes, MEAN, STD, str(listing.source), digest.hexdigest(), 0, validation, held, _lists(report))
+
+
+def _limited(train: DiskSplit, limit: int) -> DiskSplit:
+    """`limit` images of a training split; 0: all."""
+    return train.select(order(len(train), seed=0, epoch=0)[:limit].sort().values) if 0 < limit < len(train) else train
 
 
 def _lists(report: DatasetReport) -> dict[str, bytes]:
@@ -166,8 +168,8 @@ def _lists(report: DatasetReport) -> dict[str, bytes]:
     return {"split.csv": as_csv(rows)} | ({"bad.csv": as_csv(bad, ("path", "label", "problem"))} if bad else {})
 
 
-def _drawings(rule: ResizeRule, classes: tuple[str, ...]) -> Images:
-    """Drawings of CIFAR-10's classes as images of 32×32, for trying a recipe without any: 400 to train, 100 to test.
+def _drawings(rule: ResizeRule, classes: tuple[str, ...], limit: int) -> Images:
+    """Drawings of CIFAR-10's classes as images of 32×32, for trying a recipe without any: `limit` of 400 to train, 100 to test.
 
     With `classes` these are their names, with noise where there is no drawing: for the net of a run whose images are not here.
     """
@@ -184,4 +186,4 @@ def _drawings(rule: ResizeRule, classes: tuple[str, ...]) -> Images:
             sha256 = hashlib.sha256(content).hexdigest()
             wanted.append(StoredImage(sha256, *size, f"drawing {number}", partial(io.BytesIO, content)))
         splits[name] = DiskSplit(images.labels, wanted, Store(rule), rule)
-    return Images(splits["train"], splits["test"], names, MEAN, STD, "synthetic", drawn.fingerprint)
+    return Images(_limited(splits["train"], limit), splits["test"], names, MEAN, STD, "synthetic", drawn.fingerprint)

@@ -196,7 +196,8 @@ def test_micro_batches_see_the_images_of_the_batch_once_an_epoch(start, folder, 
 
 
 def test_two_processes_and_a_kill_give_the_bits_of_one(folder, tmp_path):
-    flags = ("--data", folder, "--net", "Net", "--mode", "scratch", "--size", 32, "--epochs", 2, "--batch", 16, "--threads", 1, "--log-every", 1)
+    flags = ("--data", folder, "--net", "Net", "--mode", "scratch", "--size", 32, "--epochs", 2, "--batch", 16)
+    flags = (*flags, "--threads", 1, "--log-every", 1)
     one = run_recipe("custom", *flags, "--micro-batches", 2, "--out", "one", cwd=tmp_path)
     two = run_recipe("custom", *flags, "--out", "two", cwd=tmp_path, processes=2)
     assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr

@@ -18,7 +18,7 @@ from launch.publish import card, folder, push
 
 timm = pytest.importorskip("timm")
 pytestmark = pytest.mark.usefixtures("own_path")
-NET = ("--net", "timm/test_resnet", "--mode", "scratch", "--size", 32, "--limit", 24, "--epochs", 1, "--batch", 12)
+NET = ("--net", "timm/test_resnet", "--mode", "scratch", "--ema", 0.99, "--size", 32, "--limit", 24, "--epochs", 1, "--batch", 12)
 LICENCE = ("--licence", "cc-by-4.0")
 
 

@@ -30,7 +30,7 @@ $(VENV)/.oneloop $(VENV)/.oneloop-test: setup.cfg pyproject.toml
 bench:  # about 2 minutes; keep the machine idle meanwhile
 	python benchmarks/speed.py
 
-bench-images:  # JPEG files to batches, beside torchvision and timm; some minutes
+bench-images:  # JPEG files to batches, beside other loaders; half an hour
 	python benchmarks/images.py
 
 gpu:  # all that only a GPU can show: tests, verify, speed; some minutes

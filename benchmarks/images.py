@@ -20,7 +20,6 @@ Then ResNet-18 trains at 128 and at 224 pixels, from the store and on random ima
 """
 
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -191,13 +190,14 @@ def worker(way: str, folder: str, size: str = "224") -> None:
         return
     other = getattr(image_loaders, kind, None)
     spent = other(folder, int(size), int(workers)) if other else ours(folder, int(size), kind)
-    print(spent.clock, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, spent.cores)
+    print(spent.clock, image_loaders.most_memory(), spent.cores)
 
 
 def ours(folder: str, size: int, kind: str) -> image_loaders.Spent:
     import torch
 
     from launch import sources
+    from launch.data import native
     from launch.data.augment import EpochRng, random_resized_crop
     from launch.data.order import order
     from launch.data.resize import rule_for
@@ -208,6 +208,7 @@ def ours(folder: str, size: int, kind: str) -> image_loaders.Spent:
 
     torch.set_num_threads(os.cpu_count() or 1)
     keep_freed_memory()  # as every run does
+    native.library()  # compiled once for all runs
     options = DataOptions(test=0.0, split=split_of(folder))
 
     def one() -> int:
@@ -223,7 +224,7 @@ def ours(folder: str, size: int, kind: str) -> image_loaders.Spent:
             one()
     elif kind != "new":
         sources.custom(folder, rule_for(size), options, main=False)  # checked
-        clear(Path(folder))
+        clear(Path(folder).resolve())
     image_loaders.settle()
     began = image_loaders.clock()
     count = one()

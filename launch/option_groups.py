@@ -16,10 +16,17 @@ def groups(main: Callable[..., Any]) -> dict[str, Any]:
 
 
 def apart(options: Mapping[str, Any]) -> dict[str, Any]:
-    """`options` as they are recorded: the fields of a group in its place."""
+    """`options` as they are recorded: the fields of a group in its place.
+
+    Those of its LATER, which runs from before them lack, are absent where they are off.
+    """
     recorded: dict[str, Any] = {}
     for name, value in options.items():
-        recorded |= vars(value) if dataclasses.is_dataclass(value) else {name: value}
+        if dataclasses.is_dataclass(value):
+            later = getattr(value, "LATER", ())
+            recorded |= {field: setting for field, setting in vars(value).items() if setting or field not in later}
+        else:
+            recorded[name] = value
     return recorded
 
 

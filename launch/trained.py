@@ -102,6 +102,7 @@ def rebuild(
     from . import source_copy
     from .data.images import prepared
     from .describe import shape_walk
+    from .report import calibration
     from .weights import load, probe
     from .weights.tensors import load_weights
 
@@ -135,7 +136,7 @@ def rebuild(
     except Exception as error:  # of any kind: the recorded options may be anything
         why = f"{type(error).__name__}: {first_line(error)}"
         raise Refused(f"{module.__file__} fails with the options of {record.folder} ({why})", 4) from error
-    about = about_of(path)
+    about = about_of(path) | {"temperature": calibration.recorded(folder, weights)}
     if list(images.classes) != about["classes"]:
         theirs, ours = _some(images.classes), _some(about["classes"])
         raise Refused(f"{images.source} has the classes {theirs}; {record.folder} was trained on {ours}", 4)
@@ -248,6 +249,7 @@ def about_of(path: Path) -> dict:
             "crop": about.get("crop", 7 / 8),  # as it was in runs before 0.3
             "interpolation": about.get("interpolation", "bilinear"),
             "probe": about.get("probe", []),  # runs before 0.3 have none
+            "temperature": about.get("temperature", 1.0),  # of a published folder; a run's is in predictions.json
         }
     except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise Refused(f"{path} does not describe its net ({first_line(error)}): damaged, or not written by `train`", 4) from error
@@ -270,6 +272,7 @@ def about_of(path: Path) -> dict:
         "mean": listed("mean", _finite) and len(about["mean"]) == channels,
         "std": listed("std", lambda value: _finite(value) and value > 0) and len(about["std"]) == channels,
         "probe": listed("probe", _finite),
+        "temperature": _finite(about["temperature"]) and about["temperature"] > 0,
     }
     if wrong := [f"{name} {_cut(about[name])}" for name, fit in fits.items() if not fit]:
         raise Refused(f"{path} is damaged: impossible values for its images ({', '.join(wrong)})", 4)

@@ -16,15 +16,18 @@ def build(name: str, shape: Sequence[int], num_classes: int) -> nn.Module | None
     Its numbers are random. Raises ImportError without timm, and whatever the net's own code raises.
     """
     if name.startswith(TIMM):
+        import timm
+
         from nets.sizes import timm_net
 
-        return timm_net(name.removeprefix(TIMM), num_classes, shape[1])
+        known = timm.is_model(name.removeprefix(TIMM))  # and nothing like hf-hub:OWNER/NAME, which timm would fetch
+        return timm_net(name.removeprefix(TIMM), num_classes, shape[1]) if known else None
     for module in (*PLAIN, "small"):
-        if inspect.isclass(found := getattr(importlib.import_module(f"nets.{module}"), name, None)):
+        found = getattr(importlib.import_module(f"nets.{module}"), name, None)
+        if inspect.isclass(found) and issubclass(found, nn.Module):
             takes = inspect.signature(found).parameters
             options = {"in_channels": shape[0], "num_classes": num_classes}
-            made = found(**{key: value for key, value in options.items() if key in takes})
-            return made if isinstance(made, nn.Module) else None
+            return found(**{key: value for key, value in options.items() if key in takes})
     from nets import zoo
 
     return zoo.zoo(name, in_channels=shape[0], num_classes=num_classes) if name in zoo.names() else None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launch.errors import Refused
+from launch.report import calibration
 from launch.report.runs import read_json
 from launch.trained import CHOSEN, about_of, described, find_run, rebuild, seen, weights_file
 from launch.weights import load as load_tensors
@@ -24,24 +25,31 @@ if TYPE_CHECKING:
 
 
 def load(
-    path: str | os.PathLike[str], *, weights: str = CHOSEN, recipe: str | os.PathLike[str] | None = None, device: str = ""
+    path: str | os.PathLike[str],
+    *,
+    weights: str = CHOSEN,
+    recipe: str | os.PathLike[str] | None = None,
+    device: str = "",
+    tta: str = "",
 ) -> Model:
     """The trained net in the run folder `path`, or in the folder of a stage of it.
 
     `weights`: "last", "best", "ema", or those "chosen" by the training. `recipe`: the recipe's file, if it is to make the net.
-    `device`: as torch names it; by default the accelerator, if there is one.
+    `device`: as torch names it; by default the accelerator, if there is one. `tta`: "flip" or "six" predicts with the mean logits
+    over views of each image (oneloop/views.py).
 
     Raises Refused, in one line: no such run (2), no or damaged weights, or a net that no longer computes what was trained (4).
     """
     path = Path(path)
     if _is_published(path):
-        return _published(path, device)
+        return _published(path, device, tta)
     record, stage = find_run(path)
     about = described(record, stage, weights)
-    net = None if recipe else _by_name(about, weights_file(record, stage, weights)[0])
+    file, which = weights_file(record, stage, weights)
+    net = None if recipe else _by_name(about, file)
     if net is None:
         net = rebuild(record, stage, weights=weights, recipe=Path(recipe) if recipe else None).net
-    return Model(net, about, device)
+    return Model(net, about | {"temperature": calibration.recorded(file.parent, which)}, device, tta)
 
 
 def _is_published(path: Path) -> bool:
@@ -50,10 +58,10 @@ def _is_published(path: Path) -> bool:
     return isinstance(known.get("oneloop"), dict)
 
 
-def _published(path: Path, device: str) -> Model:
+def _published(path: Path, device: str, tta: str) -> Model:
     about = about_of(path / "model.safetensors")
     if net := _by_name(about, path / "model.safetensors"):
-        return Model(net, about, device)
+        return Model(net, about, device, tta)
     raise Refused(f"{path}: oneloop cannot make {about['net']} by its name as it was trained; load the run itself", 4)
 
 

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from launch.data.file_feed import Read, batches
 from launch.data.feed import resized
+from launch.data.file_feed import Read, batches
 from launch.data.normalise import Normaliser
 from launch.errors import Refused
 from launch.trained import rule_of, seen
+
+from .views import over_views
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,9 +39,10 @@ class Model:
     `classes` are the names in the order of the logits; `about` is what the weights say of their net.
     """
 
-    def __init__(self, net: nn.Module, about: dict, device: str | torch.device = ""):
+    def __init__(self, net: nn.Module, about: dict, device: str | torch.device = "", tta: str = ""):
         self.device = torch.device(device) if device else _best_device()
         self.net, self.about = net.to(self.device).to(memory_format=torch.channels_last), about
+        self._over_views = over_views(self.net, tta)
         self.classes: tuple[str, ...] = tuple(about["classes"])
         self.shape: tuple[int, int, int] = tuple(about["shape"])
         self.rule = rule_of(about)
@@ -56,7 +59,7 @@ class Model:
         """The same of a batch of images that were `read`. Host-device sync."""
         if not read.places:
             return []
-        best = self.logits(read).softmax(1).topk(min(top, len(self.classes)))
+        best = (self.logits(read) / self.about["temperature"]).softmax(1).topk(min(top, len(self.classes)))
         found = []
         for values, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True):
             probabilities = {self.classes[index]: value for index, value in zip(indices, values, strict=True)}
@@ -90,11 +93,11 @@ class Model:
 
     @torch.no_grad()
     def logits(self, read: Read) -> Tensor:
-        """float32 (n, classes), on the net's device."""
+        """float32 (n, classes), on the net's device, not yet divided by the temperature."""
         rows = read.pixels.permute(0, 2, 3, 1).flatten(1).to(self.device, non_blocking=True)  # (n, H × W × C)
         channels, height, width = self.shape
         pixels = self._normalise(rows).view(-1, height, width, channels).permute(0, 3, 1, 2)
-        logits: Tensor = self.net(resized(pixels, self.about["size"]))
+        logits: Tensor = self._over_views(resized(pixels, self.about["size"]))
         return logits.float()
 
     def read(self, images: "ImageLike | Iterable[ImageLike]", skip: bool = False) -> Iterator[Read]:

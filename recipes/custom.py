@@ -121,7 +121,8 @@ def main(
         raise Refused(f"--views takes a number from 0 on, and is for --mode frozen and gradual; it is {views}", 2)
     rule = data.rule(size or size_for(net, mode))
     images = sources.custom(run.data, rule, data, run.limit, run.validation, classes=run.classes, main=run.rank == 0)
-    model, images = net_for(run, net, images, published, source, sha256, average)
+    zeros = mode in ("frozen", "gradual") or head_epochs > 0
+    model, images = net_for(run, net, images, published, source, sha256, average, zeros)
     run.open(images, {"mode": mode, "cache_size": rule.cache_size})
     loss = loss_for(run, images, class_weights, smoothing)
     if patience is None:
@@ -147,6 +148,7 @@ def main(
         return
     first_options = first_options | {"epochs": head_first, "schedule": schedule(head_first), "stage": "frozen"}
     first, left = train(run, learner, seen, optimizer, loss, **first_options), epochs - head_first
+    run.use_threads()
     if mode == "gradual":
         unlock(model, last_block(model, last))
         add_trainable(optimizer, model, BACKBONE_LR * lr)
@@ -167,9 +169,12 @@ def size_for(name: str, mode: str) -> int:
 
 
 def net_for(
-    run: Run, name: str, images: Images, published: bool, source: str, sha256: str = "", average: bool = True
+    run: Run, name: str, images: Images, published: bool, source: str, sha256: str = "", average: bool = True, zeros: bool = False
 ) -> tuple[nn.Module, Images]:
-    """The net with its first weights, and the images prepared as these want. Raises Refused."""
+    """The net with its first weights, and the images prepared as these want. Raises Refused.
+
+    `zeros`: a new last layer starts from zeros. Random weights in it, some of timm's are large, take many steps to forget.
+    """
     classes, size = len(images.classes), images.train.shape[1]
     published = published and not run.classes  # else a trained net's weights follow
     without = "--mode scratch trains without weights, --source from others"
@@ -193,10 +198,13 @@ def net_for(
     wants = scale(model) | {key: value for key, value in wants.items() if key != "size"}
     if run.classes:
         return model, prepared(images, **wants)
-    lines = []
+    lines, known = [], 0
     if published:
         known = len(state[f"{last[0]}.weight"]) if state else model.pretrained_cfg.get("num_classes")
         lines += [f"last layer {', '.join(last)}: {kept(classes, images.classes)}"] if known == classes else []
+    if zeros and (source or known != classes):  # a source's last layer is put over them
+        for parameter in (parameter for layer in last for parameter in model.get_submodule(layer).parameters()):
+            nn.init.zeros_(parameter)
     if source:
         trained = run.load(source, sha256, average)
         tensors, part = without_prefix(model, trained.tensors, average)

@@ -7,13 +7,15 @@ import gc
 import importlib
 import sys
 
-sys.modules["timm"] = None  # else accelerate's command imports it, and it W&B
+OPTIONAL = dict.fromkeys(("timm", "transformers"))  # else accelerate's command imports them, and they W&B
+sys.modules.update(OPTIONAL)
 for name in (
     "torch._dynamo", "accelerate.commands.accelerate_cli", "tyro", "docstring_parser", "typeguard", "PIL.JpegImagePlugin",
     "matplotlib.backends.backend_agg", "launch.training.loop", "launch.command_line", "launch.sources.synthetic",
     "launch.report.show", "launch.verify.few_tests",
 ):  # fmt: skip
     importlib.import_module(name)
-del sys.modules["timm"]
+for name in OPTIONAL:
+    del sys.modules[name]
 gc.collect()
 gc.freeze()  # a run ends with a collection of garbage: 0.2 s if it walks, and in a forked process copies, all of this

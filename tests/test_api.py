@@ -16,6 +16,7 @@ import nets.cifar2
 import oneloop as api
 from launch.data import file_feed
 from launch.errors import Refused
+from oneloop import by_name
 
 pytestmark = pytest.mark.usefixtures("own_path")
 
@@ -90,6 +91,19 @@ def test_a_net_whose_name_does_not_tell_how_to_make_it_is_made_by_its_recipe(tra
     assert isinstance(model.net, nn.Sequential)
     assert model.classes == tuple("0123456789")
     assert len(model.predict(files)) == 12
+
+
+@pytest.mark.parametrize("name", ["Tensor", "SixViews", "no such net", "timm/hf-hub:owner/net", "timm/local-dir:net", "timm/"])
+def test_a_name_that_a_folder_records_makes_a_known_net_or_none(name):
+    """A folder may come from anyone: timm would fetch what it names."""
+    if name.startswith("timm/"):
+        pytest.importorskip("timm")
+    if name == "SixViews":  # a class that takes something else
+        with pytest.raises(TypeError):
+            by_name.build(name, (3, 32, 32), 2)
+    else:
+        assert by_name.build(name, (3, 32, 32), 2) is None
+    assert isinstance(by_name.build("NetBatchNorm", (3, 32, 32), 2), nn.Module)  # control
 
 
 def test_images_that_cannot_be_used_are_one_line(model, files, tmp_path):

@@ -51,6 +51,27 @@ def test_a_flag_that_is_on_or_off_takes_what_users_type(flags, recipes):
     assert (options["pretrained"], options["size"], run.fresh, run.wandb_artifacts) == (SWITCHES[flags], 32, True, False)
 
 
+ON_BY_DEFAULT = {
+    "": True, "--constant": True, "--constant=true": True, "--no-constant": False, "--constant=False": False,
+    "--constant off": False, "--no-constant --constant": True, "--constant --no-constant": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("flags", ON_BY_DEFAULT)
+def test_a_flag_that_is_on_by_default_can_be_switched_off(flags, recipes):
+    _, options = parse(recipes["custom"].main, ["--data", "x", *flags.split(), "--no-average"])
+    assert (options["constant"], options["average"]) == (ON_BY_DEFAULT[flags], False)
+
+
+@pytest.mark.parametrize("flags", ["--deep", "--deep=yes", "--deep False", "--no-deep"])
+def test_a_flag_that_must_be_given_is_on_or_off(flags):
+    def main(run: Run, deep: bool):
+        """Train."""
+
+    _, options = parse(main, flags.split())
+    assert options == {"deep": flags in ("--deep", "--deep=yes")}
+
+
 @pytest.mark.parametrize("rank", [None, "abc"])  # what was left in the shell
 @pytest.mark.parametrize("flag", ["--pretrained=maybe", "--no-pretrained=1", "--fresh=", "--compile=2"])
 def test_another_value_of_it_is_one_line(flag, rank, recipes, monkeypatch, capsys):
@@ -80,7 +101,8 @@ def test_validation_0_is_none_and_a_run_of_its_own(recipes, tmp_path):
     write_photos(tmp_path / "set", {"ant": 20, "bee": 20})
     splits, folders, reached = {}, {}, []
     for flags in ((), ("--validation", "0"), ("--validation", "0.2")):
-        run, options = parse(recipes["custom"].main, ["--data", str(tmp_path / "set"), "--net", "Net", "--size", "32", "--mode", "scratch", *flags])
+        given = ["--data", str(tmp_path / "set"), "--net", "Net", "--size", "32", "--mode", "scratch", *flags]
+        run, options = parse(recipes["custom"].main, given)
         run.configure("custom", options, "no")
         folders[flags] = run.find_folder().folder
         with pytest.MonkeyPatch.context() as patch:
@@ -133,7 +155,8 @@ def test_a_share_of_one_or_more_and_an_empty_batch_are_refused_before_the_run_fo
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     refused = {("--ema", "1"): "less than 1", ("--ema", "1.5"): "less than 1", ("--smoothing", "2"): "less than 1"}
     for (flag, value), why in (refused | {("--batch", "0"): "at least 1"}).items():
-        given = ["--data", "synthetic", "--net", "Net", "--mode", "scratch", "--size", "32", "--epochs", "1", "--limit", "16", flag, value]
+        given = ["--data", "synthetic", "--net", "Net", "--mode", "scratch", "--size", "32", "--epochs", "1"]
+        given += ["--limit", "16", flag, value]
         monkeypatch.setattr(sys, "argv", [recipes["custom"].__file__, *given])
         code, said = ended(lambda: cli(recipes["custom"].main))
         assert (code, said.count("\n")) == (2, 1), said
@@ -207,7 +230,10 @@ def whole(folder) -> bool:
 
 
 SMALL = {"--data": "synthetic", "--limit": "16", "--batch": "8", "--threads": "1", "--out": "out", "--wandb": "disabled"}
-FEW = {"custom": {"--net": "Net", "--size": "32", "--mode": "scratch"}, "transfer": {"--size": "32"}, "fashion_nin": {"--limit": "2"}}
+FEW = {
+    "custom": {"--net": "Net", "--size": "32", "--mode": "scratch"},
+    "transfer": {"--size": "32"}, "fashion_nin": {"--limit": "2"},
+}  # fmt: skip
 
 
 @pytest.fixture

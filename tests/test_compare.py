@@ -232,7 +232,7 @@ def test_table_and_plots(place, capsys):
     assert "0.8500 ± 0.0707" in shown
     assert "1/2 interrupted" in shown
     assert "the same for all: recipe mine, epochs 2" in shown
-    assert sorted(path.name for path in (place / "compare").iterdir()) == PLOTS
+    assert sorted(path.name for path in (place / "compare").iterdir()) == sorted([*PLOTS, "compare.html"])
     for name in PLOTS:
         with Image.open(place / "compare" / name) as plot:
             assert len(plot.convert("L").getcolors(256)) > 10, name  # something is drawn
@@ -251,7 +251,8 @@ def test_a_narrow_terminal_names_the_columns_that_it_leaves_out(place, capsys, m
 def test_no_bars_without_a_training_accuracy(place, capsys):
     assert commands.main(["compare", "runs", "--out", "new"]) == 0  # draws bars.png, which the next command removes
     assert commands.main(["compare", "runs/b2", "--out", "new"]) == 0
-    assert sorted(path.name for path in (place / "new").iterdir()) == ["cost.png", "curves.png"]
+    assert sorted(path.name for path in (place / "new").iterdir()) == ["compare.html", "cost.png", "curves.png"]
+    assert "bars" not in (place / "new/compare.html").read_text()
 
 
 def test_json_csv_and_markdown(place, capsys):

@@ -483,3 +483,9 @@ def test_the_fast_recipe_whitens_by_training_images_and_measures_six_views(start
     torch.testing.assert_close(seen["net"].whitening.weight, expected.whitening.weight)
     expected.whiten(MemoryFeed(replace(images, train=images.test).train, images, CPU).batch(torch.arange(20))[0])
     assert not torch.allclose(seen["net"].whitening.weight, expected.whitening.weight)  # control
+
+
+def test_a_new_last_layer_starts_from_zeros_where_it_alone_learns(asked, source):
+    for mode, zeros in (("frozen", True), ("gradual", True), ("finetune", False)):
+        call = asked(mode=mode, source=str(source[0]), epochs=2)[0]
+        assert bool((call.state["linear.weight"] == 0).all()) is zeros

@@ -16,7 +16,9 @@ from launch.run import Run
 from launch.sources.options import DataOptions
 
 OPTIONS = {"split": "s.csv", "test": 0.2, "columns": ("label=kind",), "skip_bad": True, "cache_size": 80, "white": 4095}
+OPTIONS |= {"group": "patient", "classes_at": 2}
 FLAGS = ("--split", "s.csv", "--test", "0.2", "--columns", "label=kind", "--skip-bad", "--cache-size", "80", "--white", "4095")
+FLAGS = (*FLAGS, "--group", "patient", "--classes-at", "2")
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,7 @@ def test_a_group_is_recorded_flag_by_flag_and_gathered_again(main):
     assert together(main, apart(options)) == options
     del (older := apart(options))["white"]  # a run from before this flag
     assert together(main, older)["data"] == DataOptions(**OPTIONS | {"white": 0})
+    assert not {"group", "classes_at", "label_from", "split_column"} & apart({"data": DataOptions()}).keys()  # as before them
 
 
 def test_control_a_flag_of_the_group_names_another_run(main):
@@ -76,7 +79,8 @@ def test_evaluate_reads_other_images_as_its_flags_say(oneloop, tmp_path, monkeyp
     monkeypatch.setenv("ONELOOP_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     place = write_photos(tmp_path / "set", {"ant": 8, "bee": 8})
-    flags = ("--data", place, "--net", "Net", "--mode", "scratch", "--size", 32, "--epochs", 1, "--batch", 8, "--wandb", "disabled")
+    flags = ("--data", place, "--net", "Net", "--mode", "scratch", "--size", 32, "--epochs", 1, "--batch", 8)
+    flags = (*flags, "--wandb", "disabled")
     train_here(ROOT / "recipes/custom.py", *flags, "--out", "run")
     other = write_photos(tmp_path / "other", {"ant": 3, "bee": 3}, start=100)
     (other / "ant/empty.jpg").touch()

@@ -292,8 +292,11 @@ def test_where_features_cannot_be_computed_once_it_is_said(folder, net, start, w
         def forward(self, x):
             return super().forward(x) * 2
 
+    more = More()
+    nn.init.zeros_(more.fc.weight)
+    nn.init.zeros_(more.fc.bias)
     run, images, options = start(), images_of(folder), {"mix": (lambda *_: None) if what == "mix" else None}
-    model, last = More() if what == "more" else net, ("fc", "fc") if what == "heads" else ("fc",)
+    model, last = more if what == "more" else net, ("fc", "fc") if what == "heads" else ("fc",)
     run.trains = what != "asked"
     assert trained_on_features(run, model, images, last, Views(), options) == (model, images, options)
     said = {"mix": "--mix mixes pixels", "heads": "several last layers", "more": "does more after fc than return the logits"}
@@ -327,7 +330,8 @@ def kept_rows(cache):
 
 def begin_run(folder, source, place, *flags, chaos=(), processes=None, **more):
     fixed = ("--net", "CifarResNet", "--size", 16, "--batch", 8, "--epochs", 3, "--threads", 1, "--micro-batches", 2)
-    fixed = (*fixed, "--ema", 0.99, "--mode", "frozen", "--validation", 0.2, "--test", 0.3, "--views", 1, "--augment", "crop", "--out", "run")
+    fixed = (*fixed, "--mode", "frozen", "--validation", 0.2, "--test", 0.3, "--views", 1, "--augment", "crop", "--ema", 0.9)
+    fixed = (*fixed, "--out", "run")
     flags = (*fixed, "--data", folder, "--source", source, *flags)
     return begin(*chaos, "--", ROOT / "recipes/custom.py", *flags, cwd=place, processes=processes, **more)
 

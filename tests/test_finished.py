@@ -106,10 +106,11 @@ def test_an_edited_split_file_is_refused(command, tmp_path):
     assert (code, "was trained on other data" in said) == (4, True)
 
 
-def test_data_that_are_gone_keep_the_result_and_it_is_said(command, table, tmp_path, capsys):
+def test_data_that_are_gone_keep_the_result_and_it_is_said(command, table, tmp_path, tmp_path_factory, capsys):
     assert command("custom", *FLAGS)[0] == 0
+    elsewhere = tmp_path_factory.mktemp("elsewhere")  # below the table's folder they would be found
     for lost in ("ant", "bee", "table.csv"):  # a part of the images is other data
-        shutil.move(tmp_path / lost, tmp_path / f"moved-{lost}")
+        shutil.move(tmp_path / lost, elsewhere)
         code, said = command("custom", *FLAGS)
         assert (code, "already finished" in said) == ((4, False) if lost == "ant" else (0, True)), said
         if lost != "ant":

@@ -42,6 +42,17 @@ def test_a_split_that_lacks_a_side_is_used_as_it_is_and_said(oneloop, said, tmp_
     assert "\nno test images\n" not in oneloop("data", place)[1]
 
 
+@pytest.mark.parametrize(("folder", "code"), [("labels", 0), ("cats", 1)])
+def test_images_beside_a_table_are_its_own_only_in_a_folder_for_tables(oneloop, tmp_path, folder, code):
+    """Beside another folder may lie images of other data, called alike."""
+    write_photos(tmp_path, {"images/cat": 12, "images/dog": 12})
+    rows = [f"{path.name},{path.parent.name}\n" for path in (tmp_path / "images").rglob("*.jpg")]
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "train.csv").write_text("path,label\n" + "".join(rows))
+    ended, out, error = oneloop("data", tmp_path / folder / "train.csv")
+    assert (ended, "24 images" in out) == (code, code == 0), error
+
+
 def test_a_folder_without_a_split_is_split(said, tmp_path):
     found = said(write_photos(tmp_path / "set", {"cat": 12, "dog": 12}))
     assert counts(found) == {"cat": (12,), "dog": (12,)}
@@ -93,7 +104,7 @@ def test_what_is_not_an_image_is_counted_by_kind(said, tmp_path):
     assert counts(found) == {"cat": (2,), "cow": (1,)}
     assert found["ignored"] == {
         ".txt": 2, "no extension": 1, "hidden": 3, ".csv": 1, "images outside a class folder": 2,
-        "images outside test/ train/": 1, "class folders without images": 1,
+        "images without a class in unlabelled/": 1, "class folders without images": 1,
     }  # fmt: skip
 
 
@@ -204,7 +215,7 @@ def written(place, files: str):
         ("amazon/images/cup amazon/images/pen dslr/images/cup dslr/images/pen", "same folders, cup, pen", "amazon/images'"),
         ("train/cat train/dog test/unknown", "unknown in test would be a class without a training", "train' (classes cat, dog)"),
         ("cat dog more/cat more/dog", "more would be a class and has folders called like other classes, cat, dog", "more'"),
-        ("cells/a cells/b cells/cells/a cells/cells/b", "cells would be a class and has folders called like other classes", "cells/cells' (classes a, b)"),
+        ("cells/a cells/b cells/cells/a cells/cells/b", "has folders called like other classes", "cells/cells' (classes a, b)"),
         ("p1/0 p1/1 p2/0 p2/1 p3/0", "mostly have the same folders, 0, 1: which are the classes?", "p1' (classes 0, 1)"),
         ("fold1/a fold1/b fold2/a fold2/c fold3/b fold3/c", "the same folders, a, b, c: which", "fold1' (classes a, b)"),
         ("CUB/images/auk CUB/images/owl masks/auk masks/owl", "the same folders, auk, owl", "CUB/images' (classes auk, owl)"),
@@ -254,7 +265,7 @@ def test_control_classes_with_names_like_those_are_classes(said, tmp_path, files
         ("a/b/train/cat a/b/train/dog a/b/val/cat", (4, 2, 0), "the classes are in a/b/"),
         ("training_set/cat training_set/dog test_set/cat test_set/dog", (4, 0, 4), "test_set/ test, training_set/ train"),
         ("train2017/cat train2017/dog val2017/cat", (4, 2, 0), "read as a split: train2017/ train, val2017/ validation"),
-        ("seg_train/seg_train/cat seg_train/seg_train/dog seg_test/seg_test/cat seg_pred/seg_pred", (4, 0, 2), "seg_train/seg_train/"),
+        ("s_train/s_train/cat s_train/s_train/dog s_test/s_test/cat s_pred/s_pred", (4, 0, 2), "s_train/s_train/"),
         ("trainImages/cat trainImages/dog TestImages/cat", (4, 0, 2), "TestImages/ test, trainImages/ train"),
         ("train/cat train/dog dev/cat dev/dog", (4, 4, 0), "dev/ validation, train/ train"),
         ("pets-train/cat pets-train/dog pets-holdout/cat", (4, 0, 2), "pets-holdout/ test, pets-train/ train"),

@@ -148,10 +148,29 @@ def test_a_slow_disk_does_not_hold_up_training(cache, wanted, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(store, "open", slow, raising=False)
+        patched.setattr(store, "SHARE", 0)  # on a busy machine, decoding takes long, too
         found = keep(wanted)
     assert [*found.places] == [each.sha256 for each in wanted[:64]]
     assert all(found.read(each).tobytes() == decoded(each, RULE).tobytes() for each in wanted)
     assert len(keep(wanted).places) == 80
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="tells no process's memory of mapped files")
+def test_the_memory_of_stored_images_that_were_read_is_bounded(cache, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (500, 1000, 3), dtype=np.uint8)
+    many = [StoredImage(str(number), 1000, 500, str(number), lambda: None) for number in range(40)]
+    monkeypatch.setattr(store, "decoded", lambda *_: pixels)
+    keep(many)
+
+    def mapped() -> int:
+        (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssFile"))
+        return int(line.split()[1]) << 10
+
+    for touched, least, most in ((8 << 20, 0, 20 << 20), (1 << 40, 50 << 20, 70 << 20)):  # the second one: control
+        monkeypatch.setattr(store, "TOUCHED", touched)
+        found, before = Store(RULE, Path("/photos"), many), mapped()
+        assert all((found.read(image) == pixels).all() for image in many)
+        assert least <= mapped() - before <= most
 
 
 def test_what_waits_for_a_disk_that_hangs_is_bounded(cache, wanted, monkeypatch):

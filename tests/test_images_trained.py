@@ -589,9 +589,11 @@ def test_the_first_line_names_the_classes_and_folders_of_a_split_are_refused(fol
     load(folder, classes=("ant", "bee", "cow"), main=True)  # as `oneloop predict` rebuilds a run
     load(folder, main=False)
     assert capsys.readouterr().out == ""
-    write_photos(tmp_path / "set", {"train/ant": 4, "train/bee": 4, "test": 4})
-    with pytest.raises(Refused, match=r"test, train would be classes .* --data .*/set/train \(classes ant, bee\)") as refused:
-        load(tmp_path / "set")
+    load(write_photos(tmp_path / "set", {"train/ant": 4, "train/bee": 4, "test": 3}))
+    assert f"{tmp_path}/set: images without a class in test/: 3, left out\n" in capsys.readouterr().err
+    write_photos(tmp_path / "rest", {"train/ant": 4, "train/bee": 4, "rest": 4})
+    with pytest.raises(Refused, match=r"train would be a class .* --data .*/rest/train \(classes ant, bee\)") as refused:
+        load(tmp_path / "rest")
     assert refused.value.code == 4
     with pytest.raises(Refused, match="one class, ant"):
         load(write_photos(tmp_path / "one", {"ant": 9}))

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from photos import photo
+from photos import photo, write_photos
 from PIL import Image
 
 from launch.data import decode, native
 from launch.data.normalise import Normaliser
 from launch.data.resize import ResizeRule, read, resized, viewed
+from launch.sources import custom_images
 
 RANDOM = np.random.default_rng(7)
 NOISE = RANDOM.integers(0, 256, (300, 400, 3), dtype=np.uint8)
@@ -130,6 +131,19 @@ def test_without_native_code_torch_resizes(trouble, tmp_path, monkeypatch):
         assert not [*tmp_path.glob("other/*.so"), *tmp_path.glob("other/*.tmp")]
     finally:
         native.library.cache_clear()
+
+
+def test_that_torch_resizes_many_images_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ONELOOP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(custom_images, "WORTH_COMPILING", 8)
+    folder = write_photos(tmp_path / "photos", {f"{side}/{name}": 2 for side in ("train", "test") for name in "ab"})
+    for code, lines in ((object(), 0), (None, 1)):
+        monkeypatch.setattr(native, "library", lambda: code)  # noqa: B023
+        custom_images.custom(str(folder), ResizeRule(8, 8), limit=2)
+        assert capsys.readouterr().err.count("no C compiler that works") == lines
+    monkeypatch.setattr(custom_images, "WORTH_COMPILING", 9)  # control: few
+    custom_images.custom(str(folder), ResizeRule(8, 8), limit=2)
+    assert "compiler" not in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------------------------ JPEG files

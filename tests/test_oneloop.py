@@ -19,7 +19,8 @@ pytestmark = pytest.mark.usefixtures("own_path")
 
 def test_every_command_has_its_file_and_the_script_its_entry():
     files = {path.stem for path in (ROOT / "launch/commands").glob("*.py")} - {"__init__", "arguments"}
-    assert {name for name in files if not name.startswith("sweep_")} == commands.COMMANDS.keys()  # parts of sweep
+    parts = "sweep_", "data_", "export_"  # of other commands
+    assert {name for name in files if not name.startswith(parts)} == commands.COMMANDS.keys()
     (entry,) = importlib.metadata.entry_points(group="console_scripts", name="oneloop")
     assert entry.load() is commands.main
 

@@ -28,7 +28,7 @@ from nets.residual import CifarResNet
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"building the device needs {', '.join(MISSING)}")
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py") if path.stem != "by_hand")  # which has a loop of its own
 OPTIONS = {
-    "images": {"net": "Net", "size": 32}, "model_selection": {"k": 2, "nets": ("LeNet5",)},
+    "custom": {"net": "Net", "mode": "scratch", "size": 32}, "model_selection": {"k": 2, "nets": ("LeNet5",)},
     "transfer": {"source_epochs": 1, "few": 8}, "zoo": {"net": "squeezenet1_1", "stem": "imagenet", "size": 64},
 }  # fmt: skip
 BROKEN = 10  # the step, from 1, whose loss or gradient is not finite
@@ -82,7 +82,8 @@ def test_bf16_computes_in_bf16_and_keeps_float32(tmp_path):
 
 def in_precision(place: Path) -> None:
     model, seen = Tiny(), []
-    model.conv.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    # A single image is the probe that is recorded with the weights, in float32.
+    model.conv.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype) if len(output) > 1 else None)
     run = begun(place / "run")
     for net, classes in ((Net(), 2), (CifarResNet(8), 10)):
         for layer in (module for module in net.modules() if isinstance(module, nn.Conv2d | nn.Linear)):

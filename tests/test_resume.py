@@ -88,7 +88,7 @@ def test_resume_during_evaluation_is_exact(start, straight, images, tmp_path, mo
     ]
 
 
-@pytest.mark.parametrize("moment", ["launch.run.Run.finish", "launch.report.show.show"])
+@pytest.mark.parametrize("moment", ["launch.run.Run.record", "launch.report.show.show"])
 def test_killed_between_the_last_checkpoint_and_the_result(moment, start, straight, images, tmp_path, monkeypatch):
     """Also while it draws: a run that is called finished has its images."""
     digest, lines = straight()

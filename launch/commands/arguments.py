@@ -78,6 +78,20 @@ def data_options(chosen: argparse.Namespace, *names: str, default: DataOptions =
     return dataclasses.replace(default, **asked).checked()
 
 
+def add_confidence(parser: argparse.ArgumentParser) -> None:
+    """The arguments of how sure a prediction is: --unsure, --tta."""
+    below = "a class of which the net is less sure than this probability, from 0 to 1, is said to be unsure"
+    parser.add_argument("--unsure", type=float, default=0.0, metavar="P", help=below)
+    views = "mean logits over views of each image: flip, it and its mirror image; six, these and both moved by a pixel"
+    parser.add_argument("--tta", choices=("flip", "six"), default="", help=views)
+
+
+def check_confidence(unsure: float) -> None:
+    """Raises Refused (2) if --unsure is no probability."""
+    if not 0 <= unsure <= 1:
+        raise Refused(f"--unsure takes a probability from 0 to 1, got {unsure}", 2)
+
+
 def refuse_own_file(out: Path, exports: Sequence[str]) -> None:
     """Raises Refused (2) if the file `out` is, or could be mistaken for, one of a run's own.
 

@@ -30,7 +30,7 @@ def main(args: Sequence[str]) -> None:
         description="Print how runs differ and what they reached: mean ± standard deviation over seeds, highest accuracy first:\n"
         "validation accuracy if all runs have validation images, else test accuracy.\n"
         "Unfinished runs have their own rows. Also draw four plots: curves, bars of training and test accuracy,\n"
-        "accuracy against time and parameters, and differences with their intervals.",
+        "accuracy against time and parameters, and differences with their intervals; compare.html has all of it.",
         epilog="example: oneloop compare runs/cifar2\n\n"
         "accuracy, loss  on the test images, of the weights that are used: the best ones where validation images chose them\n"
         "best            test accuracy after the best epoch; optimistic, unless validation images chose that epoch\n"
@@ -87,12 +87,13 @@ def show(comparison: Comparison, paired: Sequence[Pair], form: str | None = None
 
 
 def draw(comparison: Comparison, paired: Sequence[Pair], folder: Path, quiet: bool = False) -> None:
-    """Draw both into `folder` and print the plots' paths. Raises Refused (1) if they cannot be written."""
-    from ..report import compare_plots  # imports matplotlib: half a second
+    """Draw both into `folder`, with a page of all, and print the paths. Raises Refused (1) if they cannot be written."""
+    from ..report import compare_page, compare_plots  # imports matplotlib: half a second
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         written = compare_plots.draw(folder, comparison, paired)
+        written = [*written, compare_page.write(folder, comparison, paired, written)]
     except OSError as error:
         raise Refused(f"cannot write {error.filename or folder}: {error.strerror or error}") from error
     for path in written if not quiet else ():

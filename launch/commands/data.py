@@ -1,13 +1,17 @@
 """`oneloop data`: what images there are, before a training. What is found out is in launch/sources/dataset_report.py."""
 
 import json
+import re
+import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..console import complain
 from ..errors import Refused, printable
 from ..files import write_atomically
-from ..sources.options import FRACTION
+from ..sources.options import FRACTION, DataOptions
 from . import data_seen
 from .arguments import add_data_options, command_parser, data_options
 
@@ -16,7 +20,9 @@ if TYPE_CHECKING:
 
 LINES = 10  # of a list in the terminal; --json and --html have all of it
 WIDTH = 80  # columns where the output is no terminal
-OPTIONS = "split", "relabel", "test", "columns", "skip_bad", "white"  # of sources.options.DataOptions
+OPTIONS = (  # of sources.options.DataOptions
+    "split", "relabel", "test", "columns", "split_column", "group", "label_from", "classes_at", "skip_bad", "white",
+)  # fmt: skip
 NAME, BAR = 20, 12  # columns of a class's name, at most, and of its bar
 
 
@@ -41,7 +47,7 @@ def main(args: Sequence[str]) -> None:
     )
     which_net = "also what a trained net sees: labels in doubt, near-duplicates, outliers; NAME or NAME=SOURCE, as for probe"
     parser.add_argument("--net", default="", metavar="NET", help=which_net)
-    parser.add_argument("--size", type=int, default=0, metavar="PIXELS", help="height and width that the net sees; default 224")
+    parser.add_argument("--size", type=int, default=0, metavar="PIXELS", help="size of image that the net sees, if not its own")
     parser.add_argument("--write-labels", type=Path, metavar="FILE", help="write a table of the labels in doubt, for --relabel")
     parser.add_argument("--clear", action="store_true", help="delete what the cache holds of PATH, and exit")
     add_data_options(parser, *OPTIONS)
@@ -70,14 +76,22 @@ def main(args: Sequence[str]) -> None:
     with Progress(*parts, console=console, transient=True, disable=not console.is_terminal or chosen.json) as bar:
         report = dataset_report(chosen.path, reading, table, chosen.validation, options.test, bar)
     content, splits = summary(report, options.white), report.splits
+    content["train"] = _training(chosen.path, options, chosen.validation, content)
     if chosen.net:
         content["seen"] = data_seen.seen(chosen.path, chosen.net, report, options, chosen.validation, chosen.size)
         splits = data_seen.one_side(report, content["seen"])
     if chosen.write_labels:
         _write(chosen.write_labels, split.as_csv(data_seen.labels_to_correct(content["seen"]), data_seen.HEAD))
     if chosen.write_split:
-        rows = [(image.path, image.label, splits[image.path], report.files[image.path].sha256) for image in report.good]
+        sha256 = {image.path: report.files[image.path].sha256 for image in report.good}
+        splits = split.mended(splits, split.units(sha256, report.listing.groups))
+        rows = [(image.path, image.label, splits[image.path], sha256[image.path]) for image in report.good]
         _write(chosen.write_split, split.as_csv(rows))
+        if moved := sum(splits[path] != side for path, side in report.splits.items()):
+            are = "images are" if moved > 1 else "image is"
+            complain(
+                f"{chosen.write_split}: {moved:,} {are} on another side than in the data, so that copies and groups are on one"
+            )
     if chosen.html:
         from ..sources import page  # jinja2 takes 0.1 s
 
@@ -114,6 +128,15 @@ def _write(path: Path, content: bytes) -> None:
         raise Refused(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def _training(path: Path, options: DataOptions, validation: float, summary: dict) -> str:
+    """The command that trains on the images as they were shown; empty if a class has none to train on or to be measured on."""
+    if any(_absent(summary).values()):
+        return ""
+    words = ["oneloop", "train", "custom", "--data", str(path)]
+    words += ["--validation", f"{validation:g}"] if validation != FRACTION else []
+    return shlex.join([*words, *data_seen.words(replace(options, skip_bad=bool(summary["bad"])))])
+
+
 def _text(summary: dict) -> Iterator["RenderableType"]:
     """Lines and tables for the terminal."""
     checked, splits = summary["examined"], summary["splits"]
@@ -131,6 +154,14 @@ def _text(summary: dict) -> Iterator["RenderableType"]:
     yield from _pixels(summary)
     yield from _trouble(summary)
     yield from data_seen.text(summary["seen"]) if "seen" in summary else ()
+    if summary["train"]:
+        yield printable(f"to train on them: {summary['train']}")
+
+
+def _absent(summary: dict) -> dict[str, list[str]]:
+    """The classes without images to train on, or to test on, which a training refuses. Without a test split, validation is it."""
+    tested = "validation" if summary["splits"]["validation"] and not summary["splits"]["test"] else "test"
+    return {side: [name for name, row in summary["classes"].items() if not row[side]] for side in ("train", tested)}
 
 
 def _classes(classes: dict[str, dict]) -> "RenderableType":
@@ -176,13 +207,20 @@ def _trouble(summary: dict) -> Iterator[str]:
     yield from map(printable, summary["notes"])
     if missing := [name for name, count in summary["splits"].items() if not count]:
         yield f"no {' and no '.join(missing)} images"
+    for side, absent in _absent(summary).items():
+        if absent and summary["splits"][side]:
+            yield f"no {side} images of {_named(absent)}: every class needs at least one"
     if none := [name for name, row in summary["classes"].items() if not row["images"]]:
         yield f"without a usable image: {_named(none)}"
     if copies := summary["duplicates"]["files"]:
         yield f"duplicates: {copies:,} {summary['unit']}{'s have' if copies > 1 else ' has'} the same content as another"
     for key, what, why in (
         ("across_classes", "class", "in several classes: one of the labels is wrong"),
-        ("across_splits", "split", "in several splits: what is measured there has been trained on"),
+        (
+            "across_splits",
+            "split",
+            "in several splits: what is measured there has been trained on; --write-split FILE mends that",
+        ),
     ):
         if groups := summary["duplicates"][key]:
             yield f"{len(groups):,} {'images are' if len(groups) > 1 else 'image is'} {why}"
@@ -191,7 +229,10 @@ def _trouble(summary: dict) -> Iterator[str]:
             if len(groups) > LINES:
                 yield f"  and {len(groups) - LINES:,} more: --json or --html"
     if summary["ignored"]:
-        yield printable("ignored: " + ", ".join(f"{count:,} {kind}" for kind, count in summary["ignored"].items()))
+        kinds = (
+            (count, re.sub("^images ", "image ", kind) if count == 1 else kind) for kind, count in summary["ignored"].items()
+        )
+        yield printable("ignored: " + ", ".join(f"{count:,} {kind}" for count, kind in kinds))
     if bad := summary["bad"]:
         yield f"{len(bad):,} bad {summary['unit']}{'s' * (len(bad) > 1)}:"
         yield from (printable(f"  {file['path']}: {file['reason']}") for file in bad)

@@ -23,7 +23,7 @@ def seen(path: Path, net: str, report: "DatasetReport", options: DataOptions, va
     from ..features.seen import seen_by
 
     name, _, source = net.partition("=")
-    flags = ["--validation", str(validation), *_words(replace(options, skip_bad=True)), *(["--size", str(size)] if size else [])]
+    flags = ["--validation", str(validation), *words(replace(options, skip_bad=True)), *(["--size", str(size)] if size else [])]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # it says what is said here
         features = seen_by(str(path), name, source, flags, ("train", "validation", "test"), "data")
     found = findings(name, features, report.splits)
@@ -52,7 +52,7 @@ def one_side(report: "DatasetReport", content: dict) -> dict[str, str]:
     return together(report.splits, [*alike, *((paths[0], path) for paths in groups.values() for path in paths[1:])])
 
 
-def _words(options: DataOptions) -> list[str]:
+def words(options: DataOptions) -> list[str]:
     """The flags that give these options."""
     words = []
     for name, value in vars(options).items():
@@ -64,9 +64,7 @@ def _words(options: DataOptions) -> list[str]:
 
 def labels_to_correct(content: dict) -> list[tuple[str, ...]]:
     """Rows of HEAD: labels in doubt, with what they rather are as the label."""
-    return [
-        (doubt["path"], doubt["suggestion"], doubt["label"], f"{doubt['probability']:.3f}") for doubt in content["doubts"]
-    ]
+    return [(doubt["path"], doubt["suggestion"], doubt["label"], f"{doubt['probability']:.3f}") for doubt in content["doubts"]]
 
 
 def text(content: dict) -> Iterator[str]:

@@ -6,16 +6,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..console import progress
 from ..errors import Refused, printable
 from ..report.runs import Record, model_selection_split, read_metrics, read_result
 from ..sources.options import DataOptions
 from ..trained import WORDS, Trained, described, find_run, rebuild
-from .arguments import add_data_options, add_trained_net, command_parser, data_options
+from .arguments import add_confidence, add_data_options, add_trained_net, check_confidence, command_parser, data_options
 
 if TYPE_CHECKING:
     from ..data.images import Images
 
-OPTIONS = "columns", "skip_bad", "white"  # of sources.options.DataOptions; the others are the training's
+OPTIONS = (
+    "columns",
+    "split_column",
+    "label_from",
+    "classes_at",
+    "skip_bad",
+    "white",
+)  # of sources.options.DataOptions; the others are the training's
 
 
 def main(args: Sequence[str]) -> None:
@@ -28,15 +36,20 @@ def main(args: Sequence[str]) -> None:
         example="runs/cifar2/Net-0a1b2c3d --data other-birds/",
     )
     add_trained_net(parser)
+    add_confidence(parser)
     parser.add_argument("--data", help="hub, synthetic or a folder, as for training, with the run's classes; default: the run's")
     parser.add_argument("--split", choices=("test", "validation", "train"), default="test", help="default: test")
     parser.add_argument("--json", action="store_true", help="print JSON, unrounded")
     add_data_options(parser, *OPTIONS)
     chosen = parser.parse_args(args)
+    check_confidence(chosen.unsure)
 
     import torch
 
+    from oneloop.views import over_views
+
     from ..data.images import with_validation
+    from ..report import calibration
     from ..report.scores import scores
     from ..sources.others import needs
     from ..training.evaluate import evaluate_with_logits
@@ -73,12 +86,21 @@ def main(args: Sequence[str]) -> None:
         raise Refused(f"{images.source} has no {chosen.split} images; without --split, those that it has are measured", 2)
     if getattr(images, chosen.split) is None:
         raise Refused(f"{record.folder} has no validation images: it was trained without --validation", 2)
-    measured, logits = evaluate_with_logits(trained.run, trained.net, images, chosen.split)
-    further = scores(logits, getattr(images, chosen.split).labels)
-    logged = _logged(record.folder / stage, chosen.split, trained.weights) if same else None
+    labels, temperature = getattr(images, chosen.split).labels, trained.about["temperature"]
+    net = over_views(trained.net, chosen.tta)
+    with progress(len(labels)) as done:
+        net.register_forward_hook(lambda _net, inputs, _logits: done(len(inputs[0])))
+        measured, logits = evaluate_with_logits(trained.run, net, images, chosen.split)
+    further = scores(logits, labels)
+    sure = {
+        "temperature": temperature,
+        "calibrated_error": scores(logits / temperature, labels)["calibration_error"],
+        **({"unsure": calibration.coverage(logits / temperature, labels, [chosen.unsure])[0]} if chosen.unsure else {}),
+    }
+    logged = _logged(record.folder / stage, chosen.split, trained.weights) if same and not chosen.tta else None
     source = {"run": str(chosen.run), "weights": trained.weights, "data": trained.images.source, "split": chosen.split}
     if chosen.json:
-        print(json.dumps(source | further | measured | {"logged": logged}, indent=1))
+        print(json.dumps(source | further | sure | measured | {"logged": logged}, indent=1))
         return
     count, correct = measured["count"], round(measured["accuracy"] * measured["count"])
     print(
@@ -86,9 +108,19 @@ def main(args: Sequence[str]) -> None:
         f"loss {measured['loss']:.4f}, with the {WORDS[trained.weights]}"
     )
     print(", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in further.items() if isinstance(value, float)))
+    if temperature != 1:
+        print(f"calibration error {sure['calibrated_error']:.4f} at temperature {temperature:.2f}, as predicted")
+    if chosen.unsure:
+        print(_sure(**sure["unsure"]))
     if logged:
         how = " (in train mode, as in the book)" if trained.measured_in == "train" else ""
         print(f"logged in training{how}: accuracy {logged['accuracy']:.4f}, loss {logged['loss']:.4f}")
+
+
+def _sure(threshold: float, coverage: float, accuracy: float | None) -> str:
+    """A line about the images whose class reaches the threshold."""
+    among = f", accuracy {accuracy:.4f} on these" if accuracy is not None else ""
+    return f"sure, from a probability of {threshold:g} on: {coverage:.1%} of the images{among}"
 
 
 def _images(data: str, options: DataOptions, trained: Trained, record: Record) -> "Images":

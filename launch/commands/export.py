@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import Refused, first_line, printable
 from ..trained import WORDS, Trained, feed, find_run, rebuild
+from . import export_int8
 from .arguments import add_trained_net, command_parser, refuse_own_file
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ SUFFIXES = {"safetensors": ".safetensors", "torch-export": ".pt2", "onnx": ".onn
 def main(args: Sequence[str]) -> None:
     parser = command_parser(
         "export",
-        usage="RUN --format safetensors | torch-export | onnx [--out FILE]",
+        usage="RUN --format safetensors | torch-export | onnx [--int8 [--max-drop 1.0]] [--out FILE]",
         description="Write a trained net as one file. The file's outputs are compared with the net's before it is written.\n\n"
         "  onnx, torch-export  the graph, for any batch size: images float32 (N, C, H, W), pixels from 0 to 1, of the run's\n"
         "                      image size -> logits (N, classes). Normalisation and resizing are part of the graph\n"
@@ -32,22 +33,47 @@ def main(args: Sequence[str]) -> None:
     add_trained_net(parser)
     parser.add_argument("--format", choices=SUFFIXES, required=True, help="onnx needs the extra `export`")
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: exported.onnx, .pt2 or .safetensors in RUN")
+    small = "static int8, calibrated on training images; what it costs is measured on test images, printed and written beside it"
+    parser.add_argument("--int8", action="store_true", help=small)
+    most = "with --int8: points of accuracy that it may lose, else nothing is written; default 1.0"
+    parser.add_argument("--max-drop", type=float, metavar="POINTS", help=most)
     chosen = parser.parse_args(args)
+    if chosen.int8 and chosen.format != "onnx":
+        raise Refused("--int8 is for --format onnx", 2)
+    if chosen.max_drop is not None and not (chosen.int8 and 0 <= chosen.max_drop <= 100):
+        raise Refused("--max-drop is for --int8, and takes 0 to 100 points", 2)
     if chosen.format == "onnx":
         _needs_onnx()
-    out = chosen.out or chosen.run / f"exported{SUFFIXES[chosen.format]}"
+    out = chosen.out or chosen.run / f"exported{'-int8' * chosen.int8}{SUFFIXES[chosen.format]}"
     refuse_own_file(out, [f"*{suffix}" for suffix in SUFFIXES.values()])
 
     from ..files import write_atomically
 
-    trained = rebuild(*find_run(chosen.run), weights=chosen.weights, recipe=chosen.recipe)
+    record, stage = find_run(chosen.run)
+    trained = rebuild(record, stage, weights=chosen.weights, recipe=chosen.recipe)
     make = {"safetensors": as_safetensors, "torch-export": as_torch_export, "onnx": as_onnx}[chosen.format]
     content, exported = make(trained)
     images, greatest = check(trained, exported)
+    reduced = None
+    if chosen.int8:
+        if trained.images.fingerprint != record.config["data"]["fingerprint"]:
+            raise Refused(f"--int8 measures on the run's own images, and {record.config['data']['source']} is not here", 4)
+        reduced = export_int8.quantised(trained, content, 1.0 if chosen.max_drop is None else chosen.max_drop)
+        content = reduced.content
     try:
         write_atomically(out, content)
+        if reduced:
+            write_atomically(out.with_name(f"{out.name}.json"), export_int8.as_json(reduced))
     except OSError as error:
         raise Refused(f"cannot write {out}: {error.strerror or error}") from error
+    if reduced:
+        print(export_int8.table(reduced.rows))
+        fastest = f"activations {reduced.chosen.kind}, the fastest here of those that are good enough"
+        measured = f"measured on {reduced.images:,} test images with the {WORDS[trained.weights]}"
+        print(f"{printable(str(out))}: {len(content):,} bytes; {fastest}, {measured}")
+        if reduced.chosen.images_per_cpu_second < reduced.rows[0].images_per_cpu_second:
+            print("it is slower than float32 on this machine: only smaller")
+        return
     match = f"logits of {images} images match the net's within {greatest:.1e}"
     print(f"{printable(str(out))}: {len(content):,} bytes; {match}, with the {WORDS[trained.weights]}")
 
@@ -128,7 +154,7 @@ def check(trained: Trained, exported: Exported) -> tuple[int, float]:
     greatest, images = 0.0, 0
     for pixels in (random[:1], random[1:], trained.images.test.some(torch.arange(min(7, len(trained.images.test)))).pixels):
         with torch.no_grad():
-            expected = trained.net(feed(trained, pixels).batch(torch.arange(len(pixels)))[0])
+            expected = trained.net(feed(trained, pixels).batch(torch.arange(len(pixels)))[0]) / trained.about["temperature"]
             found = exported(pixels.float() / 255)
         difference = (found - expected).abs().max().item() if found.shape == expected.shape else float("inf")
         if not difference <= TOLERANCE * expected.abs().max().item() + 1e-6:  # also for NaN
@@ -150,18 +176,20 @@ def _with_preprocessing(trained: Trained, net: "nn.Module") -> "nn.Module":
 
         def __init__(self) -> None:
             super().__init__()
-            self.net, self.size = net, trained.images.size
+            self.net, self.size, self.temperature = net, trained.images.size, trained.about["temperature"]
             for name in ("mean", "std"):
                 self.register_buffer(name, torch.tensor(getattr(trained.images, name)).view(-1, 1, 1))
 
         def forward(self, images: "Tensor") -> "Tensor":  # (N, C, H, W)
-            return self.net(resized((images - self.mean) / self.std, self.size))  # (N, classes)
+            logits = self.net(resized((images - self.mean) / self.std, self.size))  # (N, classes)
+            return logits if self.temperature == 1 else logits / self.temperature
 
     return Whole().eval()
 
 
 def _pixels(trained: Trained) -> str:
-    return f"float32 (N, {', '.join(map(str, trained.shape))}): pixels from 0 to 1, normalised by the graph"
+    shape = ", ".join(map(str, trained.shape))
+    return f"float32 (N, {shape}): pixels from 0 to 1, normalised by the graph, which divides logits by the temperature"
 
 
 def _about(trained: Trained, takes: str) -> dict:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 from ..console import progress
 from ..errors import Refused, printable
 from ..sources.folder import entries, is_image, kind_of
-from .arguments import add_trained_net, command_parser
+from .arguments import add_confidence, add_trained_net, check_confidence, command_parser
 
 if TYPE_CHECKING:
     from oneloop import Model, Prediction
@@ -23,12 +23,13 @@ def main(args: Sequence[str]) -> None:
     parser = command_parser(
         "predict",
         usage="RUN IMAGE… | FOLDER… [--top 3] [--csv | --json]",
-        description="Print the most probable classes of each image, batch by batch. Images of another size than the run's are\n"
-        "resized to it, then normalised as in training. Images in a folder are found as in training, behind\n"
-        "links, too. Files that cannot be read as an image are named and skipped, with exit code 1.",
+        description="Print the most probable classes of each image, batch by batch. Other sizes than the run's are resized,\n"
+        "then normalised as in training. Images in a folder are found as in training, behind links, too.\n"
+        "Files that cannot be read as an image are named and skipped, with exit code 1.",
         example="runs/cifar2/Net-0a1b2c3d bird.jpg photos/",
     )
     add_trained_net(parser)
+    add_confidence(parser)
     parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image files, or folders with images in them")
     parser.add_argument("--top", type=int, default=3, metavar="N", help="classes per image; default 3")
     form = parser.add_mutually_exclusive_group()
@@ -37,12 +38,13 @@ def main(args: Sequence[str]) -> None:
     chosen = parser.parse_args(args)
     if chosen.top < 1:
         raise Refused(f"--top must be at least 1, got {chosen.top}", 2)
+    check_confidence(chosen.unsure)
     files = [file for place in chosen.images for file in (images_in(place) if place.is_dir() else [place])]
     import oneloop
 
-    model = oneloop.load(chosen.run, weights=chosen.weights, recipe=chosen.recipe)
+    model = oneloop.load(chosen.run, weights=chosen.weights, recipe=chosen.recipe, tta=chosen.tta)
     write = _json if chosen.json else _writer(plain=chosen.csv)
-    if bad := write(predictions(model, files, chosen.top), sys.stdout):
+    if bad := write(predictions(model, files, chosen.top), sys.stdout, chosen.unsure):
         raise Refused(f"{bad} of {len(files)} files could not be read as an image")
 
 
@@ -76,41 +78,46 @@ def images_in(folder: Path) -> list[Path]:
     return found
 
 
-def _json(batches: Iterator[tuple[Rows, int]], out: TextIO) -> int:
-    """Write a list of images with their predictions; returns the number of files that could not be read."""
+def _json(batches: Iterator[tuple[Rows, int]], out: TextIO, unsure: float) -> int:
+    """Write a list of images with their predictions; returns the number of files that could not be read.
+
+    With a probability `unsure`, it is said of each image whether its class reaches it.
+    """
     bad, before = 0, "[\n"
     for rows, unread in batches:
         bad += unread
         for file, prediction in rows:
             pairs = [{"class": name, "probability": value} for name, value in prediction.probabilities.items()]
-            out.write(before + json.dumps({"image": str(file), "predictions": pairs}))
+            sure = {"sure": prediction.probability >= unsure} if unsure else {}
+            out.write(before + json.dumps({"image": str(file), "predictions": pairs} | sure))
             before = ",\n"
         out.flush()
     out.write(("[" if before == "[\n" else "\n") + "]\n")
     return bad
 
 
-def _writer(plain: bool) -> Callable[[Iterator[tuple[Rows, int]], TextIO], int]:
+def _writer(plain: bool) -> Callable[[Iterator[tuple[Rows, int]], TextIO, float], int]:
     """What writes tables on a terminal, else CSV."""
     from rich.console import Console
 
     return _csv if plain or not Console().is_terminal else _tables
 
 
-def _csv(batches: Iterator[tuple[Rows, int]], out: TextIO) -> int:
+def _csv(batches: Iterator[tuple[Rows, int]], out: TextIO, unsure: float) -> int:
     """As `_json`, a row for each class of each image."""
     bad, writer = 0, csv.writer(out, lineterminator="\n")
-    writer.writerow(["image", "rank", "class", "probability"])
+    writer.writerow(["image", "rank", "class", "probability", *(["sure"] if unsure else [])])
     for rows, unread in batches:
         bad += unread
         for file, prediction in rows:
+            sure = ["yes" if prediction.probability >= unsure else "no"] if unsure else []
             for rank, (name, value) in enumerate(prediction.probabilities.items(), 1):
-                writer.writerow([printable(str(file)), rank, printable(name), f"{value:.6f}"])
+                writer.writerow([printable(str(file)), rank, printable(name), f"{value:.6f}", *sure])
         out.flush()
     return bad
 
 
-def _tables(batches: Iterator[tuple[Rows, int]], _out: TextIO) -> int:
+def _tables(batches: Iterator[tuple[Rows, int]], _out: TextIO, unsure: float) -> int:
     """As `_json`, a table for each batch, for people."""
     from rich.console import Console
     from rich.table import Table
@@ -124,7 +131,8 @@ def _tables(batches: Iterator[tuple[Rows, int]], _out: TextIO) -> int:
         for file, prediction in rows:
             last = len(prediction.probabilities) - 1
             for rank, (name, value) in enumerate(prediction.probabilities.items()):
-                shown = Text(printable(name), style="" if rank else "bold")  # as Text: brackets in a name are not markup
+                doubt = "unsure: " if rank == 0 and value < unsure else ""
+                shown = Text(doubt + printable(name), style="" if rank else "bold")  # as Text: brackets in a name are no markup
                 image = Text("" if rank else printable(str(file)))
                 table.add_row(image, shown, f"{value:.1%}", end_section=rank == last)
         if rows:

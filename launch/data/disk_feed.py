@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .images import Images
 
 UNEVEN = 1.5  # from this ratio of the largest class to the smallest on
-MICRO_BATCHES_AHEAD = 3  # micro-batches that are prepared while one is computed
+AHEAD, AHEAD_BYTES = 3, 64 << 20  # micro-batches that are prepared while one is computed, and bytes of them; one at least
 JOBS = 4  # of a thread for a micro-batch: with one for each image, threads wait for Python's lock
 TOGETHER = 1 << 18  # bytes of images that are decoded, then resized in one call: what a core's cache holds
 SMALL = 100**2  # pixels: with fewer of them in an image, two threads, which wait for Python's lock, are slower than one
@@ -132,12 +132,12 @@ class DiskFeed:
         return next(self.stream([ids], augments))
 
     def stream(self, parts: Iterable[Tensor], augments: Sequence[Augmented] = ()) -> Iterator[tuple[Tensor, Tensor]]:
-        """`batch` of each of `parts`, in turn: while one is used, threads prepare the MICRO_BATCHES_AHEAD after it."""
+        """`batch` of each of `parts`, in turn: while one is used, threads prepare up to AHEAD after it."""
         coming: deque[Prepared] = deque()
         try:
             for ids in parts:
                 coming.append(self._prepare(ids, augments))
-                if len(coming) > MICRO_BATCHES_AHEAD:
+                if len(coming) > max(1, min(AHEAD, AHEAD_BYTES // coming[0].pixels.nbytes)):
                     yield self._ready(coming.popleft())
             while coming:
                 images = self._ready(coming.popleft())

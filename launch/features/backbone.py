@@ -6,6 +6,7 @@ batch of its own. What is tried is a drawing. Its features are part of the name 
 used that other weights, code, versions, another precision or another kind of processor have computed.
 """
 
+import copy
 import hashlib
 import io
 import time
@@ -126,12 +127,19 @@ class Backbone:
 
     @torch.no_grad()
     def ends_with_head(self) -> bool:
-        """Whether the last layer makes of a drawing's features the logits that the whole net gives. Host-device sync."""
+        """Whether the last layer makes of a drawing's features the logits that the whole net gives. Host-device sync.
+
+        It is tried with other weights: those that it has may be zeros.
+        """
+        layer = copy.deepcopy(self.layer)
+        for parameter in layer.parameters():
+            numbers = torch.arange(parameter.numel(), dtype=parameter.dtype, device=parameter.device)
+            parameter.copy_(numbers.sin().view_as(parameter))
         pixels, _ = self.feed(drawings(self.rule)).batch(torch.zeros(1, dtype=torch.int64))
         try:
             with self.accelerator.autocast():
-                logits = self.layer(self.net(pixels))
-                self.net.set_submodule(self.head, self.layer)
+                logits = layer(self.net(pixels))
+                self.net.set_submodule(self.head, layer)
                 whole = self.net(pixels)
         except (RuntimeError, ValueError, TypeError):  # of a layer that gets another shape than in the net
             return False

@@ -79,6 +79,7 @@ def trained_on_features(
         found, computed = with_features(images, backbone, views, work)
     if not run.separate_trials:
         run.wait_for_everyone(AT_MOST)  # collective
+    torch.set_num_threads(1)  # several would wait for each other longer than they compute; `run.use_threads` has all again
     if main:
         seconds = time.perf_counter() - began
         many = f"each training image and {views.count} views of it ({views.name})" if views.count else "each image as it is"

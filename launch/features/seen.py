@@ -1,6 +1,5 @@
 """What a trained net sees in a data set: the features of all its images, with what is known of each."""
 
-import inspect
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -36,9 +35,7 @@ class Seen(NamedTuple):
 
 def flags_for(data: str, net: str, source: str, mode: str) -> list[str]:
     """The recipe's flags for `net` with the weights of `source`, or with the published ones."""
-    takes = inspect.signature(load(RECIPES / f"{RECIPE}.py").main).parameters
-    weights = ["--source", source] if source else ["--pretrained"] if "pretrained" in takes else []
-    return ["--data", data, "--net", net, *weights, "--mode", mode]
+    return ["--data", data, "--net", net, *(["--source", source] if source else []), "--mode", mode]
 
 
 def seen_by(data: str, net: str, source: str, flags: Sequence[str], splits: Sequence[str], command: str) -> Seen:

@@ -56,7 +56,7 @@ def card(record: Record, about: dict, result: dict, shown: dict | None, licence:
         "",
         *_table(("option", "value"), ((key, _text(value)) for key, value in record.options.items() if key not in HIDDEN)),
         "",
-        f"{result['epochs']:,} epoch{'s' * (result['epochs'] != 1)}, {_weights(result)}; torch {record.config['versions']['torch']}.",
+        f"{result['epochs']:,} epoch{'s' * (result['epochs'] != 1)}, {_weights(result)}.",
         "",
         f"## Licence\n\n{_safe(licence)}",
         "",

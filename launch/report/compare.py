@@ -15,12 +15,27 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import Refused, printable
+from ..old_names import later
 from .measures import COLUMNS, Measure, accuracy_by_epoch, choosing, measures_of, train_loss
 from .runs import Record, read, read_metrics, read_result, stages
 
 CONTENT = "data sha256"  # an option beside the others: other content under the same name
 # What else the sha256 of the data depends on, besides their content: see the recipes' options, and sources/custom_images.py.
-DECIDE_CONTENT = ("recipe", "data", "size", "cache_size", "split", "test", "validation", "columns", "skip_bad")
+DECIDE_CONTENT = (
+    "recipe",
+    "data",
+    "size",
+    "cache_size",
+    "split",
+    "test",
+    "validation",
+    "columns",
+    "split_column",
+    "group",
+    "label_from",
+    "classes_at",
+    "skip_bad",
+)
 
 
 @dataclass(frozen=True)
@@ -149,7 +164,11 @@ def compare(folders: Iterable[Path]) -> tuple[Comparison, list[str]]:
         for training in trainings:
             del training.options[CONTENT]
     grouped: dict[tuple, list[Training]] = {}
+    known = {(training.options["recipe"], name) for training in trainings for name in training.options}
     for training in trainings:
+        for name, value in later(training.options).items():
+            if (training.options["recipe"], name) in known:
+                training.options.setdefault(name, value)
         key = sorted((name, text_of(value)) for name, value in training.options.items() if value is not None)
         grouped.setdefault((training.state == "finished", *key), []).append(training)
     groups = [Group(each[0].options, each) for each in grouped.values()]

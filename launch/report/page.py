@@ -5,6 +5,7 @@ The page shows every PNG in the run folder; PLOTS has the captions. Layout and s
 
 import base64
 import json
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ def _content(folder: Path, result: dict) -> dict[str, Any]:
 def _one(folder: Path, result: dict) -> dict[str, Any]:
     """The parts that only the page of one training has."""
     shown = recorded_json(folder / "predictions.json")
+    calibration = shown.get("calibration", {})  # runs before 0.3 have none
     test, best, classes = tested(result), result["best"], shown["classes"]
     on = " on validation" if "validation" in result else ""
     return {
@@ -72,6 +74,7 @@ def _one(folder: Path, result: dict) -> dict[str, Any]:
             **({"balanced": f"{test['balanced_accuracy']:.4f}"} if "balanced_accuracy" in test else {}),
             "test loss": f"{test['loss']:.4f}",
             **{name: f"{shown['scores'][key]:.4f}" for key, name in SCORES.items() if key in shown["scores"]},
+            **_calibrated(calibration),
             f"best{on}, epoch {best['epoch']}": f"{best['accuracy']:.4f}",
             "epochs": f"{result['epochs']:,}",
             "parameters": f"{result['parameters']:,}",
@@ -82,10 +85,44 @@ def _one(folder: Path, result: dict) -> dict[str, Any]:
             (name, sum(row), row[index], f"{row[index] / max(sum(row), 1):.1%}", f"{of['precision']:.1%}", f"{of['f1']:.1%}")
             for index, (name, row, of) in enumerate(zip(classes, shown["counts"], shown["scores"]["classes"], strict=True))
         ],
-        "mistakes": [mistake | {key: classes[mistake[key]] for key in ("true", "predicted")} for mistake in shown["mistakes"]],
+        "mistakes": [_named(mistake, classes, shown) for mistake in shown["mistakes"]],
+        "confused": _confused(shown),
+        "thresholds": [
+            (f"{row['threshold']:g}", f"{row['coverage']:.1%}", "–" if row["accuracy"] is None else f"{row['accuracy']:.1%}")
+            for row in calibration.get("thresholds", [])
+        ],
         "wrong": test["count"] - sum(row[index] for index, row in enumerate(shown["counts"])),
         "trainings": None,
     }
+
+
+def _named(mistake: dict, classes: list[str], shown: dict) -> dict:
+    """A mistake with the names of its classes, the path of its file, and the file's address if it is there."""
+    path = mistake.get("path", "")
+    file = Path(shown.get("source", ""), path).absolute()
+    names = {key: classes[mistake[key]] for key in ("true", "predicted")}
+    try:
+        address = file.as_uri() if path and file.is_file() else ""
+    except (OSError, ValueError):  # a name that no file can have
+        address = ""
+    return mistake | names | {"path": path, "address": address}
+
+
+def _confused(shown: dict) -> list[tuple[str, str, int, list[dict]]]:
+    """The pairs of classes that were taken for each other, most often first: true, predicted, how often, and the mistakes."""
+    classes, pairs = shown["classes"], defaultdict(list)
+    for mistake in shown.get("wrong", []):  # runs before 0.3 have none
+        if mistake.get("path"):
+            pairs[mistake["true"], mistake["predicted"]].append(_named(mistake, classes, shown))
+    found = [(classes[true], classes[guess], shown["counts"][true][guess], of) for (true, guess), of in pairs.items()]
+    return sorted(found, key=lambda pair: -pair[2])
+
+
+def _calibrated(calibration: dict) -> dict[str, str]:
+    """The figure of the calibration error after its correction, where validation images fitted one."""
+    if (temperature := calibration.get("temperature", 1.0)) == 1:
+        return {}
+    return {f"the same at temperature {temperature:.2f}": f"{calibration['calibration_error']:.4f}"}
 
 
 def _several(folder: Path) -> dict[str, Any]:

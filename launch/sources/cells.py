@@ -142,13 +142,13 @@ def _choices(task: Mapping[str, Any]) -> list[str]:
 def _coco(content: Mapping[str, Any]) -> list[dict[str, str]]:
     """Images with the names of their categories. Raises ValueError for boxes, of which an image has several."""
     names = {category["id"]: category.get("name", category["id"]) for category in content.get("categories", [])}
-    found: dict[Any, dict[Any, None]] = {}
+    categories: dict[Any, dict[Any, None]] = {}
     for annotation in content["annotations"]:
-        found.setdefault(annotation["image_id"], {})[annotation["category_id"]] = None
+        categories.setdefault(annotation["image_id"], {})[annotation["category_id"]] = None
     return [
         {
             "file_name": image["file_name"],
-            "label": "|".join(str(names.get(number, number)) for number in found.get(image["id"], ())),
+            "label": "|".join(str(names.get(number, number)) for number in categories.get(image["id"], ())),
         }
         for image in content["images"]
     ]

@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from io import BytesIO
 from time import perf_counter
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 CHUNK = 16  # files: what a thread takes at a time, and what an interruption loses of each thread at most
+IN_MEMORY = 2**24  # bytes of a file that is read at once
 LOST = "no such file"
 
 
@@ -46,8 +48,9 @@ def check(listing: Listing, bar: "Progress", store: Store | None = None) -> Chec
     """
     name = slug("images", listing.source)
     known = index.read(name)
-    if not _unknown(listing, known):
-        return Checked(_of(listing, known), 0)
+    files = _of(listing, known)
+    if len(files) == len(listing.images) or not _unknown(listing, known):
+        return Checked(files, 0)
     with locked(name):
         known = index.read(name)
         todo = _unknown(listing, known)
@@ -71,8 +74,8 @@ def _unknown(listing: Listing, known: dict[str, FileInfo]) -> list[ListedImage]:
 
 def _of(listing: Listing, known: dict[str, FileInfo]) -> dict[str, FileInfo]:
     """What of `known` still holds for the images of `listing`."""
-    wanted = {image.path: (image.size, image.time) for image in listing.images}
-    return {path: info for path, info in known.items() if wanted.get(path) == info[:2]}
+    pairs = ((image, known.get(image.path)) for image in listing.images)
+    return {image.path: info for image, info in pairs if info and info[0] == image.size and info[1] == image.time}
 
 
 def _in_parallel(listing: Listing, images: Sequence[ListedImage], store: Store | None) -> Iterator[dict[str, FileInfo]]:
@@ -97,13 +100,16 @@ def _look(listing: Listing, image: ListedImage, store: Store | None) -> FileInfo
     """Open one image."""
     try:
         with open_image(listing, image) as file:
-            info = FileInfo(image.size, image.time)
+            size, time = image.size, image.time
             if not listing.row:  # a file may have changed since it was listed
                 status = os.fstat(file.fileno())
-                info = FileInfo(status.st_size, status.st_mtime_ns)
+                size, time = status.st_size, status.st_mtime_ns
+            if size <= IN_MEMORY:  # read once, for the hash and for Pillow, which reads a few bytes at a time
+                content = file.read()
+                return _decoded(BytesIO(content), FileInfo(size, time, hashlib.sha256(content).hexdigest()), store)
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
-            return _decoded(file, info._replace(sha256=sha256), store)
+            return _decoded(file, FileInfo(size, time, sha256), store)
     except (FileNotFoundError, ValueError):  # the latter for a path that cannot be one
         return FileInfo(0, 0, problem="no image in this row" if listing.row else LOST)
     except OSError as error:
@@ -128,12 +134,12 @@ def _decoded(file: BinaryIO, info: FileInfo, store: Store | None) -> FileInfo:
             flat, highest = _levels(opened, shown) if deep else (_is_flat(shown), 0)
             with contextlib.suppress(Exception):  # whether the second frame can be decoded does not matter
                 frames = bool(getattr(opened, "is_animated", False))
-            info = info._replace(bits=16 if deep else 8, highest=highest, bands=decode.bands(opened))
+            bits, bands = 16 if deep else 8, decode.bands(opened)
         width, height = size
         if flat and opened.format in decode.JPEG:  # perhaps only at a part of its size
             file.seek(0)
             flat = _is_flat(decode.decode(file, 3))
-        return info._replace(width=width, height=height, mode=mode, frames=frames, flat=flat)
+        return FileInfo(*info[:3], width, height, mode, frames, "", bits, highest, flat, bands)
     except MemoryError:
         return info._replace(sha256="", problem="out of memory while decoding it")
     except Refused:  # the store cannot be written

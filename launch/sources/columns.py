@@ -71,8 +71,8 @@ def plain(name: str) -> str:
 def guess(what: str, head: Sequence[str]) -> str:
     """The likeliest column of `what`; empty if none is called like that."""
     names = {plain(name): name for name in reversed(head)}
-    if found := next((names[name] for name in COLUMNS[what] if name in names), ""):
-        return found
+    if usual := next((names[name] for name in COLUMNS[what] if name in names), ""):
+        return usual
     rather = [names[name] for name in RATHER[what] if name in names]
     return rather[0] if len(rather) == 1 else ""
 
@@ -91,7 +91,7 @@ def choose(
     notes: list[str] = []
     group = tidy(wanted.get("group", ""))
     image = _image(table, head, values, tidy(wanted.get("image", "")), is_there, notes)
-    split = _split(table, head, tidy(wanted.get("split", "")), image)
+    split = _split(table, head, values, tidy(wanted.get("split", "")), image)
     label, one_hot = _label(table, head, values, tidy(wanted.get("label", "")), (image, split, group), notes)
     for name in filter(None, (image, label, split, group)):
         once(table, name, head)
@@ -161,15 +161,21 @@ def _one_hot(table: Path, head: list[str], values: list[list[str]], free: Sequen
     for number, row in enumerate(zip(*(values[head.index(name)] for name in ones), strict=True), 1):
         if (count := sum(value in ONES for value in row)) != 1:
             what = f"it has a column of 0 and 1 for each class ({', '.join(map(shown, ones[:SHOWN]))} …)"
-            said = f"row {number} has {count or 'no'} ones"
-            raise Refused(f"{table}: {what}, and {said}: images with several labels or none are not trained on", 4)
+            wrong = f"row {number} has {count or 'no'} ones"
+            raise Refused(f"{table}: {what}, and {wrong}: images with several labels or none are not trained on", 4)
     return tuple(ones)
 
 
-def _split(table: Path, head: list[str], wanted: str, image: str) -> str:
+def _split(table: Path, head: list[str], values: list[list[str]], wanted: str, image: str) -> str:
+    """The column of splits: as told, by its name, or the only one whose cells all say a part of a split; "" if there is none."""
     if wanted:
         return "" if wanted == "none" and "none" not in head else wanted
-    return _guessed(table, "split", [name for name in head if name != image], head)
+    free = [name for name in head if name != image]
+    if name := _guessed(table, "split", free, head):
+        return name
+    says = {name: {PARTS.get(tidy(cell).casefold(), "") for cell in values[head.index(name)]} for name in free}
+    named = [name for name, parts in says.items() if len(parts) > 1 and "train" in parts and parts <= {*SPLITS.values()}]
+    return named[0] if len(named) == 1 else ""
 
 
 def side(table: Path, row: str, column: str, value: str) -> str:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ..console import complain, say
-from ..data import decode
+from ..data import decode, native
 from ..data.disk_feed import DiskSplit
 from ..data.images import Images
 from ..data.order import order
@@ -27,6 +27,7 @@ from .options import FRACTION, DataOptions
 from .split import NAMES, as_csv
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+WORTH_COMPILING = 1000  # images, from which on it is worth a line that torch resizes them
 SHOWN = 50  # bad files that are named on the screen
 NAMED, CUT = 10, 40  # classes in the first line, and characters of a name
 
@@ -71,6 +72,11 @@ def custom(
         if main and not classes:
             for note in notes(report, rule.white):
                 complain(f"{report.listing.source}: {note}")
+            for kind, count in report.listing.ignored.items():
+                if kind.startswith("images "):
+                    complain(f"{report.listing.source}: {kind}: {count:,}, left out")
+            if len(report.good) >= WORTH_COMPILING and not native.library():
+                complain("no C compiler that works (cc, gcc or clang): torch resizes images, at half the speed")
         if main:
             _say_duplicates(report)
         made = not split and not any(image.split for image in report.listing.images)

@@ -1,8 +1,11 @@
 """What images there are: listed, checked, split. `oneloop data` shows it."""
 
+import contextlib
+import gc
 import shlex
 import statistics
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +14,7 @@ from ..data import decode
 from ..data.resize import ResizeRule
 from ..data.store import Store
 from ..errors import Refused
-from . import doubt, hub, layout, parquet, split, table
+from . import doubt, hub, layout, parquet, shards, split, table
 from .check import check
 from .folder import entries, is_image
 from .index import FileInfo
@@ -65,7 +68,8 @@ def dataset_report(
     `validation` and `test`. With a `rule`, images are stored by it while they are checked. Raises Refused.
     """
     path = located(path)
-    listing = _listing(path, reading, bar)
+    with _no_collections():
+        listing = _listing(path, reading, bar)
     if reading.relabel:
         listing = relabelled(listing, Path(reading.relabel))
     if not {*listing.classes} <= {*reading.known}:
@@ -85,6 +89,18 @@ def dataset_report(
     return DatasetReport(listing, files, {image.path: splits[image.path] for image in good}, opened, store)
 
 
+@contextlib.contextmanager
+def _no_collections() -> Iterator[None]:
+    """Context manager: no garbage is collected while a listing makes many small tuples, which are in no circles."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def _listing(path: Path, reading: Reading, bar: "Progress") -> Listing:
     columns = reading.columns
     if path.is_dir():
@@ -92,6 +108,9 @@ def _listing(path: Path, reading: Reading, bar: "Progress") -> Listing:
         tables = [Path(entry.path) for entry in content if entry.kind == "file" and entry.path.endswith(".parquet")]
         if tables and not any(is_image(entry) for entry in content):
             return parquet.read(path, tables, columns, bar)
+        shards_here = [Path(entry.path) for entry in content if entry.kind == "file" and entry.path.endswith(".tar")]
+        if shards_here and not any(is_image(entry) for entry in content) and shards.is_webdataset(shards_here[0]):
+            return shards.read_tar(path, shards_here, columns, bar)
         return layout.read(path, content, reading)
     if path.exists() and not path.is_file():
         raise Refused(f"{path} is not a file or folder")
@@ -101,6 +120,10 @@ def _listing(path: Path, reading: Reading, bar: "Progress") -> Listing:
         return table.read(path, columns)
     if is_hub_name(path):
         return hub.read(path, columns, bar)
+    if path.suffix == ".npz" and path.exists():
+        return shards.read_npz(path)
+    if path.suffix == ".tar" and path.exists() and shards.is_webdataset(path):
+        return shards.read_tar(path, [path], columns, bar)
     if path.exists() and (command := doubt.unpack(path)):
         raise Refused(f"{path}: an archive; {command}", 2)
     wrong = "not a folder, a table or an archive" if path.exists() else "no such folder or table"
@@ -146,8 +169,9 @@ def notes(report: DatasetReport, white: int = 0) -> list[str]:
     files = [report.files[image.path] for image in report.good]
     lines = [*report.listing.notes, *alike(report.listing.classes)]
     if groups := split.straddling(report.splits, report.listing.groups):
+        are = "groups are" if len(groups) > 1 else "group is"
         lines.append(
-            f"{len(groups):,} groups are in several splits, as {shown(groups[0])}: the split that is there is used as it is"
+            f"{len(groups):,} {are} in several splits, as {shown(groups[0])}: the split that is there is used as it is"
         )
     elif names := {*report.listing.groups.values()} - {""}:
         lines.append(f"each of {len(names):,} groups is on one side")

@@ -72,14 +72,16 @@ def _doubt(images: Sequence[Sequence[str]], splits: Mapping[str, str]) -> tuple[
     for side, names in there.items():
         if not names & trained:
             return f"{_named(names)} in {shown(side)} would be {_number(names)} without a training image", 0
+    doubled = all(folders == {name} for name, folders in inside.items())  # casting_data/casting_data/train/ok
     for name, folders in inside.items():
+        folders = {parts[1] for parts in below[name] if parts[2:]} if doubled else folders
         if len({PARTS[part.casefold()] for part in folders if part.casefold() in PARTS}) > 1:
             return f"the class {shown(name)} would have a split inside, {_named(folders)}; a split has its classes inside", 0
     for name, folders in inside.items():
         if len(again := folders & inside.keys()) > 1:
             other = f"has folders called like other classes, {_named(again)}"
             return f"{shown(name)} would be a class and {other}: if it is none, move it", 0
-    if len({frozenset(folders) for folders in inside.values()}) == 1 and len(next(iter(inside.values()))) == 1:
+    if doubled or (len({frozenset(folders) for folders in inside.values()}) == 1 and len(next(iter(inside.values()))) == 1):
         inside = {name: {parts[1] if parts[2:] else "" for parts in rest} for name, rest in below.items()}  # amazon/images/bike
         level += 1
     if {len(parts) for rest in below.values() for parts in rest} == {2, 3}:
@@ -187,7 +189,9 @@ def table_in(folder: Path) -> str:
     """How to name a table of images that lies there, empty if there is none."""
     tables = [table for pattern in ("*.[ct]sv", "*/*.[ct]sv", "*.json", "*.txt") for table in folder.glob(pattern)]
     tables = [table for table in tables if not any(word in table.name.casefold() for word in TRIALS)]
-    for table in sorted(tables, key=lambda path: (not _trains(path.parent.name), path)):
+    for table in sorted(
+        tables, key=lambda path: (not _trains(path.parent.name), part_of(path.stem)[0] not in ("", "train"), path)
+    ):
         if names_images(table):
             return f"if a table says the classes, name it: --data {_quoted(table)}"
     for matlab in sorted([*folder.glob("*.mat"), *folder.glob("*/*.mat")]):

@@ -28,18 +28,17 @@ class Finder:
     def listed(self, name: str, label: str, split: str) -> ListedImage:
         """The image called `name`, which is one of `entries` or missing."""
         entry = self.entries.get(name)
-        size, time = (entry.status.st_size, entry.status.st_mtime_ns) if entry and entry.status else (0, 0)
-        return ListedImage(name, label, split, size, time)
+        return ListedImage(name, label, split, entry.size if entry else 0, entry.time if entry else 0)
 
     def try_most(self, paths: Sequence[str]) -> list[str]:
         """The name of each of `paths`; empty if half of them are not there, or one could be several. Never raises."""
         if not any(self.candidates(split_path(path), 0, whole=False) for path in paths[:TRIED]):
             return []
         try:
-            found = self.find(paths, "")
+            names = self.find(paths, "")
         except Refused:
             return []
-        return found if 2 * sum(name in self.entries for name in found) > len(found) else []
+        return names if 2 * sum(name in self.entries for name in names) > len(names) else []
 
     def find(self, paths: Sequence[str], where: str) -> list[str]:
         """The name of each of `paths`, as it is if it is not there.
@@ -50,13 +49,13 @@ class Finder:
         parts = [split_path(path) for path in paths]
         most = max(map(len, parts), default=0)
         for lost in range(most):
-            found = [self.candidates(names, lost, whole=True) for names in parts]
-            if any(found):
+            matches = [self.candidates(names, lost, whole=True) for names in parts]
+            if any(matches):
                 break
         else:
             return [*paths]
         names = []
-        for number, (path, candidates) in enumerate(zip(paths, found, strict=True), 1):
+        for number, (path, candidates) in enumerate(zip(paths, matches, strict=True), 1):
             if len(candidates) > 1:
                 several = " and ".join(map(shown, candidates[:NAMED]))
                 raise Refused(f"{where}: row {number} names {shown(path)!r}, which could be {several}; write more of the path", 4)

@@ -32,13 +32,10 @@ class Entry(NamedTuple):
 
     path: str
     kind: str
-    parts: list[str]  # of its path below the folder
-    status: os.stat_result | None = None  # of a file
-
-    @property
-    def name(self) -> str:
-        """The path below the folder."""
-        return os.sep.join(self.parts)
+    name: str  # its path below the folder
+    parts: list[str]  # of its name
+    size: int = 0  # bytes of a file
+    time: int = 0  # of its last change, ns
 
 
 def entries(folder: Path) -> list[Entry]:
@@ -59,32 +56,36 @@ def walk(folder: Path | str, parts: Sequence[str] = (), above: tuple[tuple[int, 
     above = (*above, (here.st_dev, here.st_ino))
     with os.scandir(folder) as scan:
         items = sorted(scan, key=lambda item: item.name)
+    prefix = "".join(part + os.sep for part in parts)
     for item in items:
         below = [*parts, item.name]
+        name = prefix + item.name
         if item.name.startswith("."):
-            yield Entry(item.path, "hidden", below)
+            yield Entry(item.path, "hidden", name, below)
             continue
         try:
             status = item.stat()
         except OSError:
             if not item.is_symlink():
                 raise
-            yield Entry(item.path, "broken link", below)
+            yield Entry(item.path, "broken link", name, below)
             continue
         if not stat.S_ISDIR(status.st_mode):
-            yield Entry(item.path, "file" if stat.S_ISREG(status.st_mode) else "special", below, status)
+            kind = "file" if stat.S_ISREG(status.st_mode) else "special"
+            yield Entry(item.path, kind, name, below, status.st_size, status.st_mtime_ns)
         elif item.name in NO_CLASSES:
-            yield Entry(item.path, "hidden", below)
+            yield Entry(item.path, "hidden", name, below)
         elif (status.st_dev, status.st_ino) in above:
-            yield Entry(item.path, "link in a circle", below)
+            yield Entry(item.path, "link in a circle", name, below)
         else:
-            yield Entry(item.path, "folder", below)
+            yield Entry(item.path, "folder", name, below)
             yield from walk(item.path, below, above)
 
 
 def is_image(entry: Entry, suffixes: Collection[str] = SUFFIXES) -> bool:
     """Whether it should be an image. A broken link is named with the bad files."""
-    return entry.kind in ("file", "broken link") and os.path.splitext(entry.path)[1].lower() in suffixes
+    name = entry.parts[-1]
+    return entry.kind in ("file", "broken link") and name[max(name.rfind("."), 0) :].lower() in suffixes  # .jpg is hidden
 
 
 def kind_of(entry: Entry) -> str:
@@ -108,9 +109,11 @@ def class_folders(
     files: list[tuple[Entry, Sequence[str]]] = []
     ignored: Counter[str] = Counter()
     for entry in content:
-        if is_image(entry, suffixes):
-            if parts := entry.parts if places is None else places.get(entry.name):
-                files.append((entry, parts))
+        if places and entry.name in places:
+            files.append((entry, places[entry.name]))
+        elif is_image(entry, suffixes):
+            if places is None:
+                files.append((entry, entry.parts))
         elif entry.kind != "folder":
             ignored[kind_of(entry)] += 1
     if not files:
@@ -125,8 +128,8 @@ def class_folders(
         elif len(parts) <= level:
             ignored["images outside a class folder"] += 1
         else:
-            size, time = (entry.status.st_size, entry.status.st_mtime_ns) if entry.status else (0, 0)
-            images.append(ListedImage(entry.name, classes[parts[level - 1]], splits[parts[0]] if splits else "", size, time))
+            split = splits[parts[0]] if splits else ""
+            images.append(ListedImage(entry.name, classes[parts[level - 1]], split, entry.size, entry.time))
             used.add((*entry.parts[: len(entry.parts) - len(parts) + level],))
     if not images:
         raise Refused(f"{folder}: no class folders; put the images of each class into a folder of its own, or give a table", 4)

@@ -72,7 +72,9 @@ def choose(source: Path, schema: "pyarrow.Schema", wanted: Mapping[str, str], sp
     if image not in candidates:
         raise Refused(f"{source}: the column {image!r} is {schema.field(image).type}; images are bytes, or structs with bytes", 4)
     others = [name for name in schema.names if name not in candidates]
+    inner = [name for name in others if "." in name and guess("label", [name.rpartition(".")[2]])]  # json.label
     label = wanted.get("label") or guess("label", others) or (next(iter(classes)) if len(classes) == 1 else "")
+    label = label or (inner[0] if len(inner) == 1 else "")
     if not label:
         has = ", ".join(others) or "no other than images"
         raise Refused(f"{source}: which column is the label? {column_flag('label')}; it has {has}", 2)
@@ -97,7 +99,7 @@ def read(source: Path, root: Path, parts: Sequence[Part], wanted: Mapping[str, s
     groups: dict[str, str] = {}
     names: dict[str, None] = {}  # of classes, in order
     for part in parts:
-        table = _mapped(part.files)
+        table = _with_inner_columns(_mapped(part.files))
         columns = choose(source, table.schema, wanted, any(part.split for part in parts))
         labels = _labels(f"{source}: {part.name}", table, columns.label)
         if table.num_rows and not any(label is not None for label in labels):
@@ -203,6 +205,17 @@ def _mapped(files: Sequence[Path]) -> "pyarrow.Table":
         return table
     except (OSError, pyarrow.ArrowException) as error:
         raise Damaged(f"cannot read {files[0]} ({error}); delete it to rebuild it") from error
+
+
+def _with_inner_columns(table: "pyarrow.Table") -> "pyarrow.Table":
+    """`table` with a column for each field of its structs that are no images: json.label for WebDataset's json."""
+    import pyarrow
+
+    for field in table.schema:
+        if pyarrow.types.is_struct(field.type) and not _bytes_of(field.type):
+            for inner, column in zip(field.type, table[field.name].flatten(), strict=True):
+                table = table.append_column(f"{field.name}.{inner.name}", column)
+    return table
 
 
 def _labels(where: str, table: "pyarrow.Table", column: str) -> list[str | None]:

@@ -49,9 +49,7 @@ def read_folder(folder: Path, shape: Shape) -> DataSet:
     for entry in content:
         if entry.kind == "broken link":
             raise Refused(f"--data {entry.path}: broken link to {os.readlink(entry.path)}; remove or repair it", 4)
-    facts = [
-        (entry.name, entry.status.st_size, entry.status.st_mtime_ns) for entry in content if entry.kind == "file" and entry.status
-    ]
+    facts = [(entry.name, entry.size, entry.time) for entry in content if entry.kind == "file"]
     if not facts:
         raise Refused(f"--data {folder}: the folder is empty")
     state = digest(json.dumps([decode.VERSION, shape[0], facts]))

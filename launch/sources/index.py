@@ -52,10 +52,9 @@ def read(name: str) -> dict[str, FileInfo]:
     try:
         with open(_path(name), "rb") as file:
             if file.readline() == _head().encode():
-                for line in file:
-                    if text := checked(line):
-                        path, *values = json.loads(text)
-                        known[path] = FileInfo(*values)
+                lines = filter(None, map(checked, file))
+                for path, *values in json.loads(b"[" + b",".join(lines) + b"]"):  # at once: a third of the time
+                    known[path] = FileInfo._make(values)
     except FileNotFoundError:
         pass
     except OSError as error:

@@ -28,8 +28,12 @@ def read(folder: Path, content: Sequence[Entry], reading: Reading) -> Listing:
     Raises Refused: 1 if there are none, 2 for a depth or expression that fits none, 4 if it is not clear which are the classes,
     naming what would be right.
     """
-    images = [entry for entry in content if is_image(entry)]
-    ignored = Counter(kind_of(entry) for entry in content if entry.kind != "folder" and not is_image(entry))
+    images, ignored = [], Counter[str]()
+    for entry in content:
+        if is_image(entry):
+            images.append(entry)
+        elif entry.kind != "folder":
+            ignored[kind_of(entry)] += 1
     if not images:
         raise Refused(f"{folder}: no images in it{listed(ignored)}; {doubt.archive_in(content) or doubt.NO_IMAGES}")
     if (group := reading.columns.get("group", "")) and not any(entry.parts[-1] in metadata.NAMES for entry in content):
@@ -70,6 +74,12 @@ def _by_folders(folder: Path, content: Sequence[Entry], images: Sequence[Entry],
     ignored["images outside a class folder"] += len(images) - len(places.images_below(images, depth))
     if len({*splits.values()}) == 1:
         splits = dict.fromkeys(splits, "")
+    for part in sorted({*splits.values()} - {""}):
+        if len(folders := [f"{name}{os.sep}" for name in sorted(splits) if splits[name] == part]) > 1:
+            notes.append(f"{' and '.join(folders)} are all read as {part} images")
+    if reading.columns:
+        unused = ", ".join(f"{what}={name}" for what, name in reading.columns.items())
+        notes.append(f"columns are not used ({unused}): the folders are the classes")
     parts, paths = [image.parts for image in kept], [image.entry.parts for image in kept]
     if not any(len(place) > 1 + bool(splits) for place in parts):
         doubt.refuse(folder, parts, splits, paths)
@@ -78,7 +88,7 @@ def _by_folders(folder: Path, content: Sequence[Entry], images: Sequence[Entry],
     if not classes <= {*reading.known}:
         doubt.refuse(folder, parts, splits, paths)
     inner = {image.parts[1 + bool(splits)] for image in kept if len(image.parts) > 2 + bool(splits)}
-    if len(inner) > len(classes) and not any(len(image.parts) == 2 + bool(splits) for image in kept):
+    if len(inner) > 1 and not any(len(image.parts) == 2 + bool(splits) for image in kept):
         example = next(image.entry.name for image in kept if len(image.parts) > 2 + bool(splits))
         at = next(image for image in kept if image.entry.name == example)
         level = len(at.entry.parts) - len(at.parts) + bool(splits) + 2
@@ -96,16 +106,16 @@ def _by_depth(folder: Path, images: Sequence[Entry], ignored: Counter[str], dept
         raise Refused(f"{folder}: --classes-at {depth} is below all images; it takes 1 to {deepest}", 2)
     ignored["images above the classes"] += len(images) - len(placed)
     classes, notes = labels.of_folders(entry.parts[depth - 1] for entry in placed)
-    found = []
+    sides = []
     for level in range(depth - 1):
         splits = {entry.parts[level]: part_of(entry.parts[level])[0] for entry in placed}
         if all(part in ("train", "validation", "test") for part in splits.values()) and len({*splits.values()}) > 1:
-            found = [splits[entry.parts[level]] for entry in placed]
+            sides = [splits[entry.parts[level]] for entry in placed]
             notes.append(f"read as a split: {', '.join(f'{name} {part}' for name, part in sorted(splits.items()))}")
             break
     listing = [
         _listed(entry, classes[entry.parts[depth - 1]], split)
-        for entry, split in zip(placed, found or [""] * len(placed), strict=True)
+        for entry, split in zip(placed, sides or [""] * len(placed), strict=True)
     ]
     return _checked(Listing(folder, folder, listing, +ignored, notes=tuple(notes)))
 
@@ -137,8 +147,7 @@ def _by_name(folder: Path, images: Sequence[Entry], ignored: Counter[str], expre
 
 
 def _listed(entry: Entry, label: str, split: str) -> ListedImage:
-    size, time = (entry.status.st_size, entry.status.st_mtime_ns) if entry.status else (0, 0)
-    return ListedImage(entry.name, label, split, size, time)
+    return ListedImage(entry.name, label, split, entry.size, entry.time)
 
 
 def _checked(listing: Listing) -> Listing:

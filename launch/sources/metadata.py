@@ -19,6 +19,8 @@ def read(folder: Path, content: Sequence[Entry], images: Sequence[Entry], readin
     Raises Refused: 2 if the column of labels cannot be known, 4 if class folders say something else.
     """
     tables = [entry for entry in content if entry.kind == "file" and entry.parts[-1] in NAMES]
+    if not tables:
+        return None
     there = {entry.name: entry for entry in images}
     rows: list[tuple[str, str, str]] = []  # image, label, row in messages
     used: list[str] = []
@@ -54,8 +56,8 @@ def read(folder: Path, content: Sequence[Entry], images: Sequence[Entry], readin
         parts = dict.fromkeys(parts, "")
     listed = []
     for path, text, _ in rows:
-        status = there[path].status if path in there else None
-        size, time = (status.st_size, status.st_mtime_ns) if status else (0, 0)
+        entry = there.get(path)
+        size, time = (entry.size, entry.time) if entry else (0, 0)
         listed.append(ListedImage(path, classes[text], parts[path.split("/")[0]], size, time))
     listed.sort(key=lambda image: image.path)
     listing = Listing(folder, folder, listed, notes=(f"labels are those of {', '.join(used)}", *notes), groups=groups)

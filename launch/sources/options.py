@@ -2,14 +2,16 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from typing_extensions import Doc
 
-from ..data.resize import ResizeRule, rule_for
 from ..errors import Refused
 from .columns import told
 from .listing import Reading
+
+if TYPE_CHECKING:
+    from ..data.resize import ResizeRule
 
 FRACTION = 0.1  # of images that are not split: for validation, and for the test
 
@@ -34,6 +36,7 @@ class DataOptions:
     classes_at: Annotated[int, Doc("The class is the folder at this depth, from 1; 0: it is found.")] = 0
     skip_bad: Annotated[bool, Doc("Leave out the files that cannot be decoded.")] = False
     cache_size: Annotated[int, Doc("Shorter side of the images as they are kept, in pixels; 0: twice the size.")] = 0
+    LATER: ClassVar = ("relabel", "split_column", "group", "label_from", "classes_at")  # than version 0.2, see option_groups.py
     white: Annotated[int, Doc("Pixel value of 16-bit grey images that is white, such as 4095 for 12 bits; 0: 65535.")] = 0
 
     def checked(self) -> "DataOptions":
@@ -46,8 +49,10 @@ class DataOptions:
         """How to read what is there; `known` classes, those of a trained net, need not be doubted. Raises Refused (2)."""
         return Reading(told(self.columns, self.split_column, self.group), self.label_from, self.classes_at, self.relabel, known)
 
-    def rule(self, size: int) -> ResizeRule:
+    def rule(self, size: int) -> "ResizeRule":
         """The rule for nets that see `size` × `size` pixels. Raises Refused (2)."""
+        from ..data.resize import rule_for  # Pillow, which no help screen needs
+
         self.checked()
         rule = rule_for(size, self.cache_size, self.white)
         if not 0 < size <= rule.cache_size:

@@ -2,10 +2,12 @@
 
 import base64
 import io
+import os
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 from rich.filesize import decimal
@@ -18,6 +20,14 @@ from .listing import ListedImage, open_image
 SHOWN = 10  # images of a class
 CLASSES = 100  # with images; those with the most of them
 SIDE = 96  # pixels of a shown image
+PAIRS = 100  # groups of the same image that are shown
+
+
+class Shown(NamedTuple):
+    """An image on the page."""
+
+    jpeg: str  # base64
+    address: str  # of its file, to be opened large; empty for a row of a table
 
 
 def render(report: DatasetReport, summary: dict) -> bytes:
@@ -29,6 +39,7 @@ def render(report: DatasetReport, summary: dict) -> bytes:
         "uneven": UNEVEN,
         "most": max(row["images"] for row in summary["classes"].values()) or 1,
         "montages": _montages(report, summary),
+        "pairs": {key: _pairs(report, summary["duplicates"][key]) for key in ("across_classes", "across_splits")},
         "seen": summary.get("seen"),
         "thumbnails": _thumbnails(report, summary["seen"]) if "seen" in summary else {},
         "bytes": {name: decimal(size) for name, size in summary["cost"].items()},
@@ -44,8 +55,8 @@ def _figures(summary: dict) -> dict[str, str]:
     return figures | {f"bad {summary['unit']}s": f"{len(summary['bad']):,}", "duplicates": f"{summary['duplicates']['files']:,}"}
 
 
-def _montages(report: DatasetReport, summary: dict) -> dict[str, list[str]]:
-    """class -> a few of its images, as base64 JPEG."""
+def _montages(report: DatasetReport, summary: dict) -> dict[str, list[Shown]]:
+    """class -> a few of its images."""
     images = defaultdict(list)
     for image in report.good:
         images[image.label].append(image)
@@ -56,10 +67,22 @@ def _montages(report: DatasetReport, summary: dict) -> dict[str, list[str]]:
     return {label: drawn[label] for label in summary["classes"] if label in drawn}
 
 
-def _few(report: DatasetReport, images: list[ListedImage]) -> list[str]:
+def _few(report: DatasetReport, images: list[ListedImage]) -> list[Shown]:
     """Up to SHOWN of one class, evenly over its paths."""
-    few = [_square(report, image) for image in images[:: -(-len(images) // SHOWN)]]
-    return [jpeg for jpeg in few if jpeg]
+    return [shown for image in images[:: -(-len(images) // SHOWN)] if (shown := _shown(report, image))]
+
+
+def _pairs(report: DatasetReport, groups: list[list[dict[str, str]]]) -> list[list[tuple[dict[str, str], Shown | None]]]:
+    """Groups of images with the same content, as duplicates() has them, each image as it looks; PAIRS groups at most."""
+    by_path = {image.path: image for image in report.good} if groups else {}
+    return [[(about, _shown(report, by_path[about["path"]])) for about in group] for group in groups[:PAIRS]]
+
+
+def _shown(report: DatasetReport, image: ListedImage) -> Shown | None:
+    """The image as it looks; None if it has changed or gone since it was checked."""
+    address = "" if report.listing.row else Path(os.path.join(report.listing.root, image.path)).absolute().as_uri()
+    jpeg = _square(report, image)
+    return Shown(jpeg, address) if jpeg else None
 
 
 def _thumbnails(report: DatasetReport, seen: dict) -> dict[str, str]:

@@ -40,7 +40,7 @@ def read(source: Path, files: Sequence[Path], wanted: Mapping[str, str], bar: "P
     cannot be read or the cache not written, 2 and 4 as image_table.read, 4 for files that do not belong together.
     """
     root = source if source.is_dir() else source.parent
-    splits = _splits(source, [file.relative_to(root) for file in files]) if root == source else [""]  # one file is not split
+    splits = splits_of(source, [file.relative_to(root) for file in files]) if root == source else [""]  # one file is not split
     schemas = [_schema(file) for file in files]
     columns = image_table.choose(source, schemas[0], wanted, any(splits))
     used = [*dict.fromkeys(filter(None, columns))]
@@ -140,7 +140,7 @@ def _unreadable(file: Path, error: BaseException) -> Refused:
     return Refused(f"{file} cannot be read as a table: {getattr(error, 'strerror', None) or first_line(error)}")
 
 
-def _splits(source: Path, files: Sequence[Path]) -> list[str]:
+def splits_of(source: Path, files: Sequence[Path]) -> list[str]:
     """The split of each file, by a word in its name or else in the name of its nearest folder; all empty if that is only train.
 
     Raises Refused (4) if only some of the files have one.

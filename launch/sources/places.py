@@ -17,6 +17,8 @@ from .part_names import CLASSES_TOO, is_images, part_of
 CLUTTER = re.compile("BACKGROUND_Google|257\\.clutter")  # of Caltech-101 and -256, which no result counts as a class
 DRAWN = re.compile(r"(.+?)_(mask|seg|segmentation|gt|annotation)(_?\d+)?", re.IGNORECASE)  # beside 1.png, what is drawn on it
 
+HINT = re.compile("_(mask|seg|gt|annotation)", re.IGNORECASE)
+
 
 class Placed(NamedTuple):
     """An image and the parts of its path that say its split and class: train/cat/1.jpg, cat/1.jpg."""
@@ -56,6 +58,8 @@ def without_inner_wrappers(placed: list[Placed], notes: list[str]) -> list[Place
             wrapped[name] = inner
     if wrapped:
         notes.append("read from " + ", ".join(os.sep.join(pair) + os.sep for pair in wrapped.items()))
+    if not wrapped:
+        return placed
     return [
         image._replace(parts=[image.parts[0], *image.parts[2:]]) if image.parts[0] in wrapped and len(image.parts) > 2 else image
         for image in placed
@@ -109,11 +113,13 @@ def with_labels_of_flat_parts(
         part = part_of(name)[0]
         if part not in ("validation", "test") or any(len(image.parts) > 2 for image in images):
             continue
-        found, table = published.flat_side(content, [image.entry for image in images], classes)
-        if found:
+        classes_of, table = published.flat_side(content, [image.entry for image in images], classes)
+        if classes_of:
             notes.append(f"labels of {name}{os.sep} are those of {table}")
             placed = [
-                image._replace(parts=[name, found[image.entry.name], image.parts[-1]]) if image.entry.name in found else image
+                image._replace(parts=[name, classes_of[image.entry.name], image.parts[-1]])
+                if image.entry.name in classes_of
+                else image
                 for image in placed
             ]
             sides = {top: side or "train" for top, side in sides.items()} | {name: part}
@@ -165,24 +171,27 @@ def without_unlabelled(placed: list[Placed], notes: list[str]) -> list[Placed]:
 
 def without_masks(placed: list[Placed], notes: list[str]) -> list[Placed]:
     """Without what is drawn on an image in the same folder: 1_mask.png beside 1.png."""
-    names = {os.path.splitext(image.entry.name)[0] for image in placed}
+    perhaps = [image for image in placed if HINT.search(image.parts[-1])]
+    names = {os.path.splitext(image.entry.name)[0] for image in placed} if perhaps else set()
     drawn = set[str]()
-    for image in placed:
+    for image in perhaps:
         stem = os.path.splitext(image.entry.name)[0]
         if (match := DRAWN.fullmatch(stem)) and match[1] in names:
             drawn.add(image.entry.name)
     if drawn:
         notes.append(f"{len(drawn):,} masks are left out, as {min(drawn)}")
-    return [image for image in placed if image.entry.name not in drawn]
+    return [image for image in placed if image.entry.name not in drawn] if drawn else placed
 
 
 def without_flat_parts(placed: list[Placed], splits: Mapping[str, str], ignored: Counter[str]) -> list[Placed]:
     """Without the images of a part of the split that has no class folders, which are counted."""
+    if not splits:
+        return placed
     nested = {image.parts[0] for image in placed if len(image.parts) > 2}
     kept = []
     for image in placed:
         name = image.parts[0]
-        if splits and len(image.parts) == 2 and name not in splits and name not in nested and part_of(name)[0]:
+        if len(image.parts) == 2 and name not in splits and name not in nested and part_of(name)[0]:
             ignored[f"images without a class in {name}{os.sep}"] += 1
         else:
             kept.append(image)

@@ -36,13 +36,15 @@ class Line(NamedTuple):
 
 def read(folder: Path, content: Sequence[Entry], images: Sequence[Entry], reading: Reading) -> Listing | None:
     """What lists say of the images in `folder`; None if there are none. Raises Refused: 2 to choose one of several lists."""
-    files = {entry.name: entry for entry in content if entry.kind == "file" and len(entry.parts) <= DEPTH}
-    texts = {name: entry for name, entry in files.items() if entry.parts[-1].casefold().endswith(".txt")}
+    files = [entry for entry in content if entry.name[-4:].casefold() == ".txt" and entry.kind == "file"]
+    texts = {entry.name: entry for entry in files if len(entry.parts) <= DEPTH}
     by_name = {entry.parts[-1]: entry for entry in texts.values()}
     if {"images.txt", "image_class_labels.txt", "train_test_split.txt"} <= by_name.keys():
         return _cub(folder, images, by_name)
     if "ClassName.txt" in by_name:
         return _class_names(folder, images, by_name["ClassName.txt"])
+    if not any(part_of(re.sub(r"\d+", "_", os.path.splitext(name)[0]))[0] for name in by_name):
+        return None
     plain = [image for image in images if not any(map(is_masks, image.parts[:-1]))]
     listing = _lists(folder, plain, texts, reading)
     if listing and len(plain) < len(images):
@@ -52,7 +54,7 @@ def read(folder: Path, content: Sequence[Entry], images: Sequence[Entry], readin
 
 def _rows(entry: Entry) -> list[list[str]]:
     """The lines of a list in two: what is before the first blank, and the rest."""
-    if entry.status and entry.status.st_size > LIMIT:
+    if entry.size > LIMIT:
         return []
     with open(entry.path, encoding="utf-8-sig", errors="surrogateescape") as file:
         return [line.strip().split(None, 1) for line in file if line.strip()]
@@ -66,10 +68,10 @@ def _cub(folder: Path, images: Sequence[Entry], lists: Mapping[str, Entry]) -> L
     )
     names = {row[0]: row[1] for row in _rows(lists["classes.txt"]) if len(row) == 2} if "classes.txt" in lists else {}
     finder = Finder(folder, images)
-    found = finder.find([*paths.values()], "images.txt")
+    names_there = finder.find([*paths.values()], "images.txt")
     labels_of = {number: names.get(numbers.get(number, ""), numbers.get(number, "")) for number in paths}
     listing = []
-    for number, path in zip(paths, found, strict=True):
+    for number, path in zip(paths, names_there, strict=True):
         if not labels_of[number] or number not in train:
             raise Refused(f"{folder}: image {number} of images.txt is not in image_class_labels.txt and train_test_split.txt", 4)
         listing.append(finder.listed(path, labels_of[number], "train" if train[number] == "1" else "test"))
@@ -91,8 +93,7 @@ def _class_names(folder: Path, images: Sequence[Entry], entry: Entry) -> Listing
 
 
 def _image(entry: Entry, label: str, split: str) -> ListedImage:
-    size, time = (entry.status.st_size, entry.status.st_mtime_ns) if entry.status else (0, 0)
-    return ListedImage(entry.name, label, split, size, time)
+    return ListedImage(entry.name, label, split, entry.size, entry.time)
 
 
 def _listing(
@@ -229,8 +230,7 @@ def flat_side(content: Sequence[Entry], images: Sequence[Entry], classes: set[st
     stems = {os.path.splitext(entry.parts[-1])[0] for entry in images}
     for entry in content:
         suffix = os.path.splitext(entry.name)[1].casefold()
-        too_large = entry.status is not None and entry.status.st_size > LIMIT
-        if entry.kind != "file" or suffix not in (".csv", ".tsv", ".txt") or too_large or len(entry.parts) > DEPTH + 3:
+        if entry.kind != "file" or suffix not in (".csv", ".tsv", ".txt") or entry.size > LIMIT or len(entry.parts) > DEPTH + 3:
             continue
         if any(word in entry.parts[-1].casefold() for word in TRIALS):
             continue
@@ -253,8 +253,8 @@ def flat_side(content: Sequence[Entry], images: Sequence[Entry], classes: set[st
             if all(_class(row[number], classes) for row in named.values())
         ]  # fmt: skip
         if len(columns) == 1:
-            found = {stem: _class(row[columns[0]], classes) for stem, row in named.items()}
-            return {image.name: found[os.path.splitext(image.parts[-1])[0]] for image in images}, entry.name
+            by_stem = {stem: _class(row[columns[0]], classes) for stem, row in named.items()}
+            return {image.name: by_stem[os.path.splitext(image.parts[-1])[0]] for image in images}, entry.name
     return {}, ""
 
 

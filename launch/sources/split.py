@@ -9,6 +9,7 @@ import csv
 import hashlib
 import io
 import os
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -36,11 +37,11 @@ def split_by_content(contents: Mapping[str, Sequence[str]], validation: float, t
     placed: dict[str, str] = {}
     for label in sorted(contents):
         ordered = sorted({*contents[label]})  # a digest, read as a fraction, is a random draw from 0 to 1
-        count = len(ordered)
+        fractions, count = [*map(_fraction, ordered)], len(ordered)
         wanted = [1, int(validation > 0), int(test > 0)]
         while sum(wanted) > count:
             wanted[max(side for side in range(3) if wanted[side])] = 0
-        ends = [sum(_fraction(content) < share for content in ordered) for share in (1 - validation - test, 1 - test)]
+        ends = [bisect_left(fractions, share) for share in (1 - validation - test, 1 - test)]
         first = min(max(ends[0], wanted[0]), count - wanted[1] - wanted[2])
         second = min(max(ends[1], first + wanted[1]), count - wanted[2])
         for number, content in enumerate(ordered):
@@ -53,6 +54,8 @@ def units(contents: Mapping[str, str], groups: Mapping[str, str]) -> dict[str, s
 
     `contents` are the sha256 digests of images by path, `groups` names of groups by path; an image without a name is its own.
     """
+    if not groups:
+        return {**contents}
     above: dict[str, str] = {}
 
     def root(name: str) -> str:
@@ -80,6 +83,14 @@ def straddling(splits: Mapping[str, str], groups: Mapping[str, str]) -> list[str
         if group := groups.get(path):
             sides[group].add(side)
     return [group for group, names in sides.items() if len(names) > 1]
+
+
+def mended(splits: Mapping[str, str], unit: Mapping[str, str]) -> dict[str, str]:
+    """`splits` with all of a unit, as `units` has them, on one side: on that which is held out the longest, the test's first."""
+    last: dict[str, str] = {}
+    for path, side in splits.items():
+        last[unit[path]] = max(last.get(unit[path], side), side, key=NAMES.index)
+    return {path: last[unit[path]] for path in splits}
 
 
 def _fraction(digest: str) -> float:

@@ -19,6 +19,11 @@ from .listing import ListedImage, Listing
 SUFFIXES = cells.SUFFIXES
 SHOWN, LONG = 10, 200  # columns in a message, characters of a path
 
+# Folders whose tables are about the images beside them; beside any other folder there may be images of other data.
+FOR_TABLES = {
+    "annotation", "annotations", "csv", "label", "labels", "list", "lists", "meta", "metadata", "split", "splits", "tables",
+}  # fmt: skip
+
 
 def read(table: Path, wanted: Mapping[str, str]) -> Listing:
     """The images of `table`, an absolute path. `wanted` names columns that should not be guessed: image, label, split, group.
@@ -105,9 +110,9 @@ class _Files:
 
     @cached_property
     def finder(self) -> Finder:
-        """The images below the folder, or else beside it: looked for once, and only if no row names a file as it is."""
+        """The images below the folder, or beside one for tables: looked for once, and only if no row names a file as it is."""
         finder = Finder(self.folder)
-        if not finder.entries and self.folder.parent not in (Path.home(), self.folder.parent.parent):
+        if not finder.entries and self.folder.resolve().name.casefold() in FOR_TABLES:
             return Finder(self.folder, walk(self.folder.parent), above=True)
         return finder
 
@@ -117,9 +122,9 @@ class _Files:
 
     def located(self, table: Path, paths: Sequence[str], notes: list[str]) -> list[tuple[str, int, int]]:
         """Each path as it is there; size in bytes and time of its file, 0 if there is none."""
-        found = [self._status(path) for path in paths]
-        if any(found):
-            return [status or (path, 0, 0) for path, status in zip(paths, found, strict=True)]
+        statuses = [self._status(path) for path in paths]
+        if any(statuses):
+            return [status or (path, 0, 0) for path, status in zip(paths, statuses, strict=True)]
         try:
             names = self.finder.find(paths, str(table))
         except OSError as error:

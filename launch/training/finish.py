@@ -10,6 +10,7 @@ import torch
 from .. import processes
 from ..data.feed import Feed
 from ..report.runs import used
+from ..weights.tensors import whole_of
 from .job import Job
 from .publish import best_weights, publish
 
@@ -84,4 +85,5 @@ def _show(job: Job, result: dict, plots: Callable[[Path], None] | None) -> None:
     if not job.run.quiet:
         from ..report import show  # matplotlib takes half a second: only where it draws
 
-        show.show(job.run, job.net, job.feeds["test"], job.images, result)
+        feeds = job.feeds
+        show.show(job.run, job.net, feeds["test"], job.images, result, feeds.get("validation"), whole_of(job.net))

@@ -530,7 +530,13 @@ def test_a_wrong_net_is_one_line(recipe):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"), [({"mode": "finetune"}, "needs weights"), ({"source": "x"}, "takes no weights"), ({"size": 0}, "--size")]
+    ("flags", "said"),
+    [
+        ({"mode": "scratch", "source": "x"}, "takes no weights"),
+        ({"mode": "scratch", "pretrained": True}, "takes no weights"),
+        ({"mode": "frozen", "head_epochs": 2}, "--head-epochs is for --mode finetune"),
+        ({"mode": "scratch", "size": -1}, "--size"),
+    ],
 )
 def test_flags_that_contradict_each_other_are_refused(start, recipe, flags, said):
     with pytest.raises(Refused, match=said) as refused:

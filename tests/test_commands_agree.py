@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from made_runs import compared, write_run, write_two_designs
+from PIL import Image
 
 from launch import commands
 
@@ -18,7 +20,12 @@ from launch import commands
 def place(tmp_path, monkeypatch) -> Path:
     write_two_designs(tmp_path / "runs")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("launch.report.compare_plots.draw", lambda folder, *_: [folder / "curves.png"])
+
+    def drawn(folder, *_):
+        Image.new("RGB", (2, 2)).save(folder / "curves.png")
+        return [folder / "curves.png"]
+
+    monkeypatch.setattr("launch.report.compare_plots.draw", drawn)
     return tmp_path
 
 
@@ -63,7 +70,7 @@ def test_every_form_of_a_comparison_says_the_same(place, oneloop):
 def test_images_are_drawn_unless_a_form_is_asked_for_and_where_it_says(place, oneloop):
     assert "compare/curves.png" in oneloop("compare", "runs")[1]
     assert (place / "compare").is_dir()
-    (place / "compare").rmdir()
+    shutil.rmtree(place / "compare")
     assert oneloop("compare", "runs", "--json")[0] == 0
     assert not (place / "compare").exists()
     assert "there/curves.png" in oneloop("compare", "runs", "--out", "there")[1]

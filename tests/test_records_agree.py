@@ -107,6 +107,8 @@ def test_every_command_uses_the_weights_that_it_is_told(averaged, oneloop, tmp_p
     pixels = images.test.pixels[1:2].float() / 255
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (images.mean, images.std))
     (probabilities,) = expected(averaged, weights, (pixels - mean) / std)
+    shown = json.loads((averaged / "predictions.json").read_text())["calibration"]["temperature"] if weights == "best" else 1.0
+    probabilities = (probabilities.log() / shown).softmax(0)  # predicted with the temperature of the weights that are used
     by_class = dict(zip(images.classes, probabilities.tolist(), strict=True))
     assert {each["class"]: each["probability"] for each in said["predictions"]} == pytest.approx(by_class, abs=1e-5)
     rows = [*csv.DictReader(io.StringIO(oneloop("predict", averaged, file, "--weights", weights, "--csv")[1]))]

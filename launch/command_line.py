@@ -50,16 +50,20 @@ def parse(main: Callable[..., Any], args: Sequence[str] | None = None, prog: str
 
 
 def _flags_as_tyro_has_them(main: Callable[..., Any], words: Sequence[str]) -> list[str]:
-    """The command line, its flags that are on or off written as tyro takes them: --flag if it is on, nothing if it is off.
+    """The command line, its flags that are on or off written as tyro takes them: nothing where they are so by default, else
+    --flag to switch on, --no-flag to switch off; --flag=True or --flag=False where there is no default.
 
     They may also be given as --flag=true, --flag False, --no-flag and the like, of which the last one counts. Exits with 2 after
     saying what is wrong.
     """
-    kinds = {name: parameter.annotation for name, parameter in inspect.signature(main).parameters.items()}
+    signature = inspect.signature(main).parameters
+    kinds = {name: parameter.annotation for name, parameter in signature.items()}
+    defaults = {name: parameter.default for name, parameter in signature.items()}
     for group in (Run, *groups(main).values()):
         kinds |= {field.name: field.type for field in dataclasses.fields(group) if field.init}
+        defaults |= {field.name: field.default for field in dataclasses.fields(group) if field.init}
     bare = {name: get_args(kind)[0] if get_origin(kind) is Annotated else kind for name, kind in kinds.items()}
-    switches = {name.replace("_", "-") for name, kind in bare.items() if kind in (bool, "bool")}
+    switches = {name.replace("_", "-"): defaults[name] for name, kind in bare.items() if kind in (bool, "bool")}
     on: dict[str, bool] = {}
     left, rest = list[str](), deque(words)
     while rest:
@@ -77,7 +81,12 @@ def _flags_as_tyro_has_them(main: Callable[..., Any], words: Sequence[str]) -> l
                 complain(f"{word}: this flag is on or off: --{named} or --{named}=true, --no-{named} or --{named}=false")
             sys.exit(2)
         on[named] = SWITCHED[value.lower()] == (named == flag)
-    return left + [f"--{name}" for name, wanted in on.items() if wanted]
+    for name, wanted in on.items():
+        if switches[name] not in (True, False):  # it must be given
+            left.append(f"--{name}={wanted}")
+        elif wanted != switches[name]:
+            left.append(f"--{name}" if wanted else f"--no-{name}")
+    return left
 
 
 def cli(main: Callable[..., Any]) -> None:

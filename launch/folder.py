@@ -19,7 +19,7 @@ from .data.images import Images
 from .environment import LIBRARIES
 from .errors import Refused
 from .files import write_atomically
-from .old_names import options_to_hash
+from .old_names import first_name, later, options_to_hash
 from .report.runs import FORMAT, last_launch, read_json, recorded_json
 
 NOT_A_PATH = ("hub", "synthetic")  # of --data
@@ -57,7 +57,9 @@ def _name_folder(config: dict, out: Path | None, fresh: bool) -> Path:
     """Path of the run, which need not be there yet. Raises Refused (2)."""
     hashed = json.dumps(options_to_hash(config), sort_keys=True, default=str)
     short = hashlib.sha256(hashed.encode()).hexdigest()[:8]
-    folder = out or Path("runs") / config["recipe"] / f"{config.get('net', config['recipe'])}-{short}"
+    recipe, first = config["recipe"], first_name(config["recipe"])
+    places = [Path("runs") / name / f"{config.get('net', name)}-{short}" for name in (recipe, first)]
+    folder = out or (places[1] if places[1].exists() and not places[0].exists() else places[0])
     if not folder.name and not (folder := folder.resolve()).name:
         raise Refused("--out / cannot be a run folder; name a folder inside it", 2)
     numbers = _numbers(folder)  # of name, name-2, name-3, …: what --fresh made
@@ -248,8 +250,9 @@ def _numbers(folder: Path) -> list[int]:
 def _differences(recorded: dict, wanted: dict) -> list[str]:
     """Differences between two configurations, a line for each key, which begins it."""
     missing: Any = object()
+    had = later(recorded) | recorded
     return [
         f"{key} was {recorded.get(key, 'absent')!r}, now {wanted.get(key, 'absent')!r}"
         for key in sorted(recorded.keys() | wanted.keys())
-        if recorded.get(key, missing) != wanted.get(key, missing)
+        if had.get(key, missing) != wanted.get(key, missing)
     ]

@@ -9,7 +9,7 @@ from typing import Any
 
 OPTIONS = {"shards": "micro_batches", "stored": "cache_size", "remedy": "method"}  # of a run: flags, and keys of config.json
 RECIPES = {"pictures": "custom", "remedies": "ablations"}
-# Options that runs from before them lack, with the value that means what those did: not hashed.
+# Options that runs from before them lack, with the value that means what those did: see `later`.
 LATER = {"views": 0, "average": True, "layer_decay": 1.0, "head_epochs": 0}
 _FIRST = {new: old for old, new in OPTIONS.items()}
 
@@ -37,11 +37,21 @@ def record_of_today(record: Mapping[str, Any]) -> dict[str, Any]:
     return renamed
 
 
+def later(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a run with `options` may lack, being from before them, with the values that it had: not hashed."""
+    # A net that is frozen saw new views of an image in each epoch then, which no number of views means now.
+    return {name: value for name, value in LATER.items() if name != "views" or options.get("mode") not in ("frozen", "gradual")}
+
+
+def first_name(recipe: str) -> str:
+    """The name that a recipe had first."""
+    return {new: old for old, new in RECIPES.items()}.get(recipe, recipe)
+
+
 def options_to_hash(options: Mapping[str, Any]) -> dict[str, Any]:
-    """`options` by the names that they had first."""
-    recipes = {new: old for old, new in RECIPES.items()}
-    renamed = {_FIRST.get(name, name): value for name, value in options.items() if (name, value) not in LATER.items()}
-    return renamed | ({"recipe": recipes.get(renamed["recipe"], renamed["recipe"])} if "recipe" in renamed else {})
+    """`options` by the names that they had first, without those that came later and are as before."""
+    renamed = {_FIRST.get(name, name): value for name, value in options.items() if (name, value) not in later(options).items()}
+    return renamed | ({"recipe": first_name(renamed["recipe"])} if "recipe" in renamed else {})
 
 
 def flags_of_today(words: Sequence[str]) -> list[str]:

@@ -22,6 +22,7 @@ from .data.images import Images, with_validation
 from .environment import environment
 from .errors import Finished, Refused, first_line, public_address
 from .files import write_atomically
+from .flag_checks import check_flags
 from .folder import RunFolder, check_data, find_folder, lock_folder, record_launch, same_data_beside
 from .old_names import options_to_hash
 from .option_groups import apart
@@ -41,10 +42,6 @@ from .report.runs import describe, recorded_json, stages
 from .sources import named
 from .weights import Source, read
 from .weights.tensors import weights_sha256
-
-MOST_VALIDATION = 0.9
-MOST, MOST_MICRO_BATCHES = 10**9, 2**16  # of a whole number that a flag takes; micro-batches are counted out at every step
-BELOW_ONE = {"ema", "smoothing"}  # flags of recipes: an average that never follows its net, labels that say nothing
 
 
 @dataclass
@@ -142,31 +139,7 @@ class Run:
     def configure(self, recipe: str, options: dict[str, Any], precision: str) -> None:
         """Check the flags, and set `config`, which names the run folder. Raises Refused (2)."""
         options = apart(options)
-        whole = "limit", "micro_batches", "threads", "save_every", "eval_every", "log_every", "max_seconds"
-        least_of = dict.fromkeys(whole, 0) | {"eval_every": 1}
-        for name, least in least_of.items():
-            if (value := getattr(self, name)) < least:
-                raise Refused(f"--{name.replace('_', '-')} must be at least {least}, it is {_short(value)}", 2)
-            if value > MOST:
-                raise Refused(f"--{name.replace('_', '-')} is too large: {_short(value)}", 2)
-        if self.micro_batches > MOST_MICRO_BATCHES:
-            raise Refused(f"--micro-batches must be at most {MOST_MICRO_BATCHES:,}, it is {self.micro_batches:,}", 2)
-        if self.validation is not None and not 0 <= self.validation <= MOST_VALIDATION:
-            raise Refused(f"--validation must be from 0 to {MOST_VALIDATION}, it is {self.validation}", 2)
-        for name, value in options.items():
-            if isinstance(value, int | float) and not value >= 0:
-                raise Refused(f"--{name.replace('_', '-')} must not be negative, it is {_short(value)}", 2)
-            if isinstance(value, int | float) and value > MOST:
-                raise Refused(f"--{name.replace('_', '-')} is too large: {_short(value)}", 2)
-        for name in BELOW_ONE & options.keys():
-            if options[name] >= 1:
-                raise Refused(f"--{name} must be less than 1, it is {options[name]:g}", 2)
-        if options.get("batch") == 0:  # here, as a recipe may take its folder before its training begins
-            raise Refused("--batch must be at least 1, it is 0", 2)
-        if self.threads > (most := max(64, 4 * cores())):
-            raise Refused(f"--threads is {self.threads}; this machine takes {most} at most", 2)
-        if not 0 <= self.seed < 2**63:
-            raise Refused(f"--seed must be from 0 to 2**63 - 1, it is {_short(self.seed)}", 2)
+        check_flags(self, options)
         options = {name: public_address(value) if isinstance(value, str) else value for name, value in options.items()}
         self.recipe = recipe
         self.data = named.located(self.data)
@@ -372,8 +345,3 @@ def _optimizers_for_show() -> Iterator[None]:
         yield
     finally:
         optimizer.add_param_group = add  # type: ignore[method-assign]
-
-
-def _short(number: float) -> str:
-    text = str(number)
-    return text if len(text) <= 30 else f"{text[:12]}… of {len(text)} digits"

@@ -38,6 +38,7 @@ from launch.features.head import trained_on_features
 from launch.report.runs import tested
 from launch.run import OwnRun
 from launch.sources.options import DataOptions
+from launch.training.begin import check_batches
 from launch.training.optimizers import groups
 from launch.training.schedules import Schedule, cosine, warm_up
 from launch.weights import for_classes, kept, load, load_into, without_prefix
@@ -123,6 +124,8 @@ def main(
     images = sources.custom(run.data, rule, data, run.limit, run.validation, classes=run.classes, main=run.rank == 0)
     zeros = mode in ("frozen", "gradual") or head_epochs > 0
     model, images = net_for(run, net, images, published, source, sha256, average, zeros)
+    if mode != "frozen" and run.trains:  # now, and not when the last layer has been trained
+        check_batches(run, model.to(run.accelerator.device), images, batch)
     run.open(images, {"mode": mode, "cache_size": rule.cache_size})
     loss = loss_for(run, images, class_weights, smoothing)
     if patience is None:

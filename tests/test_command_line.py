@@ -51,6 +51,27 @@ def test_a_flag_that_is_on_or_off_takes_what_users_type(flags, recipes):
     assert (options["pretrained"], options["size"], run.fresh, run.wandb_artifacts) == (SWITCHES[flags], 32, True, False)
 
 
+ON_BY_DEFAULT = {
+    "": True, "--constant": True, "--constant=true": True, "--no-constant": False, "--constant=False": False,
+    "--constant off": False, "--no-constant --constant": True, "--constant --no-constant": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("flags", ON_BY_DEFAULT)
+def test_a_flag_that_is_on_by_default_can_be_switched_off(flags, recipes):
+    _, options = parse(recipes["custom"].main, ["--data", "x", *flags.split(), "--no-average"])
+    assert (options["constant"], options["average"]) == (ON_BY_DEFAULT[flags], False)
+
+
+@pytest.mark.parametrize("flags", ["--deep", "--deep=yes", "--deep False", "--no-deep"])
+def test_a_flag_that_must_be_given_is_on_or_off(flags):
+    def main(run: Run, deep: bool):
+        """Train."""
+
+    _, options = parse(main, flags.split())
+    assert options == {"deep": flags in ("--deep", "--deep=yes")}
+
+
 @pytest.mark.parametrize("rank", [None, "abc"])  # what was left in the shell
 @pytest.mark.parametrize("flag", ["--pretrained=maybe", "--no-pretrained=1", "--fresh=", "--compile=2"])
 def test_another_value_of_it_is_one_line(flag, rank, recipes, monkeypatch, capsys):

@@ -11,6 +11,7 @@ from conftest import ROOT
 from photos import write_photos
 from recipe_calls import CIFAR, FALLING, IMAGENET, MOMENTS
 from recipe_calls import drawn_once as drawn_once
+from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import resnet18
 from weight_files import saved
@@ -301,6 +302,20 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_trained(options, s
     with pytest.raises(Refused, match=said) as refused:
         asked(**options)
     assert refused.value.code == code
+
+
+@pytest.mark.parametrize("more", [{"mode": "gradual"}, {"mode": "finetune", "head_epochs": 2}, {"mode": "scratch"}])
+def test_one_image_by_itself_is_refused_before_a_folder_is_made(more, start, recipe, folder, tmp_path):
+    """Control: a batch that leaves no image alone is trained; a frozen net has no batch norm that looks at a batch."""
+    weights = tmp_path / "weights.safetensors"
+    save_file(resnet18(num_classes=2).state_dict(), weights)
+    options = {"net": "resnet18", "size": 16, "epochs": 4, "patience": 0}
+    options |= more if more["mode"] == "scratch" else more | {"source": str(weights)}
+    run = start(out="run")
+    run.data, run.limit = str(folder), 17
+    with pytest.raises(Refused, match="a batch of 1 images in 1 micro-batches leaves one image by itself") as refused:
+        recipe.main(run, **options, batch=16)
+    assert (refused.value.code, (tmp_path / "run").exists()) == (2, False)
 
 
 def test_weights_of_another_net_or_file_are_refused(asked, source, tmp_path):

@@ -532,9 +532,8 @@ def test_a_wrong_net_is_one_line(recipe):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
+        ({"net": "Net", "size": 32}, "no published weights"),
         ({"mode": "scratch", "source": "x"}, "takes no weights"),
-        ({"mode": "scratch", "pretrained": True}, "takes no weights"),
-        ({"mode": "frozen", "head_epochs": 2}, "--head-epochs is for --mode finetune"),
         ({"mode": "scratch", "size": -1}, "--size"),
     ],
 )

@@ -8,9 +8,12 @@ import pytest
 import safetensors.torch
 import torch
 from jobs import begin
+from made_runs import compared, write_run
 
 from launch import commands
-from launch.old_names import OPTIONS, RECIPES, flags_of_today, options_of_today, options_to_hash
+from launch.errors import Refused
+from launch.folder import find_folder
+from launch.old_names import LATER, OPTIONS, RECIPES, flags_of_today, options_of_today, options_to_hash
 from launch.recipe import located
 from launch.report.runs import read
 
@@ -62,6 +65,40 @@ def test_a_run_of_0_2_is_resumed_by_its_own_flags(old, tmp_path):
     resumed = safetensors.torch.load_file(old / "model.safetensors")
     assert all(torch.equal(resumed[name], tensor) for name, tensor in ended.items())
     assert json.loads((old / "config.json").read_text())["config"]["micro_batches"] == 2
+
+
+def test_a_run_of_pictures_is_found_and_is_the_one_that_its_command_names(tmp_path, monkeypatch):
+    """A run of 0.2 lacks the options that came later, and lies where 0.2 had put it."""
+    monkeypatch.chdir(tmp_path)
+    today = {"recipe": "custom", "net": "Net", "mode": "scratch", "data": "hub", "micro_batches": 2, "seed": 1, **LATER}
+    flags = {"fresh": False, "world": 1, "texts": {}, "accept_edit": False}
+    new = find_folder(today, None, **flags).folder
+    assert new.parent == Path("runs/custom")
+    before = {"recipe": "pictures", "net": "Net", "mode": "scratch", "data": "hub", "shards": 2, "seed": 1}
+    place = Path("runs/pictures", new.name)
+    place.mkdir(parents=True)
+    (place / "config.json").write_text(json.dumps({"format": 1, "config": before, "shards": 2}))
+    assert find_folder(today, None, **flags).folder == place
+    with pytest.raises(Refused, match=r"layer_decay was 'absent', now 0\.5"):
+        find_folder(today | {"layer_decay": 0.5}, place, **flags)
+
+
+def test_control_a_frozen_run_of_0_2_saw_other_images(tmp_path):
+    """New views in each epoch, for which there is no --views now."""
+    assert "views" not in options_to_hash({"views": 0, "mode": "scratch"})
+    assert "views" in options_to_hash({"views": 0, "mode": "frozen"})
+    write_run(tmp_path / "a", recipe="pictures", mode="frozen", seed=1)
+    write_run(tmp_path / "b", recipe="custom", mode="frozen", seed=2, **LATER)
+    assert compared(tmp_path).differ == ["views"]
+
+
+def test_runs_from_before_an_option_are_compared_as_those_with_its_first_value(tmp_path):
+    write_run(tmp_path / "a", recipe="pictures", mode="scratch", seed=1)
+    write_run(tmp_path / "b", recipe="custom", mode="scratch", seed=2, **LATER)
+    write_run(tmp_path / "c", recipe="custom", mode="scratch", seed=1, **LATER | {"layer_decay": 0.5})
+    write_run(tmp_path / "d", recipe="mine", mode="scratch", seed=1)
+    comparison = compared(tmp_path)
+    assert {(group.options.get("layer_decay"), *group.seeds) for group in comparison.groups} == {(1.0, 1, 2), (0.5, 1), (None, 1)}
 
 
 def test_control_another_number_of_micro_batches_is_another_run(old, tmp_path):

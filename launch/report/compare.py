@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import Refused, printable
+from ..old_names import later
 from .measures import COLUMNS, Measure, accuracy_by_epoch, choosing, measures_of, train_loss
 from .runs import Record, read, read_metrics, read_result, stages
 
@@ -163,7 +164,11 @@ def compare(folders: Iterable[Path]) -> tuple[Comparison, list[str]]:
         for training in trainings:
             del training.options[CONTENT]
     grouped: dict[tuple, list[Training]] = {}
+    known = {(training.options["recipe"], name) for training in trainings for name in training.options}
     for training in trainings:
+        for name, value in later(training.options).items():
+            if (training.options["recipe"], name) in known:
+                training.options.setdefault(name, value)
         key = sorted((name, text_of(value)) for name, value in training.options.items() if value is not None)
         grouped.setdefault((training.state == "finished", *key), []).append(training)
     groups = [Group(each[0].options, each) for each in grouped.values()]

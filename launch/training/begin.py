@@ -41,7 +41,7 @@ def begin(
     broadcast(weights(net).values(), run.world)  # what each process has read or drawn may differ
     _check_optimizer(optimizer, net)
     samples, batch = len(images.train), plan.batch
-    _check_batches(run, net, images, {batch if batch <= samples else 0, samples % batch})
+    check_batches(run, net, images, batch)
     whole = whole_of(net)
     facts = {
         "model": type(whole).__name__,
@@ -135,8 +135,10 @@ def _check_result(run: Run, net: nn.Module, result: dict, notes: list[str]) -> N
         raise Refused(f"{run.folder} is finished, but its last checkpoint cannot be used: {why}. --fresh starts over", 4)
 
 
-def _check_batches(run: Run, net: nn.Module, images: Images, sizes: set[int]) -> None:
-    """Raise Refused (2) if batches of one of these `sizes` leave batch norm one image to normalise."""
+def check_batches(run: Run, net: nn.Module, images: Images, batch: int) -> None:
+    """Raise Refused (2) if one of the batches of an epoch leaves batch norm one image to normalise."""
+    samples = len(images.train)
+    sizes = {batch if batch <= samples else 0, samples % batch}
     cuts = {size: itertools.pairwise(micro_batch_bounds(size, run.micro_batches)) for size in sizes}
     alone = [size for size, pairs in cuts.items() if any(end - start == 1 for start, end in pairs)]
     if not alone or not any(isinstance(module, _BatchNorm) for module in net.modules()):

@@ -593,6 +593,8 @@ def test_the_first_line_names_the_classes_and_folders_of_a_split_are_refused(fol
     assert capsys.readouterr().out == ""
     load(write_photos(tmp_path / "set", {"train/ant": 4, "train/bee": 4, "test": 3}))
     assert f"{tmp_path}/set: images without a class in test/: 3, left out\n" in capsys.readouterr().err
+    load(write_photos(tmp_path / "extra", {f"{top}/{name}": 2 for top in ("train", "test", "test2") for name in ("ant", "bee")}))
+    assert f"{tmp_path}/extra: images outside test/ train/: 4, left out\n" in capsys.readouterr().err
     write_photos(tmp_path / "rest", {"train/ant": 4, "train/bee": 4, "rest": 4})
     with pytest.raises(Refused, match=r"train would be a class .* --data .*/rest/train \(classes ant, bee\)") as refused:
         load(tmp_path / "rest")

@@ -170,9 +170,7 @@ def notes(report: DatasetReport, white: int = 0) -> list[str]:
     lines = [*report.listing.notes, *alike(report.listing.classes)]
     if groups := split.straddling(report.splits, report.listing.groups):
         are = "groups are" if len(groups) > 1 else "group is"
-        lines.append(
-            f"{len(groups):,} {are} in several splits, as {shown(groups[0])}: the split that is there is used as it is"
-        )
+        lines.append(f"{len(groups):,} {are} in several splits, as {shown(groups[0])}: the split that is there is used as it is")
     elif names := {*report.listing.groups.values()} - {""}:
         lines.append(f"each of {len(names):,} groups is on one side")
     if flat := [image.path for image in report.good if report.files[image.path].flat]:

@@ -124,7 +124,7 @@ def main(
     images = sources.custom(run.data, rule, data, run.limit, run.validation, classes=run.classes, main=run.rank == 0)
     zeros = mode in ("frozen", "gradual") or head_epochs > 0
     model, images = net_for(run, net, images, published, source, sha256, average, zeros)
-    if mode != "frozen" and run.trains:  # now, and not when the last layer has been trained
+    if mode != "frozen" and run.trains and not run.finished:  # now, and not when the last layer has been trained
         check_batches(run, model.to(run.accelerator.device), images, batch)
     run.open(images, {"mode": mode, "cache_size": rule.cache_size})
     loss = loss_for(run, images, class_weights, smoothing)

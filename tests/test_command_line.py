@@ -107,7 +107,7 @@ def test_validation_0_is_none_and_a_run_of_its_own(recipes, tmp_path):
         folders[flags] = run.find_folder().folder
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(recipes["custom"], "train", lambda run, model, images, *_, **__: reached.append(images))
-            run.opened = True
+            run.opened, run.micro_batches = True, 1
             run.accelerator = SimpleNamespace(device=torch.device("cpu"))
             recipes["custom"].main(run, **options)
         splits[flags] = reached[-1]

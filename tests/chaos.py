@@ -100,7 +100,7 @@ def wrap(place: object, name: str, at: int, action: Callable[[], None]) -> None:
 
 def main(args: Sequence[str]) -> None:
     parser = argparse.ArgumentParser("chaos")
-    parser.add_argument("--rank", type=int, default=0)
+    parser.add_argument("--rank", type=int, default=0)  # -1: any
     parser.add_argument("--at")
     parser.add_argument("--do")
     parser.add_argument("--silence", type=float, help="seconds, instead of the loop's own")
@@ -109,7 +109,7 @@ def main(args: Sequence[str]) -> None:
     recipe = [part for part in chosen.recipe if part != "--"]
     if chosen.silence:
         launch.processes.SILENCE_SECONDS = chosen.silence
-    here = int(os.environ.get("RANK", 0)) == chosen.rank and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+    here = chosen.rank in (-1, int(os.environ.get("RANK", 0))) and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
     if chosen.at and here:
         seam, at = chosen.at.split("=")
         at, _, within = at.partition(".")

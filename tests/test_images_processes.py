@@ -54,11 +54,10 @@ def test_two_processes_end_with_the_bits_of_one(photos, reference, tmp_path):
 
 def test_killed_at_every_kind_of_moment_the_same_command_gives_the_same_bits(photos, reference, tmp_path):
     """While files are examined and stored, in an evaluation, the best weights' test, the report; the folder: test_folder.py."""
-    moments = [("check=1", 0), ("store=1", None), ("evaluate=4", 0), ("best=1", 0), ("draw=1", 0)]  # None: whichever stores
+    moments = [("check=1", 0), ("store=1", -1), ("evaluate=4", 0), ("best=1", 0), ("draw=1", 0)]  # -1: whichever stores
     cache = {"ONELOOP_CACHE": str(tmp_path / "cache")}
     for number, (at, rank) in enumerate(moments):
-        whose = () if rank is None else ("--rank", rank)
-        chaos, processes = (*whose, "--at", at, "--do", "SIGKILL"), 2 if number in (1, 3) else None
+        chaos, processes = ("--rank", rank, "--at", at, "--do", "SIGKILL"), 2 if number in (1, 3) else None
         job = start(photos, tmp_path, chaos=chaos, processes=processes, env=cache)
         assert job.wait(60) != 0, at
         if processes is None:

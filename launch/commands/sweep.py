@@ -22,6 +22,7 @@ from .sweep_cells import Cell, run
 if TYPE_CHECKING:
     from ..run import Run
 
+WHOLE = ("--track",)  # flags that take several values in one run
 MOST = 10**5  # runs at once, cores, GPUs
 
 
@@ -147,14 +148,16 @@ def grid(path: Path, axes: dict[str, list[str]], at_once: int, config_file: str 
     if at_once > 1 and "--threads" not in axes:
         axes = axes | {"--threads": [str(max(1, cores() // (at_once * processes)))]}
     cells: dict[Path, Cell] = {}
-    words: list[list[tuple[str, ...]]] = [[(flag, value) for value in values] or [(flag,)] for flag, values in axes.items()]
+    words: list[list[tuple[str, ...]]] = [
+        [(flag, *values)] if flag in WHOLE else [(flag, value) for value in values] or [(flag,)] for flag, values in axes.items()
+    ]
     for pairs in itertools.product(*words):
         flags = tuple(itertools.chain(*pairs))
         asked, options = parse(recipe.main, flags, prog=f"oneloop sweep {path}")
         asked.configure(path.stem, options, precision)
         asked.code = code
         asked.folder, asked.micro_batches, asked.config["data"], result = asked.find_folder()
-        varied = [pair for pair in pairs if len(axes[pair[0]]) > 1]
+        varied = [pair for pair in pairs if len(axes[pair[0]]) > 1 and pair[0] not in WHOLE]
         name = " ".join(itertools.chain(*(varied or pairs)))
         if asked.folder in cells:
             raise Refused(f"{name} and {cells[asked.folder].name} are the same run", 2)

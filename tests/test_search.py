@@ -2,7 +2,9 @@
 
 import os
 import re
+import shlex
 import signal
+import subprocess
 from pathlib import Path
 
 import jobs
@@ -12,7 +14,7 @@ from conftest import ROOT, metrics, result
 from search import search
 from trained import train_here
 
-from launch.commands import sweep_search
+from launch.commands import sweep_search, sweep_slurm
 from launch.errors import Refused
 from launch.report.runs import read_json
 
@@ -97,7 +99,7 @@ def test_the_best_is_chosen_by_validation_images_and_its_command_is_said(here, c
 
 
 def test_what_diverges_is_told_to_the_sampler_and_not_run_again(here, capsys):
-    wild = ("--search", 3, "--epochs", "1..3", "--validation", 0.5, "--l2", "1e-3..1e9", "--batch", 8, "--seed", 4)
+    wild = ("--search", 3, "--epochs", "1..3", "--validation", 0.5, "--l2", "0.001", "1e8", "--batch", 8, "--seed", 1)
     assert search(CIFAR2, *wild) == 0
     out = capsys.readouterr().out
     assert "diverged" in table(out)
@@ -106,6 +108,34 @@ def test_what_diverges_is_told_to_the_sampler_and_not_run_again(here, capsys):
     again = capsys.readouterr().out
     assert "started" not in again
     assert table(again) == table(out)
+
+
+def test_control_a_schedule_that_knows_its_end_begins_anew_and_the_search_says_so(here, capsys):
+    flags = ("--search", 3, "--epochs", "1..3", "--validation", 0.5, "--batch", 8, "--lr", "0.01..0.02", "--method", "cosine")
+    assert search(ROOT / "recipes/ablations.py", *flags) == 0
+    assert "1 of them began anew and did not continue the run of 1 epochs" in capsys.readouterr().out
+
+
+def test_in_a_queue_each_rung_is_an_array_that_is_waited_for(here, capsys, monkeypatch):
+    submitted, elsewhere = [], subprocess.run
+
+    def run(command, **options):
+        if command[0] != "sbatch":  # git, for the record
+            return elsewhere(command, **options)
+        submitted.append(command[1])
+        script = Path(command[-1]).read_text()
+        for line in re.findall(r"^\d+\) .*set -- (.*) ;;$", script, re.MULTILINE):
+            train_here(CIFAR2, *shlex.split(line))
+        return subprocess.CompletedProcess(command, 1, "Submitted batch job 7\n", "")  # a task was stopped and ran again
+
+    monkeypatch.setattr(sweep_slurm.subprocess, "run", run)
+    monkeypatch.setattr(sweep_slurm.shutil, "which", lambda _: "sbatch")
+    flags = ("--search", 3, "--epochs", "1..3", "--validation", 0.5, "--lr", "0.01..0.02", "--track", "none")
+    assert search(CIFAR2, *flags, "--on", "slurm") == 0
+    queued = table(capsys.readouterr().out)
+    assert submitted == ["--wait", "--wait"]
+    assert search(CIFAR2, *flags, "--threads", 1) == 0
+    assert table(capsys.readouterr().out) == queued.replace(" --on slurm", "")
 
 
 @pytest.mark.parametrize(

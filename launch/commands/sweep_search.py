@@ -18,7 +18,7 @@ from ..errors import Refused, printable
 from ..flag_checks import check_flags
 from ..old_names import flags_of_today
 from ..option_groups import apart
-from ..report.runs import read_json
+from ..report.runs import read_json, read_metrics
 from ..run import OwnRun, Run
 from .sweep_cells import Cell
 
@@ -48,7 +48,8 @@ class Reached(Configuration):
 
     epochs: int
     cell: Cell
-    accuracy: float | None  # on the validation images; None: it diverged
+    accuracy: float | None  # on the validation images, after its best epoch; None: it diverged
+    loss: float  # on them, after its last epoch: of two that are equally right the lower one is better
 
 
 def search(
@@ -81,7 +82,7 @@ def search(
                 print(
                     f"{len(anew)} of them began anew and did not continue the run of {rungs[rung - 1]} epochs; its log says why"
                 )
-            best = sorted((one for one in here if one.accuracy is not None), key=lambda one: -(one.accuracy or 0))
+            best = sorted((one for one in here if one.accuracy is not None), key=_rank)
             kept = best[: max(1, len(left) // THIRD)] if rung + 1 < len(rungs) else []
             for one in here:
                 if one.accuracy is not None:
@@ -188,7 +189,11 @@ def _run_rung(
         for cell, why in wrong.items():
             print(f"{cell.name}: {printable(why)}", flush=True)
         raise Refused(f"{len(wrong)} of {len(cells)} runs are not finished; run the same command to go on")
-    return [Reached(one.flags, one.trial, epochs, cells[one.flags], _accuracy(cells[one.flags])) for one in configurations]
+    return [Reached(one.flags, one.trial, epochs, cells[one.flags], *_measured(cells[one.flags])) for one in configurations]
+
+
+def _rank(one: Reached) -> tuple[float, float]:
+    return -(one.accuracy or 0.0), one.loss
 
 
 def _continued(cell: Cell) -> bool:
@@ -200,15 +205,17 @@ def _diverged(cell: Cell) -> bool:
     return not cell.result() and (read_json(cell.folder / "stopped.json") or {}).get("code") == NON_FINITE
 
 
-def _accuracy(cell: Cell) -> float | None:
+def _measured(cell: Cell) -> tuple[float | None, float]:
+    """Accuracy and loss on the validation images. Raises Refused (2) if there are none."""
     result = cell.result()
     if result is None:
-        return None
+        return None, math.inf
     if "test" not in result.get("best", {}):
         raise Refused(
             f"{cell.folder} has no validation images to choose by: --search needs them, and one training in each run", 2
         )
-    return result["best"]["accuracy"]
+    losses = [event["loss"] for event in read_metrics(cell.folder / "metrics.jsonl") if event.get("split") == "validation"]
+    return result["best"]["accuracy"], losses[-1]
 
 
 def _tell(optuna: Any, study: Any, reached: Reached, finished: bool) -> None:
@@ -223,7 +230,7 @@ def _tell(optuna: Any, study: Any, reached: Reached, finished: bool) -> None:
 
 def _say(reached: list[Reached], epochs: int, launch: list[str]) -> None:
     """Print the table, the best first: of those that had all `epochs`, by their accuracy on the validation images."""
-    order = sorted(reached, key=lambda one: (-one.epochs, 1.0 if one.accuracy is None else -one.accuracy))
+    order = sorted(reached, key=lambda one: (one.accuracy is None, -one.epochs, *_rank(one)))
     rows = [("validation", "epochs", "configuration", "run")]
     for one in order:
         accuracy = "diverged" if one.accuracy is None else f"{one.accuracy:.4f}"

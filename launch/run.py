@@ -315,11 +315,15 @@ class Run:
             with contextlib.suppress(OSError):
                 write_atomically(self.folder / "stopped.json", json.dumps({"code": code, "why": why}).encode())
 
-    def end(self) -> None:
-        """Leave the run folder and the other processes."""
+    def leave(self) -> None:
+        """Leave the run folder, for others to take."""
         if self.lock and self.lock.is_locked:
             (self.folder / "lock.pid").unlink(missing_ok=True)
             self.lock.release()
+
+    def end(self) -> None:
+        """Leave the run folder and the other processes."""
+        self.leave()
         if self.deterministic:
             torch.use_deterministic_algorithms(False)
         if self.accelerator:

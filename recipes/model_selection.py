@@ -177,7 +177,7 @@ def own_images(
     """Train each net on all folds but one, for each fold, and judge it on that one; every training is a run of custom.py.
 
     Args:
-        nets: The candidates, as custom.py takes them, with the published weights, or NAME=SOURCE with those of a file, URL or run.
+        nets: Candidates, as custom.py takes them, with the published weights; or NAME=SOURCE, with those of a file, URL or run.
         folds: Number of folds.
     """
     if run.validation or data.fold:
@@ -199,29 +199,36 @@ def own_images(
     for spec, fold in trials[run.rank :: run.world]:
         net, _, source = spec.partition("=")
         inside = {"data": replace(data, fold=f"{fold}/{folds}"), "net": net, "source": source}
-        result = run_inside(run, custom, inside | options, place(run, spec) / f"fold{fold}")
-        say(f"{spec} fold {fold}: accuracy {tested(result)['accuracy']:.4f}")
+        result = run_inside(run, custom, inside | options, place(run, nets, spec) / f"fold{fold}")
+        say(f"{name_of(spec)}, fold {fold} of {folds}: accuracy {tested(result)['accuracy']:.4f}")
     run.wait_for_everyone(days=7)  # collective: trials may take very different times
     if run.rank == 0:
         report_folds(run, nets, folds, {"data": data} | options)
 
 
-def place(run: Run, spec: str) -> Path:
-    """The folder of a net's trainings."""
+def name_of(spec: str) -> str:
+    """A candidate for people: a net, and where its weights are from."""
     net, _, source = spec.partition("=")
-    return run.folder / "-".join([net.replace("/", "-"), *([Path(source).stem] if source else [])])
+    return f"{net} ({Path(source).name})" if source else net
+
+
+def place(run: Run, nets: tuple[str, ...], spec: str) -> Path:
+    """The folder of a candidate's trainings."""
+    return run.folder / f"{1 + nets.index(spec)}-{spec.partition('=')[0].replace('/', '-')}"
 
 
 def report_folds(run: Run, nets: tuple[str, ...], folds: int, options: dict) -> None:
     """Put together what each net predicts of images that it has not seen, rank the nets, and say how to train the best one."""
     rows, answers = [], {}
     for spec in nets:
-        inside = [place(run, spec) / f"fold{fold}" for fold in range(1, folds + 1)]
+        inside = [place(run, nets, spec) / f"fold{fold}" for fold in range(1, folds + 1)]
         results = [read_json(folder / "result.json") for folder in inside]
         accuracies = [tested(result)["accuracy"] for result in results]
-        answers[spec] = out_of_fold(inside, place(run, spec)).right
+        last = [folder / "unlocked" if (folder / "unlocked").exists() else folder for folder in inside]  # of two stages
+        answers[spec] = out_of_fold(last, place(run, nets, spec)).right
         rows.append({
-            "net": spec,
+            "net": name_of(spec),
+            "spec": spec,
             "folds": accuracies,
             "mean": statistics.mean(accuracies),
             "deviation": statistics.stdev(accuracies),
@@ -231,30 +238,25 @@ def report_folds(run: Run, nets: tuple[str, ...], folds: int, options: dict) -> 
     rows.sort(key=lambda row: -row["mean"])
     best = rows[0]
     for row in rows[1:]:
-        one, other = answers[best["net"]], answers[row["net"]]
+        one, other = answers[best["spec"]], answers[row["spec"]]
         row["p"] = mcnemar(int((one & ~other).sum()), int((other & ~one).sum()))
-    table = Table("net", "mean ± deviation", "folds", "range", "right", "p against the best")
+    cells = [("net", "mean ± deviation", "range", "right", "p against the best")]
     for row in rows:
         spread, span = f"{row['mean']:.3f} ± {row['deviation']:.3f}", f"{min(row['folds']):.3f}–{max(row['folds']):.3f}"
         counts = f"{row['right']:,}/{row['images']:,}", f"{row['p']:.2g}" if "p" in row else ""
-        table.add_row(row["net"], spread, str(folds), span, *counts)
-    Console().print(table)
+        cells.append((row["net"], spread, span, *counts))
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    say("\n".join("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells))
     if alike := [row["net"] for row in rows[1:] if row["p"] >= ALPHA]:
         say(f"on these images, {best['net']} cannot be told from {', '.join(alike)}")
-    net, _, source = best["net"].partition("=")
-    command = [
-        "oneloop",
-        "train",
-        "custom",
-        "--data",
-        run.data,
-        *flags_of(load(RECIPES / "custom.py").main, {"net": net, "source": source} | options),
-    ]
+    net, _, source = best["spec"].partition("=")
+    flags = flags_of(load(RECIPES / "custom.py").main, {"net": net, "source": source} | options)
+    command = shlex.join(["oneloop", "train", "custom", "--data", run.data, *flags])
     summary = (
         f"{best['net']}: accuracy {best['mean']:.4f} ± {best['deviation']:.4f} over {folds} folds of {best['images']:,} images"
     )
-    run.single_process().finish(summary, ranking=rows, command=shlex.join(command))
-    say(f"to train it: {shlex.join(command)}")
+    run.single_process().finish(summary, ranking=rows, command=command)
+    say(f"to train it: {command}")
 
 
 if __name__ == "__main__":

@@ -184,6 +184,24 @@ def test_each_fold_is_a_run_of_custom(selected, oneloop, photos):
     assert re.search(f"{result(inside)['test']['accuracy']:.4f}", out)
 
 
+def test_compare_takes_the_folds_of_a_net_together(selected, oneloop, tmp_path, monkeypatch):
+    """One row each, none for the selection itself; the interval is that of Nadeau and Bengio (2003) for folds."""
+    monkeypatch.chdir(tmp_path)
+    code, out, error = oneloop("compare", selected, "--json")
+    assert code == 0, error
+    found = json.loads(out)
+    one, other = found["rows"]
+    assert [len(row["folders"]) for row in (one, other)] == [3, 3]
+    ranking = result(selected)["ranking"]
+    assert [row["last"]["mean"] for row in (one, other)] == pytest.approx([row["mean"] for row in ranking])
+    assert [row["last"]["deviation"] for row in (one, other)] == pytest.approx([row["deviation"] for row in ranking])
+    (pair,) = found["pairs"]
+    differences = [mine - its for mine, its in zip(ranking[0]["folds"], ranking[1]["folds"], strict=True)]
+    assert pair["difference"] == pytest.approx(statistics.mean(differences))
+    assert pair["interval"] == pytest.approx(4.303 * statistics.stdev(differences) * (1 / 3 + 1 / 2) ** 0.5)
+    assert "over 3 folds" in oneloop("compare", selected)[1]
+
+
 def test_a_killed_selection_goes_on_with_the_same_bits(photos, selected, tmp_path, capsys):
     out = tmp_path / "run"
 

@@ -71,7 +71,6 @@ def train(
     out of time (75), stopped by a signal (130, 138, 143).
     """
     augments = [augment] if callable(augment) else augment
-    augments = [augment] if callable(augment) else augment
     train_mode_batch = batch if measured_in == "train" else 0  # as the chapter measured
     plan = Plan(epochs, batch, schedule, shuffle, augments, mix, patience, train_mode_batch, stage)
     job = begin(run, model, images, optimizer, plan, ema)

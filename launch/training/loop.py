@@ -17,8 +17,9 @@ from torch import nn
 from ..data.augment import Augment
 from ..data.images import Images
 from ..data.mix import Mix
-from ..processes import Stop, any_process, lost_process
+from ..processes import any_process, lost_process
 from ..run import Run
+from ..stop import Stop
 from .begin import begin
 from .evaluate import measure_best, validate
 from .finish import finish, reset_for_next_stage

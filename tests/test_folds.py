@@ -11,8 +11,10 @@ from collections import Counter, defaultdict
 
 import pyarrow.parquet
 import pytest
+import torch
 from conftest import ROOT, metrics, result, run_recipe
 from photos import write_photos
+from safetensors.torch import save_file
 
 from launch import sources
 from launch.command_line import cli
@@ -22,6 +24,7 @@ from launch.recipe import load
 from launch.report import predictions
 from launch.sources.options import DataOptions
 from launch.sources.split import folds_by_content, split_by_content
+from nets.cifar2 import Net
 
 RULE = rule_for(32, 0, 0)
 FLAGS = ("--net", "Net", "NetWidth", "--mode", "scratch", "--size", 32, "--epochs", 1, "--batch", 16, "--threads", 1)
@@ -232,6 +235,23 @@ def test_two_processes_share_the_folds_and_change_no_bit(photos, selected, tmp_p
     whole = "1-Net/predictions.parquet"
     assert (tmp_path / "run" / whole).read_bytes() == (selected / whole).read_bytes()
     assert "to train it: oneloop train custom" in done.stdout
+
+
+@pytest.mark.parametrize("mode", ["frozen", "gradual"])
+def test_folds_of_a_locked_net_share_its_features(mode, photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ONELOOP_CACHE", str(tmp_path / "cache"))
+    torch.manual_seed(0)
+    save_file(Net().state_dict(), tmp_path / "net.safetensors")
+    flags = ("--net", f"Net={tmp_path / 'net.safetensors'}", "--mode", mode, "--epochs", 2, "--folds", 2)
+    select(photos, tmp_path / "run", *flags)
+    assert f"--net Net --source {tmp_path / 'net.safetensors'}" in capsys.readouterr().out.splitlines()[-1]
+    rows = rows_of(tmp_path / "run/1-Net")
+    assert {row["fold"] for row in rows.values()} == {1, 2}
+    (features,) = (tmp_path / "cache").glob("features-*.f32")
+    with open(features, "rb") as file:
+        about = file.readline()
+        width = json.loads(about)["width"]
+    assert (features.stat().st_size - len(about)) == len(rows) * (36 + 4 * width)  # each image once
 
 
 @pytest.mark.parametrize(("flags", "why"), [

@@ -3,21 +3,28 @@
 import secrets
 import socket
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..errors import Refused
 from ..trained import find_run, rebuild
 from .arguments import add_confidence, add_trained_net, check_confidence, command_parser
 
 if TYPE_CHECKING:
-    import argparse
-
     from oneloop import Model
 
     from .try_nearest import TrainingImages
 
 HOST = "127.0.0.1"
-CONNECTIONS = 64  # at a time, idle ones as well
+SERVER: dict[str, Any] = {
+    "log_config": None,
+    "access_log": False,
+    "ws": "none",
+    "server_header": False,
+    "proxy_headers": False,
+    "limit_concurrency": 64,  # connections, idle ones as well
+    "timeout_graceful_shutdown": 1,  # seconds
+}
 
 
 def main(args: Sequence[str]) -> None:
@@ -46,7 +53,7 @@ def main(args: Sequence[str]) -> None:
     from .try_app import app
 
     model = oneloop.load(chosen.run, weights=chosen.weights, recipe=chosen.recipe, tta=chosen.tta)
-    training = _training_images(chosen, model)
+    training = _training_images(chosen.run, chosen.weights, chosen.recipe, model)
     token = secrets.token_urlsafe()
     with socket.socket() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -55,31 +62,22 @@ def main(args: Sequence[str]) -> None:
         except OSError as error:
             raise Refused(f"cannot listen at port {chosen.port} of {HOST}: {error.strerror}; choose another --port") from error
         listening.listen()
-        print(f"http://{HOST}:{listening.getsockname()[1]}/{token}/\nCtrl-C ends it", flush=True)
-        config = uvicorn.Config(
-            app(model, training, token, str(chosen.run), chosen.unsure),
-            log_config=None,
-            access_log=False,
-            ws="none",
-            server_header=False,
-            proxy_headers=False,
-            limit_concurrency=CONNECTIONS,
-            timeout_graceful_shutdown=1,  # seconds
-        )
-        uvicorn.Server(config).run([listening])
+        print(f"http://127.0.0.1:{listening.getsockname()[1]}/{token}/\nCtrl-C ends it", flush=True)
+        application = app(model, training, token, chosen.run.resolve().name, chosen.unsure)
+        uvicorn.Server(uvicorn.Config(application, **SERVER)).run([listening])
 
 
-def _training_images(chosen: "argparse.Namespace", model: "Model") -> "TrainingImages | str":
+def _training_images(run: Path, weights: str, recipe: Path | None, model: "Model") -> "TrainingImages | str":
     """The images of the net's training, or why there are none."""
     from oneloop.loading import is_published
 
     from .try_nearest import TrainingImages
 
-    if is_published(chosen.run):
+    if is_published(run):
         return "a published folder has no training images"
     try:
-        record, stage = find_run(chosen.run)
-        trained = rebuild(record, stage, weights=chosen.weights, recipe=chosen.recipe, data=record.options["data"])
+        record, stage = find_run(run)
+        trained = rebuild(record, stage, weights=weights, recipe=recipe, data=record.options["data"])
         if not stage and trained.images.fingerprint != record.config["data"]["fingerprint"]:
             return f"{trained.images.source} has changed since the training"
         return TrainingImages(model, trained.images)

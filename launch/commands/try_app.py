@@ -29,13 +29,15 @@ from .try_nearest import TrainingImages
 if TYPE_CHECKING:
     from oneloop import Model
 
-HOSTS = ("127.0.0.1", "localhost")  # by which a browser may know this machine: a name that was pointed at it is another
+# The names by which a browser may know this machine, and where the page is then from: a name that was pointed at it is another.
+HOSTS = {"127.0.0.1": "http://127.0.0.1", "localhost": "http://localhost"}
 WAITING = 8  # images that are sent or wait at a time
 SECONDS = 30  # for an image to arrive
 POLICY = "; ".join((
     "default-src 'none'", "script-src 'nonce-{0}'", "style-src 'nonce-{0}'", "img-src 'self' data:", "connect-src 'self'",
     "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'",
 ))  # fmt: skip
+REFUSALS = {403: "only the page itself may ask", 404: "not found: the address is the one that oneloop try printed"}
 HEADERS = {
     "cache-control": "no-store",
     "cross-origin-opener-policy": "same-origin",
@@ -74,11 +76,11 @@ def app(model: "Model", training: TrainingImages | str, token: str, title: str, 
         return JSONResponse(found)
 
     async def training_image(request: Request) -> Response:
-        number = request.path_params["number"]
-        if isinstance(training, str) or not (number.isascii() and number.isdigit() and len(number) < 10) or int(number) >= len(training):
+        number = _number(request.path_params["number"])
+        if isinstance(training, str) or not 0 <= number < len(training):
             return _error(404, "no such training image")
         try:
-            content = await asyncio.get_running_loop().run_in_executor(one_thread, training.png, int(number))
+            content = await asyncio.get_running_loop().run_in_executor(one_thread, training.png, number)
         except Refused as error:
             return _error(404, str(error))
         return Response(content, media_type="image/png")
@@ -128,7 +130,9 @@ def _guarded(inner: ASGIApp, token: str) -> ASGIApp:
             await send(message)
 
         if scope["type"] == "http" and (status := _refusal(scope, token)):
-            text = {403: "only the page itself may ask", 404: "not found: the address is the one that oneloop try printed"}[status]
+            text = {403: "only the page itself may ask", 404: "not found: the address is the one that oneloop try printed"}[
+                status
+            ]
             return await PlainTextResponse(text, status)(scope, receive, send_with_headers)
         await inner(scope, receive, send_with_headers)
 
@@ -139,9 +143,10 @@ def _refusal(scope: Scope, token: str) -> int:
     """The HTTP status for a request that comes from elsewhere (403), or does not know the token (404); 0 for a right one."""
     headers = Headers(scope=scope)
     hosts, origins = headers.getlist("host"), headers.getlist("origin")
-    if len(hosts) != 1 or hosts[0].rpartition(":")[0] not in HOSTS:
+    name, _, port = hosts[0].rpartition(":") if len(hosts) == 1 else ("", "", "")
+    if name not in HOSTS or any(origin != f"{HOSTS[name]}:{port}" for origin in origins):
         return 403
-    if any(origin != f"http://{hosts[0]}" for origin in origins) or (not origins and scope["method"] != "GET"):
+    if not origins and scope["method"] != "GET":
         return 403
     known = scope["path"].split("/")[1] if scope["path"].startswith("/") else ""
     return 0 if secrets.compare_digest(known.encode(errors="surrogateescape"), token.encode()) else 404
@@ -159,6 +164,11 @@ async def _content(request: Request) -> bytes:
             raise too_large
         content += chunk
     return bytes(content)
+
+
+def _number(text: str) -> int:
+    """A number from 0 on, as a part of an address; -1 for what is none."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
 
 
 def _error(status: int, why: str, headers: dict[str, str] | None = None) -> Response:

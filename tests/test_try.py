@@ -30,6 +30,7 @@ import oneloop as api
 from launch.commands.explain import grad_cam
 from launch.data.dataset import Split
 from launch.data.images import Images
+from launch.errors import Refused
 
 pytest.importorskip("starlette")
 uvicorn = pytest.importorskip("uvicorn")
@@ -205,6 +206,24 @@ def test_training_images_in_memory_are_compared_too(run, model, image):
     first = try_answers.answer(model, training, 0.0, image)["nearest"][0]
     assert (first["id"], first["name"], first["label"]) == (7, "number 7", "cow")
     assert Image.open(io.BytesIO(training.png(7))).tobytes() == pixels[7].permute(1, 2, 0).contiguous().numpy().tobytes()
+
+
+def test_training_images_that_cannot_be_compared_are_said_and_the_rest_works(run, model, image, monkeypatch, capfd):
+    training = training_images(run, model)
+    training.missing = [*range(len(training))]
+
+    def some(*_):
+        raise Refused("it has changed", 4)
+
+    monkeypatch.setattr(type(training.split), "some", some)
+    with served(try_app.app(model, training, TOKEN, "")) as port:
+        for _ in range(200):
+            found = classified(port, image)[1]
+            if found["why"] == "it has changed":
+                break
+            time.sleep(0.01)
+        assert (found["why"], found["nearest"], len(found["classes"])) == ("it has changed", [], 2)
+    assert capfd.readouterr().err == "no nearest training images: it has changed\n"
 
 
 OTHERS = {

@@ -13,7 +13,7 @@ from ..data.file_feed import Read
 from ..data.image_file import file_image
 from ..errors import Refused, first_line
 from .explain import grad_cam
-from .try_nearest import TrainingImages, png
+from .try_nearest import Neighbour, TrainingImages, png
 
 if TYPE_CHECKING:
     from oneloop import Model
@@ -38,21 +38,22 @@ def answer(model: "Model", training: TrainingImages | str, unsure: float, conten
     read = Read([0], pixels[None], {})
     (prediction,) = model.predictions(read)
     heat, where = _heat_map(model, pixels, prediction.label)
-    found = {
+    nearest: list[Neighbour] = []
+    if isinstance(training, str):
+        why = training
+    elif training.missing:
+        why = training.failed or f"{len(training) - len(training.missing):,} of {len(training):,} are compared: try again later"
+    else:
+        nearest, why = training.nearest(model.features(model.batch(pixels[None]))), ""
+    return {
         "classes": [{"name": name, "probability": value} for name, value in prediction.probabilities.items()],
         "sure": prediction.probability >= unsure,
         "seen": _address(png(pixels.permute(1, 2, 0).numpy())),
         "heat": _address(heat) if heat else "",
         "where": where,
-        "nearest": [],
-        "why": training if isinstance(training, str) else "",
+        "nearest": [image._asdict() for image in nearest],
+        "why": why,
     }
-    if not isinstance(training, str):
-        if training.missing:
-            found["why"] = f"{len(training) - len(training.missing):,} of {len(training):,} are compared: try again later"
-        else:
-            found["nearest"] = [image._asdict() for image in training.nearest(model.features(model.batch(pixels[None])))]
-    return found
 
 
 def _pixels(model: "Model", content: bytes) -> Tensor:

@@ -91,11 +91,10 @@ def app(model: "Model", training: TrainingImages | str, token: str, title: str, 
         console = Console(stderr=True)
         with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("features of training images", total=len(training.missing))
-            try:
-                while training.missing:
-                    bar.advance(task, await asyncio.get_running_loop().run_in_executor(one_thread, training.compute_some))
-            except Refused as error:
-                complain(f"no nearest training images: {error}")
+            while training.missing and not training.failed:
+                bar.advance(task, await asyncio.get_running_loop().run_in_executor(one_thread, training.compute_some))
+        if training.failed:
+            complain(f"no nearest training images: {training.failed}")
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

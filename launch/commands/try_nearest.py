@@ -17,6 +17,7 @@ from ..data import decode
 from ..data.disk_feed import DiskSplit
 from ..data.images import Images
 from ..data.store import decoded
+from ..errors import Refused
 from ..features.store import FeatureStore
 from ..weights.tensors import weights, weights_sha256
 
@@ -41,8 +42,8 @@ class Neighbour(NamedTuple):
 class TrainingImages:
     """The training images of `images`, and what `model` sees in them. Not for several threads at a time.
 
-    `missing` are ids of images whose features are still to be computed. Raises Refused: 1 if the cache cannot be read or written,
-    4 for a net without features.
+    `missing` are ids of images whose features are still to be computed; `failed` is why that is given up, "" if it is not. Raises
+    Refused: 1 if the cache cannot be read or written, 4 for a net without features.
     """
 
     def __init__(self, model: "Model", images: Images):
@@ -57,23 +58,27 @@ class TrainingImages:
         first = {key: index for index, key in reversed([*enumerate(self.keys)])}  # each content once
         self.missing = [index for key, index in first.items() if key not in self.store.rows]
         self.store.reserve(len(self.missing))
-        self.mean = torch.zeros(width)
+        self.failed = ""
         self._take_in()
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def compute_some(self) -> int:
-        """Compute features that are missing, and keep them; returns of how many images. Raises Refused."""
-        ids, self.missing = self.missing[:BLOCK], self.missing[BLOCK:]
-        pixels = self.split.some(torch.tensor(ids)).pixels
-        self.store.add([self.keys[index] for index in ids], self.model.features(self.model.batch(pixels)))
-        if not self.missing:
-            self._take_in()
+        """Compute features that are missing, and keep them; returns of how many images."""
+        ids = self.missing[:BLOCK]
+        try:
+            pixels = self.split.some(torch.tensor(ids)).pixels
+            self.store.add([self.keys[index] for index in ids], self.model.features(self.model.batch(pixels)))
+        except Refused as error:
+            self.failed = str(error)
+            return 0
+        self.missing = self.missing[BLOCK:]
+        self._take_in()
         return len(ids)
 
     def _take_in(self) -> None:
-        """Map the features, when all are there."""
+        """Map the features, once all are there."""
         if not self.missing:
             self.table = self.store.table()
             self.rows = torch.tensor([self.store.rows[key] for key in self.keys])

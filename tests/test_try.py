@@ -31,6 +31,11 @@ from launch.commands.explain import grad_cam
 from launch.data.dataset import Split
 from launch.data.images import Images
 from launch.errors import Refused
+from launch.features.backbone import Backbone
+from launch.features.compute import with_features
+from launch.processes import accelerator
+from launch.trained import find_run, rebuild
+from nets.named import head
 
 pytest.importorskip("starlette")
 uvicorn = pytest.importorskip("uvicorn")
@@ -173,6 +178,15 @@ def test_features_are_computed_once_and_those_of_other_weights_again(run, model)
     other = api.load(run, device="cpu")
     other.net.conv1.weight.data += 1
     assert len(training_images(run, other).missing) == len({*first.keys})
+
+
+def test_embed_gives_the_features_that_a_frozen_training_computes(run, model):
+    trained = rebuild(*find_run(run), data=str(run.parents[1] / "photos"))
+    with Backbone(trained.net, head(trained.net, 2), trained.images, accelerator("no")) as backbone:
+        images, _ = with_features(trained.images, backbone, sides=("train",))
+    features = images.train.features.table[images.train.features.rows[:, 0]]
+    files = [run.parents[1] / "photos" / image.name for image in images.train.images]
+    torch.testing.assert_close(model.embed(files), features)
 
 
 def test_without_training_images_the_page_says_why(run, model, tmp_path):

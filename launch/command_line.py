@@ -23,6 +23,7 @@ from .old_names import flags_of_today
 from .option_groups import groups
 from .processes import first_to_say, follow_launcher, launched, lost_process, main_here
 from .run import Run
+from .sources.options import as_recorded
 
 SWITCHED = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
@@ -104,6 +105,8 @@ def cli(main: Callable[..., Any]) -> None:
         run.code = source_copy.sources(module)
         with lost_process(1 + launched(), "this device"):
             result = run.start(Path(str(module.__file__)).stem, chosen)
+            if run.white is not None:
+                chosen = as_recorded(chosen, run.white)
             if result is None:
                 main(run, **chosen)
             else:

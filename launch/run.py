@@ -98,6 +98,7 @@ class Run:
     rank: int = field(init=False, default=0)  # this one among them; 0 is the main process
     opened: bool = field(init=False, default=False)
     finished: bool = field(init=False, default=False)  # only its data are compared: see `compare_data`
+    white: int | None = field(init=False, default=None)  # recorded by the run that is there, see data.resize.ResizeRule
     loaded: list[str] = field(init=False, default_factory=list)  # sha256 of the weights that it begins with: see `load`
     classes: tuple[str, ...] = field(init=False, default=())  # of the run that launch/trained.py makes the net of
     trains: bool = field(init=False, default=True)  # False: the recipe is only asked what it would train, see launch/recipe.py
@@ -120,7 +121,8 @@ class Run:
             end_with_launcher()
         self.use_threads()
         keep_freed_memory()
-        self.folder, self.micro_batches, self.config["data"], result = self.on_main(lambda: self.find_folder(wanted))
+        found = self.on_main(lambda: self.find_folder(wanted))
+        self.folder, self.micro_batches, self.config["data"], result, self.white = found
         if result is None and self.micro_batches % self.world:
             fit = [str(number) for number in range(1, self.micro_batches + 1) if self.micro_batches % number == 0]
             raise Refused(

@@ -21,7 +21,7 @@ from .option_groups import together
 from .recipe import find as find_recipe
 from .recipe import load as load_recipe
 from .recipe import run_until_train
-from .report.runs import Record, command, model_selection_split, read, read_json, read_metrics, read_result, used
+from .report.runs import Record, command, model_selection_split, read, read_json, read_metrics, read_result, recorded_white, used
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -103,6 +103,7 @@ def rebuild(
     from .data.images import prepared
     from .describe import shape_walk
     from .report import calibration
+    from .sources.options import as_recorded
     from .weights import load, probe
     from .weights.tensors import load_weights
 
@@ -116,7 +117,7 @@ def rebuild(
     with contextlib.suppress(Refused):  # raised again below, if nothing else is wrong
         run.classes = tuple(about_of(path)["classes"])
     try:
-        options = together(module.main, options)
+        options = as_recorded(together(module.main, options), recorded_white(record.config))
         inspect.signature(module.main).bind(run, **options)
     except TypeError as error:
         raise Refused(

@@ -75,7 +75,7 @@ def main(args: Sequence[str]) -> None:
     parts = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*parts, console=console, transient=True, disable=not console.is_terminal or chosen.json) as bar:
         report = dataset_report(chosen.path, reading, table, chosen.validation, options.test, bar)
-    content, splits = summary(report, options.white), report.splits
+    content, splits = summary(report, options.white or options.open_white), report.splits
     content["train"] = _training(chosen.path, options, chosen.validation, content)
     if chosen.net:
         content["seen"] = data_seen.seen(chosen.path, chosen.net, report, options, chosen.validation, chosen.size)

@@ -24,8 +24,11 @@ CENTER_CROP = 7 / 8  # of the shorter side: what torchvision sees of an image, 2
 CROP_MARGIN = 2  # `cache_size` for 1 of `size`, if nobody says: small parts of an image are then not blurred
 
 
+OF_DATA = -1  # a rule's `white` until the images are known: it is then as launch/sources/dataset_report.py guesses it
+
+
 class ResizeRule(NamedTuple):
-    """`size` and `cache_size` in pixels, both at least 1 and `cache_size` at least `size`; `white` from 0 to 65,535."""
+    """`size` and `cache_size` in pixels, both at least 1 and `cache_size` at least `size`; `white` 0 to 65,535, or OF_DATA."""
 
     size: int  # height and width that the net sees
     cache_size: int  # the shorter side of what is kept

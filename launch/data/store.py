@@ -78,7 +78,7 @@ class Store:
         self.waiting = 0  # bytes of what is decoded and not written
         self.room = 0  # bytes that `keep_first` may add
         if source is not None:
-            self.name = f"{slug('stored', source)}-{size_rule.cache_size}" + f"-{size_rule.white}" * bool(size_rule.white)
+            self.name = f"{slug('stored', source)}-{size_rule.cache_size}" + f"-{size_rule.white}" * (size_rule.white > 0)
             self.path = cache_folder() / f"{self.name}.rgb"
             self.index = self.path.with_suffix(".rgb.jsonl")
             self.allow(images)

@@ -121,11 +121,13 @@ def _decoded(file: BinaryIO, info: FileInfo, store: Store | None) -> FileInfo:
     if not info.size:
         return info._replace(problem="empty file: 0 bytes")
     try:
-        began, kept = perf_counter(), store if store and store.room > 0 else None
+        began = perf_counter()
         with Image.open(file) as opened:
             mode, frames = opened.mode, False
             deep = mode[0] == "I" or any(";16" in str(tile[3]) for tile in opened.tile)  # of colours, only the file has 16
             shown: Image.Image | np.ndarray
+            known = store and (store.rule.white >= 0 or mode[0] != "I")  # which of its levels is white
+            kept = store if store and known and store.room > 0 else None
             if kept:
                 shown, size = decode.pixels_of(opened, kept.rule.cache_size, kept.rule.white)
                 kept.keep_first(info.sha256, resize.reduced(shown, size, kept.rule), perf_counter() - began)

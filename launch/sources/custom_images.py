@@ -16,7 +16,7 @@ from ..data import decode, native
 from ..data.disk_feed import DiskSplit
 from ..data.images import Images
 from ..data.order import order
-from ..data.resize import ResizeRule, reduced_size
+from ..data.resize import OF_DATA, ResizeRule, reduced_size
 from ..data.store import Store, StoredImage
 from ..errors import Refused, printable
 from . import synthetic
@@ -56,7 +56,7 @@ def custom(
     `options.skip_bad`), or if a split lacks a class.
     """
     if data == "synthetic":
-        return _announced(_drawings(rule, classes, limit), main and not classes)
+        return _announced(_drawings(rule._replace(white=max(rule.white, 0)), classes, limit), main and not classes)
     if data == "hub":
         raise Refused("--data hub names no data set: it takes a folder, a table, owner/name of the hub, or synthetic", 2)
     reading, split = options.reading(classes), Path(options.split) if options.split else None
@@ -80,6 +80,7 @@ def custom(
         if main:
             _say_duplicates(report)
         made = not split and not any(image.split for image in report.listing.images)
+        rule = rule._replace(white=report.white) if rule.white == OF_DATA else rule
         images = images_of(report, rule, limit, held=validation if made else None, kept=not classes)
     return _announced(images, main and not classes)
 

@@ -6,12 +6,12 @@ import shlex
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data import decode
-from ..data.resize import ResizeRule
+from ..data.resize import OF_DATA, ResizeRule
 from ..data.store import Store
 from ..errors import Refused
 from . import doubt, hub, layout, parquet, shards, split, table
@@ -43,6 +43,12 @@ class DatasetReport:
     splits: dict[str, str]
     opened: int
     store: Store | None = None
+
+    @property
+    def white(self) -> int:
+        """The pixel value that is white in 10, 12 or 14 bits of grey, by the highest of all; 0: 65,535, or none can be told."""
+        highest = max((info.highest for info in self.files.values() if info.bits == 16 and info.mode[0] == "I"), default=0)
+        return next((2**bits - 1 for bits in (10, 12, 14) if 2 ** (bits - 2) <= highest < 2**bits), 0)
 
     @property
     def good(self) -> list[ListedImage]:
@@ -86,7 +92,10 @@ def dataset_report(
             contents[image.label].append(units[image.path])
         placed = split.split_by_content(contents, validation, test)
         splits = {image.path: placed[units[image.path]] for image in good}
-    return DatasetReport(listing, files, {image.path: splits[image.path] for image in good}, opened, store)
+    report = DatasetReport(listing, files, {image.path: splits[image.path] for image in good}, opened, store)
+    if rule and rule.white == OF_DATA and report.white:  # their levels were not stored before it was known
+        report = replace(report, store=Store(rule._replace(white=report.white), listing.source))
+    return report
 
 
 @contextlib.contextmanager
@@ -131,8 +140,8 @@ def _listing(path: Path, reading: Reading, bar: "Progress") -> Listing:
     raise Refused(f"{path}: {wrong}; {ways_out}")
 
 
-def summary(report: DatasetReport, white: int = 0) -> dict:
-    """All that there is to say, as JSON has it. Sizes are in pixels (width, height), bytes are integers; `white`: see `notes`."""
+def summary(report: DatasetReport, white: int = OF_DATA) -> dict:
+    """All that there is to say, as JSON has it. Sizes are in pixels (width, height), bytes are integers; `white`: as a rule's."""
     listing, good, bad, files = report.listing, report.good, report.bad, report.files
     classes = {}
     for label in listing.classes:
@@ -153,6 +162,7 @@ def summary(report: DatasetReport, white: int = 0) -> dict:
         "splits": {name: sum(row[name] for row in classes.values()) for name in split.NAMES},
         "imbalance": round(max(counts) / min(counts), 2) if min(counts) else None,
         "sizes": _sizes(known),
+        "white": report.white if white == OF_DATA else white,
         "modes": dict(Counter(info.mode for info in known).most_common()),
         "first_frame_only": [image.path for image in good if files[image.path].frames],
         "duplicates": duplicates(report),
@@ -164,7 +174,7 @@ def summary(report: DatasetReport, white: int = 0) -> dict:
     }
 
 
-def notes(report: DatasetReport, white: int = 0) -> list[str]:
+def notes(report: DatasetReport, white: int = OF_DATA) -> list[str]:
     """Lines about what was guessed, and about what is probably not meant. `white` as in resize.py."""
     files = [report.files[image.path] for image in report.good]
     lines = [*report.listing.notes, *alike(report.listing.classes)]
@@ -176,7 +186,7 @@ def notes(report: DatasetReport, white: int = 0) -> list[str]:
     if flat := [image.path for image in report.good if report.files[image.path].flat]:
         lines.append(f"{_of(len(flat))} of one colour: {', '.join(map(shown, flat[:FEW]))}" + " …" * (len(flat) > FEW))
     if grey := [info.highest for info in files if info.bits == 16 and info.mode[0] == "I"]:
-        lines.append(f"16-bit grey: values up to {max(grey):,} of {decode.WHITE:,}" + _advice(max(grey), white))
+        lines.append(f"16-bit grey: values up to {max(grey):,} of {decode.WHITE:,}" + _advice(max(grey), white, report.white))
     if dark := [info for info in files if info.bits == 16 and info.mode[0] != "I" and info.highest < DARK]:
         lines.append(f"{_of(len(dark))} of 16-bit colours and dark: no value is above a quarter of {decode.WHITE:,}; scale them")
     if report.listing.row and any(report.files[image.path].sha256 for image in report.bad):
@@ -195,9 +205,11 @@ def _of(count: int) -> str:
     return f"{count:,} {'images are' if count > 1 else 'image is'}"
 
 
-def _advice(highest: int, white: int) -> str:
+def _advice(highest: int, white: int, guess: int) -> str:
     """What to say after the highest value of 16-bit grey."""
-    if white:
+    if white == OF_DATA and guess:
+        return f", so {guess:,} is taken as white ({guess.bit_length()} bits); --white N says another"
+    if white > 0:
         return f", {white:,} is white"
     if highest >= DARK:
         return ""

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from typing_extensions import Doc
 
@@ -37,7 +37,10 @@ class DataOptions:
     skip_bad: Annotated[bool, Doc("Leave out the files that cannot be decoded.")] = False
     cache_size: Annotated[int, Doc("Shorter side of the images as they are kept, in pixels; 0: twice the size.")] = 0
     LATER: ClassVar = ("relabel", "split_column", "group", "label_from", "classes_at")  # than version 0.2, see option_groups.py
-    white: Annotated[int, Doc("Pixel value of 16-bit grey images that is white, such as 4095 for 12 bits; 0: 65535.")] = 0
+    white: Annotated[
+        int, Doc("Pixel value of 16-bit grey images that is white, such as 4095 for 12 bits; 0: by the highest of all.")
+    ] = 0
+    open_white: ClassVar = -1  # data.resize.OF_DATA: what a rule has where `white` is 0
 
     def checked(self) -> "DataOptions":
         """Themselves. Raises Refused (2)."""
@@ -54,7 +57,22 @@ class DataOptions:
         from ..data.resize import rule_for  # Pillow, which no help screen needs
 
         self.checked()
-        rule = rule_for(size, self.cache_size, self.white)
+        rule = rule_for(size, self.cache_size, self.white or self.open_white)
         if not 0 < size <= rule.cache_size:
             raise Refused(f"--size must be at least 1 and --cache-size at least --size, they are {size} and {rule.cache_size}", 2)
         return rule
+
+
+@dataclass(frozen=True)
+class RecordedOptions(DataOptions):
+    """Those of a run that is there already: `white` is what it saw, which in runs from before 0.3 was 65,535 if nobody said."""
+
+    open_white: ClassVar = 0
+
+
+def as_recorded(options: dict[str, Any], white: int) -> dict[str, Any]:
+    """The `options` of a recipe for a run that has recorded `white`."""
+    return {
+        name: RecordedOptions(**vars(value) | {"white": white}) if isinstance(value, DataOptions) else value
+        for name, value in options.items()
+    }

@@ -105,10 +105,8 @@ def cli(main: Callable[..., Any]) -> None:
         run.code = source_copy.sources(module)
         with lost_process(1 + launched(), "this device"):
             result = run.start(Path(str(module.__file__)).stem, chosen)
-            if run.white is not None:
-                chosen = as_recorded(chosen, run.white)
             if result is None:
-                main(run, **chosen)
+                main(run, **as_recorded(chosen, run.white))
             else:
                 run.say_finished(result, run.on_main(lambda: run.compare_data(main, chosen)))
     except Refused as error:

@@ -40,6 +40,7 @@ from .processes import (
 from .report import page
 from .report.runs import describe, recorded_json, stages
 from .sources import named
+from .sources.options import as_recorded
 from .weights import Source, read
 from .weights.tensors import weights_sha256
 
@@ -195,7 +196,7 @@ class Run:
         self.finished = True
         try:
             with contextlib.redirect_stdout(io.StringIO()), _optimizers_for_show():
-                main(self, **options)
+                main(self, **as_recorded(options, self.white))
         except Finished:
             return ""
         except Refused as error:

@@ -153,7 +153,7 @@ def grid(path: Path, axes: dict[str, list[str]], at_once: int, config_file: str 
         asked, options = parse(recipe.main, flags, prog=f"oneloop sweep {path}")
         asked.configure(path.stem, options, precision)
         asked.code = code
-        asked.folder, asked.micro_batches, asked.config["data"], result = asked.find_folder()
+        asked.folder, asked.micro_batches, asked.config["data"], result, asked.white = asked.find_folder()
         varied = [pair for pair in pairs if len(axes[pair[0]]) > 1]
         name = " ".join(itertools.chain(*(varied or pairs)))
         if asked.folder in cells:

@@ -1,17 +1,21 @@
 """How an image file is decoded: rotated as its EXIF data says, 16-bit grey scaled to 8 bits, transparent parts over white.
 
-Of an animated file, the first frame. Training, `oneloop predict`, `explain` and `data` decode an image in this one way.
+Of an animated file, the first frame. DICOM and HEIC are opened by formats.py.
+Training, `oneloop predict`, `explain` and `data` decode an image in this one way.
 """
 
 import contextlib
 import functools
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import IO, TYPE_CHECKING, BinaryIO
 
 from PIL import ExifTags, Image, ImageOps
+
+from . import formats
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,12 +35,23 @@ LOSSLESS = (0xC3, 0xC7, 0xCB, 0xCF)  # the kinds of frames in a JPEG file that a
 
 def decode(file: BinaryIO | Path | str, channels: int) -> Image.Image:
     """An image file in 8 bits per channel: grey (1) or RGB (3). Raises whatever PIL does, and ValueError."""
-    with Image.open(file) as opened:
+    with open_image(file) as opened:
         return converted(opened, channels)
 
 
+@contextlib.contextmanager
+def open_image(file: IO[bytes] | Path | str) -> Iterator[Image.Image]:
+    """Context manager: an image file, not yet decoded, of the formats in formats.py, too. Raises what `formats.opened` does."""
+    if isinstance(file, str | Path):
+        with open(file, "rb") as content, formats.opened(content) as opened:
+            yield opened
+    else:
+        with formats.opened(file) as opened:
+            yield opened
+
+
 def converted(opened: Image.Image, channels: int, white: int = 0) -> Image.Image:
-    """The same of a file that `Image.open` has opened. `white` is the pixel value of 16-bit grey that is white; 0: WHITE."""
+    """The same of a file that `open_image` has opened. `white` is the pixel value of 16-bit grey that is white; 0: WHITE."""
     refuse_misread(opened)
     opened.load()
     refuse_unknown_range(opened)
@@ -56,12 +71,12 @@ def converted(opened: Image.Image, channels: int, white: int = 0) -> Image.Image
 
 def pixels(file: IO[bytes] | Path | str, least: int = 0, white: int = 0) -> "tuple[np.ndarray, tuple[int, int]]":
     """The same in RGB, uint8 (h, w, 3), and the file's own (width, height), upright; see `draft` for `least`."""
-    with Image.open(file) as opened:
+    with open_image(file) as opened:
         return pixels_of(opened, least, white)
 
 
 def pixels_of(opened: Image.Image, least: int = 0, white: int = 0) -> "tuple[np.ndarray, tuple[int, int]]":
-    """The same of a file that `Image.open` has opened."""
+    """The same of a file that `open_image` has opened."""
     import numpy as np
 
     if opened.format not in JPEG:
@@ -125,7 +140,9 @@ def refuse_misread(opened: Image.Image) -> None:
 
 
 def bands(opened: Image.Image) -> str:
-    """What is made of bands beside those of grey or colours that a TIFF file has: "alpha", "left out", or nothing."""
+    """What is made of other bands than colours that a TIFF file has: "alpha", "left out", or nothing; how DICOM is shown."""
+    if shown_as := opened.info.get(formats.SHOWN_AS):
+        return f"DICOM {shown_as}"
     if (_tag(opened, SAMPLES) or 1) in (1, 3) or opened.mode == "CMYK":
         return ""
     return "alpha" if opened.has_transparency_data else "left out"

@@ -122,9 +122,10 @@ def _decoded(file: BinaryIO, info: FileInfo, store: Store | None) -> FileInfo:
         return info._replace(problem="empty file: 0 bytes")
     try:
         began = perf_counter()
-        with Image.open(file) as opened:
+        with decode.open_image(file) as opened:
             mode, frames = opened.mode, False
-            deep = mode[0] == "I" or any(";16" in str(tile[3]) for tile in opened.tile)  # of colours, only the file has 16
+            tiles = getattr(opened, "tile", ())  # DICOM has none
+            deep = mode[0] == "I" or any(";16" in str(tile[3]) for tile in tiles)  # of colours, only the file has 16
             shown: Image.Image | np.ndarray
             known = store and (store.rule.white >= 0 or mode[0] != "I")  # which of its levels is white
             kept = store if store and known and store.room > 0 else None
@@ -194,9 +195,7 @@ def _reason(error: Exception, file: BinaryIO) -> str:
             start = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
             if start.startswith((b"<!doctype html", b"<html")):
                 return "a web page (HTML), not an image"
-            if start[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc"):
-                return "HEIC, which Pillow does not read: convert it to JPEG"
         return "not an image in a format that Pillow reads"
     if "truncated" in message.lower() or isinstance(error, EOFError):
         return "truncated: the end of the file is missing"
-    return f"cannot be decoded: {message}"
+    return message if "pip install" in message else f"cannot be decoded: {message}"

@@ -198,6 +198,9 @@ def notes(report: DatasetReport, white: int = OF_DATA) -> list[str]:
     ):
         if count := sum(info.bands == kind for info in files):
             lines.append(f"{_of(count)} {what}")
+    dicom = Counter(info.bands for info in files if info.bands.startswith("DICOM "))
+    if dicom:
+        lines.append("; ".join(f"{_of(count)} {how}" for how, count in dicom.most_common()))
     return lines
 
 

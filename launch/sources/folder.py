@@ -7,6 +7,7 @@
 The class is the first folder; what is below it belongs to it, in folders or not.
 """
 
+import functools
 import os
 import stat
 from collections import Counter
@@ -14,16 +15,17 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ..data.formats import is_dicom
 from ..errors import Refused
 from . import labels
 from .listing import SPLITS, ListedImage, Listing
 
 NO_CLASSES = ("__MACOSX", "__pycache__")  # folders that a program has left there
 
-# What people call images. HEIC is among them although Pillow cannot read it: such files are named, not passed over.
+# What people call images. DICOM and HEIC are among them also where nothing reads them: such files are named, not passed over.
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".avif", ".jp2", ".j2k",
-     ".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif")
+     ".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif", ".hif", ".dcm", ".dicom")
 )  # fmt: skip
 
 
@@ -85,7 +87,17 @@ def walk(folder: Path | str, parts: Sequence[str] = (), above: tuple[tuple[int, 
 def is_image(entry: Entry, suffixes: Collection[str] = SUFFIXES) -> bool:
     """Whether it should be an image. A broken link is named with the bad files."""
     name = entry.parts[-1]
-    return entry.kind in ("file", "broken link") and name[max(name.rfind("."), 0) :].lower() in suffixes  # .jpg is hidden
+    suffix = name[max(name.rfind("."), 0) :].lower()  # .jpg is hidden
+    if suffix in suffixes:
+        return entry.kind in ("file", "broken link")
+    # DICOM has names without a suffix, as IM000012, or numbers with points, as 1.2.840.10008.
+    nameless = suffix == name.lower() or suffix[1:].isdecimal()
+    return nameless and entry.kind == "file" and suffixes is SUFFIXES and _is_dicom(entry.path, entry.time)
+
+
+@functools.lru_cache(maxsize=1 << 16)  # files: asked several times while a folder is listed
+def _is_dicom(path: str, _time: int) -> bool:
+    return is_dicom(path)
 
 
 def kind_of(entry: Entry) -> str:

@@ -15,11 +15,11 @@ from typing import NamedTuple
 import PIL
 
 from ..cache import cache_folder, deleted, unwritable
-from ..data import decode
+from ..data import decode, formats
 from ..errors import Refused
 from ..files import checked, with_checksum
 
-FORMAT = 2
+FORMAT = 3
 
 
 class FileInfo(NamedTuple):
@@ -97,4 +97,5 @@ def _path(name: str) -> Path:
 
 
 def _head() -> str:
-    return json.dumps({"oneloop": "images", "format": FORMAT, "decode": decode.VERSION, "pillow": PIL.__version__}) + "\n"
+    known = {"oneloop": "images", "format": FORMAT, "decode": decode.VERSION, "pillow": PIL.__version__}
+    return json.dumps(known | formats.versions()) + "\n"

@@ -70,9 +70,13 @@ class RecordedOptions(DataOptions):
     open_white: ClassVar = 0
 
 
-def as_recorded(options: dict[str, Any], white: int) -> dict[str, Any]:
-    """The `options` of a recipe for a run that has recorded `white`."""
-    return {
-        name: RecordedOptions(**vars(value) | {"white": white}) if isinstance(value, DataOptions) else value
-        for name, value in options.items()
-    }
+def as_recorded(options: dict[str, Any], white: int | None) -> dict[str, Any]:
+    """The `options` of a recipe for a run that has recorded `white`; as they are for a new one (None)."""
+    return (
+        options
+        if white is None
+        else {
+            name: RecordedOptions(**vars(value) | {"white": white}) if isinstance(value, DataOptions) else value
+            for name, value in options.items()
+        }
+    )

@@ -7,6 +7,7 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,11 +51,11 @@ class DatasetReport:
         highest = max((info.highest for info in self.files.values() if info.bits == 16 and info.mode[0] == "I"), default=0)
         return next((2**bits - 1 for bits in (10, 12, 14) if 2 ** (bits - 2) <= highest < 2**bits), 0)
 
-    @property
+    @cached_property
     def good(self) -> list[ListedImage]:
         return [image for image in self.listing.images if not self.files[image.path].problem]
 
-    @property
+    @cached_property
     def bad(self) -> list[ListedImage]:
         return [image for image in self.listing.images if self.files[image.path].problem]
 
@@ -91,8 +92,11 @@ def dataset_report(
         for image in good:
             contents[image.label].append(units[image.path])
         placed = split.split_by_content(contents, validation, test)
-        splits = {image.path: placed[units[image.path]] for image in good}
-    report = DatasetReport(listing, files, {image.path: splits[image.path] for image in good}, opened, store)
+        splits = {path: placed[unit] for path, unit in units.items()}
+        del contents, placed, units
+    if len(splits) > len(good):
+        splits = {image.path: splits[image.path] for image in good}
+    report = DatasetReport(listing, files, splits, opened, store)
     if rule and rule.white == OF_DATA and report.white:  # their levels were not stored before it was known
         report = replace(report, store=Store(rule._replace(white=report.white), listing.source))
     return report
@@ -114,10 +118,10 @@ def _listing(path: Path, reading: Reading, bar: "Progress") -> Listing:
     columns = reading.columns
     if path.is_dir():
         content = entries(path)
-        tables = [Path(entry.path) for entry in content if entry.kind == "file" and entry.path.endswith(".parquet")]
+        tables = [Path(entry.path) for entry in content if entry.name.endswith(".parquet") and entry.kind == "file"]
         if tables and not any(is_image(entry) for entry in content):
             return parquet.read(path, tables, columns, bar)
-        shards_here = [Path(entry.path) for entry in content if entry.kind == "file" and entry.path.endswith(".tar")]
+        shards_here = [Path(entry.path) for entry in content if entry.name.endswith(".tar") and entry.kind == "file"]
         if shards_here and not any(is_image(entry) for entry in content) and shards.is_webdataset(shards_here[0]):
             return shards.read_tar(path, shards_here, columns, bar)
         return layout.read(path, content, reading)
@@ -224,20 +228,27 @@ def _sizes(known: list[FileInfo]) -> dict[str, list[int]] | None:
     """The smallest, the median and the largest image by area, and the extremes of each side; None without images."""
     if not known:
         return None
-    by_area = sorted((info.width * info.height, info.width, info.height) for info in known)
+    counts = Counter((info.width, info.height) for info in known)
+    by_area = sorted((width * height, width, height) for width, height in counts)
+    sides = ([info.width for info in known], [info.height for info in known])
     return {
         "smallest": [*by_area[0][1:]],
-        "median": [int(statistics.median(info.width for info in known)), int(statistics.median(info.height for info in known))],
+        "median": [int(statistics.median(side)) for side in sides],
         "largest": [*by_area[-1][1:]],
     }
 
 
 def duplicates(report: DatasetReport) -> dict:
     """Images with the same content: in how many files too many, and those whose classes or splits differ, by name."""
-    same = defaultdict(list)
+    once, twice, files = set[str](), set[str](), report.files
     for image in report.good:
-        same[report.files[image.path].sha256].append(image)
-    groups = [group for group in same.values() if len(group) > 1]
+        sha256 = files[image.path].sha256
+        (twice if sha256 in once else once).add(sha256)
+    same = defaultdict(list)
+    for image in report.good if twice else ():
+        if (sha256 := files[image.path].sha256) in twice:
+            same[sha256].append(image)
+    groups = [*same.values()]
     return {
         "files": sum(len(group) - 1 for group in groups),
         "across_classes": [

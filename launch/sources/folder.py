@@ -120,10 +120,11 @@ def one_per_folder(images: Sequence[Entry]) -> list[Entry]:
 
 def is_image(entry: Entry, suffixes: Collection[str] = SUFFIXES) -> bool:
     """Whether it should be an image. A broken link is named with the bad files."""
-    name = entry.last
-    suffix = name[max(name.rfind("."), 0) :].lower()  # .jpg is hidden
+    suffix = entry.name[entry.name.rfind(".") :].lower()
     if suffix in suffixes:
-        return entry.kind in ("file", "broken link")
+        return entry.kind == "file" or entry.kind == "broken link"
+    name = entry.last
+    suffix = name[max(name.rfind("."), 0) :].lower()
     # DICOM has names without a suffix, as IM000012, or numbers with points, as 1.2.840.10008.
     nameless = suffix == name.lower() or suffix[1:].isdecimal()
     return nameless and entry.kind == "file" and suffixes is SUFFIXES and _is_dicom(entry.path, entry.time)
@@ -151,7 +152,8 @@ def class_folders(
     """The images in `folder`, whose `entries` are `content`: files with one of the `suffixes`, or those that are named.
 
     `splits` maps top folders to the split they are (None: as `splits_of` says). `places` are the parts of images by name, as
-    layout.py has them; others are left out. `images` are all of them, with the parts that they have. Raises Refused: 1 if there
+    layout.py has them; others are left out. `images` are all of them, with the parts that they have: other files are not
+    counted. Raises Refused: 1 if there
     are no images, 4 without class folders.
     """
     ignored: Counter[str] = Counter()
@@ -162,8 +164,6 @@ def class_folders(
                 images.append(entry)
             elif entry.kind != "folder" and not (places and is_image(entry, suffixes)):
                 ignored[kind_of(entry)] += 1
-    else:
-        ignored.update(kind_of(entry) for entry in content if entry.kind != "folder" and not is_image(entry))
     if not images:
         raise Refused(f"{folder}: no images in it{listed(ignored)}; name a folder with a folder for each class, or a table")
     # What lies in one folder has the same parts but the last, unless its place is another.

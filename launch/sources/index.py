@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,13 +49,15 @@ def read(name: str) -> dict[str, FileInfo]:
 
     Raises Refused (1) if the file cannot be read.
     """
-    known = {}
+    known: dict[str, FileInfo] = {}
     try:
         with open(_path(name), "rb") as file:
             if file.readline() == _head().encode():
-                lines = filter(None, map(checked, file))
-                for path, *values in json.loads(b"[" + b",".join(lines) + b"]"):  # at once: a third of the time
-                    known[path] = FileInfo._make(values)
+                lines = [text for text in map(checked, file) if text]
+                rows = json.loads(b"[" + b",".join(lines) + b"]")  # at once: a third of the time
+                del lines
+                made = partial(tuple.__new__, FileInfo)  # as FileInfo._make, in half the time
+                known = {row[0]: made(row[1:]) for row in rows if len(row) == 1 + len(FileInfo._fields)}
     except FileNotFoundError:
         pass
     except OSError as error:

@@ -47,11 +47,13 @@ def read(folder: Path, content: Sequence[Entry], reading: Reading) -> Listing:
     if listing := published.read(folder, content, images, reading) or metadata.read(folder, content, images, reading):
         listing.ignored.update(ignored)
         return listing
-    return _by_folders(folder, content, images, reading)
+    return _by_folders(folder, content, images, ignored, reading)
 
 
-def _by_folders(folder: Path, content: Sequence[Entry], images: Sequence[Entry], reading: Reading) -> Listing:
-    """The class is a folder: below wrappers, and below the parts of a split or above them."""
+def _by_folders(
+    folder: Path, content: Sequence[Entry], images: Sequence[Entry], others: Counter[str], reading: Reading
+) -> Listing:
+    """The class is a folder: below wrappers, and below the parts of a split or above them; `others` are no images."""
     notes: list[str] = []
     ignored = Counter[str]()
     # One image of each folder tells whether all are where their paths say. Else each is looked at.
@@ -73,6 +75,7 @@ def _by_folders(folder: Path, content: Sequence[Entry], images: Sequence[Entry],
         doubt.refuse(folder, parts, splits, paths)
     if plain:
         listing = class_folders(folder, content, splits, images=images)
+        ignored += others
     else:
         listing = class_folders(folder, content, splits, places={image.entry.name: image.parts for image in kept})
     classes = {image.label for image in listing.images}

@@ -18,7 +18,7 @@ def read(folder: Path, content: Sequence[Entry], images: Sequence[Entry], readin
 
     Raises Refused: 2 if the column of labels cannot be known, 4 if class folders say something else.
     """
-    tables = [entry for entry in content if entry.kind == "file" and entry.parts[-1] in NAMES]
+    tables = [entry for entry in content if entry.name.endswith(NAMES) and entry.kind == "file" and entry.last in NAMES]
     if not tables:
         return None
     there = {entry.name: entry for entry in images}

@@ -22,7 +22,7 @@ from ..data.store import Store
 from ..errors import Refused, first_line
 from . import index
 from .index import FileInfo
-from .listing import ListedImage, Listing, open_image
+from .listing import ListedImage, Listing, no_collections, open_image
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,10 +47,12 @@ def check(listing: Listing, bar: "Progress", store: Store | None = None) -> Chec
     that checks the same is waited for. Raises Refused (1) if the index or the store cannot be read or written.
     """
     name = slug("images", listing.source)
-    known = index.read(name)
-    files = _of(listing, known)
+    with no_collections():
+        known = index.read(name)
+        files = _of(listing, known)
     if len(files) == len(listing.images) or not _unknown(listing, known):
         return Checked(files, 0)
+    del known, files
     with locked(name):
         known = index.read(name)
         todo = _unknown(listing, known)
@@ -74,8 +76,12 @@ def _unknown(listing: Listing, known: dict[str, FileInfo]) -> list[ListedImage]:
 
 def _of(listing: Listing, known: dict[str, FileInfo]) -> dict[str, FileInfo]:
     """What of `known` still holds for the images of `listing`."""
-    pairs = ((image, known.get(image.path)) for image in listing.images)
-    return {image.path: info for image, info in pairs if info and info[0] == image.size and info[1] == image.time}
+    files = {}
+    for path, _, _, size, time in listing.images:
+        info = known.get(path)
+        if info and info[0] == size and info[1] == time:
+            files[path] = info
+    return files
 
 
 def _in_parallel(listing: Listing, images: Sequence[ListedImage], store: Store | None) -> Iterator[dict[str, FileInfo]]:

@@ -1,11 +1,8 @@
 """What images there are: listed, checked, split. `oneloop data` shows it."""
 
-import contextlib
-import gc
 import shlex
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +17,7 @@ from .check import check
 from .folder import entries, is_image
 from .index import FileInfo
 from .labels import alike, shown
-from .listing import ListedImage, Listing, Reading, is_hub_name, located
+from .listing import ListedImage, Listing, Reading, is_hub_name, located, no_collections
 from .relabel import relabelled
 
 if TYPE_CHECKING:
@@ -75,7 +72,7 @@ def dataset_report(
     `validation` and `test`. With a `rule`, images are stored by it while they are checked. Raises Refused.
     """
     path = located(path)
-    with _no_collections():
+    with no_collections():
         listing = _listing(path, reading, bar)
     if reading.relabel:
         listing = relabelled(listing, Path(reading.relabel))
@@ -83,6 +80,18 @@ def dataset_report(
         doubt.refuse_one(listing)
     store = Store(rule, listing.source) if rule else None
     files, opened = check(listing, bar, store)
+    with no_collections():
+        splits = _splits(listing, files, split_file, validation, test)
+    report = DatasetReport(listing, files, splits, opened, store)
+    if rule and rule.white == OF_DATA and report.white:  # their levels were not stored before it was known
+        report = replace(report, store=Store(rule._replace(white=report.white), listing.source))
+    return report
+
+
+def _splits(
+    listing: Listing, files: dict[str, FileInfo], split_file: Path | None, validation: float, test: float
+) -> dict[str, str]:
+    """The split of each image that is not bad. Raises Refused."""
     good = [image for image in listing.images if not files[image.path].problem]
     if split_file:
         splits = split.read(split_file, listing, [image.path for image in good])
@@ -94,24 +103,7 @@ def dataset_report(
         placed = split.split_by_content(contents, validation, test)
         splits = {path: placed[unit] for path, unit in units.items()}
         del contents, placed, units
-    if len(splits) > len(good):
-        splits = {image.path: splits[image.path] for image in good}
-    report = DatasetReport(listing, files, splits, opened, store)
-    if rule and rule.white == OF_DATA and report.white:  # their levels were not stored before it was known
-        report = replace(report, store=Store(rule._replace(white=report.white), listing.source))
-    return report
-
-
-@contextlib.contextmanager
-def _no_collections() -> Iterator[None]:
-    """Context manager: no garbage is collected while a listing makes many small tuples, which are in no circles."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+    return splits if len(splits) == len(good) else {image.path: splits[image.path] for image in good}
 
 
 def _listing(path: Path, reading: Reading, bar: "Progress") -> Listing:

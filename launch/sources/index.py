@@ -6,6 +6,7 @@ file, which is renamed into place.
 """
 
 import contextlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,7 @@ from ..errors import Refused
 from ..files import checked, with_checksum
 
 FORMAT = 3
+TOGETHER = 4096  # lines that are read as one piece of JSON: a third of the time
 
 
 class FileInfo(NamedTuple):
@@ -53,11 +55,10 @@ def read(name: str) -> dict[str, FileInfo]:
     try:
         with open(_path(name), "rb") as file:
             if file.readline() == _head().encode():
-                lines = [text for text in map(checked, file) if text]
-                rows = json.loads(b"[" + b",".join(lines) + b"]")  # at once: a third of the time
-                del lines
-                made = partial(tuple.__new__, FileInfo)  # as FileInfo._make, in half the time
-                known = {row[0]: made(row[1:]) for row in rows if len(row) == 1 + len(FileInfo._fields)}
+                make = partial(tuple.__new__, FileInfo)  # as FileInfo._make, in half the time
+                while lines := [*itertools.islice(file, TOGETHER)]:
+                    sound = b",".join(filter(None, map(checked, lines)))
+                    known.update((row[0], make(row[1:])) for row in json.loads(b"[" + sound + b"]"))
     except FileNotFoundError:
         pass
     except OSError as error:

@@ -2,15 +2,21 @@
 
 import io
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from photos import write_photos
 from PIL import Image
+from trained import train_here
 
 from launch.data.image_file import read_image
 from launch.data.resize import read, rule_for
 from launch.errors import Refused
+from launch.sources import custom
+from launch.sources.options import DataOptions
+from launch.trained import find_run, rebuild
 
 LEVELS = np.arange(-100, 140, 5, dtype=np.int16).reshape(6, 8)
 
@@ -162,3 +168,63 @@ def test_avif_is_turned_once(orientation):
     Image.fromarray(colours).save(file, "AVIF", quality=100, subsampling="4:4:4", exif=exif.tobytes())
     turned = {1: colours, 3: colours[::-1, ::-1], 6: np.rot90(colours, 3), 8: np.rot90(colours)}[orientation]
     assert np.abs(read(io.BytesIO(file.getvalue()), rule_for(64)).astype(int) - turned).max() <= 12
+
+
+def bands_folder(place: Path, dtype: str, **more: object) -> np.ndarray:
+    """Six TIFF files of five bands in two classes, of 12 bits if they are uint16, and their pixels (6, 8, 10, 5)."""
+    tifffile = pytest.importorskip("tifffile")
+    pixels = np.random.default_rng(2).integers(0, 256 if dtype == "uint8" else 4096, (6, 8, 10, 5)).astype(dtype)
+    pixels[0, 0, 0] = pixels.dtype.type(255 if dtype == "uint8" else 4095)
+    for number, image in enumerate(pixels):
+        path = place / "ab"[number % 2] / f"{number}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        planes = more.get("planarconfig") == "separate"
+        tifffile.imwrite(path, image.transpose(2, 0, 1) if planes else image, photometric="minisblack", **more)
+    return pixels
+
+
+@pytest.mark.parametrize(
+    ("dtype", "more"),
+    [("uint8", {"planarconfig": "contig"}), ("uint16", {"planarconfig": "separate"}), ("uint16", {"compression": "zlib"})],
+)
+def test_three_bands_are_those_that_tifffile_reads(oneloop, tmp_path, dtype, more):
+    pixels = bands_folder(tmp_path / "set", dtype, **more)
+    code, out, said = oneloop("data", tmp_path / "set")
+    assert code == 4
+    assert out.count("--bands R G B") == 1
+    assert "  6 files (a/0.tif, a/2.tif, a/4.tif …): TIFF of 5 bands: --bands R G B chooses three of them, from 1 on\n" in out
+    code, out, said = oneloop("data", tmp_path / "set", "--bands", 4, 2, 1)
+    assert (code, said) == (0, "")
+    assert "--bands 4 2 1" in out.rpartition("to train on them")[2]
+    assert ("4,095 is taken as white (12 bits)" in out) == (dtype == "uint16")
+    images = custom(str(tmp_path / "set"), DataOptions(bands=(4, 2, 1)).rule(8), DataOptions(bands=(4, 2, 1)))
+    white = 255 if dtype == "uint8" else 4095
+    expected = (pixels[..., [3, 1, 0]].astype(int) * 255 + white // 2) // white
+    for split in (images.train, images.test, images.validation):
+        for stored in split.images:
+            assert np.array_equal(split.store.read(stored), expected[int(Path(stored.name).stem)])
+            again = read(tmp_path / "set" / stored.name, split.rule)
+            assert np.array_equal(again, expected[int(Path(stored.name).stem)])
+    other = custom(str(tmp_path / "set"), DataOptions(bands=(1, 2, 4)).rule(8), DataOptions(bands=(1, 2, 4)))
+    assert other.fingerprint != images.fingerprint
+
+
+def test_bands_that_are_not_there_are_refused(oneloop, tmp_path):
+    bands_folder(tmp_path / "set", "float32")
+    assert "values of float32 have no known range" in oneloop("data", tmp_path / "set", "--bands", 4, 2, 1)[1]
+    assert "TIFF of 5 bands, of which --bands 6 1 1 wants more" in oneloop("data", tmp_path / "set", "--bands", 6, 1, 1)[1]
+    for wrong in ((1, 2), (0, 1, 2)):
+        code, _, said = oneloop("data", tmp_path / "set", "--bands", *wrong)
+        assert (code, said) == (2, f"--bands takes three numbers from 1 on, it is {' '.join(map(str, wrong))}\n")
+    assert oneloop("data", tmp_path / "set", "--clear")[1].count("deleted") == 2
+
+
+def test_bands_are_part_of_a_run_and_what_predict_knows(oneloop, tmp_path):
+    bands_folder(tmp_path / "set", "uint16")
+    flags = ("--net", "Net", "--mode", "scratch", "--size", 32, "--epochs", 1, "--batch", 2, "--wandb", "disabled")
+    train_here(ROOT / "recipes/custom.py", "--data", tmp_path / "set", "--bands", 4, 2, 1, *flags, "--out", tmp_path / "run")
+    assert rebuild(*find_run(tmp_path / "run")).rule == rule_for(32, white=4095, bands=(4, 2, 1))
+    code, out, _ = oneloop("predict", tmp_path / "run", tmp_path / "set", "--csv")
+    assert (code, out.count("\n")) == (0, 1 + 6 * 2)
+    code, out, _ = oneloop("evaluate", tmp_path / "run", "--data", tmp_path / "set", "--json")
+    assert code == 0

@@ -115,7 +115,7 @@ def test_where_0_is_white_16_bits_are_inverted_as_8_are(said):
         ),
         (
             tiff(np.dstack([GREY.astype(np.uint8)] * 2), 1, extra=0),
-            "2 bands, of which the second would be left out; save it with one",
+            "TIFF of 2 bands: --bands R G B chooses three of them, from 1 on, or save it with one band",
         ),
         (tiff(GREY.astype(np.uint8), 1, signed=True), "signed pixel values, which Pillow reads as unsigned ones"),
     ],

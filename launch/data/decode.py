@@ -33,20 +33,23 @@ LEAST = 8  # pixels of a side: with fewer, several of libjpeg's scales give the 
 LOSSLESS = (0xC3, 0xC7, 0xCB, 0xCF)  # the kinds of frames in a JPEG file that are not scaled
 
 
-def decode(file: BinaryIO | Path | str, channels: int) -> Image.Image:
+def decode(file: BinaryIO | Path | str, channels: int, bands: formats.Bands = (), white: int = 0) -> Image.Image:
     """An image file in 8 bits per channel: grey (1) or RGB (3). Raises whatever PIL does, and ValueError."""
-    with open_image(file) as opened:
-        return converted(opened, channels)
+    with open_image(file, bands, white) as opened:
+        return converted(opened, channels, white)
 
 
 @contextlib.contextmanager
-def open_image(file: IO[bytes] | Path | str) -> Iterator[Image.Image]:
-    """Context manager: an image file, not yet decoded, of the formats in formats.py, too. Raises what `formats.opened` does."""
+def open_image(file: IO[bytes] | Path | str, bands: formats.Bands = (), white: int = 0) -> Iterator[Image.Image]:
+    """Context manager: an image file, not yet decoded, of the formats in formats.py, too; `white` as for `converted`.
+
+    Raises what `formats.opened` does.
+    """
     if isinstance(file, str | Path):
-        with open(file, "rb") as content, formats.opened(content) as opened:
+        with open(file, "rb") as content, formats.opened(content, bands, white or WHITE) as opened:
             yield opened
     else:
-        with formats.opened(file) as opened:
+        with formats.opened(file, bands, white or WHITE) as opened:
             yield opened
 
 
@@ -69,9 +72,11 @@ def converted(opened: Image.Image, channels: int, white: int = 0) -> Image.Image
     return image if image.mode == mode else image.convert(mode)  # which would copy
 
 
-def pixels(file: IO[bytes] | Path | str, least: int = 0, white: int = 0) -> "tuple[np.ndarray, tuple[int, int]]":
+def pixels(
+    file: IO[bytes] | Path | str, least: int = 0, white: int = 0, bands: formats.Bands = ()
+) -> "tuple[np.ndarray, tuple[int, int]]":
     """The same in RGB, uint8 (h, w, 3), and the file's own (width, height), upright; see `draft` for `least`."""
-    with open_image(file) as opened:
+    with open_image(file, bands, white) as opened:
         return pixels_of(opened, least, white)
 
 
@@ -134,7 +139,7 @@ def refuse_misread(opened: Image.Image) -> None:
     if samples > 1 and several and (_tag(opened, BITS) or 1) > 8 and (_tag(opened, COMPRESSION) or 1) == 1:
         raise ValueError("16 bits in planes, not compressed, which Pillow reads wrongly; save it interleaved or compressed")
     if samples == 2 and _tag(opened, EXTRA) not in ALPHA:
-        raise ValueError("2 bands, of which the second would be left out; save it with one band")
+        raise ValueError(f"{formats.several(2)}, or save it with one band")
     if _tag(opened, SIGNED) == 2 and opened.mode == "L":
         raise ValueError("signed pixel values, which Pillow reads as unsigned ones; save it with unsigned values")
 

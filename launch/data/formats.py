@@ -1,4 +1,4 @@
-"""Files that Pillow does not read by itself: DICOM by pydicom, HEIC by pillow-heif, each an extra.
+"""Files that Pillow does not read by itself: DICOM by pydicom, HEIC by pillow-heif, bands of a TIFF by tifffile; all extras.
 
 A DICOM image is shown as its file says, by pydicom's functions: rescaled (slope and intercept, or a table), then by its VOI table
 or its first window, else by the range of the bits that it stores; MONOCHROME1, in which 0 is white, is inverted.
@@ -9,7 +9,7 @@ import warnings
 from importlib.metadata import PackageNotFoundError, version
 from typing import IO, TYPE_CHECKING
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,13 +17,18 @@ if TYPE_CHECKING:
 
 MAGIC, MAGIC_AT = b"DICM", 128
 HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftyphevx", b"ftypheim", b"ftypheis", b"ftypmif1", b"ftypmsf1")
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SHOWN_AS = "shown as"  # in the info of an image: what was applied, in words
+HIGHEST = "highest"  # in the info of an image of three bands of 16 bits: the highest value
+MODE_16 = "RGB;16"  # what such an image is called: Pillow has none
+
+Bands = tuple[int, ...]  # three, as they are red, green and blue, from 1 on as GDAL counts; empty: those that Pillow shows
 
 
 def versions() -> dict[str, str]:
     """What the pixels of files in other formats depend on: the libraries that are installed."""
     found = {}
-    for name in ("pydicom", "pillow-heif"):
+    for name in ("pydicom", "pillow-heif", "tifffile"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -40,16 +45,27 @@ def is_dicom(path: str) -> bool:
         return False
 
 
-def opened(file: IO[bytes]) -> Image.Image:
-    """`Image.open`, of DICOM and HEIC, too. Raises whatever PIL does, and ValueError, naming the extra that is missing."""
+def opened(file: IO[bytes], bands: Bands = (), white: int = 65535) -> Image.Image:
+    """`Image.open`, of DICOM and HEIC, too, and of `bands` of a TIFF, in 8 bits: of 16, `white` is 255.
+
+    Raises whatever PIL does, and ValueError, naming the extra that is missing.
+    """
+    if bands:
+        file.seek(0)
+        if file.read(4) in TIFF:
+            return _bands(file, bands, white)
+        file.seek(0)
     try:
         return Image.open(file)
     except UnidentifiedImageError:
         file.seek(0)
         if _has_magic(file):
             return _dicom(file)
-        file.seek(4)
-        if file.read(8) not in HEIC:
+        file.seek(0)
+        start = file.read(12)
+        if start[:4] in TIFF and (count := _samples(file)) not in (1, 3):
+            raise ValueError(several(count)) from None
+        if start[4:] not in HEIC:
             raise
     try:
         import pillow_heif
@@ -57,6 +73,51 @@ def opened(file: IO[bytes]) -> Image.Image:
         raise ValueError("HEIC needs pillow-heif: pip install oneloop[heic]") from error
     file.seek(0)
     return pillow_heif.HeifImageFile(file)  # turned as it says; its EXIF data then say upright
+
+
+def several(count: int) -> str:
+    """What is wrong with a TIFF of so many bands, and the way out."""
+    return f"TIFF of {count} bands: --bands R G B chooses three of them, from 1 on"
+
+
+def _samples(file: IO[bytes]) -> int:
+    """The number of bands of a TIFF; 1 if it does not say."""
+    file.seek(0)
+    start = file.read(8)
+    file.seek(0)
+    tags = TiffImagePlugin.ImageFileDirectory_v2(start if start[2:3] in b"*\0" and b"+" not in start[2:4] else file.read(16))
+    file.seek(tags.next)
+    tags.load(file)
+    return int(tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1))
+
+
+def _bands(file: IO[bytes], bands: Bands, white: int) -> Image.Image:
+    """Three bands of the first page of a TIFF file."""
+    import numpy as np
+
+    try:
+        import tifffile
+    except ImportError as error:
+        raise ValueError("--bands needs tifffile: pip install oneloop[tiff]") from error
+    file.seek(0)
+    with tifffile.TiffFile(file) as tiff:
+        page = tiff.pages.first
+        count = page.samplesperpixel
+        if count < max(bands):
+            raise ValueError(f"TIFF of {count} band{'s' * (count > 1)}, of which --bands {' '.join(map(str, bands))} wants more")
+        if page.dtype not in (np.uint8, np.uint16):
+            raise ValueError(f"values of {page.dtype} have no known range; save them as uint8 or uint16")
+        values = page.asarray()
+    if page.planarconfig == 1 or count == 1:
+        values = values.reshape(page.imagelength, page.imagewidth, count)
+    else:
+        values = values.reshape(count, page.imagelength, page.imagewidth).transpose(1, 2, 0)
+    values = values[..., [band - 1 for band in bands]]
+    if values.dtype == np.uint8:
+        return Image.fromarray(np.ascontiguousarray(values))
+    image = Image.fromarray(((values.astype(np.int64).clip(max=white) * 255 + white // 2) // white).astype(np.uint8))
+    image.info[HIGHEST] = int(values.max())
+    return image
 
 
 def _has_magic(file: IO[bytes]) -> bool:

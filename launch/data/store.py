@@ -79,6 +79,7 @@ class Store:
         self.room = 0  # bytes that `keep_first` may add
         if source is not None:
             self.name = f"{slug('stored', source)}-{size_rule.cache_size}" + f"-{size_rule.white}" * (size_rule.white > 0)
+            self.name += f"-bands{'-'.join(map(str, size_rule.bands))}" * bool(size_rule.bands)
             self.path = cache_folder() / f"{self.name}.rgb"
             self.index = self.path.with_suffix(".rgb.jsonl")
             self.allow(images)

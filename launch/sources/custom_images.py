@@ -21,7 +21,7 @@ from ..data.store import Store, StoredImage
 from ..errors import Refused, printable
 from . import synthetic
 from .check import LOST
-from .dataset_report import DatasetReport, dataset_report, duplicates, notes
+from .dataset_report import DatasetReport, dataset_report, duplicates, notes, reasons
 from .listing import ListedImage, open_image
 from .options import FRACTION, DataOptions
 from .split import NAMES, as_csv
@@ -109,10 +109,11 @@ def _refuse_bad(report: DatasetReport, main: bool) -> None:
 
 def name_bad(report: DatasetReport) -> None:
     """Say of the bad files what is wrong with each, of SHOWN at most."""
-    for image in report.bad[:SHOWN]:
-        complain(f"{image.path}: {report.files[image.path].problem}")
-    if len(report.bad) > SHOWN:
-        complain(f"… and {len(report.bad) - SHOWN:,} more: oneloop data {report.listing.source} names them all")
+    lines = [*reasons((image.path, report.files[image.path].problem) for image in report.bad)]
+    for line in lines[:SHOWN]:
+        complain(line)
+    if len(lines) > SHOWN:
+        complain(f"… and {len(lines) - SHOWN:,} more: oneloop data {report.listing.source} names them all")
 
 
 def stored_image(report: DatasetReport, image: ListedImage, rule: ResizeRule) -> StoredImage:
@@ -137,7 +138,7 @@ def images_of(report: DatasetReport, rule: ResizeRule, limit: int, held: float |
     numbers = {name: number for number, name in enumerate(classes)}
     stored: dict[str, list[StoredImage]] = {name: [] for name in NAMES}
     labels: dict[str, list[int]] = {name: [] for name in NAMES}
-    digest = hashlib.sha256(json.dumps([classes, rule[:3], decode.VERSION]).encode())
+    digest = hashlib.sha256(json.dumps([classes, rule[:3], decode.VERSION, *([rule.bands] if rule.bands else [])]).encode())
     for image in report.good:
         side, label = report.splits[image.path], numbers[image.label]
         stored[side].append(stored_image(report, image, rule))

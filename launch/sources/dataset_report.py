@@ -3,12 +3,14 @@
 import shlex
 import statistics
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data import decode
+from ..data.formats import MODE_16
 from ..data.resize import OF_DATA, ResizeRule
 from ..data.store import Store
 from ..errors import Refused
@@ -41,11 +43,12 @@ class DatasetReport:
     splits: dict[str, str]
     opened: int
     store: Store | None = None
+    bands: tuple[int, ...] = ()  # as they were looked at
 
     @property
     def white(self) -> int:
         """The pixel value that is white in 10, 12 or 14 bits of grey, by the highest of all; 0: 65,535, or none can be told."""
-        highest = max((info.highest for info in self.files.values() if info.bits == 16 and info.mode[0] == "I"), default=0)
+        highest = max((info.highest for info in self.files.values() if _with_range(info)), default=0)
         return next((2**bits - 1 for bits in (10, 12, 14) if 2 ** (bits - 2) <= highest < 2**bits), 0)
 
     @cached_property
@@ -79,10 +82,10 @@ def dataset_report(
     if not {*listing.classes} <= {*reading.known}:
         doubt.refuse_one(listing)
     store = Store(rule, listing.source) if rule else None
-    files, opened = check(listing, bar, store)
+    files, opened = check(listing, bar, store, reading.bands)
     with no_collections():
         splits = _splits(listing, files, split_file, validation, test)
-    report = DatasetReport(listing, files, splits, opened, store)
+    report = DatasetReport(listing, files, splits, opened, store, reading.bands)
     if rule and rule.white == OF_DATA and report.white:  # their levels were not stored before it was known
         report = replace(report, store=Store(rule._replace(white=report.white), listing.source))
     return report
@@ -170,6 +173,19 @@ def summary(report: DatasetReport, white: int = OF_DATA) -> dict:
     }
 
 
+def reasons(bad: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """A line for each of the `bad` files, as their path and what is wrong; for all that one flag or library reads, one together."""
+    together = defaultdict(list)
+    for path, reason in bad:
+        if "--bands" in reason or "pip install" in reason:
+            together[reason].append(path)
+        else:
+            yield f"{path}: {reason}"
+    for reason, paths in together.items():
+        several = f"{len(paths):,} files ({', '.join(map(shown, paths[:FEW]))}{' …' * (len(paths) > FEW)})"
+        yield f"{several if len(paths) > 1 else paths[0]}: {reason}"
+
+
 def notes(report: DatasetReport, white: int = OF_DATA) -> list[str]:
     """Lines about what was guessed, and about what is probably not meant. `white` as in resize.py."""
     files = [report.files[image.path] for image in report.good]
@@ -181,9 +197,12 @@ def notes(report: DatasetReport, white: int = OF_DATA) -> list[str]:
         lines.append(f"each of {len(names):,} groups is on one side")
     if flat := [image.path for image in report.good if report.files[image.path].flat]:
         lines.append(f"{_of(len(flat))} of one colour: {', '.join(map(shown, flat[:FEW]))}" + " …" * (len(flat) > FEW))
-    if grey := [info.highest for info in files if info.bits == 16 and info.mode[0] == "I"]:
-        lines.append(f"16-bit grey: values up to {max(grey):,} of {decode.WHITE:,}" + _advice(max(grey), white, report.white))
-    if dark := [info for info in files if info.bits == 16 and info.mode[0] != "I" and info.highest < DARK]:
+    if grey := [info.highest for info in files if _with_range(info)]:
+        lines.append(
+            f"16-bit {'bands' if report.bands else 'grey'}: values up to {max(grey):,} of {decode.WHITE:,}"
+            + _advice(max(grey), white, report.white)
+        )
+    if dark := [info for info in files if info.bits == 16 and not _with_range(info) and info.highest < DARK]:
         lines.append(f"{_of(len(dark))} of 16-bit colours and dark: no value is above a quarter of {decode.WHITE:,}; scale them")
     if report.listing.row and any(report.files[image.path].sha256 for image in report.bad):
         again = f"oneloop data {shlex.quote(str(report.listing.source))} --clear"
@@ -198,6 +217,11 @@ def notes(report: DatasetReport, white: int = OF_DATA) -> list[str]:
     if dicom:
         lines.append("; ".join(f"{_of(count)} {how}" for how, count in dicom.most_common()))
     return lines
+
+
+def _with_range(info: FileInfo) -> bool:
+    """Whether its 16 bits are shown from 0 to a value that is white."""
+    return info.bits == 16 and (info.mode[0] == "I" or info.mode == MODE_16)
 
 
 def _of(count: int) -> str:

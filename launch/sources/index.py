@@ -9,14 +9,14 @@ import contextlib
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import PIL
 
-from ..cache import cache_folder, deleted, unwritable
+from ..cache import cache_folder, deleted, slug, unwritable
 from ..data import decode, formats
 from ..errors import Refused
 from ..files import checked, with_checksum
@@ -91,9 +91,15 @@ def writer(name: str, known: Mapping[str, FileInfo]) -> Iterator[Callable[[Mappi
             temporary.unlink(missing_ok=True)
 
 
-def clear(name: str) -> Path | None:
-    """Delete the index. Returns its path, or None if there was none. Raises Refused (1)."""
-    return deleted(_path(name))
+def named(source: Path, bands: Sequence[int] = ()) -> str:
+    """The name of the index of `source`, of which these `bands` are looked at."""
+    return slug("images", source) + f"-bands{'-'.join(map(str, bands))}" * bool(bands)
+
+
+def clear(source: Path) -> list[Path]:
+    """Delete what is known of `source`. Returns the paths of what was there. Raises Refused (1)."""
+    known = [path.stem for path in cache_folder().glob(f"{named(source)}-bands*.jsonl")]
+    return [gone for name in (named(source), *sorted(known)) if (gone := deleted(_path(name)))]
 
 
 def _path(name: str) -> Path:

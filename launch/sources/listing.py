@@ -66,6 +66,7 @@ class Reading:
     classes_at: int = 0  # the depth of the class folders, from 1; 0: to be found
     relabel: str = ""  # a table of path and label: labels to correct
     known: Collection[str] = ()  # classes that need not be doubted, those of a trained net
+    bands: tuple[int, ...] = ()  # of TIFF files, see data/formats.py
 
 
 @contextlib.contextmanager

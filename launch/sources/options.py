@@ -36,28 +36,42 @@ class DataOptions:
     classes_at: Annotated[int, Doc("The class is the folder at this depth, from 1; 0: it is found.")] = 0
     skip_bad: Annotated[bool, Doc("Leave out the files that cannot be decoded.")] = False
     cache_size: Annotated[int, Doc("Shorter side of the images as they are kept, in pixels; 0: twice the size.")] = 0
-    LATER: ClassVar = ("relabel", "split_column", "group", "label_from", "classes_at")  # than version 0.2, see option_groups.py
+    LATER: ClassVar = (
+        "relabel",
+        "split_column",
+        "group",
+        "label_from",
+        "classes_at",
+        "bands",
+    )  # than version 0.2, see option_groups.py
     white: Annotated[
         int, Doc("Pixel value of 16-bit grey images that is white, such as 4095 for 12 bits; 0: by the highest of all.")
     ] = 0
+    bands: Annotated[
+        tuple[int, ...], Doc("Three bands of TIFF files to take as red, green and blue, from 1 on, such as 4 3 2.")
+    ] = ()
     open_white: ClassVar = -1  # data.resize.OF_DATA: what a rule has where `white` is 0
 
     def checked(self) -> "DataOptions":
         """Themselves. Raises Refused (2)."""
         if not 0 <= self.white <= 65535:
             raise Refused(f"--white must be from 0 to 65535, it is {self.white}", 2)
+        if self.bands and (len(self.bands) != 3 or min(self.bands) < 1):
+            raise Refused(f"--bands takes three numbers from 1 on, it is {' '.join(map(str, self.bands))}", 2)
         return self
 
     def reading(self, known: Collection[str] = ()) -> Reading:
         """How to read what is there; `known` classes, those of a trained net, need not be doubted. Raises Refused (2)."""
-        return Reading(told(self.columns, self.split_column, self.group), self.label_from, self.classes_at, self.relabel, known)
+        return Reading(
+            told(self.columns, self.split_column, self.group), self.label_from, self.classes_at, self.relabel, known, self.bands
+        )
 
     def rule(self, size: int) -> "ResizeRule":
         """The rule for nets that see `size` × `size` pixels. Raises Refused (2)."""
         from ..data.resize import rule_for  # Pillow, which no help screen needs
 
         self.checked()
-        rule = rule_for(size, self.cache_size, self.white or self.open_white)
+        rule = rule_for(size, self.cache_size, self.white or self.open_white, self.bands)
         if not 0 < size <= rule.cache_size:
             raise Refused(f"--size must be at least 1 and --cache-size at least --size, they are {size} and {rule.cache_size}", 2)
         return rule

@@ -51,7 +51,7 @@ def check(listing: Listing, bar: "Progress", store: Store | None = None, bands: 
     with no_collections():
         known = index.read(name)
         files = _of(listing, known)
-    if len(files) == len(listing.images) or not _unknown(listing, known):
+    if len(files) == len(listing.images) or not _unknown(listing, files):
         return Checked(files, 0)
     del known, files
     with locked(name):
@@ -76,10 +76,10 @@ def _unknown(listing: Listing, known: dict[str, FileInfo]) -> list[ListedImage]:
 
 
 def _of(listing: Listing, known: dict[str, FileInfo]) -> dict[str, FileInfo]:
-    """What of `known` still holds for the images of `listing`."""
+    """What of `known`, which is emptied, still holds for the images of `listing`."""
     files = {}
     for path, _, _, size, time in listing.images:
-        info = known.get(path)
+        info = known.pop(path, None)  # a million of them take their memory once
         if info and info[0] == size and info[1] == time:
             files[path] = info
     return files
@@ -136,11 +136,10 @@ def _decoded(file: BinaryIO, info: FileInfo, store: Store | None, bands: Bands) 
             of_bands: int = opened.info.get(HIGHEST, -1)
             mode, frames = MODE_16 if of_bands >= 0 else opened.mode, False
             tiles = getattr(opened, "tile", ())  # DICOM has none
-            deep = (
-                mode[0] == "I" or mode == MODE_16 or any(";16" in str(tile[3]) for tile in tiles)
-            )  # of colours, only the file has 16
+            ranged = mode[0] == "I" or mode == MODE_16
+            deep = ranged or any(";16" in str(tile[3]) for tile in tiles)  # of colours, only the file has 16
             shown: Image.Image | np.ndarray
-            known = store and (store.rule.white >= 0 or not (mode[0] == "I" or mode == MODE_16))  # which of its levels is white
+            known = store and (store.rule.white >= 0 or not ranged)  # which of its levels is white
             kept = store if store and known and store.room > 0 else None
             if kept:
                 shown, size = decode.pixels_of(opened, kept.rule.cache_size, kept.rule.white)

@@ -174,7 +174,7 @@ def summary(report: DatasetReport, white: int = OF_DATA) -> dict:
 
 
 def reasons(bad: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """A line for each of the `bad` files, as their path and what is wrong; for all that one flag or library reads, one together."""
+    """Lines about `bad` files, pairs of path and reason: one for each; one for all that the same flag or library would read."""
     together = defaultdict(list)
     for path, reason in bad:
         if "--bands" in reason or "pip install" in reason:
@@ -198,10 +198,8 @@ def notes(report: DatasetReport, white: int = OF_DATA) -> list[str]:
     if flat := [image.path for image in report.good if report.files[image.path].flat]:
         lines.append(f"{_of(len(flat))} of one colour: {', '.join(map(shown, flat[:FEW]))}" + " …" * (len(flat) > FEW))
     if grey := [info.highest for info in files if _with_range(info)]:
-        lines.append(
-            f"16-bit {'bands' if report.bands else 'grey'}: values up to {max(grey):,} of {decode.WHITE:,}"
-            + _advice(max(grey), white, report.white)
-        )
+        what = "bands" if report.bands else "grey"
+        lines.append(f"16-bit {what}: values up to {max(grey):,} of {decode.WHITE:,}" + _advice(max(grey), white, report.white))
     if dark := [info for info in files if info.bits == 16 and not _with_range(info) and info.highest < DARK]:
         lines.append(f"{_of(len(dark))} of 16-bit colours and dark: no value is above a quarter of {decode.WHITE:,}; scale them")
     if report.listing.row and any(report.files[image.path].sha256 for image in report.bad):

@@ -89,6 +89,7 @@ def _by_folders(
         notes.append(
             f"folders inside the classes, as {shown(example)}, are part of them; --classes-at {level} makes them the classes"
         )
+    notes += metadata.unused(folder, content)
     return Listing(folder, folder, listing.images, +(listing.ignored + ignored), notes=(*notes, *listing.notes))
 
 

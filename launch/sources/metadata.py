@@ -1,5 +1,6 @@
 """metadata.csv and metadata.jsonl, in which the hub's imagefolder has what it knows of the images beside them."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,16 @@ from .listing import ListedImage, Listing, Reading
 from .part_names import is_images, part_of
 
 NAMES = ("metadata.csv", "metadata.jsonl")
+
+
+def unused(folder: Path, content: Sequence[Entry]) -> list[str]:
+    """Lines about metadata files that are not as the hub has them, and how to read them."""
+    lines = []
+    for table in content:
+        if table.name.endswith(NAMES) and table.kind == "file" and table.last in NAMES:
+            command = f"--data {shlex.quote(str(folder / table.name))}"
+            lines.append(f"{table.name} is not used: it has no columns file_name and label; {command} reads it as a table")
+    return lines
 
 
 def read(folder: Path, content: Sequence[Entry], images: Sequence[Entry], reading: Reading) -> Listing | None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from photos import photo, write_photos
 
+from launch.errors import Refused
 from launch.features.classify import (
     STRENGTHS,
     by_neighbours,

@@ -32,7 +32,7 @@ def main(args: Sequence[str]) -> None:
     file = recipe.located(args[place])
     recipe.check(file)
     if {"-h", "--help"} & {*args[place + 1 :]}:  # which need not wait for accelerate
-        os.execv(sys.executable, [sys.executable, str(file), "--help"])
+        os.execv(sys.executable, [sys.executable, str(file), *args[place + 1 :]])
     words = [*map(launch_file, args[:place])]
     _refuse_gpus(words)
     launch = [sys.executable, "-P", "-m", "accelerate.commands.launch"]  # -P: modules of the current folder are not accelerate's

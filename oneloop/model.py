@@ -128,6 +128,6 @@ def _several(images: Any) -> Iterable[Any]:
 
 def _best_device() -> torch.device:
     """The accelerator, if there is one and the environment does not ask for the CPU."""
-    forced = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "y", "on")
+    forced = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("y", "yes", "t", "true", "on", "1")  # as accelerate reads it
     device = None if forced else torch.accelerator.current_accelerator(check_available=True)
     return device or torch.device("cpu")

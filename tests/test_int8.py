@@ -29,7 +29,8 @@ def made(trained_runs, tmp_path_factory, onnxruntime):
     from launch.commands import main
 
     place, out = tmp_path_factory.mktemp("int8"), io.StringIO()
-    with contextlib.redirect_stdout(out):
+    with contextlib.redirect_stdout(out), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export_int8, "CALIBRATING", 32)
         assert main(["export", str(trained_runs / "birds"), *INT8, "--max-drop", "100", "--out", str(place / "net.onnx")]) == 0
     return place, out.getvalue()
 

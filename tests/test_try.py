@@ -353,6 +353,13 @@ def zipped() -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_kinds_of_images_are_known_by_their_content(port, kind):
+    file, image = io.BytesIO(), Image.effect_noise((40, 36), 90).convert("RGB")
+    image.save(file, kind, **({"save_all": True, "append_images": [image]} if kind == "MPO" else {}))
+    assert classified(port, file.getvalue())[0] == 200
+
+
 HOSTILE = {
     "nothing": (b"", 415),
     "zip": (zipped(), 415),

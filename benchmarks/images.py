@@ -20,6 +20,7 @@ Without --ways, each kind of files has the ways that the ratios at TARGETS need,
     trained     of 500x375: ResNet-18 trains at 128 and at 224 pixels, from the store and on random images in memory, in turns
 """
 
+import math
 import os
 import shutil
 import statistics
@@ -173,7 +174,7 @@ def show(kind: str, result: dict) -> None:
     aims = {f"{way} against {other}": aim for (way, other), aim in TARGETS[kind].items()}
     for name, ratio in result["ratios"].items():
         aim = f"  {'met' if ratio >= aims[name] else 'missed'}: {aims[name]:.2f}" if name in aims else ""
-        print(f"  {name:<36}{ratio:>6.2f}{result['ratios_of_core_time'].get(name, 0):>8.2f}{aim}")
+        print(f"  {name:<36}{ratio:>6.2f}{result['ratios_of_core_time'].get(name, math.nan):>8.2f}{aim}")
     for name in aims.keys() - result["ratios"].keys():
         print(f"  {name:<36}   not measured: {aims[name]:.2f} is aimed at")
     for name, reason in result["skipped"].items():

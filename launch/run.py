@@ -28,7 +28,6 @@ from .old_names import options_to_hash
 from .option_groups import apart
 from .processes import (
     START_SECONDS,
-    StopWhen,
     accelerator,
     any_process,
     cores,
@@ -40,6 +39,7 @@ from .processes import (
 from .report import page
 from .report.runs import describe, recorded_json, stages
 from .sources import named
+from .stop import StopWhen
 from .weights import Source, read
 from .weights.tensors import weights_sha256
 
@@ -75,6 +75,8 @@ class Run:
     """Save a checkpoint and end (exit code 75) after this many seconds of a launch, before a queue ends it; 0: no limit."""
     profile: bool = False
     """Trace a few steps: print where their time went, and write profile.json for https://ui.perfetto.dev in the run folder."""
+    track: tuple[Literal["wandb", "tensorboard", "trackio", "mlflow", "none"], ...] = ("wandb",)
+    """Where the curves go, one or several; none: only to the run folder, which has everything."""
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     """auto: WANDB_MODE if set, else online with an API key and offline without."""
     wandb_artifacts: bool = False
@@ -104,7 +106,7 @@ class Run:
     quiet: bool = field(init=False, default=False)  # no lines on the screen
     separate_trials: bool = field(init=False, default=False)  # each process has trials of its own
     captured: bool = field(init=False, default=True)  # on a GPU: see launch/training/cuda_graph.py
-    stop_when: StopWhen | None = field(init=False, repr=False, default=None)  # for programs and tests: see processes.Stop
+    stop_when: StopWhen | None = field(init=False, repr=False, default=None)  # for programs and tests: see stop.Stop
 
     def start(self, recipe: str, options: dict[str, Any]) -> dict | None:
         """Find this process's place among the others, the run folder and what is in it.
@@ -255,6 +257,7 @@ class Run:
         self.separate_trials = True
         inner = copy.copy(self)
         inner.world, inner.rank, inner.micro_batches, inner.quiet, inner.wandb = 1, 0, 1, True, "disabled"
+        inner.track = ()
         return inner
 
     def finish(self, summary: str, **facts: Any) -> None:
@@ -315,11 +318,15 @@ class Run:
             with contextlib.suppress(OSError):
                 write_atomically(self.folder / "stopped.json", json.dumps({"code": code, "why": why}).encode())
 
-    def end(self) -> None:
-        """Leave the run folder and the other processes."""
+    def leave(self) -> None:
+        """Leave the run folder, for others to take."""
         if self.lock and self.lock.is_locked:
             (self.folder / "lock.pid").unlink(missing_ok=True)
             self.lock.release()
+
+    def end(self) -> None:
+        """Leave the run folder and the other processes."""
+        self.leave()
         if self.deterministic:
             torch.use_deterministic_algorithms(False)
         if self.accelerator:

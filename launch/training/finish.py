@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 
 from .. import processes
+from ..data.disk_feed import DiskSplit
 from ..data.feed import Feed
+from ..report import predictions
 from ..report.runs import used
 from ..weights.tensors import whole_of
 from .job import Job
@@ -87,3 +89,5 @@ def _show(job: Job, result: dict, plots: Callable[[Path], None] | None) -> None:
 
         feeds = job.feeds
         show.show(job.run, job.net, feeds["test"], job.images, result, feeds.get("validation"), whole_of(job.net))
+    elif isinstance(job.images.test, DiskSplit):  # a fold's, whose predictions are put together with others
+        predictions.write(job.run.folder, predictions.logits_of(job.run, job.net, job.feeds["test"]), job.images)

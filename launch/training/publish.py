@@ -22,17 +22,18 @@ def publish(run: Run, net: nn.Module, images: Images, name: str, tensors: dict[s
     Returns their sha256. Collective; host-device sync.
     """
     whole = whole_of(net)
-    return run.on_main(lambda: _write(run, whole, images, name, weights(whole) | (tensors or {})))
+    return run.on_main(lambda: _write(run, whole, images, name, tensors or {}))
 
 
-def _write(run: Run, net: nn.Module, images: Images, name: str, tensors: dict[str, Tensor]) -> str:
+def _write(run: Run, net: nn.Module, images: Images, name: str, others: dict[str, Tensor]) -> str:
+    tensors = weights(net) | others
     digest, net_name = weights_sha256(tensors), run.config.get("net", type(net).__name__)
     about: dict = {"recipe": run.recipe, "classes": images.classes, "mean": images.mean, "std": images.std}
     about |= {"shape": [*images.train.shape], "size": images.size, "net": net_name, "weights_sha256": digest}
     if isinstance(images.train, DiskSplit):
         rule = images.train.rule
         about |= {"cache_size": rule.cache_size, "white": rule.white, "crop": rule.crop, "interpolation": rule.interpolation}
-    with other_weights(net, tensors):
+    with other_weights(net, tensors) if others else contextlib.nullcontext():
         about["probe"] = probe.answers(net, (about["shape"][0], *([images.size] * 2 if images.size else about["shape"][1:])))
     write_tensors(run.folder / name, tensors, {"oneloop": json.dumps(about)})
     return digest

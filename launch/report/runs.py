@@ -149,7 +149,7 @@ def _not_a_run(folder: Path) -> Refused:
 
 def recorded_white(recorded: dict) -> int:
     """The pixel value of 16-bit grey that is white for the run with the config.json `recorded`; 0: 65,535, or no such image."""
-    white: int = recorded["data"].get("white", recorded["config"].get("white", 0))
+    white: int = recorded.get("data", {}).get("white", recorded["config"].get("white", 0))
     return white
 
 

@@ -20,7 +20,7 @@ from launch.report.runs import read, read_metrics, read_result  # noqa: E402
 
 RECIPE = ROOT / "recipes/cifar2.py"
 DATA = sys.argv[1] if len(sys.argv) > 1 else "hub"
-COMMON = ("--data", DATA, *"--limit 1500 --validation 0.3334 --threads 1 --track none".split())
+COMMON = ("--data", DATA, "--limit", "1500", "--validation", "0.3334", "--threads", "1", "--track", "none")
 RANGES = ("--search", "27", "--epochs", "2..18", "--lr", "1e-3..1", "--batch", "16..256")
 GRID = ("--epochs", "18", "--lr", "0.001", "0.01", "0.1", "1", "--batch", "32", "128")
 

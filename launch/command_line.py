@@ -23,6 +23,7 @@ from .old_names import flags_of_today
 from .option_groups import groups
 from .processes import first_to_say, launched, lost_process, main_here
 from .run import Run
+from .sources.options import as_recorded
 from .stop import follow_launcher
 
 SWITCHED = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -106,7 +107,7 @@ def cli(main: Callable[..., Any]) -> None:
         with lost_process(1 + launched(), "this device"):
             result = run.start(Path(str(module.__file__)).stem, chosen)
             if result is None:
-                main(run, **chosen)
+                main(run, **as_recorded(chosen, run.white))
             else:
                 run.say_finished(result, run.on_main(lambda: run.compare_data(main, chosen)))
     except Refused as error:

@@ -15,24 +15,26 @@ from typing import Any, NamedTuple
 import filelock
 
 from . import source_copy
+from .data.disk_feed import DiskSplit
 from .data.images import Images
 from .environment import LIBRARIES
 from .errors import Refused
 from .files import write_atomically
 from .old_names import first_name, later, options_to_hash
-from .report.runs import FORMAT, last_launch, read_json, recorded_json
+from .report.runs import FORMAT, last_launch, read_json, recorded_json, recorded_white
 
 NOT_A_PATH = ("hub", "synthetic")  # of --data
 MARK = "preparing"  # a file: from a folder's first moment until config.json is there, whatever else an early end leaves
 
 
 class RunFolder(NamedTuple):
-    """A run's folder, its number of micro-batches, its --data, and its result if it is finished."""
+    """A run's folder, its number of micro-batches, its --data, its result if it is finished, and its `white` (see resize.py)."""
 
     folder: Path
     micro_batches: int
     data: str
     result: dict | None
+    white: int | None = None  # of a run that is there
 
 
 def find_folder(
@@ -50,7 +52,7 @@ def find_folder(
     result = read_json(folder / "result.json")
     _check_code(folder, recorded, texts, finished=bool(result), accept_edit=accept_edit)
     moved = data != config["data"]
-    return RunFolder(folder, recorded["micro_batches"], data, None if moved else result)
+    return RunFolder(folder, recorded["micro_batches"], data, None if moved else result, recorded_white(recorded))
 
 
 def _name_folder(config: dict, out: Path | None, fresh: bool) -> Path:
@@ -217,6 +219,7 @@ def record_launch(
                 "classes": images.classes,
                 "mean": images.mean,
                 "std": images.std,
+                **({"white": images.train.rule.white} if isinstance(images.train, DiskSplit) else {}),
             },
             "resumed": [],
         }

@@ -12,6 +12,7 @@ from . import source_copy
 from .errors import Refused
 from .report.runs import recorded_json
 from .run import Run
+from .sources.options import as_recorded
 
 
 def run_inside(run: Run, recipe: ModuleType, options: dict[str, Any], folder: Path) -> dict:
@@ -25,13 +26,13 @@ def run_inside(run: Run, recipe: ModuleType, options: dict[str, Any], folder: Pa
     inner.code = source_copy.sources(recipe)
     defaults = {name: parameter.default for name, parameter in inspect.signature(recipe.main).parameters.items() if name != "run"}
     inner.configure(Path(str(recipe.__file__)).stem, defaults | options, run.accelerator.mixed_precision)
-    inner.folder, inner.micro_batches, inner.config["data"], result = inner.find_folder()
+    inner.folder, inner.micro_batches, inner.config["data"], result, inner.white = inner.find_folder()
     if result is not None:
         return result
     inner.use_threads()
     torch.manual_seed(inner.seed)
     try:
-        recipe.main(inner, **defaults | options)
+        recipe.main(inner, **as_recorded(defaults | options, inner.white))
     except Refused as error:
         inner.stopped(error.code, str(error))
         raise

@@ -39,6 +39,7 @@ from .processes import (
 from .report import page
 from .report.runs import describe, recorded_json, stages
 from .sources import named
+from .sources.options import as_recorded
 from .stop import StopWhen
 from .weights import Source, read
 from .weights.tensors import weights_sha256
@@ -100,6 +101,7 @@ class Run:
     rank: int = field(init=False, default=0)  # this one among them; 0 is the main process
     opened: bool = field(init=False, default=False)
     finished: bool = field(init=False, default=False)  # only its data are compared: see `compare_data`
+    white: int | None = field(init=False, default=None)  # recorded by the run that is there, see data.resize.ResizeRule
     loaded: list[str] = field(init=False, default_factory=list)  # sha256 of the weights that it begins with: see `load`
     classes: tuple[str, ...] = field(init=False, default=())  # of the run that launch/trained.py makes the net of
     trains: bool = field(init=False, default=True)  # False: the recipe is only asked what it would train, see launch/recipe.py
@@ -122,7 +124,8 @@ class Run:
             end_with_launcher()
         self.use_threads()
         keep_freed_memory()
-        self.folder, self.micro_batches, self.config["data"], result = self.on_main(lambda: self.find_folder(wanted))
+        found = self.on_main(lambda: self.find_folder(wanted))
+        self.folder, self.micro_batches, self.config["data"], result, self.white = found
         if result is None and self.micro_batches % self.world:
             fit = [str(number) for number in range(1, self.micro_batches + 1) if self.micro_batches % number == 0]
             raise Refused(
@@ -195,7 +198,7 @@ class Run:
         self.finished = True
         try:
             with contextlib.redirect_stdout(io.StringIO()), _optimizers_for_show():
-                main(self, **options)
+                main(self, **as_recorded(options, self.white))
         except Finished:
             return ""
         except Refused as error:

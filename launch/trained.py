@@ -21,7 +21,7 @@ from .option_groups import together
 from .recipe import find as find_recipe
 from .recipe import load as load_recipe
 from .recipe import run_until_train
-from .report.runs import Record, command, model_selection_split, read, read_json, read_metrics, read_result, used
+from .report.runs import Record, command, model_selection_split, read, read_json, read_metrics, read_result, recorded_white, used
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -103,6 +103,7 @@ def rebuild(
     from .data.images import prepared
     from .describe import shape_walk
     from .report import calibration
+    from .sources.options import as_recorded
     from .weights import load, probe
     from .weights.tensors import load_weights
 
@@ -116,7 +117,7 @@ def rebuild(
     with contextlib.suppress(Refused):  # raised again below, if nothing else is wrong
         run.classes = tuple(about_of(path)["classes"])
     try:
-        options = together(module.main, options)
+        options = as_recorded(together(module.main, options), recorded_white(record.config))
         inspect.signature(module.main).bind(run, **options)
     except TypeError as error:
         raise Refused(
@@ -197,7 +198,8 @@ def rule_of(about: dict) -> "ResizeRule | None":
 
     if not about["cache_size"]:
         return None
-    return ResizeRule(about["shape"][1], *(about[name] for name in ("cache_size", "white", "crop", "interpolation")))
+    known = {name: about[name] for name in ("cache_size", "white", "crop", "interpolation")}
+    return ResizeRule(about["shape"][1], **known, bands=tuple(about["bands"]))
 
 
 def _recorded_run(record: Record, data: str) -> tuple["Run", dict[str, Any]]:
@@ -246,6 +248,7 @@ def about_of(path: Path) -> dict:
         about = {name: about[name] for name in ("recipe", "net", "classes", "mean", "std", "shape", "size")} | {
             "cache_size": about.get("cache_size", 0),
             "white": about.get("white", 0),
+            "bands": about.get("bands", []),
             "crop": about.get("crop", 7 / 8),  # as it was in runs before 0.3
             "interpolation": about.get("interpolation", "bilinear"),
             "probe": about.get("probe", []),  # runs before 0.3 have none
@@ -267,6 +270,7 @@ def about_of(path: Path) -> dict:
         "shape": channels in (1, 3) and listed("shape", lambda size: whole(size, 1, MOST_PIXELS)),
         **{name: whole(about[name], 0, MOST_PIXELS) for name in ("size", "cache_size")},
         "white": whole(about["white"], 0, 65535),
+        "bands": listed("bands", lambda band: whole(band, 1, MOST_PIXELS)) and len(about["bands"]) in (0, 3),
         "crop": _finite(about["crop"]) and 0 < about["crop"] <= 1,
         "interpolation": about["interpolation"] in ("bilinear", "bicubic"),
         "mean": listed("mean", _finite) and len(about["mean"]) == channels,

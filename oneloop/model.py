@@ -86,7 +86,7 @@ class Model:
         if len(layers) > 1:
             raise Refused(f"no features: the net has several last layers, {', '.join(layers)}", 4)
         with without(self.net, layers[0]):
-            return self._over_views(batch).float().flatten(1).cpu()
+            return self._over_views(batch).float().flatten(1).cpu()  # host-device sync
 
     def logits(self, read: Read) -> Tensor:
         """float32 (n, classes), on the net's device, not yet divided by the temperature."""
@@ -128,6 +128,6 @@ def _several(images: Any) -> Iterable[Any]:
 
 def _best_device() -> torch.device:
     """The accelerator, if there is one and the environment does not ask for the CPU."""
-    forced = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "y", "on")
+    forced = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("y", "yes", "t", "true", "on", "1")  # as accelerate reads it
     device = None if forced else torch.accelerator.current_accelerator(check_available=True)
     return device or torch.device("cpu")

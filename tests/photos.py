@@ -17,7 +17,7 @@ BAD = {  # file name -> what is said of it
     "page.jpg": "a web page (HTML), not an image",
     "bomb.png": "decompression bomb: more than 178,956,970 pixels",
     "letter.jpg": "not an image in a format that Pillow reads",
-    "phone.heic": "HEIC, which Pillow does not read: convert it to JPEG",
+    "phone.heic": "HEIC needs pillow-heif: pip install oneloop[heic]",
     "float.tiff": "cannot be decoded: pixel values have no known range (PIL mode F); save it with 8 or 16 bits",
     "lost.jpg": "no such file",
 }

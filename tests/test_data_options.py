@@ -67,7 +67,7 @@ def test_oneloop_data_leaves_out_bad_files_and_knows_what_is_white(oneloop, tmp_
     Image.new("I;16", (20, 20), 4000).save(place / "bee/grey.png")
     code, out, _ = oneloop("data", place)
     assert code == 4
-    assert "--white 4095" in out
+    assert "4,095 is taken as white (12 bits)" in out
     code, out, said = oneloop("data", place, "--skip-bad", "--white", "4095")
     assert (code, said) == (0, "")
     assert "ant/empty.jpg: empty file" in out

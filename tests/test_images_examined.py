@@ -26,7 +26,8 @@ def cache(tmp_path, monkeypatch) -> Path:
     return tmp_path / "cache"
 
 
-def test_every_kind_of_bad_file_is_named_with_its_reason_and_class(oneloop, said, tmp_path):
+def test_every_kind_of_bad_file_is_named_with_its_reason_and_class(oneloop, said, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
     place = write_photos(tmp_path / "set", {"cat": 4, "dog": 3})
     write_bad(place / "dog")
     code, out, error = oneloop("data", place)

@@ -3,7 +3,9 @@
 import base64
 import io
 import json
+import shutil
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +21,10 @@ from launch.data import decode
 from launch.data.image_file import read_image
 from launch.data.resize import read, rule_for
 from launch.errors import Refused
-from launch.trained import find_run, rebuild
+from launch.sources.dataset_report import DatasetReport
+from launch.sources.index import FileInfo
+from launch.sources.options import DataOptions
+from launch.trained import feed, find_run, rebuild
 
 LOSSLESS = base64.b64decode(  # 16×16, grey 8·y + 4·x, as imagecodecs writes it
     "/9j/4AAQSkZJRgABAQAAAQABAAD/wwALCAAQABABAREA/8QAFgABAQEAAAAAAAAAAAAAAAAAAwQI/9oACAEBAAEAAM/oiIiIiIiIiUIiIiIiIiIiUIiIiIiIiI"
@@ -81,7 +86,7 @@ def test_the_range_of_16_bit_grey_is_said_and_white_sets_it(said, bits):
     for content in (png(levels), tiff(levels, 1)):
         (note,) = said(content, suffix=".png")["notes"]
         start = f"16-bit grey: values up to {2**bits - 1:,} of 65,535"
-        advice = f" ({bits} bits): nearly black in training; --white {2**bits - 1} of recipes/custom.py makes the brightest white"
+        advice = f", so {2**bits - 1:,} is taken as white ({bits} bits); --white N says another"
         assert note == start + advice * (bits < 16)
         expected = (levels.astype(int) * 255 / (2**bits - 1) + 0.5).astype(int)
         assert np.array_equal(decoded(content, white=2**bits - 1), expected)
@@ -110,7 +115,7 @@ def test_where_0_is_white_16_bits_are_inverted_as_8_are(said):
         ),
         (
             tiff(np.dstack([GREY.astype(np.uint8)] * 2), 1, extra=0),
-            "2 bands, of which the second would be left out; save it with one",
+            "TIFF of 2 bands: --bands R G B chooses three of them, from 1 on, or save it with one band",
         ),
         (tiff(GREY.astype(np.uint8), 1, signed=True), "signed pixel values, which Pillow reads as unsigned ones"),
     ],
@@ -190,24 +195,43 @@ def decoded_at(file, size: int) -> np.ndarray:
     return read(file, rule_for(size))
 
 
+FLAGS = ("--net", "Net", "--mode", "scratch", "--size", 32, "--epochs", 1, "--batch", 8, "--ema", 0, "--wandb", "disabled")
+
+
+def twelve_bits(folder: Path) -> Path:
+    """Images of which only the brightness tells the class."""
+    for number, (name, high) in enumerate((("dark", 1000), ("light", 4095)) * 8):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        levels = np.random.default_rng(number).integers(high // 2, high, (32, 32)).astype(np.uint16)
+        (folder / f"{name}/{number}.png").write_bytes(png(levels))
+    return folder
+
+
 @pytest.mark.usefixtures("own_path")
 def test_white_is_part_of_a_run_and_what_predict_and_an_export_know(oneloop, tmp_path, capsys):
-    """The same 12-bit images, of which only the brightness tells the class; evaluation and predict see them alike."""
-    for number, (name, high) in enumerate((("dark", 1000), ("light", 4095)) * 8):
-        (tmp_path / "set" / name).mkdir(parents=True, exist_ok=True)
-        levels = np.random.default_rng(number).integers(high // 2, high, (32, 32)).astype(np.uint16)
-        (tmp_path / f"set/{name}/{number}.png").write_bytes(png(levels))
-    flags = ("--net", "Net", "--mode", "scratch", "--size", 32, "--epochs", 1, "--batch", 8, "--ema", 0, "--wandb", "disabled")
-    recipe, data = ROOT / "recipes/custom.py", tmp_path / "set"
-    train_here(recipe, "--data", data, "--white", 4095, *flags, "--out", tmp_path / "run")
+    """The same images; evaluation and predict see them alike. Where nobody says what is white, it is by the highest of all."""
+    flags, recipe, data = FLAGS, ROOT / "recipes/custom.py", twelve_bits(tmp_path / "set")
+    train_here(recipe, "--data", data, *flags, "--out", tmp_path / "run")
     assert "16-bit grey: values up to 4,09" in (said := capsys.readouterr().err)
-    assert ", 4,095 is white" in said
+    assert ", so 4,095 is taken as white (12 bits)" in said
+    assert json.loads((tmp_path / "run/config.json").read_text())["data"]["white"] == 4095
     trained = rebuild(*find_run(tmp_path / "run"))
     assert trained.rule == rule_for(32, white=4095)
+    copy = Path(shutil.copytree(data, tmp_path / "copy"))
+    for path in sorted(copy.glob("*/*"))[::2]:
+        path.unlink()
+    shutil.rmtree(copy / "light")  # by itself, it would be of 10 bits
+    code, out, _ = oneloop("evaluate", tmp_path / "run", "--data", copy, "--json")
+    pixels = torch.stack([read_image(path, trained.shape, trained.rule) for path in sorted(copy.glob("dark/*"))])
+    with torch.no_grad():
+        expected = trained.net(feed(trained, pixels).batch(torch.arange(len(pixels)))[0])
+    loss = torch.nn.functional.cross_entropy(expected, torch.zeros(len(pixels), dtype=torch.int64)).item()
+    assert (code, json.loads(out)["loss"]) == (0, pytest.approx(loss, rel=1e-4))
     seen = trained.images.train.some(torch.arange(1)).pixels
     (first,) = [each.name for each in trained.images.train.images[:1]]
     assert torch.equal(seen[0], read_image(data / first, trained.shape, trained.rule))
     assert not torch.equal(seen[0], read_image(data / first, trained.shape, rule_for(32)))
+    assert sources.custom(str(data), DataOptions(white=3000).rule(32)).train.rule.white == 3000
     other = sources.custom(str(data), rule_for(32))  # what is stored is that of its white
     assert torch.equal(other.train.some(torch.arange(1)).pixels[0], read_image(data / first, trained.shape, rule_for(32)))
     assert oneloop("export", tmp_path / "run", "--format", "safetensors", "--out", tmp_path / "net.safetensors")[0] == 0
@@ -216,3 +240,33 @@ def test_white_is_part_of_a_run_and_what_predict_and_an_export_know(oneloop, tmp
     with pytest.raises(SystemExit):
         train_here(recipe, "--data", data, "--white", 70000, *flags, "--out", tmp_path / "other")
     assert "--white must be from 0 to 65535, it is 70000" in capsys.readouterr().err
+
+
+def test_a_run_from_before_the_range_was_guessed_keeps_its_own(tmp_path, capsys, monkeypatch):
+    recipe, data = ROOT / "recipes/custom.py", twelve_bits(tmp_path / "set")
+    command = (recipe, "--data", data, *FLAGS, "--out", tmp_path / "run")
+    monkeypatch.setattr("launch.sources.options.DataOptions.open_white", 0)
+    train_here(*command)
+    monkeypatch.undo()
+    config = json.loads((place := tmp_path / "run/config.json").read_text())
+    assert config["data"].pop("white") == 0
+    place.write_text(json.dumps(config))
+    capsys.readouterr()
+    train_here(*command)
+    assert "already finished" in capsys.readouterr().out
+    assert rebuild(*find_run(tmp_path / "run")).images.fingerprint == config["data"]["fingerprint"]
+    config["data"]["white"] = 4095  # control: these would be other data
+    place.write_text(json.dumps(config))
+    with pytest.raises(SystemExit):
+        train_here(*command)
+    assert "was trained on other data" in capsys.readouterr().err
+
+
+def test_a_range_is_guessed_of_10_12_and_14_bits_alone():
+    def guess(*highest: int, mode: str = "I;16", bits: int = 16) -> int:
+        files = {str(value): FileInfo(1, 1, mode=mode, bits=bits, highest=value) for value in highest}
+        return DatasetReport(None, files, {}, 0).white
+
+    assert [guess(255), guess(256), guess(1023), guess(1024), guess(4095), guess(4096)] == [0, 1023, 1023, 4095, 4095, 16383]
+    assert [guess(16383), guess(16384), guess(65535)] == [16383, 0, 0]
+    assert [guess(3, 4000), guess(), guess(900, mode="RGB"), guess(0, mode="L", bits=8)] == [4095, 0, 0, 0]

@@ -294,3 +294,44 @@ def test_of_several_tables_that_of_the_training_is_proposed(oneloop, tmp_path):
         (tmp_path / "data" / f"{part}.csv").write_text("\n".join(["filename,label", *rows]))
     code, _, error = oneloop("data", tmp_path / "data")
     assert (code, error.strip().endswith("data/train.csv")) == (4, True), error
+
+
+def test_a_table_called_train_takes_ids_that_are_in_test_too_from_train(oneloop, tmp_path):
+    for part in ("train", "test"):
+        for number in range(6):
+            (tmp_path / part).mkdir(exist_ok=True)
+            (tmp_path / part / f"{number}.jpg").write_bytes(jpeg(number + 10 * (part == "test")))
+    text = "id,breed\n" + "".join(f"{number},{'ab'[number % 2]}\n" for number in range(6))
+    (tmp_path / "train.csv").write_text(text)
+    code, out, _ = oneloop("data", tmp_path / "train.csv", "--write-split", tmp_path / "split.csv")
+    assert code == 0
+    assert "found by the ends of their paths: 0 is train/0.jpg" in out
+    assert "train/5.jpg" in (tmp_path / "split.csv").read_text()
+    (tmp_path / "labels.csv").write_text(text)  # control: its name says nothing
+    code, _, error = oneloop("data", tmp_path / "labels.csv")
+    assert (code, "could be" in error) == (4, True)
+
+
+def test_lists_that_name_an_image_twice_are_said_or_refused(oneloop, tmp_path):
+    place = write_photos(tmp_path / "images", {"a": 4, "b": 4}).parent
+    names = sorted(path.relative_to(place).as_posix() for path in place.rglob("*.*"))
+    lists = {"train.txt": names[::2], "test.txt": names[1::2]}
+    for name, lines in lists.items():
+        (place / name).write_text("\n".join([*lines, lines[0]]))
+    code, out, _ = oneloop("data", place)
+    assert (code, "the lists name 2 images again, which are there once" in out) == (0, True)
+
+
+def test_metadata_that_is_not_the_hubs_is_said_to_be_unused(oneloop, tmp_path):
+    place = write_photos(tmp_path / "set", {"001.Auk": 3, "002.Tern": 3})
+    (place / "metadata.csv").write_text("img_id,img_filename,y,split,place\n1,001.Auk/0.jpg,0,0,land\n")
+    code, out, _ = oneloop("data", place)
+    assert code == 0
+    assert f"metadata.csv is not used: it has no columns file_name and label; --data {place / 'metadata.csv'} reads it" in out
+
+
+def test_a_launch_file_for_gpus_without_one_is_one_line(oneloop, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    code, out, error = oneloop("train", "--config_file", "launch/gpus.yaml", "cifar2")
+    assert (code, out, error.count("\n")) == (2, "", 1)
+    assert "gpus.yaml is for GPUs, and torch sees none here; launch/cpus.yaml" in error

@@ -8,6 +8,7 @@ import pytest
 import torch
 from photos import photo, write_photos
 
+from launch.errors import Refused
 from launch.features.classify import (
     STRENGTHS,
     by_neighbours,
@@ -149,3 +150,16 @@ def test_control_strengths_differ():
     features, labels = points()
     weak, strong = (logistic_regression(features.double(), labels, 3, strength) for strength in (STRENGTHS[0], STRENGTHS[-1]))
     assert weak[:-1].norm() < 0.01 * strong[:-1].norm()
+
+
+def test_without_a_network_the_way_out_is_one_of_probe(oneloop, tmp_path, monkeypatch):
+    def offline(*_args, **_more):
+        raise Refused("--net resnet18: no network; --mode scratch trains without weights, --source from others")
+
+    monkeypatch.setattr("launch.features.seen.build", offline)
+
+    code, _, error = oneloop("probe", write_photos(tmp_path / "set", {"a": 3, "b": 3}), "--net", "resnet18")
+    assert (code, error) == (
+        1,
+        "--net resnet18: no network; resnet18=SOURCE takes other weights: a file, a URL or a run folder\n",
+    )

@@ -8,12 +8,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from browser import BROWSER
 from conftest import ROOT
 from PIL import Image
 from trained import train_here
 
 pytestmark = pytest.mark.usefixtures("own_path")
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CLASSES = ("ant <b>", "a class with a name that is as long as names of classes are where nobody thought of phones", "cow")
 
 

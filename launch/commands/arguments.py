@@ -65,7 +65,8 @@ def add_data_options(parser: argparse.ArgumentParser, *names: str) -> None:
         kind, doc = get_args(fields[name].type)
         how = {"action": "store_true"} if kind is bool else {"type": kind, "metavar": name.upper()}
         if get_args(kind):  # several words
-            how = {"nargs": "+", "metavar": "X=NAME"}
+            word = get_args(kind)[0]
+            how = {"nargs": "+", "type": word, "metavar": "N" if word is int else "X=NAME"}
         default = fields[name].default
         said = "" if default in ("", 0, ()) else f" Default: {default}."
         group.add_argument(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, help=doc.documentation + said, **how)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 LINES = 10  # of a list in the terminal; --json and --html have all of it
 WIDTH = 80  # columns where the output is no terminal
 OPTIONS = (  # of sources.options.DataOptions
-    "split", "relabel", "test", "columns", "split_column", "group", "label_from", "classes_at", "skip_bad", "white",
+    "split", "relabel", "test", "columns", "split_column", "group", "label_from", "classes_at", "skip_bad", "white", "bands",
 )  # fmt: skip
 NAME, BAR = 20, 12  # columns of a class's name, at most, and of its bar
 
@@ -75,7 +75,7 @@ def main(args: Sequence[str]) -> None:
     parts = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*parts, console=console, transient=True, disable=not console.is_terminal or chosen.json) as bar:
         report = dataset_report(chosen.path, reading, table, chosen.validation, options.test, bar)
-    content, splits = summary(report, options.white), report.splits
+    content, splits = summary(report, options.white or options.open_white), report.splits
     content["train"] = _training(chosen.path, options, chosen.validation, content)
     if chosen.net:
         content["seen"] = data_seen.seen(chosen.path, chosen.net, report, options, chosen.validation, chosen.size)
@@ -106,13 +106,12 @@ def main(args: Sequence[str]) -> None:
 
 
 def _clear(path: Path) -> None:
-    from ..cache import slug
     from ..data import store
     from ..sources import hub, index, parquet
     from ..sources.listing import located
 
     path = located(path)
-    cleared = index.clear(slug("images", path)), parquet.clear(path), hub.clear(path), *store.clear(path)
+    cleared = *index.clear(path), parquet.clear(path), hub.clear(path), *store.clear(path)
     deleted = [file for file in cleared if file]
     for file in deleted:
         print(printable(f"deleted {file}"))
@@ -200,7 +199,7 @@ def _pixels(summary: dict) -> Iterator[str]:
 
 def _trouble(summary: dict) -> Iterator[str]:
     """Findings that are worth a look before training."""
-    from ..sources.dataset_report import UNEVEN
+    from ..sources.dataset_report import UNEVEN, reasons
 
     if (ratio := summary["imbalance"]) and ratio >= UNEVEN:
         yield f"imbalance: the largest class has {ratio:.0f} times the images of the smallest"
@@ -235,7 +234,7 @@ def _trouble(summary: dict) -> Iterator[str]:
         yield printable("ignored: " + ", ".join(f"{count:,} {kind}" for count, kind in kinds))
     if bad := summary["bad"]:
         yield f"{len(bad):,} bad {summary['unit']}{'s' * (len(bad) > 1)}:"
-        yield from (printable(f"  {file['path']}: {file['reason']}") for file in bad)
+        yield from (printable(f"  {line}") for line in reasons((file["path"], file["reason"]) for file in bad))
 
 
 def _many(count: int, one: str, several: str = "") -> str:

@@ -58,7 +58,7 @@ def words(options: DataOptions) -> list[str]:
     for name, value in vars(options).items():
         if value != getattr(DataOptions(), name):
             values = value if isinstance(value, tuple) else () if value is True else (str(value),)
-            words += [f"--{name.replace('_', '-')}", *values]
+            words += [f"--{name.replace('_', '-')}", *map(str, values)]
     return words
 
 

@@ -23,6 +23,7 @@ OPTIONS = (
     "classes_at",
     "skip_bad",
     "white",
+    "bands",
 )  # of sources.options.DataOptions; the others are the training's
 
 
@@ -128,7 +129,7 @@ def _images(data: str, options: DataOptions, trained: Trained, record: Record) -
     from ..sources import others
 
     of_run = {name: record.options[name] for name in ("validation", "limit") if name in record.options}
-    rule = trained.rule and trained.rule._replace(white=options.white)
+    rule = trained.rule and trained.rule._replace(white=options.white or trained.rule.white, bands=options.bands)
     return others.images(data, trained.images, trained.shape, rule, record.config["data"]["fingerprint"], options, **of_run)
 
 

@@ -1,9 +1,12 @@
 """`oneloop train`: what `accelerate launch` starts, also of the package's own recipes, wherever they are installed."""
 
+import contextlib
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
 from .. import recipe
 from ..errors import Refused
@@ -30,9 +33,26 @@ def main(args: Sequence[str]) -> None:
     recipe.check(file)
     if {"-h", "--help"} & {*args[place + 1 :]}:  # which need not wait for accelerate
         os.execv(sys.executable, [sys.executable, str(file), *args[place + 1 :]])
+    words = [*map(launch_file, args[:place])]
+    _refuse_gpus(words)
     launch = [sys.executable, "-P", "-m", "accelerate.commands.launch"]  # -P: modules of the current folder are not accelerate's
     # This process becomes the launcher: its signals and its exit code are the launcher's.
-    os.execv(launch[0], [*launch, *map(launch_file, args[:place]), str(file), *args[place + 1 :]])
+    os.execv(launch[0], [*launch, *words, str(file), *args[place + 1 :]])
+
+
+def _refuse_gpus(words: Sequence[str]) -> None:
+    """Raise Refused (2) for a launch file that wants a process on each GPU where there is none: torch ends in a traceback."""
+    for flag, value in zip(words, [*words[1:], ""], strict=True):
+        name, equals, own = flag.partition("=")
+        if name != "--config_file" or any(word.partition("=")[0] == "--num_processes" for word in words):
+            continue
+        with contextlib.suppress(OSError, ValueError):
+            if not re.search(r"^num_processes: *gpu\b", Path(file := own if equals else value).read_text(), re.MULTILINE):
+                continue
+            import torch
+
+            if not torch.cuda.is_available():
+                raise Refused(f"{file} is for GPUs, and torch sees none here; launch/cpus.yaml is for a CPU, as are no flags", 2)
 
 
 def _place_of_recipe(args: Sequence[str]) -> int:

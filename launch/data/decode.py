@@ -1,17 +1,21 @@
 """How an image file is decoded: rotated as its EXIF data says, 16-bit grey scaled to 8 bits, transparent parts over white.
 
-Of an animated file, the first frame. Training, `oneloop predict`, `explain` and `data` decode an image in this one way.
+Of an animated file, the first frame. DICOM and HEIC are opened by formats.py.
+Training, `oneloop predict`, `explain` and `data` decode an image in this one way.
 """
 
 import contextlib
 import functools
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import IO, TYPE_CHECKING, BinaryIO
 
 from PIL import ExifTags, Image, ImageOps
+
+from . import formats
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,14 +33,28 @@ LEAST = 8  # pixels of a side: with fewer, several of libjpeg's scales give the 
 LOSSLESS = (0xC3, 0xC7, 0xCB, 0xCF)  # the kinds of frames in a JPEG file that are not scaled
 
 
-def decode(file: BinaryIO | Path | str, channels: int) -> Image.Image:
+def decode(file: BinaryIO | Path | str, channels: int, bands: formats.Bands = (), white: int = 0) -> Image.Image:
     """An image file in 8 bits per channel: grey (1) or RGB (3). Raises whatever PIL does, and ValueError."""
-    with Image.open(file) as opened:
-        return converted(opened, channels)
+    with open_image(file, bands, white) as opened:
+        return converted(opened, channels, white)
+
+
+@contextlib.contextmanager
+def open_image(file: IO[bytes] | Path | str, bands: formats.Bands = (), white: int = 0) -> Iterator[Image.Image]:
+    """Context manager: an image file, not yet decoded, of the formats in formats.py, too; `white` as for `converted`.
+
+    Raises what `formats.opened` does.
+    """
+    if isinstance(file, str | Path):
+        with open(file, "rb") as content, formats.opened(content, bands, white or WHITE) as opened:
+            yield opened
+    else:
+        with formats.opened(file, bands, white or WHITE) as opened:
+            yield opened
 
 
 def converted(opened: Image.Image, channels: int, white: int = 0) -> Image.Image:
-    """The same of a file that `Image.open` has opened. `white` is the pixel value of 16-bit grey that is white; 0: WHITE."""
+    """The same of a file that `open_image` has opened. `white` is the pixel value of 16-bit grey that is white; 0: WHITE."""
     refuse_misread(opened)
     opened.load()
     refuse_unknown_range(opened)
@@ -54,14 +72,16 @@ def converted(opened: Image.Image, channels: int, white: int = 0) -> Image.Image
     return image if image.mode == mode else image.convert(mode)  # which would copy
 
 
-def pixels(file: IO[bytes] | Path | str, least: int = 0, white: int = 0) -> "tuple[np.ndarray, tuple[int, int]]":
+def pixels(
+    file: IO[bytes] | Path | str, least: int = 0, white: int = 0, bands: formats.Bands = ()
+) -> "tuple[np.ndarray, tuple[int, int]]":
     """The same in RGB, uint8 (h, w, 3), and the file's own (width, height), upright; see `draft` for `least`."""
-    with Image.open(file) as opened:
+    with open_image(file, bands, white) as opened:
         return pixels_of(opened, least, white)
 
 
 def pixels_of(opened: Image.Image, least: int = 0, white: int = 0) -> "tuple[np.ndarray, tuple[int, int]]":
-    """The same of a file that `Image.open` has opened."""
+    """The same of a file that `open_image` has opened."""
     import numpy as np
 
     if opened.format not in JPEG:
@@ -119,13 +139,15 @@ def refuse_misread(opened: Image.Image) -> None:
     if samples > 1 and several and (_tag(opened, BITS) or 1) > 8 and (_tag(opened, COMPRESSION) or 1) == 1:
         raise ValueError("16 bits in planes, not compressed, which Pillow reads wrongly; save it interleaved or compressed")
     if samples == 2 and _tag(opened, EXTRA) not in ALPHA:
-        raise ValueError("2 bands, of which the second would be left out; save it with one band")
+        raise ValueError(f"{formats.several(2)}, or save it with one band")
     if _tag(opened, SIGNED) == 2 and opened.mode == "L":
         raise ValueError("signed pixel values, which Pillow reads as unsigned ones; save it with unsigned values")
 
 
 def bands(opened: Image.Image) -> str:
-    """What is made of bands beside those of grey or colours that a TIFF file has: "alpha", "left out", or nothing."""
+    """What is made of other bands than colours that a TIFF file has: "alpha", "left out", or nothing; how DICOM is shown."""
+    if shown_as := opened.info.get(formats.SHOWN_AS):
+        return f"DICOM {shown_as}"
     if (_tag(opened, SAMPLES) or 1) in (1, 3) or opened.mode == "CMYK":
         return ""
     return "alpha" if opened.has_transparency_data else "left out"

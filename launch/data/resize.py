@@ -24,19 +24,23 @@ CENTER_CROP = 7 / 8  # of the shorter side: what torchvision sees of an image, 2
 CROP_MARGIN = 2  # `cache_size` for 1 of `size`, if nobody says: small parts of an image are then not blurred
 
 
+OF_DATA = -1  # a rule's `white` until the images are known: it is then as launch/sources/dataset_report.py guesses it
+
+
 class ResizeRule(NamedTuple):
-    """`size` and `cache_size` in pixels, both at least 1 and `cache_size` at least `size`; `white` from 0 to 65,535."""
+    """`size` and `cache_size` in pixels, both at least 1 and `cache_size` at least `size`; `white` 0 to 65,535, or OF_DATA."""
 
     size: int  # height and width that the net sees
     cache_size: int  # the shorter side of what is kept
     white: int = 0  # the pixel value of 16-bit grey that is white; 0: 65,535
     crop: float = CENTER_CROP  # of the shorter side
     interpolation: str = INTERPOLATIONS[0]  # from what is kept to what the net sees; what is kept is reduced bilinearly
+    bands: tuple[int, ...] = ()  # of a TIFF, see formats.Bands
 
 
-def rule_for(size: int, cache_size: int = 0, white: int = 0) -> ResizeRule:
+def rule_for(size: int, cache_size: int = 0, white: int = 0, bands: Sequence[int] = ()) -> ResizeRule:
     """The rule for nets that see `size` × `size` pixels; `cache_size` 0: with room for crops."""
-    return ResizeRule(size, cache_size or CROP_MARGIN * size, white)
+    return ResizeRule(size, cache_size or CROP_MARGIN * size, white, bands=tuple(bands))
 
 
 def reduced_size(width: int, height: int, rule: ResizeRule) -> tuple[int, int]:
@@ -53,7 +57,7 @@ def read(file: IO[bytes] | Path | str, rule: ResizeRule) -> "np.ndarray":
 
     Raises whatever PIL does, and ValueError.
     """
-    array, size = decode.pixels(file, rule.cache_size, rule.white)
+    array, size = decode.pixels(file, rule.cache_size, rule.white, rule.bands)
     return reduced(array, size, rule)
 
 

@@ -21,7 +21,7 @@ import PIL
 from ..cache import cache_folder, locked, slug, unwritable
 from ..errors import Refused, first_line
 from ..files import checked, with_checksum
-from . import decode, resize
+from . import decode, formats, resize
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,7 +78,8 @@ class Store:
         self.waiting = 0  # bytes of what is decoded and not written
         self.room = 0  # bytes that `keep_first` may add
         if source is not None:
-            self.name = f"{slug('stored', source)}-{size_rule.cache_size}" + f"-{size_rule.white}" * bool(size_rule.white)
+            self.name = f"{slug('stored', source)}-{size_rule.cache_size}" + f"-{size_rule.white}" * (size_rule.white > 0)
+            self.name += f"-bands{'-'.join(map(str, size_rule.bands))}" * bool(size_rule.bands)
             self.path = cache_folder() / f"{self.name}.rgb"
             self.index = self.path.with_suffix(".rgb.jsonl")
             self.allow(images)
@@ -250,14 +251,18 @@ def clear(source: Path) -> list[Path]:
 
 def _head() -> bytes:
     """The first line of a new index: what decodes, and a number that no other index has."""
-    known = {"oneloop": "stored", "format": FORMAT, "decode": decode.VERSION, "pillow": PIL.__version__}
-    return json.dumps(known | {"id": os.urandom(8).hex()}).encode() + b"\n"
+    return json.dumps({"oneloop": "stored"} | _versions() | {"id": os.urandom(8).hex()}).encode() + b"\n"
+
+
+def _versions() -> dict[str, object]:
+    """What the pixels depend on."""
+    return {"format": FORMAT, "decode": decode.VERSION, "pillow": PIL.__version__} | formats.versions()
 
 
 def _readable(head: bytes) -> bool:
     try:
         known = json.loads(head)
-        return bool((known["format"], known["decode"], known["pillow"]) == (FORMAT, decode.VERSION, PIL.__version__))
+        return isinstance(known, dict) and {name: known[name] for name in known if name not in ("oneloop", "id")} == _versions()
     except (ValueError, KeyError, TypeError):
         return False
 

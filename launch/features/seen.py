@@ -41,7 +41,13 @@ def flags_for(data: str, net: str, source: str, mode: str) -> list[str]:
 def seen_by(data: str, net: str, source: str, flags: Sequence[str], splits: Sequence[str], command: str) -> Seen:
     """What `net`, as recipes/custom.py makes it with these `flags`, sees in the images of `splits`. Raises Refused."""
     recipe = load(RECIPES / f"{RECIPE}.py")
-    model, images, _ = build(recipe, [*flags_for(data, net, source, "frozen"), *flags], prog=f"oneloop {command}")
+    try:
+        model, images, _ = build(recipe, [*flags_for(data, net, source, "frozen"), *flags], prog=f"oneloop {command}")
+    except Refused as error:
+        what, of_recipe, _ = str(error).partition("; --mode scratch trains without weights")
+        if not of_recipe:
+            raise
+        raise Refused(f"{what}; {net}=SOURCE takes other weights: a file, a URL or a run folder", error.code) from error
     if images.source == "synthetic":
         raise Refused("drawings show nothing about your images: name a folder, a table or OWNER/NAME", 2)
     heads = {name.rpartition(".")[0] for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -128,7 +128,7 @@ def history(path: Path, events: Sequence[dict]) -> Path:
         accuracies.set(xlabel="epoch", ylabel="accuracy")
         for axes in (losses, accuracies):
             axes.spines[["top", "right"]].set_visible(False)
-            axes.locator_params("x", integer=True)
+            axes.locator_params("x", integer=True, min_n_ticks=1)  # with one epoch, too
         figure.savefig(path)
     return path
 

@@ -147,6 +147,12 @@ def _not_a_run(folder: Path) -> Refused:
     return Refused(f"{folder} is not a run folder: it has no config.json", 4)
 
 
+def recorded_white(recorded: dict) -> int:
+    """The pixel value of 16-bit grey that is white for the run with the config.json `recorded`; 0: 65,535, or no such image."""
+    white: int = recorded["data"].get("white", recorded["config"].get("white", 0))
+    return white
+
+
 def last_launch(config: dict) -> dict:
     """The last launch in config.json: versions, device, processes, when it started."""
     return (config["resumed"] or [config])[-1]

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
-from ..cache import locked, slug
+from ..cache import locked
 from ..data import decode, resize
+from ..data.formats import HIGHEST, MODE_16, Bands
 from ..data.store import Store
 from ..errors import Refused, first_line
 from . import index
 from .index import FileInfo
-from .listing import ListedImage, Listing, open_image
+from .listing import ListedImage, Listing, no_collections, open_image
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,24 +41,26 @@ class Checked(NamedTuple):
     opened: int
 
 
-def check(listing: Listing, bar: "Progress", store: Store | None = None) -> Checked:
+def check(listing: Listing, bar: "Progress", store: Store | None = None, bands: Bands = ()) -> Checked:
     """Open each image of `listing` of which the index does not know; `bar` shows how many, while it runs.
 
     They are decoded for the `store`, if there is one, and kept there in the same pass, as far as it has room. Another process
     that checks the same is waited for. Raises Refused (1) if the index or the store cannot be read or written.
     """
-    name = slug("images", listing.source)
-    known = index.read(name)
-    files = _of(listing, known)
-    if len(files) == len(listing.images) or not _unknown(listing, known):
+    name = index.named(listing.source, bands)
+    with no_collections():
+        known = index.read(name)
+        files = _of(listing, known)
+    if len(files) == len(listing.images) or not _unknown(listing, files):
         return Checked(files, 0)
+    del known, files
     with locked(name):
         known = index.read(name)
         todo = _unknown(listing, known)
         known = _of(listing, known)
         with index.writer(name, known) as write:
             task = bar.add_task("checking images", total=len(todo))
-            for files in _in_parallel(listing, todo, store):
+            for files in _in_parallel(listing, todo, store, bands):
                 known.update(files)
                 write({path: info for path, info in files.items() if info.sha256})
                 bar.advance(task, len(files))
@@ -73,16 +76,22 @@ def _unknown(listing: Listing, known: dict[str, FileInfo]) -> list[ListedImage]:
 
 
 def _of(listing: Listing, known: dict[str, FileInfo]) -> dict[str, FileInfo]:
-    """What of `known` still holds for the images of `listing`."""
-    pairs = ((image, known.get(image.path)) for image in listing.images)
-    return {image.path: info for image, info in pairs if info and info[0] == image.size and info[1] == image.time}
+    """What of `known`, which is emptied, still holds for the images of `listing`."""
+    files = {}
+    for path, _, _, size, time in listing.images:
+        info = known.pop(path, None)  # a million of them take their memory once
+        if info and info[0] == size and info[1] == time:
+            files[path] = info
+    return files
 
 
-def _in_parallel(listing: Listing, images: Sequence[ListedImage], store: Store | None) -> Iterator[dict[str, FileInfo]]:
+def _in_parallel(
+    listing: Listing, images: Sequence[ListedImage], store: Store | None, bands: Bands
+) -> Iterator[dict[str, FileInfo]]:
     """What is known of `images`, some at a time, as they get ready."""
 
     def work(some: Sequence[ListedImage]) -> dict[str, FileInfo]:
-        return {image.path: _look(listing, image, store) for image in some}
+        return {image.path: _look(listing, image, store, bands) for image in some}
 
     Image.preinit()  # first, so that a JPEG is not taken for rarer formats before it is opened
     Image.init()  # once, not by several threads at a time
@@ -96,7 +105,7 @@ def _in_parallel(listing: Listing, images: Sequence[ListedImage], store: Store |
             pool.shutdown(wait=False, cancel_futures=True)  # after an interruption, only what has begun is finished
 
 
-def _look(listing: Listing, image: ListedImage, store: Store | None) -> FileInfo:
+def _look(listing: Listing, image: ListedImage, store: Store | None, bands: Bands) -> FileInfo:
     """Open one image."""
     try:
         with open_image(listing, image) as file:
@@ -106,40 +115,47 @@ def _look(listing: Listing, image: ListedImage, store: Store | None) -> FileInfo
                 size, time = status.st_size, status.st_mtime_ns
             if size <= IN_MEMORY:  # read once, for the hash and for Pillow, which reads a few bytes at a time
                 content = file.read()
-                return _decoded(BytesIO(content), FileInfo(size, time, hashlib.sha256(content).hexdigest()), store)
+                return _decoded(BytesIO(content), FileInfo(size, time, hashlib.sha256(content).hexdigest()), store, bands)
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
-            return _decoded(file, FileInfo(size, time, sha256), store)
+            return _decoded(file, FileInfo(size, time, sha256), store, bands)
     except (FileNotFoundError, ValueError):  # the latter for a path that cannot be one
         return FileInfo(0, 0, problem="no image in this row" if listing.row else LOST)
     except OSError as error:
         return FileInfo(0, 0, problem=f"cannot be read: {error.strerror or error}")
 
 
-def _decoded(file: BinaryIO, info: FileInfo, store: Store | None) -> FileInfo:
+def _decoded(file: BinaryIO, info: FileInfo, store: Store | None, bands: Bands) -> FileInfo:
     """`info` with what decoding `file` tells. Its pixels go to `store` if that has room, else a JPEG is decoded at an eighth."""
     if not info.size:
         return info._replace(problem="empty file: 0 bytes")
     try:
-        began, kept = perf_counter(), store if store and store.room > 0 else None
-        with Image.open(file) as opened:
-            mode, frames = opened.mode, False
-            deep = mode[0] == "I" or any(";16" in str(tile[3]) for tile in opened.tile)  # of colours, only the file has 16
+        began = perf_counter()
+        white = max(store.rule.white, 0) if store else 0
+        with decode.open_image(file, bands, white) as opened:
+            of_bands: int = opened.info.get(HIGHEST, -1)
+            mode, frames = MODE_16 if of_bands >= 0 else opened.mode, False
+            tiles = getattr(opened, "tile", ())  # DICOM has none
+            ranged = mode[0] == "I" or mode == MODE_16
+            deep = ranged or any(";16" in str(tile[3]) for tile in tiles)  # of colours, only the file has 16
             shown: Image.Image | np.ndarray
+            known = store and (store.rule.white >= 0 or not ranged)  # which of its levels is white
+            kept = store if store and known and store.room > 0 else None
             if kept:
                 shown, size = decode.pixels_of(opened, kept.rule.cache_size, kept.rule.white)
                 kept.keep_first(info.sha256, resize.reduced(shown, size, kept.rule), perf_counter() - began)
             else:
                 shown, size = _reduced(opened) if opened.format in decode.JPEG else _whole(opened)
             flat, highest = _levels(opened, shown) if deep else (_is_flat(shown), 0)
+            highest = of_bands if of_bands >= 0 else highest
             with contextlib.suppress(Exception):  # whether the second frame can be decoded does not matter
                 frames = bool(getattr(opened, "is_animated", False))
-            bits, bands = 16 if deep else 8, decode.bands(opened)
+            bits, others = 16 if deep else 8, decode.bands(opened)
         width, height = size
         if flat and opened.format in decode.JPEG:  # perhaps only at a part of its size
             file.seek(0)
             flat = _is_flat(decode.decode(file, 3))
-        return FileInfo(*info[:3], width, height, mode, frames, "", bits, highest, flat, bands)
+        return FileInfo(*info[:3], width, height, mode, frames, "", bits, highest, flat, others)
     except MemoryError:
         return info._replace(sha256="", problem="out of memory while decoding it")
     except Refused:  # the store cannot be written
@@ -192,9 +208,7 @@ def _reason(error: Exception, file: BinaryIO) -> str:
             start = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
             if start.startswith((b"<!doctype html", b"<html")):
                 return "a web page (HTML), not an image"
-            if start[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc"):
-                return "HEIC, which Pillow does not read: convert it to JPEG"
         return "not an image in a format that Pillow reads"
     if "truncated" in message.lower() or isinstance(error, EOFError):
         return "truncated: the end of the file is missing"
-    return f"cannot be decoded: {message}"
+    return message if "pip install" in message or "--bands" in message else f"cannot be decoded: {message}"

@@ -18,12 +18,12 @@ from ..data import decode, native
 from ..data.disk_feed import DiskSplit
 from ..data.images import Images
 from ..data.order import order
-from ..data.resize import ResizeRule, reduced_size
+from ..data.resize import OF_DATA, ResizeRule, reduced_size
 from ..data.store import Store, StoredImage
 from ..errors import Refused, printable
 from . import synthetic
 from .check import LOST
-from .dataset_report import DatasetReport, dataset_report, duplicates, notes
+from .dataset_report import DatasetReport, dataset_report, duplicates, notes, reasons
 from .listing import ListedImage, open_image
 from .options import FRACTION, DataOptions
 from .split import NAMES, as_csv, folds_by_content
@@ -61,7 +61,7 @@ def custom(
     if options.fold and validation:
         raise Refused("--fold tests on a fold and keeps nothing for --validation: leave one of them out", 2)
     if data == "synthetic":
-        drawn = _drawings(rule, classes, limit)
+        drawn = _drawings(rule._replace(white=max(rule.white, 0)), classes, limit)
         fold = options.fold_of()
         return _announced(_folded(drawn, *fold) if fold else drawn, main and not classes)
     if data == "hub":
@@ -87,6 +87,7 @@ def custom(
         if main:
             _say_duplicates(report)
         made = not split and not options.fold and not any(image.split for image in report.listing.images)
+        rule = rule._replace(white=report.white) if rule.white == OF_DATA else rule
         images = images_of(report, rule, limit, held=validation if made else None, kept=not classes)
     return _announced(images, main and not classes)
 
@@ -115,10 +116,11 @@ def _refuse_bad(report: DatasetReport, main: bool) -> None:
 
 def name_bad(report: DatasetReport) -> None:
     """Say of the bad files what is wrong with each, of SHOWN at most."""
-    for image in report.bad[:SHOWN]:
-        complain(f"{image.path}: {report.files[image.path].problem}")
-    if len(report.bad) > SHOWN:
-        complain(f"… and {len(report.bad) - SHOWN:,} more: oneloop data {report.listing.source} names them all")
+    lines = [*reasons((image.path, report.files[image.path].problem) for image in report.bad)]
+    for line in lines[:SHOWN]:
+        complain(line)
+    if len(lines) > SHOWN:
+        complain(f"… and {len(lines) - SHOWN:,} more: oneloop data {report.listing.source} names them all")
 
 
 def stored_image(report: DatasetReport, image: ListedImage, rule: ResizeRule) -> StoredImage:
@@ -143,7 +145,7 @@ def images_of(report: DatasetReport, rule: ResizeRule, limit: int, held: float |
     numbers = {name: number for number, name in enumerate(classes)}
     stored: dict[str, list[StoredImage]] = {name: [] for name in NAMES}
     labels: dict[str, list[int]] = {name: [] for name in NAMES}
-    digest = hashlib.sha256(json.dumps([classes, rule[:3], decode.VERSION]).encode())
+    digest = hashlib.sha256(json.dumps([classes, rule[:3], decode.VERSION, *([rule.bands] if rule.bands else [])]).encode())
     for image in report.good:
         side, label = report.splits[image.path], numbers[image.label]
         stored[side].append(stored_image(report, image, rule))

@@ -1,17 +1,17 @@
 """What images there are: listed, checked, split. `oneloop data` shows it."""
 
-import contextlib
-import gc
 import shlex
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data import decode
-from ..data.resize import ResizeRule
+from ..data.formats import MODE_16
+from ..data.resize import OF_DATA, ResizeRule
 from ..data.store import Store
 from ..errors import Refused
 from . import doubt, hub, layout, parquet, shards, split, table
@@ -19,7 +19,7 @@ from .check import check
 from .folder import entries, is_image
 from .index import FileInfo
 from .labels import alike, shown
-from .listing import ListedImage, Listing, Reading, is_hub_name, located
+from .listing import ListedImage, Listing, Reading, is_hub_name, located, no_collections
 from .relabel import relabelled
 
 if TYPE_CHECKING:
@@ -43,12 +43,19 @@ class DatasetReport:
     splits: dict[str, str]
     opened: int
     store: Store | None = None
+    bands: tuple[int, ...] = ()  # as they were looked at
 
     @property
+    def white(self) -> int:
+        """The pixel value that is white in 10, 12 or 14 bits of grey, by the highest of all; 0: 65,535, or none can be told."""
+        highest = max((info.highest for info in self.files.values() if _with_range(info)), default=0)
+        return next((2**bits - 1 for bits in (10, 12, 14) if 2 ** (bits - 2) <= highest < 2**bits), 0)
+
+    @cached_property
     def good(self) -> list[ListedImage]:
         return [image for image in self.listing.images if not self.files[image.path].problem]
 
-    @property
+    @cached_property
     def bad(self) -> list[ListedImage]:
         return [image for image in self.listing.images if self.files[image.path].problem]
 
@@ -70,14 +77,31 @@ def dataset_report(
     all folds, its images are the test images, all others train, and those that would be test images are left out. Raises Refused.
     """
     path = located(path)
-    with _no_collections():
+    with no_collections():
         listing = _listing(path, reading, bar)
     if reading.relabel:
         listing = relabelled(listing, Path(reading.relabel))
     if not {*listing.classes} <= {*reading.known}:
         doubt.refuse_one(listing)
     store = Store(rule, listing.source) if rule else None
-    files, opened = check(listing, bar, store)
+    files, opened = check(listing, bar, store, reading.bands)
+    with no_collections():
+        listing, splits = _splits(listing, files, split_file, validation, test, fold)
+    report = DatasetReport(listing, files, splits, opened, store, reading.bands)
+    if rule and rule.white == OF_DATA and report.white:  # their levels were not stored before it was known
+        report = replace(report, store=Store(rule._replace(white=report.white), listing.source))
+    return report
+
+
+def _splits(
+    listing: Listing,
+    files: dict[str, FileInfo],
+    split_file: Path | None,
+    validation: float,
+    test: float,
+    fold: tuple[int, int] | None,
+) -> tuple[Listing, dict[str, str]]:
+    """`listing`, of a `fold` what it takes, and the split of each image that is not bad. Raises Refused."""
     good = [image for image in listing.images if not files[image.path].problem]
     made = False  # by content
     if split_file:
@@ -85,13 +109,14 @@ def dataset_report(
     elif not (splits := {image.path: image.split for image in listing.images if image.split}):
         contents, units = _contents(good, files, listing)
         placed = split.split_by_content(contents, validation, test)
-        splits, made = {image.path: placed[units[image.path]] for image in good}, True
+        splits, made = {path: placed[unit] for path, unit in units.items()}, True
+        del contents, placed, units
     if fold:
         # Where others have made the split and there is no test, validation images are the test images, as in a training.
         kept = "test" if made or "test" in splits.values() else "validation"
         listing, splits = _folded(listing, files, splits, kept, *fold)
-    good = [image for image in listing.images if not files[image.path].problem]
-    return DatasetReport(listing, files, {image.path: splits[image.path] for image in good}, opened, store)
+        good = [image for image in listing.images if not files[image.path].problem]
+    return listing, splits if len(splits) == len(good) else {image.path: splits[image.path] for image in good}
 
 
 def _contents(
@@ -118,26 +143,14 @@ def _folded(
     return replace(listing, images=images, notes=(*listing.notes, *note)), splits
 
 
-@contextlib.contextmanager
-def _no_collections() -> Iterator[None]:
-    """Context manager: no garbage is collected while a listing makes many small tuples, which are in no circles."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
 def _listing(path: Path, reading: Reading, bar: "Progress") -> Listing:
     columns = reading.columns
     if path.is_dir():
         content = entries(path)
-        tables = [Path(entry.path) for entry in content if entry.kind == "file" and entry.path.endswith(".parquet")]
+        tables = [Path(entry.path) for entry in content if entry.name.endswith(".parquet") and entry.kind == "file"]
         if tables and not any(is_image(entry) for entry in content):
             return parquet.read(path, tables, columns, bar)
-        shards_here = [Path(entry.path) for entry in content if entry.kind == "file" and entry.path.endswith(".tar")]
+        shards_here = [Path(entry.path) for entry in content if entry.name.endswith(".tar") and entry.kind == "file"]
         if shards_here and not any(is_image(entry) for entry in content) and shards.is_webdataset(shards_here[0]):
             return shards.read_tar(path, shards_here, columns, bar)
         return layout.read(path, content, reading)
@@ -160,8 +173,8 @@ def _listing(path: Path, reading: Reading, bar: "Progress") -> Listing:
     raise Refused(f"{path}: {wrong}; {ways_out}")
 
 
-def summary(report: DatasetReport, white: int = 0) -> dict:
-    """All that there is to say, as JSON has it. Sizes are in pixels (width, height), bytes are integers; `white`: see `notes`."""
+def summary(report: DatasetReport, white: int = OF_DATA) -> dict:
+    """All that there is to say, as JSON has it. Sizes are in pixels (width, height), bytes are integers; `white`: as a rule's."""
     listing, good, bad, files = report.listing, report.good, report.bad, report.files
     classes = {}
     for label in listing.classes:
@@ -182,6 +195,7 @@ def summary(report: DatasetReport, white: int = 0) -> dict:
         "splits": {name: sum(row[name] for row in classes.values()) for name in split.NAMES},
         "imbalance": round(max(counts) / min(counts), 2) if min(counts) else None,
         "sizes": _sizes(known),
+        "white": report.white if white == OF_DATA else white,
         "modes": dict(Counter(info.mode for info in known).most_common()),
         "first_frame_only": [image.path for image in good if files[image.path].frames],
         "duplicates": duplicates(report),
@@ -193,7 +207,20 @@ def summary(report: DatasetReport, white: int = 0) -> dict:
     }
 
 
-def notes(report: DatasetReport, white: int = 0) -> list[str]:
+def reasons(bad: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Lines about `bad` files, pairs of path and reason: one for each; one for all that the same flag or library would read."""
+    together = defaultdict(list)
+    for path, reason in bad:
+        if "--bands" in reason or "pip install" in reason:
+            together[reason].append(path)
+        else:
+            yield f"{path}: {reason}"
+    for reason, paths in together.items():
+        several = f"{len(paths):,} files ({', '.join(map(shown, paths[:FEW]))}{' …' * (len(paths) > FEW)})"
+        yield f"{several if len(paths) > 1 else paths[0]}: {reason}"
+
+
+def notes(report: DatasetReport, white: int = OF_DATA) -> list[str]:
     """Lines about what was guessed, and about what is probably not meant. `white` as in resize.py."""
     files = [report.files[image.path] for image in report.good]
     lines = [*report.listing.notes, *alike(report.listing.classes)]
@@ -204,9 +231,10 @@ def notes(report: DatasetReport, white: int = 0) -> list[str]:
         lines.append(f"each of {len(names):,} groups is on one side")
     if flat := [image.path for image in report.good if report.files[image.path].flat]:
         lines.append(f"{_of(len(flat))} of one colour: {', '.join(map(shown, flat[:FEW]))}" + " …" * (len(flat) > FEW))
-    if grey := [info.highest for info in files if info.bits == 16 and info.mode[0] == "I"]:
-        lines.append(f"16-bit grey: values up to {max(grey):,} of {decode.WHITE:,}" + _advice(max(grey), white))
-    if dark := [info for info in files if info.bits == 16 and info.mode[0] != "I" and info.highest < DARK]:
+    if grey := [info.highest for info in files if _with_range(info)]:
+        what = "bands" if report.bands else "grey"
+        lines.append(f"16-bit {what}: values up to {max(grey):,} of {decode.WHITE:,}" + _advice(max(grey), white, report.white))
+    if dark := [info for info in files if info.bits == 16 and not _with_range(info) and info.highest < DARK]:
         lines.append(f"{_of(len(dark))} of 16-bit colours and dark: no value is above a quarter of {decode.WHITE:,}; scale them")
     if report.listing.row and any(report.files[image.path].sha256 for image in report.bad):
         again = f"oneloop data {shlex.quote(str(report.listing.source))} --clear"
@@ -217,16 +245,26 @@ def notes(report: DatasetReport, white: int = 0) -> list[str]:
     ):
         if count := sum(info.bands == kind for info in files):
             lines.append(f"{_of(count)} {what}")
+    dicom = Counter(info.bands for info in files if info.bands.startswith("DICOM "))
+    if dicom:
+        lines.append("; ".join(f"{_of(count)} {how}" for how, count in dicom.most_common()))
     return lines
+
+
+def _with_range(info: FileInfo) -> bool:
+    """Whether its 16 bits are shown from 0 to a value that is white."""
+    return info.bits == 16 and (info.mode[0] == "I" or info.mode == MODE_16)
 
 
 def _of(count: int) -> str:
     return f"{count:,} {'images are' if count > 1 else 'image is'}"
 
 
-def _advice(highest: int, white: int) -> str:
+def _advice(highest: int, white: int, guess: int) -> str:
     """What to say after the highest value of 16-bit grey."""
-    if white:
+    if white == OF_DATA and guess:
+        return f", so {guess:,} is taken as white ({guess.bit_length()} bits); --white N says another"
+    if white > 0:
         return f", {white:,} is white"
     if highest >= DARK:
         return ""
@@ -238,20 +276,27 @@ def _sizes(known: list[FileInfo]) -> dict[str, list[int]] | None:
     """The smallest, the median and the largest image by area, and the extremes of each side; None without images."""
     if not known:
         return None
-    by_area = sorted((info.width * info.height, info.width, info.height) for info in known)
+    counts = Counter((info.width, info.height) for info in known)
+    by_area = sorted((width * height, width, height) for width, height in counts)
+    sides = ([info.width for info in known], [info.height for info in known])
     return {
         "smallest": [*by_area[0][1:]],
-        "median": [int(statistics.median(info.width for info in known)), int(statistics.median(info.height for info in known))],
+        "median": [int(statistics.median(side)) for side in sides],
         "largest": [*by_area[-1][1:]],
     }
 
 
 def duplicates(report: DatasetReport) -> dict:
     """Images with the same content: in how many files too many, and those whose classes or splits differ, by name."""
-    same = defaultdict(list)
+    once, twice, files = set[str](), set[str](), report.files
     for image in report.good:
-        same[report.files[image.path].sha256].append(image)
-    groups = [group for group in same.values() if len(group) > 1]
+        sha256 = files[image.path].sha256
+        (twice if sha256 in once else once).add(sha256)
+    same = defaultdict(list)
+    for image in report.good if twice else ():
+        if (sha256 := files[image.path].sha256) in twice:
+            same[sha256].append(image)
+    groups = [*same.values()]
     return {
         "files": sum(len(group) - 1 for group in groups),
         "across_classes": [

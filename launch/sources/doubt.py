@@ -50,6 +50,11 @@ def refuse(folder: Path, images: Sequence[Sequence[str]], splits: Mapping[str, s
     raise Refused(f"{folder}: {why}; {'; '.join(ways)}", 4)
 
 
+def doubtful(images: Sequence[Sequence[str]], splits: Mapping[str, str]) -> bool:
+    """Whether `refuse` may refuse them."""
+    return bool(_doubt(images, splits)[0])
+
+
 def _doubt(images: Sequence[Sequence[str]], splits: Mapping[str, str]) -> tuple[str, int]:
     """Why the first folders of `images`, parts of paths, may not be the classes (below those of `splits`); empty if they are.
 

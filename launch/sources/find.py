@@ -10,6 +10,7 @@ from ..errors import Refused
 from .folder import Entry, is_image, walk
 from .labels import shown
 from .listing import ListedImage
+from .part_names import part_of
 
 UPLOAD = re.compile("^[0-9a-f]{8}-")  # what Label Studio puts before the name of an upload
 NAMED = 3  # files in a message
@@ -56,6 +57,8 @@ class Finder:
             return [*paths]
         names = []
         for number, (path, candidates) in enumerate(zip(paths, matches, strict=True), 1):
+            if len(candidates) > 1 and (own := part_of(os.path.splitext(os.path.basename(where))[0])[0]):  # of train.csv, train/
+                candidates = [name for name in candidates if part_of(name.split(os.sep)[0])[0] == own] or candidates
             if len(candidates) > 1:
                 several = " and ".join(map(shown, candidates[:NAMED]))
                 raise Refused(f"{where}: row {number} names {shown(path)!r}, which could be {several}; write more of the path", 4)

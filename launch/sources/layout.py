@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..errors import Refused
 from . import doubt, labels, metadata, places, published
-from .folder import Entry, class_folders, is_image, kind_of, listed, splits_of
+from .folder import Entry, class_folders, is_image, kind_of, listed, one_per_folder, splits_of
 from .labels import shown
 from .listing import ListedImage, Listing, Reading
 from .part_names import part_of
@@ -47,12 +47,56 @@ def read(folder: Path, content: Sequence[Entry], reading: Reading) -> Listing:
     if listing := published.read(folder, content, images, reading) or metadata.read(folder, content, images, reading):
         listing.ignored.update(ignored)
         return listing
-    return _by_folders(folder, content, images, reading)
+    return _by_folders(folder, content, images, ignored, reading)
 
 
-def _by_folders(folder: Path, content: Sequence[Entry], images: Sequence[Entry], reading: Reading) -> Listing:
-    """The class is a folder: below wrappers, and below the parts of a split or above them."""
+def _by_folders(
+    folder: Path, content: Sequence[Entry], images: Sequence[Entry], others: Counter[str], reading: Reading
+) -> Listing:
+    """The class is a folder: below wrappers, and below the parts of a split or above them; `others` are no images."""
     notes: list[str] = []
+    ignored = Counter[str]()
+    # One image of each folder tells whether all are where their paths say. Else each is looked at.
+    kept, splits = _placed(content, one_per_folder(images), notes, ignored)
+    plain = not notes and not +ignored and not any(map(places.perhaps_drawn, images))
+    if not plain or doubt.doubtful([image.parts for image in kept], splits):
+        plain = False
+        notes.clear()
+        ignored.clear()
+        kept, splits = _placed(content, images, notes, ignored)
+    for part in sorted({*splits.values()} - {""}):
+        if len(folders := [f"{name}{os.sep}" for name in sorted(splits) if splits[name] == part]) > 1:
+            notes.append(f"{' and '.join(folders)} are all read as {part} images")
+    if reading.columns:
+        unused = ", ".join(f"{what}={name}" for what, name in reading.columns.items())
+        notes.append(f"columns are not used ({unused}): the folders are the classes")
+    parts, paths = [image.parts for image in kept], [image.entry.parts for image in kept]
+    if not any(len(place) > 1 + bool(splits) for place in parts):
+        doubt.refuse(folder, parts, splits, paths)
+    if plain:
+        listing = class_folders(folder, content, splits, images=images)
+        ignored += others
+    else:
+        listing = class_folders(folder, content, splits, places={image.entry.name: image.parts for image in kept})
+    classes = {image.label for image in listing.images}
+    if not classes <= {*reading.known}:
+        doubt.refuse(folder, parts, splits, paths)
+    inner = {image.parts[1 + bool(splits)] for image in kept if len(image.parts) > 2 + bool(splits)}
+    if len(inner) > 1 and not any(len(image.parts) == 2 + bool(splits) for image in kept):
+        example = next(image.entry.name for image in kept if len(image.parts) > 2 + bool(splits))
+        at = next(image for image in kept if image.entry.name == example)
+        level = len(at.entry.parts) - len(at.parts) + bool(splits) + 2
+        notes.append(
+            f"folders inside the classes, as {shown(example)}, are part of them; --classes-at {level} makes them the classes"
+        )
+    notes += metadata.unused(folder, content)
+    return Listing(folder, folder, listing.images, +(listing.ignored + ignored), notes=(*notes, *listing.notes))
+
+
+def _placed(
+    content: Sequence[Entry], images: Sequence[Entry], notes: list[str], ignored: Counter[str]
+) -> tuple[list[places.Placed], dict[str, str]]:
+    """The places of `images`, and the top folders that are parts of a split; `notes` and `ignored` say what was done to them."""
     depth = places.wrappers(images)
     if depth:
         notes.append(f"the classes are in {os.sep.join(places.images_below(images, depth)[0].parts[:depth])}{os.sep}")
@@ -69,33 +113,9 @@ def _by_folders(folder: Path, content: Sequence[Entry], images: Sequence[Entry],
             splits = splits_of([image.parts for image in placed])
     placed = places.without_clutter(placed, notes, bool(splits))
     placed, splits = places.with_labels_of_flat_parts(content, placed, splits, notes)
-    ignored = Counter[str]()
     kept = places.without_masks(places.without_flat_parts(placed, splits, ignored), notes)
     ignored["images outside a class folder"] += len(images) - len(places.images_below(images, depth))
-    if len({*splits.values()}) == 1:
-        splits = dict.fromkeys(splits, "")
-    for part in sorted({*splits.values()} - {""}):
-        if len(folders := [f"{name}{os.sep}" for name in sorted(splits) if splits[name] == part]) > 1:
-            notes.append(f"{' and '.join(folders)} are all read as {part} images")
-    if reading.columns:
-        unused = ", ".join(f"{what}={name}" for what, name in reading.columns.items())
-        notes.append(f"columns are not used ({unused}): the folders are the classes")
-    parts, paths = [image.parts for image in kept], [image.entry.parts for image in kept]
-    if not any(len(place) > 1 + bool(splits) for place in parts):
-        doubt.refuse(folder, parts, splits, paths)
-    listing = class_folders(folder, content, splits, places={image.entry.name: image.parts for image in kept})
-    classes = {image.label for image in listing.images}
-    if not classes <= {*reading.known}:
-        doubt.refuse(folder, parts, splits, paths)
-    inner = {image.parts[1 + bool(splits)] for image in kept if len(image.parts) > 2 + bool(splits)}
-    if len(inner) > 1 and not any(len(image.parts) == 2 + bool(splits) for image in kept):
-        example = next(image.entry.name for image in kept if len(image.parts) > 2 + bool(splits))
-        at = next(image for image in kept if image.entry.name == example)
-        level = len(at.entry.parts) - len(at.parts) + bool(splits) + 2
-        notes.append(
-            f"folders inside the classes, as {shown(example)}, are part of them; --classes-at {level} makes them the classes"
-        )
-    return Listing(folder, folder, listing.images, +(listing.ignored + ignored), notes=(*notes, *listing.notes))
+    return kept, dict.fromkeys(splits, "") if len({*splits.values()}) == 1 else splits
 
 
 def _by_depth(folder: Path, images: Sequence[Entry], ignored: Counter[str], depth: int) -> Listing:

@@ -1,10 +1,12 @@
 """What a listing is: the images that a folder, a table or the hub has, before any of them is opened."""
 
+import contextlib
+import gc
 import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BufferedReader, BytesIO
 from pathlib import Path
@@ -64,6 +66,19 @@ class Reading:
     classes_at: int = 0  # the depth of the class folders, from 1; 0: to be found
     relabel: str = ""  # a table of path and label: labels to correct
     known: Collection[str] = ()  # classes that need not be doubted, those of a trained net
+    bands: tuple[int, ...] = ()  # of TIFF files, see data/formats.py
+
+
+@contextlib.contextmanager
+def no_collections() -> Iterator[None]:
+    """Context manager: no garbage is collected while many small tuples are made, which are in no circles."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def open_image(listing: Listing, image: ListedImage) -> BufferedReader | BytesIO:

@@ -1,5 +1,6 @@
 """metadata.csv and metadata.jsonl, in which the hub's imagefolder has what it knows of the images beside them."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,12 +14,22 @@ from .part_names import is_images, part_of
 NAMES = ("metadata.csv", "metadata.jsonl")
 
 
+def unused(folder: Path, content: Sequence[Entry]) -> list[str]:
+    """Lines about metadata files that are not as the hub has them, and how to read them."""
+    lines = []
+    for table in content:
+        if table.name.endswith(NAMES) and table.kind == "file" and table.last in NAMES:
+            command = f"--data {shlex.quote(str(folder / table.name))}"
+            lines.append(f"{table.name} is not used: it has no columns file_name and label; {command} reads it as a table")
+    return lines
+
+
 def read(folder: Path, content: Sequence[Entry], images: Sequence[Entry], reading: Reading) -> Listing | None:
     """The images that metadata files name with a label; None if there are none. The split is the folder's: train/, test/.
 
     Raises Refused: 2 if the column of labels cannot be known, 4 if class folders say something else.
     """
-    tables = [entry for entry in content if entry.kind == "file" and entry.parts[-1] in NAMES]
+    tables = [entry for entry in content if entry.name.endswith(NAMES) and entry.kind == "file" and entry.last in NAMES]
     if not tables:
         return None
     there = {entry.name: entry for entry in images}

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from typing_extensions import Doc
 
@@ -46,15 +46,24 @@ class DataOptions:
         "group",
         "label_from",
         "classes_at",
+        "bands",
         "fold",
     )  # than version 0.2, see option_groups.py
-    white: Annotated[int, Doc("Pixel value of 16-bit grey images that is white, such as 4095 for 12 bits; 0: 65535.")] = 0
+    white: Annotated[
+        int, Doc("Pixel value of 16-bit grey images that is white, such as 4095 for 12 bits; 0: by the highest of all.")
+    ] = 0
+    bands: Annotated[
+        tuple[int, ...], Doc("Three bands of TIFF files to take as red, green and blue, from 1 on, such as 4 3 2.")
+    ] = ()
+    open_white: ClassVar = -1  # data.resize.OF_DATA: what a rule has where `white` is 0
 
     def checked(self) -> "DataOptions":
         """Themselves. Raises Refused (2)."""
         self.fold_of()
         if not 0 <= self.white <= 65535:
             raise Refused(f"--white must be from 0 to 65535, it is {self.white}", 2)
+        if self.bands and (len(self.bands) != 3 or min(self.bands) < 1):
+            raise Refused(f"--bands takes three numbers from 1 on, it is {' '.join(map(str, self.bands))}", 2)
         return self
 
     def fold_of(self) -> tuple[int, int] | None:
@@ -70,14 +79,35 @@ class DataOptions:
 
     def reading(self, known: Collection[str] = ()) -> Reading:
         """How to read what is there; `known` classes, those of a trained net, need not be doubted. Raises Refused (2)."""
-        return Reading(told(self.columns, self.split_column, self.group), self.label_from, self.classes_at, self.relabel, known)
+        return Reading(
+            told(self.columns, self.split_column, self.group), self.label_from, self.classes_at, self.relabel, known, self.bands
+        )
 
     def rule(self, size: int) -> "ResizeRule":
         """The rule for nets that see `size` × `size` pixels. Raises Refused (2)."""
         from ..data.resize import rule_for  # Pillow, which no help screen needs
 
         self.checked()
-        rule = rule_for(size, self.cache_size, self.white)
+        rule = rule_for(size, self.cache_size, self.white or self.open_white, self.bands)
         if not 0 < size <= rule.cache_size:
             raise Refused(f"--size must be at least 1 and --cache-size at least --size, they are {size} and {rule.cache_size}", 2)
         return rule
+
+
+@dataclass(frozen=True)
+class RecordedOptions(DataOptions):
+    """Those of a run that is there already: `white` is what it saw, which in runs from before 0.3 was 65,535 if nobody said."""
+
+    open_white: ClassVar = 0
+
+
+def as_recorded(options: dict[str, Any], white: int | None) -> dict[str, Any]:
+    """The `options` of a recipe for a run that has recorded `white`; as they are for a new one (None)."""
+    return (
+        options
+        if white is None
+        else {
+            name: RecordedOptions(**vars(value) | {"white": white}) if isinstance(value, DataOptions) else value
+            for name, value in options.items()
+        }
+    )

@@ -98,7 +98,7 @@ def _square(report: DatasetReport, image: ListedImage) -> str:
     """The image cut to a square from its middle, as base64 JPEG; empty if it has changed or gone since it was checked."""
     try:
         with open_image(report.listing, image) as content:
-            shown = decode(content, 3)
+            shown = decode(content, 3, report.bands, report.white)
     except OSError:
         return ""
     side = min(shown.size)

@@ -169,9 +169,14 @@ def without_unlabelled(placed: list[Placed], notes: list[str]) -> list[Placed]:
     return [image._replace(parts=image.parts[1:]) for image in kept] if one else kept
 
 
+def perhaps_drawn(image: Entry) -> bool:
+    """Whether its name looks like that of a mask."""
+    return HINT.search(image.last) is not None
+
+
 def without_masks(placed: list[Placed], notes: list[str]) -> list[Placed]:
     """Without what is drawn on an image in the same folder: 1_mask.png beside 1.png."""
-    perhaps = [image for image in placed if HINT.search(image.parts[-1])]
+    perhaps = [image for image in placed if perhaps_drawn(image.entry)]
     names = {os.path.splitext(image.entry.name)[0] for image in placed} if perhaps else set()
     drawn = set[str]()
     for image in perhaps:

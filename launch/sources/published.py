@@ -8,7 +8,7 @@ Tiny ImageNet, ImageNet, GTSRB …     val_annotations.txt, LOC_val_solution.csv
 
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -162,7 +162,7 @@ def _from_lists(
     notes: list[str],
 ) -> Listing | None:
     """The images of `lists`: their labels are those of the lists, else the folders that they lie in."""
-    listed, seen = [], dict[str, str]()
+    listed, seen, twice = list[ListedImage](), dict[str, str](), 0
     there = [finder.entries[line.path].parts for lines in sides.values() for line in lines if line.path in finder.entries]
     in_folders = all(len(parts) > 1 and not is_images(parts[-2]) for parts in there) and len({parts[-2] for parts in there}) > 1
     with_labels = all(line.label for lines in sides.values() for line in lines)
@@ -175,6 +175,7 @@ def _from_lists(
     for part, lines in sides.items():
         split = "train" if part == "trainval" else part
         for line in lines:
+            twice += line.path in seen
             if seen.setdefault(line.path, split) != split:
                 raise Refused(f"{folder}: {line.path} is in the lists of {seen[line.path]} and of {split}", 4)
             above = line.path.replace("\\", "/").split("/")[:-1]
@@ -184,7 +185,13 @@ def _from_lists(
                     f"{folder}: {line.path} of {lists[part].name} is not there, and has no class; take it out of the list", 4
                 )
             listed.append(finder.listed(line.path, label, split))
-    return _listing(folder, images, [*dict.fromkeys(listed)], notes)
+    listed = [*dict.fromkeys(listed)]
+    if len(listed) > len(seen):
+        paths = Counter(image.path for image in listed)
+        raise Refused(f"{folder}: the lists give {next(path for path in paths if paths[path] > 1)} two labels; take one out", 4)
+    if twice:
+        notes.append(f"the lists name {twice:,} image{'s' * (twice > 1)} again, which {'are' if twice > 1 else 'is'} there once")
+    return _listing(folder, images, listed, notes)
 
 
 def _names(sides: Mapping[str, list[Line]]) -> dict[str, str]:

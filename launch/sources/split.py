@@ -38,11 +38,11 @@ def split_by_content(contents: Mapping[str, Sequence[str]], validation: float, t
     placed: dict[str, str] = {}
     for label in sorted(contents):
         ordered = sorted({*contents[label]})  # a digest, read as a fraction, is a random draw from 0 to 1
-        fractions, count = [*map(_fraction, ordered)], len(ordered)
+        count = len(ordered)
         wanted = [1, int(validation > 0), int(test > 0)]
         while sum(wanted) > count:
             wanted[max(side for side in range(3) if wanted[side])] = 0
-        ends = [bisect_left(fractions, share) for share in (1 - validation - test, 1 - test)]
+        ends = [bisect_left(ordered, share, key=_fraction) for share in (1 - validation - test, 1 - test)]
         first = min(max(ends[0], wanted[0]), count - wanted[1] - wanted[2])
         second = min(max(ends[1], first + wanted[1]), count - wanted[2])
         for number, content in enumerate(ordered):

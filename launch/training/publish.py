@@ -33,6 +33,7 @@ def _write(run: Run, net: nn.Module, images: Images, name: str, others: dict[str
     if isinstance(images.train, DiskSplit):
         rule = images.train.rule
         about |= {"cache_size": rule.cache_size, "white": rule.white, "crop": rule.crop, "interpolation": rule.interpolation}
+        about |= {"bands": rule.bands} if rule.bands else {}
     with other_weights(net, tensors) if others else contextlib.nullcontext():
         about["probe"] = probe.answers(net, (about["shape"][0], *([images.size] * 2 if images.size else about["shape"][1:])))
     write_tensors(run.folder / name, tensors, {"oneloop": json.dumps(about)})

@@ -36,8 +36,8 @@ $(VENV)/.oneloop $(VENV)/.oneloop-test: setup.cfg pyproject.toml
 bench:  # about 2 minutes; keep the machine idle meanwhile
 	python benchmarks/speed.py
 
-bench-images:  # JPEG files to batches, beside other loaders; half an hour
-	python benchmarks/images.py
+bench-images:  # JPEG files to batches, beside other loaders and the build at AGAINST; keep the machine idle meanwhile
+	python benchmarks/images.py $(if $(AGAINST),--against $(AGAINST)) $(if $(PHOTOS),--photos $(PHOTOS))
 
 gpu:  # all that only a GPU can show: tests, verify, speed; some minutes
 	python benchmarks/gpu.py

@@ -10,6 +10,7 @@ from .errors import printable
 
 SHOWN_FROM = 100  # images: fewer are done before a bar could be read
 
+
 class Screen:
     """Standard output that may break during the run, as with `| head` or on a full disk: reported once, the run continues."""
 

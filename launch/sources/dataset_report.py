@@ -14,7 +14,7 @@ from ..data import decode
 from ..data.resize import ResizeRule
 from ..data.store import Store
 from ..errors import Refused
-from . import doubt, hub, layout, parquet, shards, split, table
+from . import doubt, hub, layout, parquet, several, shards, split, table
 from .check import check
 from .folder import entries, is_image
 from .index import FileInfo
@@ -82,8 +82,9 @@ def dataset_report(
     elif not (splits := {image.path: image.split for image in listing.images if image.split}):
         units = split.units({image.path: files[image.path].sha256 for image in good}, listing.groups)
         contents = defaultdict(list)
+        strata = several.rarest([image.label for image in good]) if listing.multi_label else {}
         for image in good:
-            contents[image.label].append(units[image.path])
+            contents[strata.get(image.label, image.label)].append(units[image.path])
         placed = split.split_by_content(contents, validation, test)
         splits = {image.path: placed[units[image.path]] for image in good}
     return DatasetReport(listing, files, {image.path: splits[image.path] for image in good}, opened, store)
@@ -117,7 +118,7 @@ def _listing(path: Path, reading: Reading, bar: "Progress") -> Listing:
     if path.suffix.lower() in table.SUFFIXES and path.exists():
         if path.suffix.lower() == ".parquet" and parquet.holds_images(path, columns.get("image", "")):
             return parquet.read(path, [path], columns, bar)
-        return table.read(path, columns)
+        return table.read(path, columns, reading.rules)
     if is_hub_name(path):
         return hub.read(path, columns, bar)
     if path.suffix == ".npz" and path.exists():
@@ -138,10 +139,12 @@ def summary(report: DatasetReport, white: int = 0) -> dict:
     for label in listing.classes:
         classes[label] = {"images": 0, "bad": 0, **dict.fromkeys(split.NAMES, 0)}
     for image in good:
-        classes[image.label]["images"] += 1
-        classes[image.label][report.splits[image.path]] += 1
+        for label in listing.labels_of(image):
+            classes[label]["images"] += 1
+            classes[label][report.splits[image.path]] += 1
     for image in bad:
-        classes[image.label]["bad"] += 1
+        for label in listing.labels_of(image):
+            classes[label]["bad"] += 1
     counts = [row["images"] for row in classes.values()]
     known = [files[image.path] for image in good]
     return {
@@ -150,7 +153,8 @@ def summary(report: DatasetReport, white: int = 0) -> dict:
         "unit": "row" if listing.row else "file",
         "images": len(good),
         "classes": classes,
-        "splits": {name: sum(row[name] for row in classes.values()) for name in split.NAMES},
+        "splits": {name: sum(side == name for side in report.splits.values()) for name in split.NAMES},
+        **({"multi_label": several.summary([image.label for image in good])} if listing.multi_label else {}),
         "imbalance": round(max(counts) / min(counts), 2) if min(counts) else None,
         "sizes": _sizes(known),
         "modes": dict(Counter(info.mode for info in known).most_common()),

@@ -9,6 +9,7 @@ from typing_extensions import Doc
 from ..errors import Refused
 from .columns import told
 from .listing import Reading
+from .several import rules
 
 if TYPE_CHECKING:
     from ..data.resize import ResizeRule
@@ -34,9 +35,21 @@ class DataOptions:
     group: Annotated[str, Doc("A table's column of what stays on one side of the split, such as the patient.")] = ""
     label_from: Annotated[str, Doc("The class is the first group of this expression in a file's name, as ^(.+)_[0-9]+$.")] = ""
     classes_at: Annotated[int, Doc("The class is the folder at this depth, from 1; 0: it is found.")] = 0
+    multi_label: Annotated[
+        str, Doc("yes: an image has any number of labels; no: one. Without it, as the table is read without doubt.")
+    ] = ""
+    uncertain: Annotated[str, Doc("Labels that are -1, uncertain: ignore leaves them out, 0 and 1 take them as such.")] = ""
     skip_bad: Annotated[bool, Doc("Leave out the files that cannot be decoded.")] = False
     cache_size: Annotated[int, Doc("Shorter side of the images as they are kept, in pixels; 0: twice the size.")] = 0
-    LATER: ClassVar = ("relabel", "split_column", "group", "label_from", "classes_at")  # than version 0.2, see option_groups.py
+    LATER: ClassVar = (
+        "relabel",
+        "split_column",
+        "group",
+        "label_from",
+        "classes_at",
+        "multi_label",
+        "uncertain",
+    )  # than version 0.2, see option_groups.py
     white: Annotated[int, Doc("Pixel value of 16-bit grey images that is white, such as 4095 for 12 bits; 0: 65535.")] = 0
 
     def checked(self) -> "DataOptions":
@@ -47,7 +60,8 @@ class DataOptions:
 
     def reading(self, known: Collection[str] = ()) -> Reading:
         """How to read what is there; `known` classes, those of a trained net, need not be doubted. Raises Refused (2)."""
-        return Reading(told(self.columns, self.split_column, self.group), self.label_from, self.classes_at, self.relabel, known)
+        columns, told_labels = told(self.columns, self.split_column, self.group), rules(self.multi_label, self.uncertain)
+        return Reading(columns, self.label_from, self.classes_at, self.relabel, told_labels, known)
 
     def rule(self, size: int) -> "ResizeRule":
         """The rule for nets that see `size` × `size` pixels. Raises Refused (2)."""

@@ -9,7 +9,7 @@ import torch
 
 from .. import processes
 from ..data.feed import Feed
-from ..report.runs import used
+from ..report.runs import WORDS, used
 from ..weights.tensors import whole_of
 from .job import Job
 from .publish import best_weights, publish
@@ -23,10 +23,11 @@ def finish(job: Job, plots: Callable[[Path], None] | None) -> dict:
     state.seconds = time.perf_counter() - job.began
     if run.world > 1:
         processes.set_timeout(processes.START_SECONDS)  # while the main process draws
-    digest = publish(run, job.net, job.images, "model.safetensors")
+    thresholds = {split: result.get("threshold") for split, result in state.results.items()}
+    digest = publish(run, job.net, job.images, "model.safetensors", threshold=thresholds["test"])
     if job.average:
         with job.weights_of("ema"):
-            publish(run, job.net, job.images, "ema.safetensors")
+            publish(run, job.net, job.images, "ema.safetensors", threshold=thresholds["ema"])
     result = {
         "recipe": run.recipe,
         "net": run.config.get("net", job.facts["model"]),
@@ -46,7 +47,7 @@ def finish(job: Job, plots: Callable[[Path], None] | None) -> dict:
     if waited > WORTH_SAYING and job.feeds["train"].threads:
         job.record.say(f"{waited:.0%} of the training's time was waiting for images{_cure(job.feeds['train'])}")
     if state.epochs < job.plan.epochs:
-        job.record.say(f"ended early: no better accuracy since epoch {state.best['epoch']}")
+        job.record.say(f"ended early: no better {WORDS[job.images.task.measure]} since epoch {state.best['epoch']}")
     result["weights"] = used(result)
     with _weights(job, result["weights"]):  # collective
         job.record.finish(result, lambda: _show(job, result, plots))

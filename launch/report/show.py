@@ -52,12 +52,12 @@ def show(
     Called on the main process only: nothing here is collective. Raises OSError, and whatever the net or a font raises.
     """
     logits = _logits(run, net, feed)
+    plots.history(run.folder / "curves.png", read_metrics(run.folder / "metrics.jsonl"))
     if images.multi_label:
         shown = _several(run, logits, images, tested(result)["threshold"])
     else:
         shown = _one(run, net, logits, images, validation)
     (run.folder / "predictions.json").write_text(json.dumps(shown))
-    plots.history(run.folder / "curves.png", read_metrics(run.folder / "metrics.jsonl"))
     layers = [(name, module) for name, module in (whole or net).named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     name, first = layers[0] if layers else ("", None)
     if isinstance(first, nn.Conv2d) and first.weight.shape[1] in (1, 3):

@@ -94,7 +94,9 @@ def _cell(value: object) -> str:
     """A value of a parquet file; of an image without bytes, as `datasets` writes it, its path."""
     if isinstance(value, dict) and isinstance(value.get("path"), str) and not value.get("bytes"):
         return value["path"]
-    return json.dumps(value) if isinstance(value, list) else "" if value is None else str(value)
+    if isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
+        return json.dumps(value)
+    return "" if value is None else str(value)
 
 
 def _columns(records: Iterable[Any]) -> Cells:

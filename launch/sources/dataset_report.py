@@ -108,23 +108,23 @@ def _listing(path: Path, reading: Reading, bar: "Progress") -> Listing:
         content = entries(path)
         tables = [Path(entry.path) for entry in content if entry.kind == "file" and entry.path.endswith(".parquet")]
         if tables and not any(is_image(entry) for entry in content):
-            return parquet.read(path, tables, columns, bar)
+            return parquet.read(path, tables, columns, bar, reading.rules)
         shards_here = [Path(entry.path) for entry in content if entry.kind == "file" and entry.path.endswith(".tar")]
         if shards_here and not any(is_image(entry) for entry in content) and shards.is_webdataset(shards_here[0]):
-            return shards.read_tar(path, shards_here, columns, bar)
+            return shards.read_tar(path, shards_here, columns, bar, reading.rules)
         return layout.read(path, content, reading)
     if path.exists() and not path.is_file():
         raise Refused(f"{path} is not a file or folder")
     if path.suffix.lower() in table.SUFFIXES and path.exists():
         if path.suffix.lower() == ".parquet" and parquet.holds_images(path, columns.get("image", "")):
-            return parquet.read(path, [path], columns, bar)
+            return parquet.read(path, [path], columns, bar, reading.rules)
         return table.read(path, columns, reading.rules)
     if is_hub_name(path):
-        return hub.read(path, columns, bar)
+        return hub.read(path, columns, bar, reading.rules)
     if path.suffix == ".npz" and path.exists():
         return shards.read_npz(path)
     if path.suffix == ".tar" and path.exists() and shards.is_webdataset(path):
-        return shards.read_tar(path, [path], columns, bar)
+        return shards.read_tar(path, [path], columns, bar, reading.rules)
     if path.exists() and (command := doubt.unpack(path)):
         raise Refused(f"{path}: an archive; {command}", 2)
     wrong = "not a folder, a table or an archive" if path.exists() else "no such folder or table"

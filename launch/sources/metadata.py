@@ -9,7 +9,7 @@ from .folder import Entry
 from .labels import tidy
 from .listing import ListedImage, Listing, Reading
 from .part_names import is_images, part_of
-from .table import labels_of_cells
+from .several import of_cells
 
 NAMES = ("metadata.csv", "metadata.jsonl")
 
@@ -42,7 +42,7 @@ def read(folder: Path, content: Sequence[Entry], images: Sequence[Entry], readin
         used_label = label
     if not rows:
         return None
-    labels, notes, multi_label = labels_of_cells(
+    labels, notes, multi_label = of_cells(
         str(folder), used_label, [text for _, text, _ in rows], lambda number: rows[number][2], reading.rules
     )
     folders = {there[path].parts[-2] for path, _, _ in rows if path in there and len(there[path].parts) > 1}

@@ -41,15 +41,8 @@ class DataOptions:
     uncertain: Annotated[str, Doc("Labels that are -1, uncertain: ignore leaves them out, 0 and 1 take them as such.")] = ""
     skip_bad: Annotated[bool, Doc("Leave out the files that cannot be decoded.")] = False
     cache_size: Annotated[int, Doc("Shorter side of the images as they are kept, in pixels; 0: twice the size.")] = 0
-    LATER: ClassVar = (
-        "relabel",
-        "split_column",
-        "group",
-        "label_from",
-        "classes_at",
-        "multi_label",
-        "uncertain",
-    )  # than version 0.2, see option_groups.py
+    # Than version 0.2, see option_groups.py.
+    LATER: ClassVar = ("relabel", "split_column", "group", "label_from", "classes_at", "multi_label", "uncertain")
     white: Annotated[int, Doc("Pixel value of 16-bit grey images that is white, such as 4095 for 12 bits; 0: 65535.")] = 0
 
     def checked(self) -> "DataOptions":

@@ -47,7 +47,7 @@ def images(
     validation: float | None = None,
     limit: int = 0,
 ) -> Images:
-    """The images at `data` for a net of the `task`, with the classes, mean and std of `like`, as uint8 of `shape` or by the `rule`.
+    """The images at `data` for a net of the `task`, with classes, mean and std of `like`, as uint8 of `shape` or by the `rule`.
 
     Images that are not split are all test images, and so are those for validation where there are none to test; a class may be
     missing, which is said. Where they are the data of `fingerprint`, they are split as for the training, as the options say.

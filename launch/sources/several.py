@@ -51,6 +51,25 @@ def parts(text: str) -> tuple[list[str], list[str]]:
     return [name for name in names if name[0] != UNKNOWN], [name[1:] for name in names if name[0] == UNKNOWN]
 
 
+def of_cells(
+    where: str, column: str, cells: Sequence[str], row: Callable[[int], str], told: Rules
+) -> tuple[list[str], list[str], bool]:
+    """The label of each of the `cells`, or the text of its labels; lines of what was guessed; and whether there are several.
+
+    `row` names a cell's row in messages. Raises Refused (4) for a cell without a label where each has one, as `in_cells` and as
+    `settled` in labels.py.
+    """
+    labels, line = in_cells(where, column, cells, row, told)
+    if line:
+        texts_of_rows, notes = texts(where, labels, row)
+        return texts_of_rows, [line, *notes], True
+    plain = [label for (label,) in labels]
+    if blank := [number for number, cell in enumerate(plain) if not tidy(cell)]:
+        raise Refused(f"{where}: {row(blank[0])} has nothing in the column {column!r}; fill it or remove the row", 4)
+    classes, notes = settled(Path(where), plain, row, told.multi_label == "no")
+    return [classes[label] for label in plain], notes, False
+
+
 def in_cells(
     where: str, column: str, cells: Sequence[str], row: Callable[[int], str], told: Rules
 ) -> tuple[list[list[str]], str]:

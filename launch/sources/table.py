@@ -13,7 +13,7 @@ from ..errors import Refused
 from . import cells, columns, several
 from .find import Finder, split_path
 from .folder import walk
-from .labels import settled, shown, tidy
+from .labels import shown, tidy
 from .listing import ListedImage, Listing
 from .several import AS_FOUND, Rules
 
@@ -98,7 +98,7 @@ def _labels(
 ) -> tuple[list[str], list[str], bool]:
     """The label of each row, lines of what was guessed, and whether there are several: of its column, or those that have a 1."""
     if chosen.label:
-        return labels_of_cells(
+        return several.of_cells(
             str(table), chosen.label, values[head.index(chosen.label)], lambda number: f"row {number + 1}", rules
         )
     ones = [values[head.index(name)] for name in chosen.one_hot]
@@ -110,26 +110,10 @@ def _labels(
     return labels, [f"the label is the column that has a 1: {names}"], False
 
 
-def labels_of_cells(
-    where: str, column: str, cells: Sequence[str], row: Callable[[int], str], rules: Rules
-) -> tuple[list[str], list[str], bool]:
-    """The label of each cell, lines of what was guessed, and whether there are several in one. Raises Refused (4)."""
-    labels, line = several.in_cells(where, column, cells, row, rules)
-    if line:
-        texts, notes = several.texts(where, labels, row)
-        return texts, [line, *notes], True
-    plain = [label for (label,) in labels]
-    _check_filled(where, column, plain, row)
-    classes, notes = settled(Path(where), plain, row, rules.multi_label == "no")
-    return [classes[label] for label in plain], notes, False
-
-
-def _check_filled(
-    where: Path | str, column: str, cells: Sequence[str], row: Callable[[int], str] = lambda number: f"row {number + 1}"
-) -> None:
+def _check_filled(table: Path, column: str, cells: Sequence[str]) -> None:
     """Raise Refused (4) for the first blank cell."""
-    if blank := [number for number, cell in enumerate(cells) if not tidy(cell)]:
-        raise Refused(f"{where}: {row(blank[0])} has nothing in the column {column!r}; fill it or remove the row", 4)
+    if blank := [number for number, cell in enumerate(cells, 1) if not tidy(cell)]:
+        raise Refused(f"{table}: row {blank[0]} has nothing in the column {column!r}; fill it or remove the row", 4)
 
 
 class _Files:

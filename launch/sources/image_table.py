@@ -91,7 +91,9 @@ def choose(source: Path, schema: "pyarrow.Schema", wanted: Mapping[str, str], sp
 def read(
     source: Path, root: Path, parts: Sequence[Part], wanted: Mapping[str, str], revision: str = "", rules: Rules = AS_FOUND
 ) -> Listing:
-    """The images of `parts`; `rules` say what is told of several labels. A path instead of bytes, as hub data sets of files have it, is absolute or relative to `root`.
+    """The images of `parts`; `rules` say what is told of several labels.
+
+    A path instead of bytes, as hub data sets of files have it, is absolute or relative to `root`.
 
     A part without any label is left out and counted, as the hub has tests whose labels are secret. Raises Refused as `choose`,
     and 4 for a row without label or split.
@@ -123,8 +125,8 @@ def read(
         raise Refused(f"{source}: no images with a label in it{f' ({next(iter(ignored))})' if ignored else ''}", 4)
 
     cells = [image.label for image in images]
-    labels, notes, multi_label = of_cells(str(source), columns.label, cells, lambda number: _row(images[number].path), rules)
-    images = [image._replace(label=label) for image, label in zip(images, labels, strict=True)]
+    texts, notes, multi_label = of_cells(str(source), columns.label, cells, lambda number: _row(images[number].path), rules)
+    images = [image._replace(label=text) for image, text in zip(images, texts, strict=True)]
 
     def opened(path: str) -> BufferedReader | BytesIO:
         name, _, number = path.rpartition("#")

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import Refused
-from .labels import settled, shown, tidy
+from .labels import WAYS, settled, shown, tidy
 
 SEPARATOR, UNKNOWN = "|", "?"
 BETWEEN = {"|": r"\|", ";": ";", ",": ",", "blanks": r"\s+"}  # labels in a cell
 TAGS = ("tags",)  # columns whose cells have labels with blanks between them
 FLAG = "--multi-label"
+PYTHON_LIST = re.compile(r"""\[\s*(("[^"]*"|'[^']*'|[-\w.]+)(\s*,\s*|\s*(?=\])))*\]""")
 PAIRS = 5  # of labels that are together most often
 
 
@@ -104,8 +105,7 @@ def in_cells(
             return split, line
         if name in "|;" or _reused(split, several):
             label = shown(tidy(cells[several[0]]))
-            ways = f"{FLAG} yes takes it as several labels of an image, {FLAG} no as the name of a class"
-            raise Refused(f"{where}: {row(several[0])} has the label {label!r}: {ways}", 4)
+            raise Refused(f"{where}: {row(several[0])} has the label {label!r}: several labels, it seems; {WAYS}", 4)
     if told.multi_label:
         return [[cell] if tidy(cell) else [] for cell in cells], f"{column} has one label or none in each cell"
     return unlisted, ""
@@ -119,9 +119,11 @@ def _list(cell: str) -> list[str] | None:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):
+        if not PYTHON_LIST.fullmatch(text):  # as ['a' 'b'], NumPy's, which Python would read as one
+            return None
         try:
             content = ast.literal_eval(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, SyntaxError):
             return None
     return [str(item) for item in content] if all(isinstance(item, str | int | float) for item in content) else None
 

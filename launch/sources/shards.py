@@ -75,7 +75,9 @@ def read_npz(file: Path) -> Listing:
                     pixels[name], labels = arrays[kind[0].format(name)], arrays[kind[1].format(name)]
                     _check(file, name, pixels[name], labels)
                     size, time = pixels[name][0].nbytes, file.stat().st_mtime_ns
-                    multi_label = multi_label or _are_several(labels)
+                    if images and multi_label != _are_several(labels):
+                        raise Refused(f"{file}: the {name} labels are {labels.shape}, others are not of that kind", 4)
+                    multi_label = _are_several(labels)
                     texts = (
                         [joined([*map(str, row.nonzero()[0])]) for row in labels]
                         if _are_several(labels)

@@ -5,7 +5,7 @@ table's folder: names without a folder or suffix, paths of another machine. What
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 

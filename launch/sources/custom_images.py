@@ -187,7 +187,7 @@ def labels_of(listing: Listing, labels: Sequence[str], classes: Sequence[str]) -
     rows = torch.zeros(len(labels), len(classes), dtype=torch.uint8)
     for row, label in enumerate(labels):
         for names, value in zip(several.parts(label), (1, UNKNOWN), strict=True):
-            rows[row, [numbers[name] for name in names]] = value
+            rows[row, [numbers[name] for name in names if name in numbers]] = value
     return rows
 
 

@@ -56,7 +56,7 @@ class Listing:
         """Those with images, as the table has them, else sorted: by number if all names are whole numbers, else by name."""
         names = {image.label for image in self.images}
         if self.multi_label:
-            names = {name for text in names for names in parts(text) for name in names}
+            names = {name for text in names for name in parts(text)[0]}
         if names <= {*self.names}:
             return tuple(name for name in self.names if name in names)
         numbers = all(name.isdecimal() and len(name) < DIGITS for name in names)

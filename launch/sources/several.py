@@ -219,6 +219,8 @@ def in_columns(
         found.append(joined([name for name, cell in cells if cell in present], [name for name, cell in cells if cell in unknown]))
     some = ", ".join(map(shown, names[:10])) + " …" * (len(names) > 10)
     notes = [f"several labels: the columns that have a 1: {some}"]
+    if never := [name for name in names if not any(name in parts(text)[0] for text in {*found})]:
+        notes.append(f"columns that have no 1: {', '.join(map(shown, never[:10]))}: left out")
     if unsure:
         taken = {"ignore": "left out of the loss and the measures", "0": "taken as 0", "1": "taken as 1"}[told.uncertain]
         notes.append(f"labels that are -1, uncertain: {unsure:,}, {taken}")

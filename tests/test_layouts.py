@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from layout_folders import FOLDERS
+from layout_labels import LABELS
 from layout_tables import TABLES
 from photos import jpeg, write_photos
 
-ALL = [*FOLDERS, *TABLES]
+ALL = [*FOLDERS, *TABLES, *LABELS]
 
 
 @pytest.fixture(autouse=True)

@@ -34,6 +34,8 @@ DECIDE_CONTENT = (
     "group",
     "label_from",
     "classes_at",
+    "multi_label",
+    "uncertain",
     "skip_bad",
 )
 

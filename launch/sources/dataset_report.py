@@ -70,6 +70,11 @@ def dataset_report(
     path = located(path)
     with _no_collections():
         listing = _listing(path, reading, bar)
+    if not listing.multi_label and (reading.rules.multi_label == "yes" or reading.rules.uncertain):
+        flag = "--multi-label yes" if reading.rules.multi_label else "--uncertain"
+        raise Refused(
+            f"{listing.source}: each image has one label here, that of its folder or row; {flag} is for tables of several", 2
+        )
     if reading.relabel:
         listing = relabelled(listing, Path(reading.relabel))
     if not {*listing.classes} <= {*reading.known}:

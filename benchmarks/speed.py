@@ -42,7 +42,7 @@ from launch.data.dataset import Split
 from launch.data.feed import MemoryFeed
 from launch.data.images import Images
 from launch.data.order import order
-from launch.processes import Stop
+from launch.stop import Stop
 from launch.training.batches import TrainingFeed
 from launch.training.state import Meter
 from launch.training.step import Step

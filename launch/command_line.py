@@ -21,8 +21,9 @@ from .errors import Refused, exhausted, first_line
 from .lazy import help_with_torch, stands_in, without_torch
 from .old_names import flags_of_today
 from .option_groups import groups
-from .processes import first_to_say, follow_launcher, launched, lost_process, main_here
+from .processes import first_to_say, launched, lost_process, main_here
 from .run import Run
+from .stop import follow_launcher
 
 SWITCHED = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 

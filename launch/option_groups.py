@@ -37,3 +37,16 @@ def together(main: Callable[..., Any], recorded: Mapping[str, Any]) -> dict[str,
         fields = {field.name for field in dataclasses.fields(default)} & options.keys()
         options[name] = dataclasses.replace(default, **{field: options.pop(field) for field in fields})
     return options
+
+
+def flags_of(main: Callable[..., Any], options: Mapping[str, Any]) -> list[str]:
+    """The words of a command line that give `main` these `options`, without those that are its defaults."""
+    defaults = apart({parameter.name: parameter.default for parameter in inspect.signature(main).parameters.values()})
+    words: list[str] = []
+    for name, value in apart(options).items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words += [f"--{flag}" if value else f"--no-{flag}"] * (value != defaults.get(name, False))
+        elif value != defaults.get(name):
+            words += [f"--{flag}", *(map(str, value) if isinstance(value, tuple | list) else [str(value)])]
+    return words

@@ -28,7 +28,6 @@ from .old_names import options_to_hash
 from .option_groups import apart
 from .processes import (
     START_SECONDS,
-    StopWhen,
     accelerator,
     any_process,
     cores,
@@ -40,6 +39,7 @@ from .processes import (
 from .report import page
 from .report.runs import describe, recorded_json, stages
 from .sources import named
+from .stop import StopWhen
 from .weights import Source, read
 from .weights.tensors import weights_sha256
 
@@ -104,7 +104,7 @@ class Run:
     quiet: bool = field(init=False, default=False)  # no lines on the screen
     separate_trials: bool = field(init=False, default=False)  # each process has trials of its own
     captured: bool = field(init=False, default=True)  # on a GPU: see launch/training/cuda_graph.py
-    stop_when: StopWhen | None = field(init=False, repr=False, default=None)  # for programs and tests: see processes.Stop
+    stop_when: StopWhen | None = field(init=False, repr=False, default=None)  # for programs and tests: see stop.Stop
 
     def start(self, recipe: str, options: dict[str, Any]) -> dict | None:
         """Find this process's place among the others, the run folder and what is in it.
@@ -315,11 +315,15 @@ class Run:
             with contextlib.suppress(OSError):
                 write_atomically(self.folder / "stopped.json", json.dumps({"code": code, "why": why}).encode())
 
-    def end(self) -> None:
-        """Leave the run folder and the other processes."""
+    def leave(self) -> None:
+        """Leave the run folder, for others to take."""
         if self.lock and self.lock.is_locked:
             (self.folder / "lock.pid").unlink(missing_ok=True)
             self.lock.release()
+
+    def end(self) -> None:
+        """Leave the run folder and the other processes."""
+        self.leave()
         if self.deterministic:
             torch.use_deterministic_algorithms(False)
         if self.accelerator:

@@ -4,8 +4,9 @@ Source  transfer notes, sections 2.1 (torchvision's architectures) and 2.3 (the 
 Shapes  images float (N, 3, H, W) -> logits float (N, num_classes)
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -105,6 +106,17 @@ def heads(net: nn.Module, num_classes: int) -> tuple[str, ...]:
 def head(net: nn.Module, num_classes: int) -> str:
     """The last of the `heads`."""
     return heads(net, num_classes)[-1]
+
+
+@contextlib.contextmanager
+def without(net: nn.Module, head: str) -> Iterator[None]:
+    """Context manager: `net` without its layer `head`, so that it gives the features which that gets."""
+    layer = net.get_submodule(head)
+    net.set_submodule(head, nn.Identity())
+    try:
+        yield
+    finally:
+        net.set_submodule(head, layer)
 
 
 def last_block(net: nn.Module, heads: str | Sequence[str]) -> str:

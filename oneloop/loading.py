@@ -41,7 +41,7 @@ def load(
     Raises Refused, in one line: no such run (2), no or damaged weights, or a net that no longer computes what was trained (4).
     """
     path = Path(path)
-    if _is_published(path):
+    if is_published(path):
         return _published(path, device, tta)
     record, stage = find_run(path)
     about = described(record, stage, weights)
@@ -52,7 +52,7 @@ def load(
     return Model(net, about | {"temperature": calibration.recorded(file.parent, which)}, device, tta)
 
 
-def _is_published(path: Path) -> bool:
+def is_published(path: Path) -> bool:
     """Whether `oneloop publish` made the folder."""
     known = read_json(path / "config.json") or {}
     return isinstance(known.get("oneloop"), dict)

@@ -46,7 +46,7 @@ class Model:
     def __init__(self, net: nn.Module, about: dict, device: str | torch.device = "", tta: str = ""):
         self.device = torch.device(device) if device else _best_device()
         self.net, self.about = net.to(self.device).to(memory_format=torch.channels_last), about
-        self._over_views = over_views(self.net, tta)
+        self.tta, self._over_views = tta, over_views(self.net, tta)
         self.classes: tuple[str, ...] = tuple(about["classes"])
         self.shape: tuple[int, int, int] = tuple(about["shape"])
         self.rule = rule_of(about)
@@ -84,38 +84,39 @@ class Model:
         return found
 
     def embed(self, images: "ImageLike | Iterable[ImageLike]") -> Tensor:
-        """Features of each image, float32 (N, D) on the CPU: what the net's last layer gets, averaged over places.
+        """Features of each image, float32 (N, D) on the CPU: what the net gives without its last layer.
 
-        Raises Refused: 1 for an image that cannot be read, 4 for a net without a last layer.
+        Raises Refused: 1 for an image that cannot be read, 4 for a net without a last layer, or with several.
         """
-        from nets.named import head
-
-        try:
-            layer = self.net.get_submodule(head(self.net, len(self.classes)))
-        except ValueError as error:
-            raise Refused(f"no features: {error}", 4) from error
-        features: list[Tensor] = []
-
-        def keep(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            (seen,) = inputs
-            features.append((seen.flatten(2).mean(2) if seen.ndim > 2 else seen).float().cpu())  # host-device sync
-
-        hook = layer.register_forward_pre_hook(keep)
-        try:
-            for read in self.read(images):
-                self.logits(read)
-        finally:
-            hook.remove()
+        features = [self.features(self.batch(read.pixels)) for read in self.read(images)]
         return torch.cat(features) if features else torch.empty(0, 0)
 
     @torch.no_grad()
+    def features(self, batch: Tensor) -> Tensor:
+        """The same of a `batch`, as `batch` makes it. Raises Refused (4). Host-device sync."""
+        from nets.named import heads, without
+
+        try:
+            layers = heads(self.net, len(self.classes))
+        except ValueError as error:
+            raise Refused(f"no features: {error}", 4) from error
+        if len(layers) > 1:
+            raise Refused(f"no features: the net has several last layers, {', '.join(layers)}", 4)
+        with without(self.net, layers[0]):
+            return self._over_views(batch).float().flatten(1).cpu()
+
     def logits(self, read: Read) -> Tensor:
         """float32 (n, classes), on the net's device, not yet divided by the temperature."""
-        rows = read.pixels.permute(0, 2, 3, 1).flatten(1).to(self.device, non_blocking=True)  # (n, H × W × C)
-        channels, height, width = self.shape
-        pixels = self._normalise(rows).view(-1, height, width, channels).permute(0, 3, 1, 2)
-        logits: Tensor = self._over_views(resized(pixels, self.about["size"]))
+        with torch.no_grad():
+            logits: Tensor = self._over_views(self.batch(read.pixels))
         return logits.float()
+
+    def batch(self, pixels: Tensor) -> Tensor:
+        """Images uint8 (n, C, H, W) as the net takes them: normalised, of its size, on its device."""
+        rows = pixels.permute(0, 2, 3, 1).flatten(1).to(self.device, non_blocking=True)  # (n, H × W × C)
+        channels, height, width = self.shape
+        images = self._normalise(rows).view(-1, height, width, channels).permute(0, 3, 1, 2)
+        return resized(images, self.about["size"])
 
     def read(self, images: "ImageLike | Iterable[ImageLike]", skip: bool = False) -> Iterator[Read]:
         """`images` in batches, which threads read while the net computes. Raises Refused (1) for a bad one, unless `skip`."""

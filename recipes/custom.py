@@ -122,7 +122,9 @@ def main(
     if views and (views < 0 or mode not in ("frozen", "gradual")):
         raise Refused(f"--views takes a number from 0 on, and is for --mode frozen and gradual; it is {views}", 2)
     rule = data.rule(size or size_for(net, mode))
-    images = sources.custom(run.data, rule, data, run.limit, run.validation, classes=run.classes, main=run.rank == 0)
+    images = sources.custom(
+        run.data, rule, data, run.limit, run.validation, classes=run.classes, main=run.rank == 0 and not run.quiet
+    )
     zeros = mode in ("frozen", "gradual") or head_epochs > 0
     model, images = net_for(run, net, images, published, source, sha256, average, zeros)
     if mode != "frozen" and run.trains and not run.finished:  # now, and not when the last layer has been trained
@@ -227,7 +229,7 @@ def net_for(
     rule = images.train.rule
     if (rule.crop, rule.interpolation) != (CENTER_CROP, INTERPOLATIONS[0]):
         lines += [f"images as these weights want them: {rule.crop:.3g} of the shorter side, {rule.interpolation} to {rule.size}"]
-    if run.rank == 0 and lines:
+    if run.rank == 0 and lines and not run.quiet:
         say("\n".join(lines))
     return model, images
 

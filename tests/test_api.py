@@ -54,7 +54,23 @@ def test_features_are_what_the_last_layer_gets(model, files):
     for row, one in zip(probabilities.tolist(), model.predict(files), strict=True):
         assert row == pytest.approx([one.probabilities[name] for name in model.classes], abs=1e-6)
     assert model.embed([]).shape == (0, 0)
-    assert not model.net.fc2._forward_pre_hooks
+    assert isinstance(model.net.fc2, nn.Linear)
+
+
+def test_features_have_one_meaning_for_every_net(model, files, trained_runs):
+    """As launch/features has it: what the net makes of an image without its last layer, also if that is a convolution."""
+    flipped = api.load(trained_runs / "birds", tta="flip").embed(files)
+    arrays = [np.array(Image.open(file)) for file in files]
+    mirrored = model.embed([np.ascontiguousarray(array[:, ::-1]) for array in arrays])
+    torch.testing.assert_close(flipped, (model.embed(files) + mirrored) / 2)
+    about = model.about | {"net": "", "classes": ["a", "b", "c"], "size": 0}
+    pooled = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    features = api.Model(pooled, about, "cpu").embed(files)
+    assert features.shape == (12, 5)
+    (read,) = model.read(files)
+    assert torch.equal(features, pooled[0](model.batch(read.pixels)).relu().mean((2, 3)).detach())
+    with pytest.raises(Refused, match="no last layer of 3 outputs"):
+        api.Model(nn.Flatten(), about, "cpu").embed(files)
 
 
 def test_loading_and_predicting_import_neither_accelerate_nor_wandb_nor_a_recipe(trained_runs, files):

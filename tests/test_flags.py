@@ -49,7 +49,10 @@ def all_flags() -> list[str]:
     lines = ["every recipe"]
     lines += [line(field.name, field.type, field.default) for field in dataclasses.fields(Run) if field.init]
     for recipe in RECIPES:
-        lines += [recipe, *flags_of(load(ROOT / f"recipes/{recipe}.py").main)]
+        module = load(ROOT / f"recipes/{recipe}.py")
+        lines += [recipe, *flags_of(module.main)]
+        if hasattr(module, "own_images"):
+            lines += [f"{recipe} --folds", *flags_of(module.own_images)]
     return lines
 
 

@@ -183,8 +183,8 @@ def test_control_a_method_that_draws_by_rank_differs(tmp_path):
 def test_max_seconds_save_and_end_and_the_same_command_goes_on(start, images, tmp_path, monkeypatch):
     fit(start(out="straight"), images, "all")
     clock = iter(range(10**6))
-    monkeypatch.setattr("launch.processes.psutil.Process", lambda: SimpleNamespace(create_time=lambda: 0))
-    monkeypatch.setattr("launch.processes.time", SimpleNamespace(time=lambda: next(clock)))  # a second each time it is asked
+    monkeypatch.setattr("launch.stop.psutil.Process", lambda: SimpleNamespace(create_time=lambda: 0))
+    monkeypatch.setattr("launch.stop.time", SimpleNamespace(time=lambda: next(clock)))  # a second each time it is asked
     with pytest.raises(Refused, match="stopped after --max-seconds 20 at step") as refused:
         fit(start(max_seconds=20), images, "all")
     assert refused.value.code == 75

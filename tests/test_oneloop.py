@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("own_path")
 
 def test_every_command_has_its_file_and_the_script_its_entry():
     files = {path.stem for path in (ROOT / "launch/commands").glob("*.py")} - {"__init__", "arguments"}
-    parts = "sweep_", "data_", "export_"  # of other commands
+    parts = "sweep_", "data_", "export_", "try_"  # of other commands
     assert {name for name in files if not name.startswith(parts)} == commands.COMMANDS.keys()
     (entry,) = importlib.metadata.entry_points(group="console_scripts", name="oneloop")
     assert entry.load() is commands.main

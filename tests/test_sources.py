@@ -10,6 +10,7 @@ from PIL import Image
 from launch import Run, sources
 from launch.data.resize import ResizeRule
 from launch.errors import Refused
+from launch.sources import synthetic
 
 
 def test_kept_classes_are_labelled_in_the_order_asked_for(folder):
@@ -116,6 +117,13 @@ def test_synthetic_is_the_same_each_time_and_balanced():
     assert first.train.labels.bincount().tolist() == [1000, 1000]
     assert first.source == "synthetic"
     assert not torch.equal(first.train.pixels[: len(first.test)], first.test.pixels)
+
+
+def test_synthetic_test_images_are_none_of_the_training_images():
+    """They have random numbers of their own; the same labels would else be the same drawings."""
+    images = synthetic.read(("bird", "airplane"), (3, 16, 16), {"train": 20, "test": 20})
+    assert torch.equal(images.train.labels, images.test.labels)
+    assert not (images.train.pixels[:, None] == images.test.pixels).flatten(2).all(2).any()
 
 
 def test_synthetic_classes_alternate():

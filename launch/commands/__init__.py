@@ -28,6 +28,7 @@ COMMANDS = {  # name -> description, arguments of an example
     "export": ("write a trained net as one file, and check it", "runs/cifar2/Net-0a1b2c3d --format onnx --out birds.onnx"),
     "publish": ("write a trained net as a folder that timm and transformers load", "runs/custom/NAME ants --licence mit"),
     "explain": ("show where in an image a trained net looks", "runs/cifar2/Net-0a1b2c3d bird.jpg --class airplane"),
+    "try": ("serve a page on this machine to try a trained net with photos", "runs/cifar2/Net-0a1b2c3d"),
     "upload": ("send run folders to W&B, even if made without it", "runs/cifar2"),
 }
 

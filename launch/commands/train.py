@@ -29,7 +29,7 @@ def main(args: Sequence[str]) -> None:
     file = recipe.located(args[place])
     recipe.check(file)
     if {"-h", "--help"} & {*args[place + 1 :]}:  # which need not wait for accelerate
-        os.execv(sys.executable, [sys.executable, str(file), "--help"])
+        os.execv(sys.executable, [sys.executable, str(file), *args[place + 1 :]])
     launch = [sys.executable, "-P", "-m", "accelerate.commands.launch"]  # -P: modules of the current folder are not accelerate's
     # This process becomes the launcher: its signals and its exit code are the launcher's.
     os.execv(launch[0], [*launch, *map(launch_file, args[:place]), str(file), *args[place + 1 :]])

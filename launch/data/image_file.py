@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..errors import Refused, first_line
 from .dataset import Shape
-from .decode import converted, decode
-from .resize import ResizeRule, centred, read, reduced_size, resized
+from .decode import converted, decode, pixels_of
+from .resize import ResizeRule, centred, reduced, reduced_size, resized
 
 
 def read_image(path: Path, shape: Shape, rule: ResizeRule | None = None) -> Tensor:
@@ -23,13 +23,20 @@ def read_image(path: Path, shape: Shape, rule: ResizeRule | None = None) -> Tens
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for
             raise ValueError("it is not a file")
-        if rule:
-            return torch.from_numpy(centred(read(path, rule), rule).copy()).permute(2, 0, 1)
-        return _stretched(decode(path, shape[0]), shape)
+        with Image.open(path) as opened:
+            return file_image(opened, shape, rule)
     except FileNotFoundError as error:
         raise Refused(f"{path}: no such file") from error
     except Exception as error:  # PIL raises a dozen kinds for broken files
         raise Refused(f"{path} cannot be read as an image: {first_line(error)}") from error
+
+
+def file_image(opened: Image.Image, shape: Shape, rule: ResizeRule | None = None) -> Tensor:
+    """As `read_image`, of a file that `Image.open` has opened. Raises whatever PIL does, and ValueError."""
+    if not rule:
+        return _stretched(converted(opened, shape[0]), shape)
+    pixels = reduced(*pixels_of(opened, rule.cache_size, rule.white), rule)
+    return torch.from_numpy(centred(pixels, rule).copy()).permute(2, 0, 1)
 
 
 def opened_image(image: Image.Image | np.ndarray, shape: Shape, rule: ResizeRule | None = None) -> Tensor:

@@ -12,8 +12,9 @@ from ..console import say
 from ..data.features import by_turns
 from ..data.images import Images
 from ..errors import Refused
-from ..processes import OUT_OF_TIME, Stop, broadcast
+from ..processes import broadcast
 from ..run import Run
+from ..stop import OUT_OF_TIME, Stop
 from ..weights.tensors import weights
 from .backbone import Backbone
 from .compute import Views, Work, with_features

@@ -1,7 +1,8 @@
-"""Comparison of runs, read without torch: what differs between them and what they reached, grouped over seeds.
+"""Comparison of runs, read without torch: what differs between them and what they reached, grouped over seeds and folds.
 
 The unit is a training: a run folder or, if its recipe trains several times, each of its stages. Trainings that differ only in the
-seed form a group. Unfinished ones form groups of their own, so that no mean mixes them with finished ones.
+seed, or in the fold that they are tested on, form a group. Unfinished ones form groups of their own, so that no mean mixes them
+with finished ones.
 
 What is measured is in measures.py, the plots are in compare_plots.py.
 """
@@ -61,6 +62,12 @@ class Training:
     place: str
     images: dict[str, str]
     what: str = "accuracy"  # that is measured, in words; empty before the first evaluation
+    fold: str = ""  # --fold
+
+    @property
+    def draw(self) -> tuple[int, str]:
+        """What trainings of a group differ in: those of two groups that have it in common are paired."""
+        return self.seed, self.fold
 
 
 @dataclass(frozen=True)
@@ -178,7 +185,7 @@ def compare(folders: Iterable[Path]) -> tuple[Comparison, list[str]]:
     sources = {tuple(text_of(training.options.get(name)) for name in (CONTENT, *DECIDE_CONTENT)) for training in trainings}
     if len(sources) == len({source[1:] for source in sources}):  # the content adds nothing to the name
         for training in trainings:
-            del training.options[CONTENT]
+            training.options.pop(CONTENT, None)
     grouped: dict[tuple, list[Training]] = {}
     known = {(training.options["recipe"], name) for training in trainings for name in training.options}
     for training in trainings:
@@ -202,13 +209,18 @@ def ranked_by(groups: Iterable[Group]) -> Literal["validation_accuracy", "last"]
 
 
 def trainings_of(record: Record) -> Iterator[Training]:
-    """The trainings of one run: its stages if it has any, else the run itself."""
+    """The trainings of one run: its stages if it has any, else the run itself. None if it is made of runs of their own."""
     inside = stages(record.folder)
+    if not inside and not (record.folder / "metrics.jsonl").exists() and any(record.folder.glob("*/**/config.json")):
+        return
     # Recipe and net come first, however the recipe orders its options.
     known = {"recipe": record.options["recipe"], "net": record.config.get("model")}
     further = {"micro_batches": record.config["micro_batches"], CONTENT: record.config["data"]["fingerprint"][:8]}
     options = _flat({name: value for name, value in known.items() if value} | record.options | further)
-    seed = options.pop("seed")
+    seed, fold = options.pop("seed"), options.pop("fold", "")
+    if fold:
+        options["folds"] = fold.partition("/")[2]
+        del options[CONTENT]  # each fold has its own
     where = record.config
     place = f"{where['world_size']} × {where['device']}, {where['threads']} threads, precision {where['precision']}"
     for folder in inside or [record.folder]:
@@ -230,6 +242,7 @@ def trainings_of(record: Record) -> Iterator[Training]:
             place=printable(place),
             images={split: _images(record, split) for split in ("validation", "test")},
             what=WORDS[measured.measure] if (measured := Known(result or {}, events, {})).evaluated else "",
+            fold=fold,
         )
 
 
@@ -262,8 +275,9 @@ def _told_apart(key: str, group: Group, others: Iterable[Group]) -> str:
 
 def _count(group: Group) -> str:
     """The number of runs: "3", or "4 (3 seeds)" if a seed was run twice, since a repetition adds no spread."""
-    runs, seeds = len(group.trainings), len(group.seeds)
-    return str(runs) if runs == seeds else f"{runs} ({seeds} seed{'s' * (seeds > 1)})"
+    runs, seeds, folds = len(group.trainings), len(group.seeds), len({training.fold for training in group.trainings} - {""})
+    several = f"{seeds} seed{'s' * (seeds > 1)}{f', {folds} folds' if folds else ''}"
+    return str(runs) if runs == seeds and not folds else f"{runs} ({several})"
 
 
 def _cells(group: Group, columns: Mapping[str, Measure], narrow: bool) -> Iterator[str]:

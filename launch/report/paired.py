@@ -1,6 +1,7 @@
-"""Tests of whether one group of runs is better than another: paired differences over equal seeds, McNemar's test. No torch.
+"""Tests of whether one group of runs is better than another: paired differences, McNemar's test. No torch.
 
-Runs of equal seeds see the same images in the same order, so their difference says more than two means with their deviations.
+Runs of equal seeds, and folds, see the same images in the same order, so their difference says more than two means with their
+deviations.
 With one seed in common only the test images can be paired.
 """
 
@@ -40,6 +41,7 @@ class Pair:
     interval: float | None = None
     p: float | None = None
     why: str = ""
+    folds: bool = False  # `seeds` counts folds, too
 
     @property
     def more_than_chance(self) -> bool | None:
@@ -59,11 +61,12 @@ class Pair:
             better = f"{self.one} is worse than {self.other} by {-points:.2f}{spread} points"
         if points == 0:
             better = f"{self.one} is as good as {self.other}, by 0.00{spread} points,"
-        over = f"over {self.seeds} seeds" if self.seeds > 1 else "with one seed"
+        what = "fold" if self.folds else "seed"
+        over = f"over {self.seeds} {what}s" if self.seeds > 1 else f"with one {what}"
         tested = "" if self.p is None else f", McNemar's p = {self.p:.2g} on its test images"
-        verdict = {True: "more than chance", False: "may be chance", None: "one seed says little"}[self.more_than_chance]
+        verdict = {True: "more than chance", False: "may be chance", None: f"one {what} says little"}[self.more_than_chance]
         if self.seeds == 1 and self.p is not None:
-            verdict += " (of these two trainings, not of other seeds)"
+            verdict += f" (of these two trainings, not of other {what}s)"
         return f"{better} {over}{tested}; {verdict}"
 
 
@@ -86,11 +89,11 @@ def pairs(comparison: Comparison, against: str = "") -> list[Pair]:
 
 def _pair(comparison: Comparison, one: Group, other: Group, read: Callable[[Path], predictions.Answers | None]) -> Pair:
     measure = ranked_by(comparison.groups)
-    theirs = {each.seed: each for each in other.trainings if measure in each.measures}
-    both = [(mine, theirs[mine.seed]) for mine in _once(one) if measure in mine.measures and mine.seed in theirs]
-    names = comparison.label(one), comparison.label(other)
+    theirs = {each.draw: each for each in other.trainings if measure in each.measures}
+    both = [(mine, theirs[mine.draw]) for mine in _once(one) if measure in mine.measures and mine.draw in theirs]
+    names, folds = (comparison.label(one), comparison.label(other)), int(one.options.get("folds") or 0) if _folded(one) else 0
     if not both:
-        return Pair(*names, 0, None, why="no seed in common")
+        return Pair(*names, 0, None, why=f"no {'fold' if folds else 'seed'} in common")
     answers = [(read(mine.folder), read(its.folder)) for mine, its in both]
     split = "test" if measure == "last" else "validation"
     if not all(_same_images(split, *trainings, *of) for trainings, of in zip(both, answers, strict=True)):
@@ -99,8 +102,12 @@ def _pair(comparison: Comparison, one: Group, other: Group, read: Callable[[Path
     mean = statistics.fmean(differences)
     if len(both) == 1:
         mine, its = answers[0]
-        return Pair(*names, 1, mean, p=_mcnemar_of(mine, its) if mine and its and measure == "last" else None)
-    return Pair(*names, len(both), mean, t_interval(differences))
+        return Pair(*names, 1, mean, p=_mcnemar_of(mine, its) if mine and its and measure == "last" else None, folds=bool(folds))
+    return Pair(*names, len(both), mean, t_interval(differences, 1 / (folds - 1) if folds else 0.0), folds=bool(folds))
+
+
+def _folded(group: Group) -> bool:
+    return any(training.fold for training in group.trainings)
 
 
 def _same_images(
@@ -113,15 +120,19 @@ def _same_images(
 
 
 def _once(group: Group) -> list[Training]:
-    """The last of the trainings with equal seeds."""
-    return list({training.seed: training for training in group.trainings}.values())
+    """The last of the trainings with equal seeds and folds."""
+    return list({training.draw: training for training in group.trainings}.values())
 
 
-def t_interval(values: list[float]) -> float:
-    """Half-width of the 95 % confidence interval of the mean of two or more values, by Student's t."""
+def t_interval(values: list[float], overlap: float = 0.0) -> float:
+    """Half-width of the 95 % confidence interval of the mean of two or more values, by Student's t.
+
+    Folds share most of what they are trained on, so that their mean varies more than that of independent values: `overlap` is
+    the number of test images for each training image. Source: Nadeau and Bengio, Inference for the Generalization Error (2003).
+    """
     known = sorted(T)
     freedom = known[bisect.bisect_right(known, len(values) - 1) - 1]  # rounded down: rather too wide
-    return T[freedom] * statistics.stdev(values) / math.sqrt(len(values))
+    return T[freedom] * statistics.stdev(values) * math.sqrt(1 / len(values) + overlap)
 
 
 def mcnemar(only_one: int, only_other: int) -> float:

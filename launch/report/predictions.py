@@ -18,16 +18,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..errors import printable
+from ..errors import Refused, first_line, printable
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from ..data.dataset import Split
     from ..data.disk_feed import DiskSplit
+    from ..data.feed import Feed
     from ..data.images import Images
+    from .run_log import Running
 
 NAME = "predictions.parquet"
 
@@ -41,6 +43,23 @@ class Answers(NamedTuple):
     right: "np.ndarray | None"  # None of images with several labels each
     images: str
     validation: str = ""
+
+
+def logits_of(run: "Running", net: "nn.Module", feed: "Feed") -> "Tensor":
+    """Logits of every image of `feed` in eval mode: float32 (N, classes), on the CPU."""
+    import torch
+
+    was_training = net.training
+    net.eval()
+    try:
+        parts = []
+        with torch.no_grad():
+            for pixels, _ in feed.stream(feed.order(torch.arange(len(feed.labels))).split(feed.evaluation_batch)):
+                with run.accelerator.autocast():
+                    parts.append(net(pixels).float())
+    finally:
+        net.train(was_training)
+    return torch.cat(parts).cpu()  # host-device sync
 
 
 def write(folder: Path, logits: "Tensor", images: "Images", threshold: float | None = None) -> None:
@@ -91,6 +110,38 @@ def read(folder: Path) -> Answers | None:
         return Answers(right, of["images"], of["validation"])
     except (OSError, pyarrow.ArrowException, BufferError, KeyError, TypeError, ValueError):
         return None
+
+
+def out_of_fold(folders: Sequence[Path], target: Path) -> Answers:
+    """Put together the predictions in `folders`, one for each fold, as those of all images, which this returns.
+
+    `target`/predictions.parquet has a row for each image, by path, with the number of its fold, from 1, as a further column.
+    Raises Refused: 1 if it cannot be written, 4 if an image is in two folds or a file is damaged.
+    """
+    import numpy as np
+    import pyarrow
+    import pyarrow.compute
+    import pyarrow.parquet
+
+    try:
+        parts = []
+        for number, folder in enumerate(folders, 1):
+            part = pyarrow.parquet.read_table(folder / NAME)
+            parts.append(part.append_column("fold", pyarrow.array([number] * len(part), pyarrow.int32())))
+        table = pyarrow.concat_tables(parts).unify_dictionaries().combine_chunks()
+        table = table.take(pyarrow.compute.sort_indices(table["path"]))
+        paths, labels, predicted = (table[name].to_pylist() for name in ("path", "label", "predicted"))
+    except (OSError, pyarrow.ArrowException, KeyError) as error:
+        raise Refused(
+            f"{target}: the predictions of its folds cannot be read ({first_line(error)}); --fresh starts over", 4
+        ) from error
+    if len({*paths}) < len(paths):
+        raise Refused(f"{target}: an image is in two folds, so the data or their groups have changed; --fresh starts over", 4)
+    images = hashlib.sha256(json.dumps([*zip(paths, labels, strict=True)]).encode()).hexdigest()
+    table = table.set_column(table.schema.get_field_index("id"), "id", pyarrow.array(range(len(table)), pyarrow.int32()))
+    target.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(table.replace_schema_metadata({"images": images}), target / NAME)
+    return Answers(np.array(labels) == np.array(predicted), images)
 
 
 def _numbers(values: "Tensor") -> "pyarrow.Array":

@@ -51,7 +51,7 @@ def show(
 
     Called on the main process only: nothing here is collective. Raises OSError, and whatever the net or a font raises.
     """
-    logits = _logits(run, net, feed)
+    logits = predictions.logits_of(run, net, feed)
     plots.history(run.folder / "curves.png", read_metrics(run.folder / "metrics.jsonl"))
     if images.multi_label:
         shown = _several(run, logits, images, tested(result)["threshold"])
@@ -69,7 +69,9 @@ def _one(run: Running, net: nn.Module, logits: Tensor, images: Images, validatio
     """Write and draw what is known of images with one label each; returns the content of predictions.json."""
     temperature = 1.0
     if validation is not None:
-        temperature = calibration.temperature(_logits(run, net, validation), validation.labels.cpu())  # host-device sync
+        temperature = calibration.temperature(
+            predictions.logits_of(run, net, validation), validation.labels.cpu()
+        )  # host-device sync
     shown = summary(logits, images, temperature)
     predictions.write(run.folder, logits, images)
     plots.confusion(run.folder / "confusion.png", torch.tensor(shown["counts"]), images.classes)
@@ -126,21 +128,6 @@ def summary(logits: Tensor, images: Images, temperature: float = 1.0) -> dict:
         "wrong": [mistake(index) for index in worst],
         "source": printable(images.source),
     }
-
-
-@torch.no_grad()
-def _logits(run: Running, net: nn.Module, feed: Feed) -> Tensor:
-    """Logits of every image of `feed` in eval mode: float32 (N, classes), on the CPU."""
-    was_training = net.training
-    net.eval()
-    try:
-        parts = []
-        for pixels, _ in feed.stream(feed.order(torch.arange(len(feed.labels))).split(feed.evaluation_batch)):
-            with run.accelerator.autocast():
-                parts.append(net(pixels).float())
-    finally:
-        net.train(was_training)
-    return torch.cat(parts).cpu()  # host-device sync
 
 
 def _png_of(images: Images, index: int) -> str:

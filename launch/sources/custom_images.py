@@ -2,9 +2,11 @@
 
 import hashlib
 import io
+import itertools
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +30,7 @@ from .check import LOST
 from .dataset_report import DatasetReport, dataset_report, duplicates, notes
 from .listing import ListedImage, Listing, open_image
 from .options import FRACTION, DataOptions
-from .split import NAMES, as_csv
+from .split import NAMES, as_csv, folds_by_content
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 WORTH_COMPILING = 1000  # images, from which on it is worth a line that torch resizes them
@@ -50,8 +52,9 @@ def custom(
 
     `data` is a folder, a table, a data set of the hub (owner/name), or "synthetic". Splits are those of the file `options.split`,
     else those that `data` has, else made by content: the fraction `validation` (None: FRACTION) and `options.test` of each
-    class. Where there is no test split, the validation images are the test images, and choose the best weights. `limit` is the
-    number of training images to use (0: all).
+    class. Where there is no test split, the validation images are the test images, and choose the best weights. With
+    `options.fold`, one part in K of the training and validation images is the test split, the others train, and the images that
+    were to test are left out. `limit` is the number of training images to use (0: all).
 
     An image is decoded when it is first opened and then kept, as far as the disk allowance goes (launch/data/store.py); not
     for a run with `classes`, which only rebuilds its net. `main`: on the main process, which says what it finds.
@@ -59,8 +62,12 @@ def custom(
     Raises Refused: 1 if `data` cannot be read or the cache not written, 2 for wrong arguments, 4 if there are bad files (unless
     `options.skip_bad`), or if a split lacks a class.
     """
+    if options.fold and validation:
+        raise Refused("--fold tests on a fold and keeps nothing for --validation: leave one of them out", 2)
     if data == "synthetic":
-        return _announced(_drawings(rule, classes, limit), main and not classes)
+        drawn = _drawings(rule, classes, limit)
+        fold = options.fold_of()
+        return _announced(_folded(drawn, *fold) if fold else drawn, main and not classes)
     if data == "hub":
         raise Refused("--data hub names no data set: it takes a folder, a table, owner/name of the hub, or synthetic", 2)
     reading, split = options.reading(classes), Path(options.split) if options.split else None
@@ -68,7 +75,7 @@ def custom(
     with Progress(console=console, transient=True, disable=not main or not console.is_terminal) as bar:
         fraction = FRACTION if validation is None else validation
         kept = None if classes or limit else rule  # with a limit, few of them may be wanted
-        report = dataset_report(Path(data), reading, split, fraction, options.test, bar, kept)
+        report = dataset_report(Path(data), reading, split, fraction, options.test, bar, kept, options.fold_of())
         if all(info.problem == LOST for info in report.files.values()):
             raise Refused(f"{data}: none of its {len(report.files):,} images is there, such as {next(iter(report.files))}")
         if report.bad and not options.skip_bad:
@@ -83,7 +90,7 @@ def custom(
                 complain("no C compiler that works (cc, gcc or clang): torch resizes images, at half the speed")
         if main:
             _say_duplicates(report)
-        made = not split and not any(image.split for image in report.listing.images)
+        made = not split and not options.fold and not any(image.split for image in report.listing.images)
         images = images_of(report, rule, limit, held=validation if made else None, kept=not classes)
     images = _announced(images, main and not classes)
     if main and not classes and images.multi_label:
@@ -222,3 +229,14 @@ def _drawings(rule: ResizeRule, classes: tuple[str, ...], limit: int) -> Images:
             wanted.append(StoredImage(sha256, *size, f"drawing {number}", partial(io.BytesIO, content)))
         splits[name] = DiskSplit(images.labels, wanted, Store(rule), rule)
     return Images(_limited(splits["train"], limit), splits["test"], names, MEAN, STD, "synthetic", drawn.fingerprint)
+
+
+def _folded(drawn: Images, number: int, count: int) -> Images:
+    """Drawings, of which fold `number` of `count` tests and the others train."""
+    train = drawn.train
+    assert isinstance(train, DiskSplit)
+    contents = [image.sha256 for image in train.images]
+    by_class = {str(label): [*itertools.compress(contents, train.labels == label)] for label in train.labels.unique()}
+    placed = folds_by_content(by_class, count)
+    tests = torch.tensor([placed[content] == number for content in contents])
+    return replace(drawn, train=train.select((~tests).nonzero().flatten()), test=train.select(tests.nonzero().flatten()))

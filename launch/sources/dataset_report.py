@@ -6,7 +6,7 @@ import shlex
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,11 +61,13 @@ def dataset_report(
     test: float,
     bar: "Progress",
     rule: ResizeRule | None = None,
+    fold: tuple[int, int] | None = None,
 ) -> DatasetReport:
     """List, check and split what is at `path`, a folder, a table or owner/name of the hub, as `reading` tells.
 
     Splits are those of `split_file`, else those that the folder or table has, else made by content with the fractions
-    `validation` and `test`. With a `rule`, images are stored by it while they are checked. Raises Refused.
+    `validation` and `test`. With a `rule`, images are stored by it while they are checked. With a `fold`, its number and that of
+    all folds, its images are the test images, all others train, and those that would be test images are left out. Raises Refused.
     """
     path = located(path)
     with _no_collections():
@@ -82,17 +84,49 @@ def dataset_report(
     store = Store(rule, listing.source) if rule else None
     files, opened = check(listing, bar, store)
     good = [image for image in listing.images if not files[image.path].problem]
+    made = False  # by content
     if split_file:
         splits = split.read(split_file, listing, [image.path for image in good])
     elif not (splits := {image.path: image.split for image in listing.images if image.split}):
-        units = split.units({image.path: files[image.path].sha256 for image in good}, listing.groups)
-        contents = defaultdict(list)
-        strata = several.rarest([image.label for image in good]) if listing.multi_label else {}
-        for image in good:
-            contents[strata.get(image.label, image.label)].append(units[image.path])
+        contents, units = _contents(good, files, listing)
         placed = split.split_by_content(contents, validation, test)
-        splits = {image.path: placed[units[image.path]] for image in good}
+        splits, made = {image.path: placed[units[image.path]] for image in good}, True
+    if fold:
+        # Where others have made the split and there is no test, validation images are the test images, as in a training.
+        kept = "test" if made or "test" in splits.values() else "validation"
+        listing, splits = _folded(listing, files, splits, kept, *fold)
+    good = [image for image in listing.images if not files[image.path].problem]
     return DatasetReport(listing, files, {image.path: splits[image.path] for image in good}, opened, store)
+
+
+def _contents(
+    images: list[ListedImage], files: dict[str, FileInfo], listing: Listing, least: int = 0
+) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """What stays on one side: of each class, and of each path. See `split.units`.
+
+    Of several labels, the rarest that an image has is its class; those with fewer than `least` images are one.
+    """
+    units = split.units({image.path: files[image.path].sha256 for image in images}, listing.groups)
+    strata = several.rarest([image.label for image in images]) if listing.multi_label else {}
+    contents = defaultdict(list)
+    for image in images:
+        contents[strata.get(image.label, image.label)].append(units[image.path])
+    if listing.multi_label and (few := [label for label, of in contents.items() if len({*of}) < least]):
+        contents["rare labels"] = [unit for label in few for unit in contents.pop(label)]
+    return contents, units
+
+
+def _folded(
+    listing: Listing, files: dict[str, FileInfo], splits: dict[str, str], kept: str, number: int, count: int
+) -> tuple[Listing, dict[str, str]]:
+    """`listing` without the images of the split `kept`, and the splits of the others: fold `number` of `count` is the test's."""
+    images = [image for image in listing.images if splits.get(image.path) != kept]
+    contents, units = _contents([image for image in images if not files[image.path].problem], files, listing, count)
+    placed = split.folds_by_content(contents, count)
+    splits = {path: "test" if placed[unit] == number else "train" for path, unit in units.items()}
+    left = len(listing.images) - len(images)
+    note = (f"fold {number} of {count}: {left:,} test images are left out",) if left else ()
+    return replace(listing, images=images, notes=(*listing.notes, *note)), splits
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from .several import rules
 if TYPE_CHECKING:
     from ..data.resize import ResizeRule
 
+MOST_FOLDS = 100
 FRACTION = 0.1  # of images that are not split: for validation, and for the test
 
 
@@ -40,16 +41,31 @@ class DataOptions:
     ] = ""
     uncertain: Annotated[str, Doc("Labels that are -1, uncertain: ignore leaves them out, 0 and 1 take them as such.")] = ""
     skip_bad: Annotated[bool, Doc("Leave out the files that cannot be decoded.")] = False
+    fold: Annotated[
+        str, Doc("I/K: of K parts of the training and validation images, made by content, test on the I-th, train on the others.")
+    ] = ""
     cache_size: Annotated[int, Doc("Shorter side of the images as they are kept, in pixels; 0: twice the size.")] = 0
     # Than version 0.2, see option_groups.py.
-    LATER: ClassVar = ("relabel", "split_column", "group", "label_from", "classes_at", "multi_label", "uncertain")
+    LATER: ClassVar = ("relabel", "split_column", "group", "label_from", "classes_at", "fold", "multi_label", "uncertain")
     white: Annotated[int, Doc("Pixel value of 16-bit grey images that is white, such as 4095 for 12 bits; 0: 65535.")] = 0
 
     def checked(self) -> "DataOptions":
         """Themselves. Raises Refused (2)."""
+        self.fold_of()
         if not 0 <= self.white <= 65535:
             raise Refused(f"--white must be from 0 to 65535, it is {self.white}", 2)
         return self
+
+    def fold_of(self) -> tuple[int, int] | None:
+        """The number of the fold to test on, from 1, and that of all folds; None without folds. Raises Refused (2)."""
+        if not self.fold:
+            return None
+        number, of, count = self.fold.partition("/")
+        if not (
+            of and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count) <= MOST_FOLDS and int(count) > 1
+        ):
+            raise Refused(f"--fold takes I/K, as 1/5: fold I, from 1, of K, from 2 to {MOST_FOLDS}; it is {self.fold}", 2)
+        return int(number), int(count)
 
     def reading(self, known: Collection[str] = ()) -> Reading:
         """How to read what is there; `known` classes, those of a trained net, need not be doubted. Raises Refused (2)."""

@@ -20,6 +20,7 @@ from .labels import tidy
 from .listing import SPLITS, Listing
 
 NAMES = ("train", "validation", "test")
+FOLDED = slice(13, 26)  # of a digest: the hexadecimal digits that draw its fold, which are others than those of its split
 
 
 def split_by_content(contents: Mapping[str, Sequence[str]], validation: float, test: float) -> dict[str, str]:
@@ -46,6 +47,29 @@ def split_by_content(contents: Mapping[str, Sequence[str]], validation: float, t
         second = min(max(ends[1], first + wanted[1]), count - wanted[2])
         for number, content in enumerate(ordered):
             placed.setdefault(content, NAMES[(number >= first) + (number >= second)])
+    return placed
+
+
+def folds_by_content(contents: Mapping[str, Sequence[str]], k: int) -> dict[str, int]:
+    """Which of the folds 1 to `k` each content belongs to; `contents` as for `split_by_content`, whose rules are the same.
+
+    What is drawn does not depend on what `split_by_content` draws, so that folds of what it leaves are of one size up to chance.
+    Raises Refused (4) for a class of fewer than `k` images.
+    """
+    placed: dict[str, int] = {}
+    for label in sorted(contents):
+        ordered = sorted({*contents[label]}, key=lambda digest: digest[FOLDED])
+        fractions, count = [_fraction(digest[FOLDED]) for digest in ordered], len(ordered)
+        if count < k:
+            raise Refused(
+                f"{k} folds need {k} different images, or groups, of each class; {label} has {count}: take fewer folds", 4
+            )
+        first = 0
+        for fold in range(1, k + 1):
+            end = min(max(bisect_left(fractions, fold / k), first + 1), count - (k - fold)) if fold < k else count
+            for content in ordered[first:end]:
+                placed.setdefault(content, fold)
+            first = end
     return placed
 
 

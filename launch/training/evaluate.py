@@ -11,8 +11,9 @@ from ..data.images import Images
 from ..data.order import micro_batch_seed
 from ..data.task import SEVERAL, THRESHOLD, measured, task_of
 from ..errors import Refused
-from ..processes import Stop, broadcast
+from ..processes import broadcast
 from ..run import Run
+from ..stop import Stop
 from .job import Job
 from .publish import best_weights
 from .train_mode import buffers_kept, mode_kept

@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 
 from .. import processes
+from ..data.disk_feed import DiskSplit
 from ..data.feed import Feed
-from ..report.runs import WORDS, used
+from ..report import predictions
+from ..report.runs import WORDS, tested, used
 from ..weights.tensors import whole_of
 from .job import Job
 from .publish import best_weights, publish
@@ -88,3 +90,6 @@ def _show(job: Job, result: dict, plots: Callable[[Path], None] | None) -> None:
 
         feeds = job.feeds
         show.show(job.run, job.net, feeds["test"], job.images, result, feeds.get("validation"), whole_of(job.net))
+    elif isinstance(job.images.test, DiskSplit):  # a fold's, whose predictions are put together with others
+        logits = predictions.logits_of(job.run, job.net, job.feeds["test"])
+        predictions.write(job.run.folder, logits, job.images, tested(result).get("threshold"))

@@ -16,8 +16,9 @@ from torch import nn
 from ..data.augment import Augment
 from ..data.images import Images
 from ..data.mix import Mix
-from ..processes import Stop, any_process, lost_process
+from ..processes import any_process, lost_process
 from ..run import Run
+from ..stop import Stop
 from .begin import begin
 from .evaluate import measure_best, validate
 from .finish import finish, reset_for_next_stage
@@ -71,7 +72,6 @@ def train(
     Raises Refused: a process lost (1), wrong numbers or net (2), non-finite loss or weights (3), mismatch (4), folder in use (5),
     out of time (75), stopped by a signal (130, 138, 143).
     """
-    augments = [augment] if callable(augment) else augment
     augments = [augment] if callable(augment) else augment
     train_mode_batch = batch if measured_in == "train" else 0  # as the chapter measured
     plan = Plan(epochs, batch, schedule, shuffle, augments, mix, patience, train_mode_batch, stage)

@@ -29,10 +29,11 @@ def publish(
     Returns their sha256. Collective; host-device sync.
     """
     whole = whole_of(net)
-    return run.on_main(lambda: _write(run, whole, images, name, weights(whole) | (tensors or {}), threshold))
+    return run.on_main(lambda: _write(run, whole, images, name, tensors or {}, threshold))
 
 
-def _write(run: Run, net: nn.Module, images: Images, name: str, tensors: dict[str, Tensor], threshold: float | None) -> str:
+def _write(run: Run, net: nn.Module, images: Images, name: str, others: dict[str, Tensor], threshold: float | None) -> str:
+    tensors = weights(net) | others
     digest, net_name = weights_sha256(tensors), run.config.get("net", type(net).__name__)
     about: dict = {"recipe": run.recipe, "classes": images.classes, "mean": images.mean, "std": images.std}
     about |= {"shape": [*images.train.shape], "size": images.size, "net": net_name, "weights_sha256": digest}
@@ -41,7 +42,7 @@ def _write(run: Run, net: nn.Module, images: Images, name: str, tensors: dict[st
         about |= {"cache_size": rule.cache_size, "white": rule.white, "crop": rule.crop, "interpolation": rule.interpolation}
     if threshold is not None:
         about["threshold"] = threshold
-    with other_weights(net, tensors):
+    with other_weights(net, tensors) if others else contextlib.nullcontext():
         about["probe"] = probe.answers(net, (about["shape"][0], *([images.size] * 2 if images.size else about["shape"][1:])))
     write_tensors(run.folder / name, tensors, {"oneloop": json.dumps(about)})
     return digest

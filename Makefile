@@ -1,5 +1,5 @@
 # `make demo` trains and `make check` tests: both make an environment first and install what they need. The others take minutes or hours.
-.PHONY: demo check bench bench-images gpu ray scale claims mutants ablations
+.PHONY: demo check docs bench bench-images gpu ray scale claims mutants ablations
 
 PYTHON ?= python3
 VENV ?= $(or $(VIRTUAL_ENV),.venv)
@@ -15,6 +15,10 @@ demo: $(VENV)/.oneloop  # one training on drawings that come with the package
 check: $(VENV)/.oneloop-test  # what CI runs
 	$(IN) ruff check .
 	$(IN) mypy nets launch oneloop & types=$$!; $(IN) pytest && wait $$types
+
+docs: $(VENV)/.oneloop-test  # the pages of docs/ as a site in build/site; every link is checked
+	$(IN) mkdocs build --strict --quiet
+	@echo "Open build/site/index.html."
 
 $(VENV)/.oneloop $(VENV)/.oneloop-test: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}; make PYTHON=python3.12 …")'

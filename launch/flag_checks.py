@@ -5,6 +5,7 @@ from typing import Any
 
 from .errors import Refused
 from .processes import cores
+from .report import trackers
 
 LEAST = {"limit": 0, "micro_batches": 0, "threads": 0, "save_every": 0, "eval_every": 1, "log_every": 0, "max_seconds": 0}
 MOST, MOST_MICRO_BATCHES = 10**9, 2**16  # of a whole number; micro-batches are counted out at every step
@@ -33,6 +34,10 @@ def check_flags(run: Any, options: Mapping[str, Any]) -> None:
             raise Refused(f"--{name} must be less than 1, it is {options[name]:g}", 2)
     if options.get("batch") == 0:  # here, as a recipe may take its folder before its training begins
         raise Refused("--batch must be at least 1, it is 0", 2)
+    if len(run.track) != 1 and (not run.track or "none" in run.track):
+        raise Refused(f"--track is none, or one or several trackers; it is {' '.join(run.track) or 'without a value'}", 2)
+    if absent := trackers.missing(name for name in run.track if name in trackers.NAMES):
+        raise Refused(f"--track {absent[0]} needs it: pip install {absent[0]}", 2)
     if run.threads > (most := max(64, 4 * cores())):
         raise Refused(f"--threads is {run.threads}; this machine takes {most} at most", 2)
     if not 0 <= run.seed < 2**63:

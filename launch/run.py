@@ -75,6 +75,8 @@ class Run:
     """Save a checkpoint and end (exit code 75) after this many seconds of a launch, before a queue ends it; 0: no limit."""
     profile: bool = False
     """Trace a few steps: print where their time went, and write profile.json for https://ui.perfetto.dev in the run folder."""
+    track: tuple[Literal["wandb", "tensorboard", "trackio", "mlflow", "none"], ...] = ("wandb",)
+    """Where the curves go, one or several; none: only to the run folder, which has everything."""
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     """auto: WANDB_MODE if set, else online with an API key and offline without."""
     wandb_artifacts: bool = False
@@ -255,6 +257,7 @@ class Run:
         self.separate_trials = True
         inner = copy.copy(self)
         inner.world, inner.rank, inner.micro_batches, inner.quiet, inner.wandb = 1, 0, 1, True, "disabled"
+        inner.track = ()
         return inner
 
     def finish(self, summary: str, **facts: Any) -> None:

@@ -103,7 +103,7 @@ class Model:
         if len(layers) > 1:
             raise Refused(f"no features: the net has several last layers, {', '.join(layers)}", 4)
         with without(self.net, layers[0]):
-            return self._over_views(batch).float().flatten(1).cpu()
+            return self._over_views(batch).float().flatten(1).cpu()  # host-device sync
 
     def logits(self, read: Read) -> Tensor:
         """float32 (n, classes), on the net's device, not yet divided by the temperature."""

@@ -1,6 +1,5 @@
 """Arguments that a recipe gives to `train`, call by call: the fixture `given`, and a call compared with its source."""
 
-import functools
 import inspect
 from dataclasses import replace
 from types import SimpleNamespace
@@ -12,7 +11,6 @@ from conftest import ROOT
 from launch import Run, train
 from launch.data.dataset import Split
 from launch.recipe import load
-from launch.sources import synthetic
 from launch.weights.tensors import weights
 
 CIFAR = {"mean": (0.4915, 0.4823, 0.4468), "std": (0.2470, 0.2435, 0.2616)}
@@ -26,14 +24,6 @@ FALLING = [1 - moment for moment in MOMENTS]
 
 
 STAGED = ("cifar10_fast", "depth", "transfer", "model_selection")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def drawn_once():
-    """The synthetic images, which nothing changes, are drawn once and not for each call of a recipe."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(synthetic, "read", functools.cache(synthetic.read))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from recipe_calls import CIFAR
-from recipe_calls import drawn_once as drawn_once
 from recipe_calls import facts as facts_of
 from recipe_calls import given as given
 from recipe_calls import one_run as one_run
@@ -74,6 +73,7 @@ def test_an_image_is_mirrored_every_other_epoch():
     assert as_it_is.float().mean().item() == pytest.approx(0.5, abs=0.04)
 
 
+@pytest.mark.usefixtures("few_synthetic")
 def test_settings_are_those_of_airbenchs_muon(given):
     (call,) = given("cifar10_fast")
     found = facts_of(call, optimizer=False)
@@ -94,6 +94,7 @@ def test_settings_are_those_of_airbenchs_muon(given):
     assert [call.schedule(part * call.epochs) for part in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
 
 
+@pytest.mark.usefixtures("few_synthetic")
 def test_decay_of_an_image_does_not_depend_on_the_batch(given):
     (call,) = given("cifar10_fast", batch=500)
     assert call.groups[1]["lr"] * call.groups[1]["weight_decay"] == pytest.approx(2e-6 * 500)

@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 from conftest import ROOT, result
 from recipe_calls import CIFAR, IMAGENET, check, first_weights, flags, same, sgd
-from recipe_calls import drawn_once as drawn_once
 from recipe_calls import given as given
 from recipe_calls import one_run as one_run
 from safetensors.torch import save_file

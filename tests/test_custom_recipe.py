@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from conftest import ROOT
 from photos import write_photos
 from recipe_calls import CIFAR, FALLING, IMAGENET, MOMENTS
-from recipe_calls import drawn_once as drawn_once
 from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import resnet18

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from launch.commands import export_int8
+from launch.errors import Refused
 from launch.report import runs
 from launch.trained import rebuild
 
@@ -28,7 +29,8 @@ def made(trained_runs, tmp_path_factory, onnxruntime):
     from launch.commands import main
 
     place, out = tmp_path_factory.mktemp("int8"), io.StringIO()
-    with contextlib.redirect_stdout(out):
+    with contextlib.redirect_stdout(out), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export_int8, "CALIBRATING", 32)
         assert main(["export", str(trained_runs / "birds"), *INT8, "--max-drop", "100", "--out", str(place / "net.onnx")]) == 0
     return place, out.getvalue()
 
@@ -82,3 +84,20 @@ def test_flags_that_do_not_fit_are_one_line(trained_runs, oneloop):
         code, out, error = oneloop("export", trained_runs / "birds", *flags)
         assert (code, out, error.count("\n")) == (2, "", 1)
         assert error.startswith(why)
+
+
+def test_the_images_of_the_run_are_fetched_wherever_they_come_from(birds, oneloop, monkeypatch, onnxruntime):
+    """Those of the hub, too: any others would do for an export, not for a measurement."""
+    asked = []
+
+    def rebuilt(*_, data, **__):
+        asked.append(data)
+        raise Refused("enough")
+
+    monkeypatch.setattr("launch.commands.export.rebuild", rebuilt)
+    config = json.loads((birds / "config.json").read_text())
+    config["config"]["data"] = "hub"
+    (birds / "config.json").write_text(json.dumps(config))
+    oneloop("export", birds, *INT8)
+    oneloop("export", birds, "--format", "onnx")
+    assert asked == ["hub", ""]

@@ -7,7 +7,6 @@ import math
 import pytest
 from conftest import ROOT, result
 from recipe_calls import check, first_weights, same, sgd
-from recipe_calls import drawn_once as drawn_once
 from recipe_calls import given as given
 from recipe_calls import one_run as one_run
 

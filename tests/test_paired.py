@@ -15,7 +15,11 @@ from launch.data.dataset import Split
 from launch.report import predictions
 from launch.report.paired import T, mcnemar, pairs, t_interval
 
-stats = pytest.importorskip("scipy.stats")
+
+@pytest.fixture(scope="module")
+def stats():
+    return pytest.importorskip("scipy.stats")
+
 
 ONE, OTHER = (0.81, 0.84, 0.86), (0.80, 0.82, 0.83)
 
@@ -26,7 +30,7 @@ def write(place, one=ONE, other=OTHER):
         write_run(place / f"b{seed}", (0.5, its), seed=seed, net="Other")
 
 
-def test_interval_of_the_paired_differences_is_students(tmp_path):
+def test_interval_of_the_paired_differences_is_students(stats, tmp_path):
     write(tmp_path)
     (pair,) = pairs(compared(tmp_path))
     expected = stats.ttest_rel(ONE, OTHER).confidence_interval(0.95)
@@ -70,7 +74,7 @@ def test_only_equal_seeds_are_paired(tmp_path):
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 10, 21, 22, 28, 45, 500])
-def test_quantiles_are_scipys_or_larger(n):
+def test_quantiles_are_scipys_or_larger(n, stats):
     values = [float(index % 7) for index in range(n)]
     exact = stats.t.ppf(0.975, n - 1) * stats.tstd(values) / n**0.5
     assert exact * (1 - 1e-3) <= t_interval(values) <= exact * 1.01
@@ -78,7 +82,7 @@ def test_quantiles_are_scipys_or_larger(n):
 
 
 @pytest.mark.parametrize(("b", "c"), [(0, 0), (0, 5), (1, 5), (10, 10), (3, 14), (40, 80), (700, 650)])
-def test_mcnemar_is_the_exact_binomial(b, c):
+def test_mcnemar_is_the_exact_binomial(b, c, stats):
     expected = stats.binomtest(b, b + c).pvalue if b + c else 1.0
     assert mcnemar(b, c) == pytest.approx(expected)
     assert mcnemar(c, b) == mcnemar(b, c)
@@ -90,7 +94,7 @@ def predict(folder, labels, predicted, images="61"):
     pyarrow.parquet.write_table(table, folder / "predictions.parquet")
 
 
-def test_one_seed_is_compared_image_by_image(tmp_path, capsys):
+def test_one_seed_is_compared_image_by_image(stats, tmp_path, capsys):
     write(tmp_path, (0.81,), (0.70,))
     labels = [0, 1] * 50
     predict(tmp_path / "a0", labels, labels)

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from conftest import ROOT
 from recipe_calls import AS_THEY_ARE, CIFAR, FALLING, FASHION, MNIST, check, facts, first_weights, same, sgd
-from recipe_calls import drawn_once as drawn_once
 from recipe_calls import given as given
 from recipe_calls import one_run as one_run
 

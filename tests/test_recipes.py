@@ -44,16 +44,17 @@ GOLDEN = {
 
 
 SHORTER = {  # after the others' flags
-    "transfer": ("--source-epochs", 1), "fashion_nin": ("--limit", 64), "zoo": ("--limit", 64, "--batch", 32),
-    "depth": ("--limit", 64, "--batch", 32), "custom": ("--net", "Net", "--mode", "scratch", "--size", 32),
-    "cifar10_fast": ("--limit", 64, "--batch", 32),
+    "transfer": ("--source-epochs", 1, "--limit", 64, "--few", 16, "--batch", 8), "fashion_nin": ("--limit", 20),
+    "zoo": ("--limit", 20, "--batch", 16), "depth": ("--limit", 20, "--batch", 16),
+    "model_selection": ("--limit", 40, "--batch", 8, "--k", 2), "custom": ("--net", "Net", "--mode", "scratch", "--size", 32),
+    "cifar10_fast": ("--limit", 20, "--batch", 16),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_smoke(recipe, tmp_path):
     flags = ("--data", "synthetic", "--limit", 256, "--epochs", 1, "--threads", 1, "--out", "run", "--log-every", 1)
-    done = run_recipe(recipe, *flags, *SHORTER.get(recipe, ()), cwd=tmp_path, tests=20)
+    done = run_recipe(recipe, *flags, *SHORTER.get(recipe, ()), cwd=tmp_path, tests=5)
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "run").rglob("model.safetensors"))
     assert (tmp_path / "run/result.json").exists()

@@ -16,7 +16,6 @@ import torch
 from conftest import ROOT, metrics, result
 from made_runs import compared, write_run
 from PIL import Image
-from recipe_calls import drawn_once as drawn_once
 from safetensors.torch import load_file
 from trained import train_here
 from training import fit

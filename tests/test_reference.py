@@ -35,6 +35,7 @@ def test_every_flag_and_its_default():
 
 
 def shown(default) -> str:
+    default = " ".join(default) if isinstance(default, tuple) else default
     if default is None or default is False:
         return "–" if default is None else "off"
     return f"`{default}`" if isinstance(default, str) else str(default)
@@ -57,7 +58,17 @@ def test_files_and_keys_of_a_run(finished):
     """W&B and the code's copy are not there: this run is not sent and has no recipe file."""
     files = {name.rstrip("/") for name in named(section("The run folder"))}
     while_it_runs = {"lock", "lock.pid", "preparing"}
-    not_here = {"stopped.json", "code", "wandb", "wandb.json", "split.csv", "bad.csv", "labels.png"}
+    not_here = {
+        "stopped.json",
+        "code",
+        "wandb",
+        "wandb.json",
+        "tensorboard",
+        "trackers.json",
+        "split.csv",
+        "bad.csv",
+        "labels.png",
+    }
     several = {"mean_average_precision", "f1", "threshold"}  # of images with several labels: see test_multi_label.py
     assert {path.name for path in finished.iterdir()} | while_it_runs == files - not_here
     lines = metrics(finished)

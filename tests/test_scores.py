@@ -14,10 +14,9 @@ from launch import commands, train
 from launch.data.dataset import Split
 from launch.report.scores import scores
 
-metrics = pytest.importorskip("sklearn.metrics")
-
 
 def scikit_learns(logits, labels) -> dict:
+    metrics = pytest.importorskip("sklearn.metrics")
     guess, probabilities = logits.argmax(1), logits.double().softmax(1).numpy()
     precision, recall, f1, _ = metrics.precision_recall_fscore_support(labels, guess, average="macro", zero_division=0)
     found = {"precision": precision, "recall": recall, "f1": f1}
@@ -29,7 +28,7 @@ def scikit_learns(logits, labels) -> dict:
 
 
 def by_class(logits, labels) -> list[tuple]:
-    classes = range(logits.shape[1])
+    metrics, classes = pytest.importorskip("sklearn.metrics"), range(logits.shape[1])
     guess = logits.argmax(1)
     columns = metrics.precision_recall_fscore_support(labels, guess, labels=classes, zero_division=0)
     return [pytest.approx(row, abs=1e-6) for row in zip(*(column.tolist() for column in columns), strict=True)]

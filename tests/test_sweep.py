@@ -77,6 +77,12 @@ def test_cells_are_the_grid_and_share_the_cores(here):
     assert given[0].flags[-2:] == ("--threads", "3")
 
 
+def test_several_trackers_are_one_run(here):
+    cells = sweep.grid(CIFAR2, sweep.axes_of(["--lr", "0.1", "0.2", "--track", "wandb", "wandb"]), 1, None)
+    assert [cell.name for cell in cells] == ["--lr 0.1", "--lr 0.2"]
+    assert cells[0].flags == ("--lr", "0.1", "--track", "wandb", "wandb")
+
+
 def test_runs_at_once_get_a_gpu_each(here, monkeypatch):
     begun = []
 

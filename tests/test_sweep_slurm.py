@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import filelock
+import jobs
 import pytest
 from conftest import ROOT, metrics, result
 from jobs import wait_for
@@ -116,9 +117,7 @@ def test_a_task_that_the_queue_stops_is_requeued_and_resumes(here):
     assert task(text, 2).wait(120) == 0, Path("log").read_text()
     assert read(folder).config["resumed"]
     assert "#SBATCH --array=1\n" in submit(*flags)  # its folder is where a sweep looks for it
-    alone = subprocess.run(
-        [sys.executable, str(TINY), "--epochs", "60", "--lr", "0.2", "--threads", "1", "--out", "alone"], capture_output=True
-    )
-    assert alone.returncode == 0
+    alone = jobs.run(TINY, "--epochs", 60, "--lr", 0.2, "--threads", 1, "--out", "alone", cwd=here)
+    assert alone.returncode == 0, alone.stderr
     assert result(folder)["weights_sha256"] == result(Path("alone"))["weights_sha256"]
     assert metrics(folder) == metrics(Path("alone"))

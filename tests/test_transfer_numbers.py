@@ -4,7 +4,6 @@ import pytest
 import torch
 from conftest import ROOT, result
 from recipe_calls import CIFAR, FALLING, FASHION, IMAGENET, check, first_weights, same, sgd
-from recipe_calls import drawn_once as drawn_once
 from recipe_calls import given as given
 from recipe_calls import one_run as one_run
 from safetensors.torch import load_file, save_file

@@ -16,7 +16,7 @@ from ..trained import CHOSEN, WEIGHTS
 
 OWN_FILES = (  # of a run or a stage, beside its plots
     *WEIGHTS.values(), "config.json", "metrics.jsonl", "result.json", "stopped.json", "predictions.json", "report.html", "lock",
-    "lock.pid",
+    "lock.pid", "trackers.json",
 )  # fmt: skip
 
 
@@ -105,6 +105,6 @@ def refuse_own_file(out: Path, exports: Sequence[str]) -> None:
     if not isinstance(recorded, dict) or "format" not in recorded:
         return
     name, within = out.name.casefold(), out.relative_to(place).parts
-    own = name in OWN_FILES or {"checkpoints", "wandb"} & {*within}
+    own = name in OWN_FILES or {"checkpoints", "wandb", "tensorboard"} & {*within}
     if own or (out.exists() and not any(fnmatch.fnmatch(name, pattern) for pattern in exports)):
         raise Refused(f"{out} is, or could be mistaken for, a file of the run {place}; choose another with --out", 2)

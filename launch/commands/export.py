@@ -50,7 +50,8 @@ def main(args: Sequence[str]) -> None:
     from ..files import write_atomically
 
     record, stage = find_run(chosen.run)
-    trained = rebuild(record, stage, weights=chosen.weights, recipe=chosen.recipe)
+    own = record.options["data"] if chosen.int8 else ""  # on which int8 is measured; else any images will do
+    trained = rebuild(record, stage, weights=chosen.weights, recipe=chosen.recipe, data=own)
     make = {"safetensors": as_safetensors, "torch-export": as_torch_export, "onnx": as_onnx}[chosen.format]
     content, exported = make(trained)
     images, greatest = check(trained, exported)

@@ -22,6 +22,7 @@ from .sweep_cells import Cell, run
 if TYPE_CHECKING:
     from ..run import Run
 
+WHOLE = ("--track",)  # flags that take several values in one run
 MOST = 10**5  # runs at once, cores, GPUs
 
 
@@ -29,10 +30,16 @@ def main(args: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         "oneloop sweep",
         usage="oneloop sweep RECIPE [the recipe's own flags, several values for some] [--at-once N] [--config_file FILE] "
-        "[--on ray|slurm [--cpus N] [--gpus N]] [--compare FOLDER]",
+        "[--on ray|slurm [--cpus N] [--gpus N]] [--compare FOLDER]\n"
+        "       oneloop sweep RECIPE --search N --epochs 3..27 --validation 0.1 [flags, several values or a range for some] […]",
         description="Run a recipe for each combination of the values given, then compare the runs. The same command\n"
         "resumes a sweep: finished runs are skipped, interrupted ones resumed. A run that fails is named at the\n"
-        "end and does not stop the rest.",
+        "end and does not stop the rest.\n\n"
+        "--search N tries N configurations from ranges, which Optuna proposes, and gives only the better third of them\n"
+        "three times the epochs, from the fewest to the most of --epochs 3..27; validation images choose. A longer run\n"
+        "continues the shorter one. --lr 1e-4..1e-1: a range of more than a factor of 10 is searched by order of\n"
+        "magnitude; log:0.1..0.5 and linear:0..64 say so. --net Net NetWidth: one of them. The search ends with a table\n"
+        "and the command of the best.",
         epilog="example: oneloop sweep recipes/cifar2.py --net Net NetWidth NetBatchNorm --lr 0.01 0.03 --seed 0 1 2\n"
         "the recipe's flags: python RECIPE --help; progress, meanwhile: oneloop runs",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -43,6 +50,7 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument(
         "--config_file", type=launch_file, metavar="FILE", help="accelerate's config for each run, such as launch/gpu.yaml"
     )
+    parser.add_argument("--search", type=int, metavar="N", help="configurations to try, by Optuna, instead of the whole grid")
     parser.add_argument("--compare", type=Path, default="compare", metavar="FOLDER", help="for the plots; default: compare")
     others = parser.add_argument_group("on other machines, which share this folder: docs/scale.md")
     others.add_argument("--on", metavar="WHERE", help="ray, or ray://HOST:PORT: a Ray cluster; slurm: a job array")
@@ -54,20 +62,15 @@ def main(args: Sequence[str]) -> None:
     cpus, gpus = _shares(chosen, processes)
     if chosen.on and "--threads" not in axes:
         axes["--threads"] = [str(max(1, cpus // max(gpus, processes)))]
-    cells = grid(chosen.recipe, axes, 1 if chosen.on else chosen.at_once or 1, chosen.config_file, here=not chosen.on)
+    at_once = 1 if chosen.on else chosen.at_once or 1
+    if chosen.search is not None:
+        return _search(chosen, shared(axes, at_once, processes), launch, precision, processes, cpus, gpus)
+    cells = grid(chosen.recipe, axes, at_once, chosen.config_file, here=not chosen.on)
     if chosen.on == "slurm":
         from .sweep_slurm import submit
 
         return submit(chosen.recipe, cells, precision, processes, cpus, gpus, chosen.at_once)
-    if chosen.on:
-        from .sweep_ray import run_on_ray
-
-        left = run_on_ray(cells, [*launch, str(chosen.recipe)], chosen.on, cpus, gpus)
-    else:
-        visible = _gpus() if processes == 1 else []
-        if len(visible) > 1 and not chosen.config_file:
-            launch += ["--num_processes", "1"]  # accelerate's default is one on each GPU
-        left = run(cells, [*launch, str(chosen.recipe)], chosen.at_once or 1, visible)
+    left = _run(chosen, cells, launch, processes, cpus, gpus)
 
     from .compare import draw, show
 
@@ -89,6 +92,50 @@ def main(args: Sequence[str]) -> None:
     if left:
         what = "failed" if all(why.startswith("failed: ") for why in left.values()) else "are not finished"
         raise Refused(f"{len(left)} of {len(cells)} runs {what}; run the same command to try them again")
+
+
+def _run(
+    chosen: argparse.Namespace, cells: Sequence[Cell], launch: list[str], processes: int, cpus: int, gpus: int
+) -> dict[Cell, str]:
+    """Run the cells here or on a Ray cluster; what became of each that did not finish. `launch` gets what this machine needs."""
+    if chosen.on:
+        from .sweep_ray import run_on_ray
+
+        return run_on_ray(cells, [*launch, str(chosen.recipe)], chosen.on, cpus, gpus)
+    visible = _gpus() if processes == 1 else []
+    if len(visible) > 1 and not chosen.config_file and "--num_processes" not in launch:
+        launch += ["--num_processes", "1"]  # accelerate's default is one on each GPU
+    return run(cells, [*launch, str(chosen.recipe)], chosen.at_once or 1, visible)
+
+
+def _search(
+    chosen: argparse.Namespace,
+    axes: dict[str, list[str]],
+    launch: list[str],
+    precision: str,
+    processes: int,
+    cpus: int,
+    gpus: int,
+) -> None:
+    """`--search`: see sweep_search.py."""
+    from ..command_line import parse
+    from ..recipe import load
+    from .sweep_search import search
+    from .sweep_slurm import run_in_queue
+
+    if not 1 <= chosen.search <= MOST:
+        raise Refused(f"--search must be from 1 to {MOST:,}, it is {chosen.search}", 2)
+    main, path = load(chosen.recipe).main, chosen.recipe
+
+    def run_cells(cells: list[Cell]) -> dict[Cell, str]:
+        if chosen.on == "slurm":
+            return run_in_queue(path, cells, precision, processes, cpus, gpus, chosen.at_once)
+        return _run(chosen, cells, launch, processes, cpus, gpus)
+
+    def cells_of(combinations: list[tuple[tuple[str, ...], str]]) -> list[Cell]:
+        return cells_for(path, combinations, chosen.config_file, here=not chosen.on)
+
+    search(path, axes, chosen.search, lambda words: parse(main, words, prog=f"oneloop sweep {path}"), cells_of, run_cells, launch)
 
 
 def _shares(chosen: argparse.Namespace, processes: int) -> tuple[int, int]:
@@ -136,26 +183,42 @@ def grid(path: Path, axes: dict[str, list[str]], at_once: int, config_file: str 
 
     Parses each command line: raises Refused, or exits with 2.
     """
+    axes = shared(axes, at_once, launched(config_file)[1])
+    words: list[list[tuple[str, ...]]] = [
+        [(flag, *values)] if flag in WHOLE else [(flag, value) for value in values] or [(flag,)] for flag, values in axes.items()
+    ]
+    combinations: list[tuple[tuple[str, ...], str]] = []
+    for pairs in itertools.product(*words):
+        varied = [pair for pair in pairs if len(axes[pair[0]]) > 1 and pair[0] not in WHOLE]
+        combinations.append((tuple(itertools.chain(*pairs)), " ".join(itertools.chain(*(varied or pairs)))))
+    return cells_for(path, combinations, config_file, here)
+
+
+def shared(axes: dict[str, list[str]], at_once: int, processes: int) -> dict[str, list[str]]:
+    """`axes`, with --threads if several runs at once share this machine's cores."""
+    from ..processes import cores
+
+    if at_once > 1 and "--threads" not in axes:
+        return axes | {"--threads": [str(max(1, cores() // (at_once * processes)))]}
+    return axes
+
+
+def cells_for(path: Path, combinations: Sequence[tuple[tuple[str, ...], str]], config_file: str | None, here: bool) -> list[Cell]:
+    """A cell for each combination, its flags and its name. Raises Refused, or exits with 2, as `grid` does."""
     from ..command_line import parse
-    from ..processes import cores, precision_here
+    from ..processes import precision_here
     from ..recipe import load
     from ..source_copy import sources
 
-    recipe, (precision, processes) = load(path), launched(config_file)
+    recipe, precision = load(path), launched(config_file)[0]
     precision = precision_here(precision) if here else precision
     code = sources(recipe)
-    if at_once > 1 and "--threads" not in axes:
-        axes = axes | {"--threads": [str(max(1, cores() // (at_once * processes)))]}
     cells: dict[Path, Cell] = {}
-    words: list[list[tuple[str, ...]]] = [[(flag, value) for value in values] or [(flag,)] for flag, values in axes.items()]
-    for pairs in itertools.product(*words):
-        flags = tuple(itertools.chain(*pairs))
+    for flags, name in combinations:
         asked, options = parse(recipe.main, flags, prog=f"oneloop sweep {path}")
         asked.configure(path.stem, options, precision)
         asked.code = code
         asked.folder, asked.micro_batches, asked.config["data"], result = asked.find_folder()
-        varied = [pair for pair in pairs if len(axes[pair[0]]) > 1]
-        name = " ".join(itertools.chain(*(varied or pairs)))
         if asked.folder in cells:
             raise Refused(f"{name} and {cells[asked.folder].name} are the same run", 2)
         cells[asked.folder] = Cell(flags, name, asked.folder, stale=bool(result) and _stale(recipe.main, asked, options))

@@ -12,22 +12,24 @@ from ..errors import Refused, first_line
 from ..files import write_atomically
 from ..report.runs import in_use
 from ..run import Run
-from .sweep_cells import Cell
+from .sweep_cells import Cell, unfinished
 
 SLURM = Path(__file__).parents[1] / "slurm.sh"
 
 
 def submit(
-    recipe: Path, cells: Sequence[Cell], precision: str, processes: int, cpus: int, gpus: int, at_once: int | None
-) -> None:
+    recipe: Path, cells: Sequence[Cell], precision: str, processes: int, cpus: int, gpus: int, at_once: int | None,
+    wait: bool = False,
+) -> None:  # fmt: skip
     """Write the array's script beside the run folders, and submit it: a task for each cell that is neither finished nor running.
 
-    Raises Refused: no sbatch (2), or sbatch's own words (1).
+    With `wait`, until its tasks have ended. Raises Refused: no sbatch (2), or sbatch's own words (1).
     """
     todo = {number: cell for number, cell in enumerate(cells, 1) if not cell.result() and not in_use(cell.folder)}
     print(f"{len(cells)} runs, {len(todo)} of them to submit: the others are finished or running", flush=True)
     if not todo:
-        print("the same command without --on compares them")
+        if not wait:
+            print("the same command without --on compares them")
         return
     text = script(recipe, cells, todo, precision, max(processes, gpus), cpus, gpus, at_once)
     path = cells[0].folder.parent / f"sweep-{hashlib.sha256(text.encode()).hexdigest()[:8]}.sh"
@@ -39,12 +41,22 @@ def submit(
     print(path, flush=True)
     if not shutil.which("sbatch"):
         raise Refused(f"--on slurm needs sbatch on the PATH: on a login node, sbatch {path}", 2)
-    done = subprocess.run(["sbatch", str(path)], capture_output=True, text=True)
-    if done.returncode:
+    done = subprocess.run(["sbatch", *(["--wait"] if wait else []), str(path)], capture_output=True, text=True)
+    if done.returncode and not (wait and done.stdout.strip()):  # with --wait it is also that of a task
         raise Refused(f"sbatch {path}: {first_line(RuntimeError(done.stderr)) if done.stderr.strip() else 'failed'}")
+    if wait:
+        return
     print(
         done.stdout.strip() or "submitted", "progress: oneloop runs; then the same command without --on compares them", sep="\n"
     )
+
+
+def run_in_queue(
+    recipe: Path, cells: Sequence[Cell], precision: str, processes: int, cpus: int, gpus: int, at_once: int | None
+) -> dict[Cell, str]:
+    """Submit the cells, and wait until the queue has run them. Returns what became of each that did not finish."""
+    submit(recipe, cells, precision, processes, cpus, gpus, at_once, wait=True)
+    return {cell: what for cell in cells if (what := unfinished(cell, 0, ""))}
 
 
 def script(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from oneloop import Model
 
 MOST_BYTES = 32 << 20  # of an image file
-MOST_PIXELS = 80_000_000  # of an image: what it takes to decode more may be more memory than there is
+MOST_PIXELS = 50_000_000  # of an image: to decode so many takes up to 0.9 GiB
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # by an image's content, whatever it is called
 HEAT = 0.6  # how much the heat map covers
 

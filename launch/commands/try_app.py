@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -66,6 +66,8 @@ def app(model: "Model", training: TrainingImages | str, token: str, title: str, 
                 async with asyncio.timeout(SECONDS):
                     content = await _content(request)
                 found = await asyncio.get_running_loop().run_in_executor(one_thread, answer, model, training, unsure, content)
+            except ClientDisconnect:
+                return _error(400, "the image did not arrive")  # which nobody reads
             except TimeoutError:
                 return _error(408, f"the image did not arrive within {SECONDS} seconds")
             except Unusable as error:

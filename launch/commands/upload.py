@@ -22,8 +22,10 @@ def main(args: Sequence[str]) -> None:
     chosen = parser.parse_args(args)
     folders = find(chosen.runs)
 
-    from ..report import wandb_mirror
+    from ..report import trackers, wandb_mirror
 
+    if trackers.missing(["wandb"]):
+        raise Refused("W&B is not installed: pip install wandb", 2)
     settings = wandb_mirror.settings()
     if not wandb_mirror.has_key(settings):
         raise Refused(f"no API key for {settings.base_url}: run `wandb login` or set WANDB_API_KEY", 2)

@@ -1,7 +1,7 @@
-"""Log of a run while it trains: `metrics.jsonl` is the record; the terminal and W&B mirror it.
+"""Log of a run while it trains: `metrics.jsonl` is the record; the terminal, W&B and other trackers mirror it.
 
-Only the main process writes. A new kind of line on the terminal is a method of RunLog; what W&B gets is in wandb_mirror.py.
-If W&B fails, one line says so and the run continues without it.
+Only the main process writes. A new kind of line on the terminal is a method of RunLog; what W&B gets is in wandb_mirror.py, the
+other trackers are in trackers.py. If one of them fails, one line says so and the run continues without it.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO, cast
 
@@ -23,7 +23,7 @@ from ..data.images import Images
 from ..errors import Refused, first_line, printable
 from ..files import write_atomically
 from ..processes import first_to_say
-from . import wandb_mirror
+from . import trackers, wandb_mirror
 from .runs import describe, measured, read_metrics
 
 
@@ -38,8 +38,11 @@ class Running(Protocol):
     rank: int
     accelerator: Accelerator
 
-    @property  # read only, so that Run's Literal will do
+    @property  # read only, so that Run's Literals will do
     def wandb(self) -> str: ...
+
+    @property
+    def track(self) -> Sequence[str]: ...
 
     def on_main(self, action: Callable[[], Any]) -> Any:
         """Run `action` on the main process alone; all processes get its result, or raise its error. Collective."""
@@ -81,6 +84,10 @@ class RunLog:
         self.row = 0  # of W&B's history
         for row in wandb_mirror.rows(recorded):
             self._send(row)
+        self.mirrors = list[trackers.Mirror]()
+        for name in run.track:
+            if name in trackers.NAMES:
+                self._start_mirror(name, facts, recorded)
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}")
         self.bar = Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True)
         self.bar.disable = not self.console.is_terminal
@@ -103,6 +110,7 @@ class RunLog:
                     complain(str(error))  # now: the launcher may end this process while W&B finishes
                 error.said = True
             code = 0 if error is None else getattr(error, "code", 1)
+            self._each_mirror(lambda mirror: mirror.finish(code))
             self._wandb(lambda tracker: tracker.finish(exit_code=code))
             self.accelerator.trackers.clear()
         if isinstance(error, Refused) and error.everywhere and self.world > 1:
@@ -121,7 +129,7 @@ class RunLog:
             self.bar.update(self.task, completed=step, description=description, note=self.note)
 
     def write(self, *events: dict) -> None:
-        """Append events of one step to `metrics.jsonl`, then send them to W&B as one row. `sync` raises what fails here."""
+        """Append events of one step to `metrics.jsonl`, then send them on as one row. `sync` raises what fails here."""
         if not self.main or self.failure:
             return
         try:
@@ -131,6 +139,7 @@ class RunLog:
             self.failure = error
             return
         self._send(*wandb_mirror.rows(events))
+        self._each_mirror(lambda mirror: mirror.send(events))
 
     def sync(self) -> None:
         """Flush what was written to disk, before each checkpoint. Main process only. Raises OSError."""
@@ -149,7 +158,7 @@ class RunLog:
         self.say("  ".join([*parts, f"{speed:,.0f} images/s"]))
 
     def finish(self, result: dict, show: Callable[[], Any]) -> None:
-        """Print the result, draw the plots with `show()`, and send both to W&B."""
+        """Print the result, draw the plots with `show()`, and send both to W&B; to other trackers the result's numbers."""
         if not self.main:
             return
         self.say(f"done: {describe(result)}")
@@ -158,6 +167,7 @@ class RunLog:
         except Exception as error:  # the run is finished and recorded, whatever happens here
             self.say(f"some plots are missing: {first_line(error)}")
         self.say(f"{self.folder}")
+        self._each_mirror(lambda mirror: mirror.send_result(result))
         self._wandb(lambda run: self._send(wandb_mirror.end(run, self.folder, result)))
         if self.artifacts:
             self._wandb(lambda run: wandb_mirror.artifacts(run, self.folder, result))
@@ -192,7 +202,10 @@ class RunLog:
         auto: WANDB_MODE if set, else online with a key and offline without.
         """
         mode = (os.environ.get("WANDB_MODE") or "auto") if run.wandb == "auto" else run.wandb
-        if mode == "disabled":
+        if mode == "disabled" or "wandb" not in run.track:
+            return
+        if trackers.missing(["wandb"]):
+            self.say("W&B is not installed: pip install wandb; the run continues without it, and --track none asks for none")
             return
         why = ""  # it is not logged online
         try:
@@ -229,6 +242,28 @@ class RunLog:
         except Exception as error:  # a broken installation, a full disk, a wrong key: nothing here ends a run
             self.accelerator.trackers.clear()
             self.say(f"W&B cannot start ({why and f'{why}; '}{first_line(error)}); the run continues without it")
+
+    # -------------------------------------------------------------------------------------------------------- other trackers
+
+    def _start_mirror(self, name: str, facts: dict, recorded: list[dict]) -> None:
+        """Start the tracker `name`, or go on with its run, and send what it lacks of the events `recorded` so far."""
+        try:
+            mirror = trackers.Mirror(name, self.folder, facts)
+            mirror.send(recorded)
+        except Exception as error:  # as with W&B: nothing here ends a run
+            self.say(f"{trackers.NAMES[name]} cannot start ({first_line(error)}); the run continues without it")
+            return
+        self.mirrors.append(mirror)
+        self.say(f"{trackers.NAMES[name]} {mirror.place}")
+
+    def _each_mirror(self, call: Callable[[trackers.Mirror], None]) -> None:
+        for mirror in [*self.mirrors]:
+            try:
+                call(mirror)
+            except Exception as error:  # a tracker may fail in any way; the record continues
+                self.mirrors.remove(mirror)
+                why = f"{trackers.NAMES[mirror.name]} failed ({first_line(error)})"
+                self.say(f"{why}; the run continues without it, metrics.jsonl has everything")
 
 
 def _cut(path: Path, step: int) -> tuple[TextIO, list[dict]]:

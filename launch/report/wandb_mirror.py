@@ -44,34 +44,40 @@ def _row(events: list[dict]) -> dict:
     return values
 
 
-def options(folder: Path, mode: str, facts: dict, job: str = "train", artifacts: bool = False) -> dict[str, Any]:
-    """Arguments of `wandb.init` for the run or stage in `folder`; `facts` are its net's model, parameters and trainable."""
-    import wandb
-
+def described(folder: Path, facts: dict) -> tuple[str, dict[str, Any]]:
+    """Name and configuration of the run or stage in `folder` for people: the recipe's options come first, then groups."""
     place, recorded = home(folder)
     config, data = recorded["config"], recorded["data"]
     stage = "/".join(folder.resolve().relative_to(place).parts)
     latest = last_launch(recorded)
-    waits: dict[str, Any] = {"init_timeout": INIT_SECONDS, "finish_timeout": ARTIFACT_SECONDS if artifacts else FINISH_SECONDS}
-    waits = {name: seconds for name, seconds in waits.items() if f"WANDB_{name.upper()}" not in os.environ}
     net = config.get("net", facts["model"])
     kept = ("source", "fingerprint", "train", "validation", "test")
+    return "-".join(filter(None, (config["recipe"], net, stage, f"s{config['seed']}"))), {
+        **config,
+        "net": net,
+        "stage": stage,
+        "model": {"name": facts["model"], "parameters": facts["parameters"], "trainable": facts["trainable"]},
+        "data": {"name": config["data"], **{key: data[key] for key in kept if key in data}},
+        "machine": {key: latest[key] for key in ("device", "world_size", "threads", "precision", "versions", "git")},
+        "micro_batches": recorded["micro_batches"],
+        "command": command(latest),
+    }
+
+
+def options(folder: Path, mode: str, facts: dict, job: str = "train", artifacts: bool = False) -> dict[str, Any]:
+    """Arguments of `wandb.init` for the run or stage in `folder`; `facts` are its net's model, parameters and trainable."""
+    import wandb
+
+    name, config = described(folder, facts)
+    kind = "synthetic" if config["data"].get("source") == "synthetic" else "data"
+    waits: dict[str, Any] = {"init_timeout": INIT_SECONDS, "finish_timeout": ARTIFACT_SECONDS if artifacts else FINISH_SECONDS}
+    waits = {name: seconds for name, seconds in waits.items() if f"WANDB_{name.upper()}" not in os.environ}
     return {
-        # W&B's filters see only what is given at init. The recipe's options come first, then groups.
-        "config": {
-            **config,
-            "net": net,
-            "stage": stage,
-            "model": {"name": facts["model"], "parameters": facts["parameters"], "trainable": facts["trainable"]},
-            "data": {"name": config["data"], **{key: data[key] for key in kept if key in data}},
-            "machine": {key: latest[key] for key in ("device", "world_size", "threads", "precision", "versions", "git")},
-            "micro_batches": recorded["micro_batches"],
-            "command": command(latest),
-        },
-        "name": "-".join(filter(None, (config["recipe"], net, stage, f"s{config['seed']}"))),
+        "config": config,  # W&B's filters see only what is given at init
+        "name": name,
         "group": config["recipe"],
         "job_type": job,
-        "tags": ["synthetic" if data["source"] == "synthetic" else "data", *(["book"] if config.get("book") else [])],
+        "tags": [kind, *(["book"] if config.get("book") else [])],
         "dir": str(folder),
         "resume": "allow",
         "mode": mode,
@@ -113,21 +119,23 @@ def axes(run: Any) -> None:
     run.define_metric("*", step_metric="epoch")
 
 
-def end(run: Any, folder: Path, result: dict) -> dict:
-    """The last row, from the plots and predictions.json in `folder`. Also writes the result into the run's summary.
-
-    There accuracy and loss are those of the weights that are `used`, as on the last line of the training.
-    """
-    import wandb
-    from PIL import Image
-
+def summary(result: dict) -> dict[str, Any]:
+    """What the table of runs shows of a `result`. Accuracy and loss are those of the weights that are `used`."""
     keys = ("parameters", "images_per_second", "seconds", "weights_sha256", "summary")
     best = {f"best/{key}": value for key, value in result.get("best", {}).items() if key != "test"}
     best |= {f"best/test_{key}": value for key, value in result.get("best", {}).get("test", {}).items()}
     final: dict[str, Any] = {}
     if "best" in result:
         final = {"weights": used(result), **{key: tested(result)[key] for key in (measure_of(tested(result)), "loss")}}
-    run.summary.update({key: result[key] for key in keys if key in result} | best | final)
+    return {key: result[key] for key in keys if key in result} | best | final
+
+
+def end(run: Any, folder: Path, result: dict) -> dict:
+    """The last row, from the plots and predictions.json in `folder`. Also writes the result into the run's summary."""
+    import wandb
+    from PIL import Image
+
+    run.summary.update(summary(result))
     row: dict[str, Any] = {f"final/{path.stem}": wandb.Image(str(path)) for path in sorted(folder.glob("*.png"))}
     if ranking := result.get("ranking"):
         row["final/ranking"] = wandb.Table([*ranking[0]], data=[[*place.values()] for place in ranking])

@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import layouts  # noqa: E402
 from layout_folders import FOLDERS  # noqa: E402
+from layout_labels import LABELS  # noqa: E402
 from layout_tables import TABLES  # noqa: E402
 
 NO_LABEL = "no label"
@@ -40,10 +41,10 @@ def datasets_folder(place: Path) -> Read:
     found = {}
     with tempfile.TemporaryDirectory() as cache:
         for split, table in datasets.load_dataset("imagefolder", data_dir=str(place), cache_dir=cache).items():
-            label = table.features.get("label")
-            names = getattr(label, "names", None)
+            names = getattr(table.features.get("label"), "names", None)
             for row in table.cast_column("image", datasets.Image(decode=False)):
-                name = names[row["label"]] if names and row["label"] is not None else NO_LABEL
+                label = row.get("label", row.get("labels"))
+                name = names[label] if names and label is not None else "|".join(label) if isinstance(label, list) else NO_LABEL
                 found[os.path.relpath(row["image"]["path"], place)] = (name, split)
     return found
 
@@ -84,7 +85,7 @@ def main() -> None:
         )
     )
     print("|---|---|---|---|---|")
-    for layout in [*FOLDERS, *TABLES]:
+    for layout in [*FOLDERS, *TABLES, *LABELS]:
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder, "data")
             layouts.write(layout, place)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .data.feed import MemoryFeed
     from .data.images import Images
     from .data.resize import ResizeRule
+    from .data.task import Task
     from .run import Run
 
 # torch is imported where it is needed: a command's help must not wait for it.
@@ -52,6 +53,13 @@ class Trained(NamedTuple):
     rule: "ResizeRule | None"  # of nets for images of any size
     measured_in: str  # the mode, "eval" or "train", of the evaluations that the training logged
     weights: str  # which: "last", "best" or "ema"
+
+    @property
+    def task(self) -> "Task":
+        """What the net was trained for, also where other images stand in for its own."""
+        from .data.task import ONE, SEVERAL
+
+        return ONE if self.about["threshold"] is None else SEVERAL
 
 
 def find_run(path: Path) -> tuple[Record, str]:
@@ -253,6 +261,7 @@ def about_of(path: Path) -> dict:
             "interpolation": about.get("interpolation", "bilinear"),
             "probe": about.get("probe", []),  # runs before 0.3 have none
             "temperature": about.get("temperature", 1.0),  # of a published folder; a run's is in predictions.json
+            "threshold": about.get("threshold"),  # of probabilities, where an image has several labels
         }
     except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise Refused(f"{path} does not describe its net ({first_line(error)}): damaged, or not written by `train`", 4) from error
@@ -276,6 +285,7 @@ def about_of(path: Path) -> dict:
         "mean": listed("mean", _finite) and len(about["mean"]) == channels,
         "std": listed("std", lambda value: _finite(value) and value > 0) and len(about["std"]) == channels,
         "probe": listed("probe", _finite),
+        "threshold": about["threshold"] is None or (_finite(about["threshold"]) and 0 <= about["threshold"] <= 1),
         "temperature": _finite(about["temperature"]) and about["temperature"] > 0,
     }
     if wrong := [f"{name} {_cut(about[name])}" for name, fit in fits.items() if not fit]:

@@ -26,11 +26,15 @@ TOP = 5  # classes of a prediction
 
 
 class Prediction(NamedTuple):
-    """The most probable class of an image, and the `probabilities` of the most probable ones, these first."""
+    """The most probable class of an image, and the `probabilities` of the most probable ones, these first.
+
+    `labels` are those that the image gets: that class, or of a net that gives several, all that reach its threshold.
+    """
 
     label: str
     probability: float
     probabilities: dict[str, float]
+    labels: tuple[str, ...] = ()
 
 
 class Model:
@@ -48,22 +52,35 @@ class Model:
         self.rule = rule_of(about)
         self._normalise = Normaliser(about["mean"], about["std"], self.shape[1] * self.shape[2], self.device)
 
-    def predict(self, images: "ImageLike | Iterable[ImageLike]", top: int = TOP) -> list[Prediction]:
+    @property
+    def threshold(self) -> float | None:
+        """From which probability on an image gets a label; None for a net that gives one class."""
+        threshold: float | None = self.about["threshold"]
+        return threshold
+
+    def predict(self, images: "ImageLike | Iterable[ImageLike]", top: int | None = None) -> list[Prediction]:
         """What each image shows: paths of image files, arrays uint8 (H, W) or (H, W, 3), images of PIL's; one or many.
 
-        `top` is the number of classes whose probabilities are given. Raises Refused (1) for an image that cannot be read.
+        `top` is the number of classes whose probabilities are given: by default 5, or all where an image has several. Raises
+        Refused (1) for an image that cannot be read.
         """
         return [predicted for read in self.read(images) for predicted in self.predictions(read, top)]
 
-    def predictions(self, read: Read, top: int = TOP) -> list[Prediction]:
+    def predictions(self, read: Read, top: int | None = None) -> list[Prediction]:
         """The same of a batch of images that were `read`. Host-device sync."""
         if not read.places:
             return []
-        best = (self.logits(read) / self.about["temperature"]).softmax(1).topk(min(top, len(self.classes)))
+        threshold, logits = self.threshold, self.logits(read) / self.about["temperature"]
+        if threshold is None:
+            best = logits.softmax(1).topk(min(top or TOP, len(self.classes)))
+        else:
+            best = logits.cpu().double().sigmoid().sort(descending=True)  # as it was measured
         found = []
         for values, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True):
             probabilities = {self.classes[index]: value for index, value in zip(indices, values, strict=True)}
-            found.append(Prediction(self.classes[indices[0]], values[0], probabilities))
+            label = self.classes[indices[0]]
+            labels = (label,) if threshold is None else tuple(name for name, of in probabilities.items() if of >= threshold)
+            found.append(Prediction(label, values[0], dict([*probabilities.items()][:top]), labels))
         return found
 
     def embed(self, images: "ImageLike | Iterable[ImageLike]") -> Tensor:

@@ -32,10 +32,11 @@ from launch.console import say
 from launch.data import Images, cutmix, either, mixup, rand_augment, random_resized_crop, trivial_augment
 from launch.data.images import prepared
 from launch.data.resize import CENTER_CROP, INTERPOLATIONS
+from launch.data.task import binary_loss
 from launch.errors import Refused, first_line
 from launch.features.compute import Views
 from launch.features.head import trained_on_features
-from launch.report.runs import tested
+from launch.report.runs import WORDS, tested
 from launch.run import OwnRun
 from launch.sources.options import DataOptions
 from launch.training.begin import check_batches
@@ -161,8 +162,9 @@ def main(
         unlock(model)
         optimizer = torch.optim.AdamW(groups(model, **rates), lr=lr, fused=True)
     second = train(run, model, images, optimizer, loss, epochs=left, schedule=schedule(left), stage="unlocked", **options)
-    before, after = (tested(result)["accuracy"] for result in (first, second))
-    summary = f"{mode}: test accuracy {after:.4f}, {before:.4f} with the last layer alone"
+    measure = images.task.measure
+    before, after = (tested(result)[measure] for result in (first, second))
+    summary = f"{mode}: test {WORDS[measure]} {after:.4f}, {before:.4f} with the last layer alone"
     run.finish(summary, test=tested(second), stages=[first, second])
 
 
@@ -238,6 +240,8 @@ def loss_for(run: Run, images: Images, class_weights: str, smoothing: float):
     The weights are 1 on average over the training images, and a batch's loss is the mean over its images, not over its
     weights as torch has it: so a batch's micro-batches add up to the batch. Each class in a mixed image has its own weight.
     """
+    if images.multi_label:
+        return several_labels_loss(run, images, class_weights, smoothing)
     plain = partial(F.cross_entropy, label_smoothing=smoothing) if smoothing else F.cross_entropy
     if class_weights == "none":
         return plain
@@ -253,6 +257,15 @@ def loss_for(run: Run, images: Images, class_weights: str, smoothing: float):
         return (plain(logits, shares / whole, reduction="none") * whole[:, 0]).mean()
 
     return loss
+
+
+def several_labels_loss(run: Run, images: Images, class_weights: str, smoothing: float):
+    """Binary cross-entropy of each label; if it is to be balanced, having a label counts as often as not having it."""
+    if class_weights == "none":
+        return partial(binary_loss, smoothing=smoothing)
+    labels = images.train.labels
+    there, absent = ((labels == value).sum(0) for value in (1, 0))
+    return partial(binary_loss, positive=(absent / there.clamp(min=1)).to(run.accelerator.device), smoothing=smoothing)
 
 
 if __name__ == "__main__":

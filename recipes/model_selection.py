@@ -193,6 +193,10 @@ def own_images(
         images = sources.custom(
             run.data, rule, replace(data, fold=f"1/{folds}"), run.limit, main=run.rank == 0 and spec == nets[0]
         )
+        if images.multi_label:
+            raise Refused(
+                f"{images.source} has several labels an image, which --folds does not rank nets by; --fold of custom.py", 2
+            )
         custom.net_for(run, net, images, mode != "scratch" and not source, source)
     run.open(replace(images, files={}), {"nets": nets})
     trials = [(spec, fold) for spec in nets for fold in range(1, folds + 1)]

@@ -209,12 +209,12 @@ def test_columns_with_the_same_name_and_several_labels_are_one_line(oneloop, tmp
 
     (tmp_path / "a.jpg").write_bytes(IMAGES[0])
     bytes_, paths, labels = pyarrow.array(IMAGES[:2]), pyarrow.array(["a.jpg", "b.jpg"]), pyarrow.array(["x", "y"])
-    lists = pyarrow.array([["x"], ["x", "y"]])
+    lists = pyarrow.array([["x"], []])
     for arrays, names, message in (
         ([bytes_, labels, labels], ["img", "label", "label"], "several columns are called 'label'; rename all but one"),
         ([paths, labels, labels], ["path", "label", "label"], "2 columns are called 'label'; rename all but one"),
-        ([bytes_, lists], ["img", "label"], "labels are whole numbers or text, one for each image"),
-        ([paths, lists], ["path", "label"], "several labels, it seems; an image has one here"),
+        ([bytes_, lists], ["img", "label"], "a.parquet row 1 has an empty list of labels, no row has several: --multi-label yes"),
+        ([paths, lists], ["path", "label"], "row 2 has an empty list of labels, no row has several: --multi-label yes takes it"),
     ):
         pyarrow.parquet.write_table(pyarrow.table(arrays, names=names), tmp_path / "a.parquet")
         code, out, error = oneloop("data", tmp_path / "a.parquet")
@@ -239,7 +239,7 @@ def test_labels_of_rows_that_say_the_same_are_one_class(said, tmp_path):
         ({"label": None}, 2, "which column is the label? Name it with --columns label=NAME; it has no other than images"),
         ({"label": None, "text": ["t"] * 12}, 2, "which column is the label? Name it with --columns label=NAME; it has text"),
         ({"label": [0.5] * 12}, 4, "the column 'label' is double; labels are whole numbers or text"),
-        ({"label": ["x"] * 11 + [None]}, 4, "a.parquet row 11 has no label (column 'label'); remove the row"),
+        ({"label": ["x"] * 11 + [None]}, 4, "a.parquet row 11 has nothing in the column 'label'; fill it or remove"),
         ({"label": [0] * 11 + [7], "names": ("x", "y")}, 4, "a.parquet has the label 7 (column 'label'); labels are 0 to 1"),
         ({"label": [-1] * 12, "names": ("x", "y")}, 4, "no images with a label in it (images of a.parquet without a label)"),
         ({"split": ["later"] * 12}, 4, "a.parquet row 0 has the split 'later' (column 'split'); it takes train, validation"),

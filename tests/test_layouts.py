@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from layout_folders import FOLDERS
+from layout_labels import LABELS
 from layout_tables import TABLES
 from photos import jpeg, write_photos
 
-ALL = [*FOLDERS, *TABLES]
+ALL = [*FOLDERS, *TABLES, *LABELS]
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +96,7 @@ def test_a_table_whose_files_are_there_in_part_is_not_searched_for_the_rest(onel
     [
         ("image_id,dx,diagnosis", "0,x,y", "which column is the label? Name it with --columns label=NAME"),
         ("a,b,c", "images/0.jpg,x,y", "which column is the label? Name it with --columns label=NAME"),
-        ("path,left,right", "images/0.jpg,1,1", "row 1 has 2 ones: images with several labels or none are not trained on"),
+        ("path,left,right", "images/0.jpg,0,0", "row 1 has no ones: correct it, or --multi-label yes"),
         ("path,label,fold", "images/0.jpg,x,3", "which fold validates cannot be known"),
         ("path,label,is_valid", "images/0.jpg,x,perhaps", "row 1 has the split 'perhaps' (column 'is_valid')"),
     ],
@@ -210,7 +211,8 @@ def test_medmnists_arrays_are_read_in_place(oneloop, said, tmp_path):
     }
     assert summary["sizes"]["median"] == [7, 9]
     for change, message in (
-        ({"train_labels": np.ones((8, 3), int)}, "images with several labels are not trained on"),
+        ({"train_labels": np.full((8, 3), 2)}, "expected a whole number for each image, or 0 and 1 for each of its labels"),
+        ({"test_labels": np.ones((4, 3), int)}, "the test labels are (4, 3), others are not of that kind"),
         ({"train_images": np.zeros((8, 9, 7, 2), np.uint8)}, "expected uint8 (n, h, w) or (n, h, w, 3)"),
         ({"train_labels": np.array([None] * 8)}, "cannot be read"),  # which only unpickling could
     ):

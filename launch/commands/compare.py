@@ -110,7 +110,7 @@ def _print_table(comparison: Comparison, paired: Sequence[Pair]) -> None:
     left_out: list[str] = []
     if width_of(_rich_table(comparison, head, rows), console) > console.width:
         head, rows = comparison.table(narrow=True)
-    while width_of(_rich_table(comparison, head, rows), console) > console.width and head[-1] != "accuracy":
+    while width_of(_rich_table(comparison, head, rows), console) > console.width and head[-1] != comparison.what:
         left_out.insert(0, head[-1])
         head, rows = head[:-1], [row[:-1] for row in rows]
     console.print(_rich_table(comparison, head, rows))

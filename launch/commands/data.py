@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 LINES = 10  # of a list in the terminal; --json and --html have all of it
 WIDTH = 80  # columns where the output is no terminal
 OPTIONS = (  # of sources.options.DataOptions
-    "split", "relabel", "test", "columns", "split_column", "group", "label_from", "classes_at", "skip_bad", "white", "bands",
+    "split", "relabel", "test", "columns", "split_column", "group", "label_from", "classes_at", "multi_label",
+    "uncertain", "skip_bad", "white", "bands",
 )  # fmt: skip
 NAME, BAR = 20, 12  # columns of a class's name, at most, and of its bar
 
@@ -129,7 +130,8 @@ def _write(path: Path, content: bytes) -> None:
 
 def _training(path: Path, options: DataOptions, validation: float, summary: dict) -> str:
     """The command that trains on the images as they were shown; empty if a class has none to train on or to be measured on."""
-    if any(_absent(summary).values()):
+    absent = _absent(summary)
+    if absent["train"] or (any(absent.values()) and "multi_label" not in summary):
         return ""
     words = ["oneloop", "train", "custom", "--data", str(path)]
     words += ["--validation", f"{validation:g}"] if validation != FRACTION else []
@@ -149,12 +151,23 @@ def _text(summary: dict) -> Iterator["RenderableType"]:
         f"{splits[name]:,} {name}" for name in splits
     )
     yield _classes(summary["classes"])
+    if several := summary.get("multi_label"):
+        yield from _labels(several)
     yield ""
     yield from _pixels(summary)
     yield from _trouble(summary)
     yield from data_seen.text(summary["seen"]) if "seen" in summary else ()
     if summary["train"]:
         yield printable(f"to train on them: {summary['train']}")
+
+
+def _labels(several: dict) -> Iterator[str]:
+    """What is known of several labels an image."""
+    unknown = f"; {several['unknown']:,} unknown" * bool(several["unknown"])
+    yield f"labels of an image: {several['mean']:.2f} on average; without any: {several['without']:,}{unknown}"
+    if several["together"]:
+        pairs = ", ".join(f"{one} and {other} {count:,}" for one, other, count in several["together"])
+        yield printable(f"most often together: {pairs}")
 
 
 def _absent(summary: dict) -> dict[str, list[str]]:
@@ -208,7 +221,8 @@ def _trouble(summary: dict) -> Iterator[str]:
         yield f"no {' and no '.join(missing)} images"
     for side, absent in _absent(summary).items():
         if absent and summary["splits"][side]:
-            yield f"no {side} images of {_named(absent)}: every class needs at least one"
+            needed = side == "train" or "multi_label" not in summary
+            yield f"no {side} images of {_named(absent)}: {'every class needs at least one' if needed else 'not measured'}"
     if none := [name for name, row in summary["classes"].items() if not row["images"]]:
         yield f"without a usable image: {_named(none)}"
     if copies := summary["duplicates"]["files"]:

@@ -3,12 +3,13 @@
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..console import progress
 from ..errors import Refused, printable
-from ..report.runs import Record, model_selection_split, read_metrics, read_result
+from ..report.runs import Record, measure_of, model_selection_split, read_metrics, read_result
 from ..sources.options import DataOptions
 from ..trained import WORDS, Trained, described, find_run, rebuild
 from .arguments import add_confidence, add_data_options, add_trained_net, check_confidence, command_parser, data_options
@@ -21,6 +22,8 @@ OPTIONS = (
     "split_column",
     "label_from",
     "classes_at",
+    "multi_label",
+    "uncertain",
     "skip_bad",
     "white",
     "bands",
@@ -50,6 +53,7 @@ def main(args: Sequence[str]) -> None:
     from oneloop.views import over_views
 
     from ..data.images import with_validation
+    from ..data.task import SEVERAL, by_label
     from ..report import calibration
     from ..report.scores import scores
     from ..sources.others import needs
@@ -64,6 +68,10 @@ def main(args: Sequence[str]) -> None:
     if chosen.data and data not in ("hub", "synthetic"):
         data = str(Path(data).expanduser().resolve())
     about = described(record, stage, chosen.weights)
+    if about["threshold"] is not None and chosen.unsure:
+        raise Refused(
+            f"{chosen.run} gives an image several labels, from a probability of {about['threshold']:.3g} on: no --unsure", 2
+        )
     named = chosen.data and data not in ("hub", "synthetic")
     others = bool(named and (about["cache_size"] or needs(Path(data), about["classes"])))  # a recipe would split or refuse them
     options = {"weights": chosen.weights, "recipe": chosen.recipe, "precision": precision}
@@ -91,15 +99,20 @@ def main(args: Sequence[str]) -> None:
     net = over_views(trained.net, chosen.tta)
     with progress(len(labels)) as done:
         net.register_forward_hook(lambda _net, inputs, _logits: done(len(inputs[0])))
-        measured, logits = evaluate_with_logits(trained.run, net, images, chosen.split)
+        threshold = {} if trained.about["threshold"] is None else {"threshold": trained.about["threshold"]}
+        measured, logits = evaluate_with_logits(trained.run, net, images, chosen.split, **threshold)
+    logged = _logged(record.folder / stage, chosen.split, trained.weights) if same and not chosen.tta else None
+    source = {"run": str(chosen.run), "weights": trained.weights, "data": trained.images.source, "split": chosen.split}
+    if trained.task is SEVERAL:
+        by = [{"label": name} | of for name, of in zip(images.classes, by_label(logits, labels, **threshold), strict=True)]
+        _print_labels(source | measured | {"labels": by, "logged": logged}, trained, chosen.json)
+        return
     further = scores(logits, labels)
     sure = {
         "temperature": temperature,
         "calibrated_error": scores(logits / temperature, labels)["calibration_error"],
         **({"unsure": calibration.coverage(logits / temperature, labels, [chosen.unsure])[0]} if chosen.unsure else {}),
     }
-    logged = _logged(record.folder / stage, chosen.split, trained.weights) if same and not chosen.tta else None
-    source = {"run": str(chosen.run), "weights": trained.weights, "data": trained.images.source, "split": chosen.split}
     if chosen.json:
         print(json.dumps(source | further | sure | measured | {"logged": logged}, indent=1))
         return
@@ -118,6 +131,23 @@ def main(args: Sequence[str]) -> None:
         print(f"logged in training{how}: accuracy {logged['accuracy']:.4f}, loss {logged['loss']:.4f}")
 
 
+def _print_labels(found: dict, trained: Trained, as_json: bool) -> None:
+    """Print what was measured of several labels."""
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    print(
+        f"{found['split']} images of {printable(found['data'])}: mAP {found['mean_average_precision']:.4f}, "
+        f"F1 {found['f1']:.4f} at threshold {found['threshold']:.3g}, loss {found['loss']:.4f}, {found['count']} images, "
+        f"with the {WORDS[trained.weights]}"
+    )
+    for of in found["labels"]:
+        measures = f"average precision {of['average_precision']:.4f}, F1 {of['f1']:.4f}" if of["count"] else "not measured"
+        print(f"  {printable(of['label'])}: {of['count']} images, {measures}")
+    if logged := found["logged"]:
+        print(f"logged in training: mAP {logged['mean_average_precision']:.4f}, loss {logged['loss']:.4f}")
+
+
 def _sure(threshold: float, coverage: float, accuracy: float | None) -> str:
     """A line about the images whose class reaches the threshold."""
     among = f", accuracy {accuracy:.4f} on these" if accuracy is not None else ""
@@ -128,9 +158,12 @@ def _images(data: str, options: DataOptions, trained: Trained, record: Record) -
     """The images at `data`, which may be those of the run, moved. Raises Refused (1, 4)."""
     from ..sources import others
 
+    if trained.about["threshold"] is not None and not options.multi_label:
+        options = replace(options, multi_label="yes")  # each image of others may have one label, by chance
     of_run = {name: record.options[name] for name in ("validation", "limit") if name in record.options}
     rule = trained.rule and trained.rule._replace(white=options.white or trained.rule.white, bands=options.bands)
-    return others.images(data, trained.images, trained.shape, rule, record.config["data"]["fingerprint"], options, **of_run)
+    fingerprint = record.config["data"]["fingerprint"]
+    return others.images(data, trained.images, trained.shape, rule, fingerprint, options, task=trained.task, **of_run)
 
 
 def _logged(folder: Path, split: str, weights: str) -> dict | None:
@@ -142,8 +175,8 @@ def _logged(folder: Path, split: str, weights: str) -> dict | None:
     if weights == "ema" or (weights == "best" and averaged):
         found = averaged if split == model_selection_split(lines) else []
     if weights == "best" and choosing:  # of several best ones, the first was saved
-        step = max(choosing, key=lambda line: line["accuracy"])["step"]
+        step = max(choosing, key=lambda line: line[measure_of(line)])["step"]
         found = [line for line in found if line["step"] == step]
         if split == "test" and not found:  # measured at the end only, which has no line
             found = [measured] if (measured := (read_result(folder) or {}).get("best", {}).get("test")) else []
-    return {name: found[-1][name] for name in ("accuracy", "loss")} if found else None
+    return {name: found[-1][name] for name in (measure_of(found[-1]), "loss")} if found else None

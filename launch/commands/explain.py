@@ -46,7 +46,7 @@ def main(args: Sequence[str]) -> None:
     pixels = read_image(chosen.image, trained.shape, trained.rule)
     batch, _ = feed(trained, pixels[None]).batch(torch.zeros(1, dtype=torch.int64))
     with torch.no_grad():
-        probabilities = (trained.net(batch) / trained.about["temperature"]).softmax(1)[0]
+        probabilities = trained.task.probabilities(trained.net(batch) / trained.about["temperature"])[0]
     index = classes.index(chosen.name) if chosen.name else int(probabilities.argmax())
     layer, heat = grad_cam(trained.net, batch, index, pixels.shape[1:])
     title = f"{printable(classes[index])}: {probabilities[index].item():.1%}"

@@ -57,6 +57,8 @@ def main(args: Sequence[str]) -> None:
     images, greatest = check(trained, exported)
     reduced = None
     if chosen.int8:
+        if trained.about["threshold"] is not None:
+            raise Refused("--int8 is chosen by its accuracy, which images with several labels do not have", 2)
         if trained.images.fingerprint != record.config["data"]["fingerprint"]:
             raise Refused(f"--int8 measures on the run's own images, and {record.config['data']['source']} is not here", 4)
         reduced = export_int8.quantised(trained, content, 1.0 if chosen.max_drop is None else chosen.max_drop)
@@ -197,6 +199,8 @@ def _about(trained: Trained, takes: str) -> dict:
     """The metadata, as JSON takes them."""
     channels = "RGB" if trained.shape[0] == 3 else "grey"
     gives = f"float32 (N, {len(trained.images.classes)}): logits, in the order of classes"
+    if (threshold := trained.about["threshold"]) is not None:
+        gives += f"; of several labels an image: its labels are those whose sigmoid is at least {threshold:g}"
     return trained.about | {"input": takes, "channels": channels, "output": gives}
 
 

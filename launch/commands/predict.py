@@ -16,6 +16,7 @@ from .arguments import add_confidence, add_trained_net, check_confidence, comman
 if TYPE_CHECKING:
     from oneloop import Model, Prediction
 
+TOP = 3  # classes of an image
 Rows = list[tuple[Path, "Prediction"]]
 
 
@@ -31,24 +32,30 @@ def main(args: Sequence[str]) -> None:
     add_trained_net(parser)
     add_confidence(parser)
     parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image files, or folders with images in them")
-    parser.add_argument("--top", type=int, default=3, metavar="N", help="classes per image; default 3")
+    many = "classes per image; default 3, or all where an image has several labels"
+    parser.add_argument("--top", type=int, metavar="N", help=many)
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="image, rank, class, probability; the default in a pipe")
     form.add_argument("--json", action="store_true", help="a list of images with their predictions, names unescaped")
     chosen = parser.parse_args(args)
-    if chosen.top < 1:
+    if chosen.top is not None and chosen.top < 1:
         raise Refused(f"--top must be at least 1, got {chosen.top}", 2)
     check_confidence(chosen.unsure)
     files = [file for place in chosen.images for file in (images_in(place) if place.is_dir() else [place])]
     import oneloop
 
     model = oneloop.load(chosen.run, weights=chosen.weights, recipe=chosen.recipe, tta=chosen.tta)
-    write = _json if chosen.json else _writer(plain=chosen.csv)
-    if bad := write(predictions(model, files, chosen.top), sys.stdout, chosen.unsure):
+    write, several = _json if chosen.json else _writer(plain=chosen.csv), model.threshold is not None
+    if several and chosen.unsure:
+        raise Refused(
+            f"{chosen.run} gives an image several labels, from a probability of {model.threshold:.3g} on: no --unsure", 2
+        )
+    top = None if several and not chosen.top else chosen.top or TOP
+    if bad := write(predictions(model, files, top), sys.stdout, chosen.unsure, several):
         raise Refused(f"{bad} of {len(files)} files could not be read as an image")
 
 
-def predictions(model: "Model", files: Sequence[Path], top: int) -> Iterator[tuple[Rows, int]]:
+def predictions(model: "Model", files: Sequence[Path], top: int | None) -> Iterator[tuple[Rows, int]]:
     """The files of each batch that could be read, with what they show, and the number of the others, which go to stderr."""
     with progress(len(files)) as done:
         for read in model.read(files, skip=True):
@@ -78,47 +85,49 @@ def images_in(folder: Path) -> list[Path]:
     return found
 
 
-def _json(batches: Iterator[tuple[Rows, int]], out: TextIO, unsure: float) -> int:
+def _json(batches: Iterator[tuple[Rows, int]], out: TextIO, unsure: float, several: bool) -> int:
     """Write a list of images with their predictions; returns the number of files that could not be read.
 
-    With a probability `unsure`, it is said of each image whether its class reaches it.
+    With a probability `unsure`, it is said of each image whether its class reaches it; with `several` labels, which it gets.
     """
     bad, before = 0, "[\n"
     for rows, unread in batches:
         bad += unread
         for file, prediction in rows:
             pairs = [{"class": name, "probability": value} for name, value in prediction.probabilities.items()]
-            sure = {"sure": prediction.probability >= unsure} if unsure else {}
-            out.write(before + json.dumps({"image": str(file), "predictions": pairs} | sure))
+            more: dict = {"sure": prediction.probability >= unsure} if unsure else {}
+            more |= {"labels": prediction.labels} if several else {}
+            out.write(before + json.dumps({"image": str(file), "predictions": pairs} | more))
             before = ",\n"
         out.flush()
     out.write(("[" if before == "[\n" else "\n") + "]\n")
     return bad
 
 
-def _writer(plain: bool) -> Callable[[Iterator[tuple[Rows, int]], TextIO, float], int]:
+def _writer(plain: bool) -> Callable[[Iterator[tuple[Rows, int]], TextIO, float, bool], int]:
     """What writes tables on a terminal, else CSV."""
     from rich.console import Console
 
     return _csv if plain or not Console().is_terminal else _tables
 
 
-def _csv(batches: Iterator[tuple[Rows, int]], out: TextIO, unsure: float) -> int:
+def _csv(batches: Iterator[tuple[Rows, int]], out: TextIO, unsure: float, several: bool) -> int:
     """As `_json`, a row for each class of each image."""
     bad, writer = 0, csv.writer(out, lineterminator="\n")
-    writer.writerow(["image", "rank", "class", "probability", *(["sure"] if unsure else [])])
+    writer.writerow(["image", "rank", "class", "probability", *(["sure"] if unsure else ["given"] if several else [])])
     for rows, unread in batches:
         bad += unread
         for file, prediction in rows:
             sure = ["yes" if prediction.probability >= unsure else "no"] if unsure else []
             for rank, (name, value) in enumerate(prediction.probabilities.items(), 1):
-                writer.writerow([printable(str(file)), rank, printable(name), f"{value:.6f}", *sure])
+                given = ["yes" if name in prediction.labels else "no"] if several else []
+                writer.writerow([printable(str(file)), rank, printable(name), f"{value:.6f}", *sure, *given])
         out.flush()
     return bad
 
 
-def _tables(batches: Iterator[tuple[Rows, int]], _out: TextIO, unsure: float) -> int:
-    """As `_json`, a table for each batch, for people."""
+def _tables(batches: Iterator[tuple[Rows, int]], _out: TextIO, unsure: float, several: bool) -> int:
+    """As `_json`, a table for each batch, for people; of several labels, it has those that an image gets."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -129,8 +138,13 @@ def _tables(batches: Iterator[tuple[Rows, int]], _out: TextIO, unsure: float) ->
         table = Table("image", "class", "probability")
         table.columns[0].overflow, table.columns[2].justify = "fold", "right"
         for file, prediction in rows:
-            last = len(prediction.probabilities) - 1
-            for rank, (name, value) in enumerate(prediction.probabilities.items()):
+            shown_rows = [
+                (name, value) for name, value in prediction.probabilities.items() if not several or name in prediction.labels
+            ]
+            if not shown_rows:
+                table.add_row(printable(str(file)), "none", "", end_section=True)
+            last = len(shown_rows) - 1
+            for rank, (name, value) in enumerate(shown_rows):
                 doubt = "unsure: " if rank == 0 and value < unsure else ""
                 shown = Text(doubt + printable(name), style="" if rank else "bold")  # as Text: brackets in a name are no markup
                 image = Text("" if rank else printable(str(file)))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import Refused, printable
-from ..trained import WORDS, find_run, rebuild
+from ..trained import WORDS, described, find_run, rebuild
 from .arguments import add_trained_net, command_parser
 
 
@@ -33,6 +33,10 @@ def main(args: Sequence[str]) -> None:
     out = chosen.out or record.folder / stage / "published"
     if out.exists():
         raise Refused(f"{out} exists: choose another folder, or remove it", 2)
+    if described(record, stage, chosen.weights)["threshold"] is not None:
+        raise Refused(
+            f"{chosen.run} gives an image several labels, which is not published yet; `oneloop export` writes its graph", 2
+        )
     from ..publish.folder import made
     from ..publish.push import ask, push
 

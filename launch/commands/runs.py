@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from ..errors import Refused, printable
-from ..report.compare import trainings_of
-from ..report.runs import find, read
+from ..report.compare import Training, trainings_of
+from ..report.runs import WORDS, find, read
 from .compare import PAPER, width_of
 
 
@@ -35,7 +35,7 @@ def main(args: Sequence[str]) -> None:
 
 def _row(folder: Path) -> dict:
     """Row of one run; a folder that cannot be read gets a row, too."""
-    row = dict.fromkeys(("recipe", "net", "seed", "epochs", "of", "accuracy", "started"))
+    row = dict.fromkeys(("recipe", "net", "seed", "epochs", "of", "accuracy", "mean_average_precision", "started"))
     try:
         record = read(folder)
         trainings = list(trainings_of(record))
@@ -56,10 +56,15 @@ def _row(folder: Path) -> dict:
         "seed": record.options["seed"],
         "epochs": epochs,
         "of": None if epochs is None else trainings[0].of,
-        "accuracy": trainings[-1].measures.get("last") if len(trainings) == 1 else None,
+        **{name: _value(trainings) if trainings[-1].what == what else None for name, what in WORDS.items()},
         "started": record.started.isoformat(),
     }
     return {"folder": str(folder), "state": state, "note": note, **row}
+
+
+def _value(trainings: Sequence[Training]) -> float | None:
+    """Accuracy, or what else is measured, of the only one."""
+    return trainings[-1].measures.get("last") if len(trainings) == 1 else None
 
 
 def _print_table(rows: list[dict]) -> None:
@@ -97,6 +102,8 @@ def _cell(row: dict, heading: str) -> str:
     """A cell of the table; – is unknown."""
     if heading == "epochs" and row["epochs"] is not None and row["of"] not in (None, row["epochs"]):
         return printable(f"{row['epochs']}/{row['of']}")
+    if heading == "accuracy" and row["mean_average_precision"] is not None:
+        return f"{WORDS['mean_average_precision']} {row['mean_average_precision']:.4f}"
     value = row["folder" if heading == "run" else heading]
     if value is None:
         return "–"

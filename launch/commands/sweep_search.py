@@ -18,7 +18,7 @@ from ..errors import Refused, printable
 from ..flag_checks import check_flags
 from ..old_names import flags_of_today
 from ..option_groups import apart
-from ..report.runs import read_json, read_metrics
+from ..report.runs import WORDS, measure_of, read_json, read_metrics
 from ..run import OwnRun, Run
 from .sweep_cells import Cell
 
@@ -206,7 +206,7 @@ def _diverged(cell: Cell) -> bool:
 
 
 def _measured(cell: Cell) -> tuple[float | None, float]:
-    """Accuracy and loss on the validation images. Raises Refused (2) if there are none."""
+    """Accuracy (of several labels mAP) and loss on the validation images. Raises Refused (2) if there are none."""
     result = cell.result()
     if result is None:
         return None, math.inf
@@ -215,7 +215,7 @@ def _measured(cell: Cell) -> tuple[float | None, float]:
             f"{cell.folder} has no validation images to choose by: --search needs them, and one training in each run", 2
         )
     losses = [event["loss"] for event in read_metrics(cell.folder / "metrics.jsonl") if event.get("split") == "validation"]
-    return result["best"]["accuracy"], losses[-1]
+    return result["best"][measure_of(result["best"])], losses[-1]
 
 
 def _tell(optuna: Any, study: Any, reached: Reached, finished: bool) -> None:
@@ -242,9 +242,10 @@ def _say(reached: list[Reached], epochs: int, launch: list[str]) -> None:
     if best.epochs < epochs or best.accuracy is None:
         raise Refused("all configurations diverged: a smaller --lr is the usual cure", NON_FINITE)
     measured = (best.cell.result() or {})["best"]
+    measure = measure_of(measured)
     print(
-        f"best: {' '.join(best.flags)}: validation accuracy {best.accuracy:.4f} after epoch {measured['epoch']}, "
-        f"test accuracy {measured['test']['accuracy']:.4f}",
+        f"best: {' '.join(best.flags)}: validation {WORDS[measure]} {best.accuracy:.4f} after epoch {measured['epoch']}, "
+        f"test {WORDS[measure]} {measured['test'][measure]:.4f}",
         shlex.join(["accelerate", *launch, *best.cell.flags]),
         sep="\n",
     )

@@ -53,6 +53,8 @@ def main(args: Sequence[str]) -> None:
     from .try_app import app
 
     model = oneloop.load(chosen.run, weights=chosen.weights, recipe=chosen.recipe, tta=chosen.tta)
+    if model.threshold is not None:
+        raise Refused(f"{chosen.run} gives an image several labels, which the page does not show; oneloop predict does", 2)
     training = _training_images(chosen.run, chosen.weights, chosen.recipe, model)
     token = secrets.token_urlsafe()
     with socket.socket() as listening:

@@ -204,6 +204,8 @@ class DiskFeed:
 
 def uneven(labels: Tensor) -> tuple[int, ...]:
     """The numbers of `labels` by class, if some class has so many fewer than another that accuracy alone misleads, else ()."""
+    if labels.ndim > 1:  # of several labels
+        return ()
     counts = labels.bincount().tolist()
     there = [count for count in counts if count]
     return tuple(counts) if max(there) > UNEVEN * min(there) else ()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import Refused, first_line
 from .dataset import Shape
-from .decode import converted, decode, pixels_of
+from .decode import converted, decode, open_image, pixels_of
 from .resize import ResizeRule, centred, reduced, reduced_size, resized
 
 
@@ -23,7 +23,7 @@ def read_image(path: Path, shape: Shape, rule: ResizeRule | None = None) -> Tens
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for
             raise ValueError("it is not a file")
-        with Image.open(path) as opened:
+        with open_image(path, rule.bands if rule else (), rule.white if rule else 0) as opened:
             return file_image(opened, shape, rule)
     except FileNotFoundError as error:
         raise Refused(f"{path}: no such file") from error

@@ -10,6 +10,7 @@ from ..errors import Refused
 from .dataset import Split
 from .disk_feed import DiskSplit
 from .order import held_out
+from .task import SEVERAL, Task, task_of
 
 SIZE_LIMIT = 4096  # pixels a side
 
@@ -40,8 +41,18 @@ class Images:
             raise Refused(f"--size {self.size} is out of range; it takes 1 to {SIZE_LIMIT} pixels, or 0 for no resizing", 2)
 
     @property
+    def task(self) -> Task:
+        """What nets are trained for on them."""
+        return task_of(self.train.labels)
+
+    @property
+    def multi_label(self) -> bool:
+        """True if an image has any number of labels."""
+        return self.task is SEVERAL
+
+    @property
     def model_selection_split(self) -> str:
-        """The split whose accuracy chooses the best weights."""
+        """The split whose accuracy, or mean average precision, chooses the best weights."""
         return "test" if self.validation is None else "validation"
 
 
@@ -73,12 +84,14 @@ def with_validation(images: Images, fraction: float | None) -> Images:
         raise Refused(f"{images.source} has validation images of its own; leave out --validation", 2)
     if fraction == 0:
         return images
-    labels = images.train.labels
-    held = torch.zeros(len(labels), dtype=torch.bool)
-    held[held_out(labels, fraction)] = True
+    task, classes = images.task, len(images.classes)
+    strata = task.strata(images.train.labels)
+    held = torch.zeros(len(strata), dtype=torch.bool)
+    held[held_out(strata, fraction)] = True
+    there = task.counts(images.train.labels, classes)
     train, validation = (images.train.select(chosen.nonzero().flatten()) for chosen in (~held, held))
     for name, split in (("training", train), ("validation", validation)):
-        counts = split.labels.bincount(minlength=len(images.classes))
-        if empty := [images.classes[label] for label in labels.unique() if not counts[label]]:
+        counts = task.counts(split.labels, classes)
+        if empty := [images.classes[label] for label in there.nonzero().flatten() if not counts[label]]:
             raise Refused(f"--validation {fraction} leaves no {name} image of {', '.join(empty)}; choose another fraction", 2)
     return replace(images, train=train, validation=validation)

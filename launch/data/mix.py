@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .augment import Kind, Rng
+from .task import UNKNOWN
 
 # (images float (n, C, H, W), the ones before them, rng) -> the mixed images, and each image's own share in 0..1, float (n,).
 Mix = Callable[[Tensor, Tensor, Rng], tuple[Tensor, Tensor]]
@@ -71,7 +72,13 @@ def mixed(mix: Mix, pixels: Tensor, labels: Tensor, rng: Rng, classes: int) -> t
 
 
 def soft_labels(labels: Tensor, before: Tensor, share: Tensor, classes: int) -> Tensor:
-    """Labels int64 (n,) and those of the images before, with each image's own share (n,): float (n, classes)."""
+    """Labels of one or several for each image, and those of the images before, with each image's own share (n,).
+
+    float (n, classes). A label that is unknown in one of the two is unknown.
+    """
+    if labels.ndim > 1:
+        known = (labels <= 1) & (before <= 1)
+        return torch.lerp(before.float(), labels.float(), share[:, None]).where(known, UNKNOWN)
     names = torch.arange(classes, device=labels.device)
     one_hot, one_hot_before = ((of[:, None] == names).float() for of in (labels, before))
     return torch.lerp(one_hot_before, one_hot, share[:, None])

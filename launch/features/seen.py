@@ -50,6 +50,8 @@ def seen_by(data: str, net: str, source: str, flags: Sequence[str], splits: Sequ
         raise Refused(f"{what}; {net}=SOURCE takes other weights: a file, a URL or a run folder", error.code) from error
     if images.source == "synthetic":
         raise Refused("drawings show nothing about your images: name a folder, a table or OWNER/NAME", 2)
+    if images.multi_label:
+        raise Refused(f"{images.source} has several labels an image, of which features are not judged yet", 2)
     heads = {name.rpartition(".")[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
     if len(heads) > 1:
         raise Refused(f"{net} has several last layers, {', '.join(sorted(heads))}: it has no one set of features", 2)

@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from ..errors import Refused, printable
 from ..old_names import later
-from .measures import COLUMNS, Measure, accuracy_by_epoch, choosing, measures_of, train_loss
-from .runs import Record, read, read_metrics, read_result, stages
+from .measures import COLUMNS, Known, Measure, accuracy_by_epoch, choosing, measures_of, train_loss
+from .runs import WORDS, Record, read, read_metrics, read_result, stages
 
 CONTENT = "data sha256"  # an option beside the others: other content under the same name
 # What else the sha256 of the data depends on, besides their content: see the recipes' options, and sources/custom_images.py.
@@ -35,6 +35,8 @@ DECIDE_CONTENT = (
     "group",
     "label_from",
     "classes_at",
+    "multi_label",
+    "uncertain",
     "skip_bad",
 )
 
@@ -44,8 +46,9 @@ class Training:
     """One training. `options` is its configuration by dotted name, without the seed.
 
     `epochs` are those done, `of` the epochs requested (None if not recorded), `measures` those of MEASURES that are known.
-    `curves` maps "validation accuracy", "test accuracy" and "train loss" to values by epoch. `place` is what the speed depends
-    on. `images` is what the images of a split, "validation" or "test", are a function of, as far as the configuration tells.
+    `curves` maps "validation accuracy", "test accuracy" and "train loss" to values by epoch. What is called accuracy there is
+    `what`. `place` is what the speed depends on. `images` is what the images of a split, "validation" or "test", are a function
+    of, as far as the configuration tells.
     """
 
     folder: Path
@@ -58,6 +61,7 @@ class Training:
     curves: dict[str, dict[int, float]]
     place: str
     images: dict[str, str]
+    what: str = "accuracy"  # that is measured, in words; empty before the first evaluation
     fold: str = ""  # --fold
 
     @property
@@ -125,12 +129,22 @@ class Comparison:
 
     def table(self, narrow: bool = False) -> tuple[list[str], list[list[str]]]:
         """Headings and rows of text: means ± deviation (if `narrow`, only of the accuracy); – is unknown."""
-        head = [*self.differ, "runs", "done", *(measure.heading for measure in self.columns.values())]
+        head = [
+            *self.differ,
+            "runs",
+            "done",
+            *(measure.heading.replace("accuracy", self.what) for measure in self.columns.values()),
+        ]
         rows = []
         for group in self.groups:
             options = [text_of(group.options.get(key)) for key in self.differ]
             rows.append([*options, _count(group), group.progress(), *_cells(group, self.columns, narrow)])
         return head, rows
+
+    @property
+    def what(self) -> str:
+        """Accuracy, or what else is measured in its place."""
+        return next((training.what for group in self.groups for training in group.trainings if training.what), "accuracy")
 
     @property
     def columns(self) -> dict[str, Measure]:
@@ -166,6 +180,8 @@ def compare(folders: Iterable[Path]) -> tuple[Comparison, list[str]]:
             complaints.append(str(error))
     if not trainings:
         raise Refused("; ".join(complaints) or "no run to compare", 4)
+    if len(whats := {training.what for training in trainings} - {""}) > 1:
+        raise Refused(f"runs are ranked by {' and '.join(sorted(whats))}, which do not compare: name one kind of them", 2)
     sources = {tuple(text_of(training.options.get(name)) for name in (CONTENT, *DECIDE_CONTENT)) for training in trainings}
     if len(sources) == len({source[1:] for source in sources}):  # the content adds nothing to the name
         for training in trainings:
@@ -225,6 +241,7 @@ def trainings_of(record: Record) -> Iterator[Training]:
             curves=accuracies | {"train loss": train_loss(events)},
             place=printable(place),
             images={split: _images(record, split) for split in ("validation", "test")},
+            what=WORDS[measured.measure] if (measured := Known(result or {}, events, {})).evaluated else "",
             fold=fold,
         )
 

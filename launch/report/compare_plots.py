@@ -32,7 +32,7 @@ def _overlay(path: Path, groups: Mapping[str, Group]) -> Path | None:
                 if len(runs) > 1:
                     low, high = ([pick(values) for values in zip(*runs, strict=True)] for pick in (min, max))
                     axes.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
-        axes.set(xlabel="epoch", ylabel=what)
+        axes.set(xlabel="epoch", ylabel=what.replace("accuracy", _what(groups)))
         axes.locator_params("x", integer=True)
     return _finish(figure, path)
 
@@ -58,7 +58,7 @@ def _bars(path: Path, groups: Mapping[str, Group]) -> Path | None:
         for place, height in zip(places, heights, strict=True):
             axes.text(place, 1 - span * 0.98, f"{height:.3f}", color="white", fontsize=7, ha="center", va="bottom")
     others = any(group.measure("tested") != group.measure("last") for group in known.values())
-    axes.set(ylabel="accuracy of the last weights" if others else "accuracy", ylim=(1 - span, 1))
+    axes.set(ylabel=_what(groups) + " of the last weights" * others, ylim=(1 - span, 1))
     names, longest = [name.replace(", ", "\n") for name in known], max(map(len, known))
     turned: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if longest > 12 else {}
     if longest > 30:  # they would lie across each other
@@ -82,12 +82,16 @@ def _cost(path: Path, groups: Mapping[str, Group]) -> Path | None:
                     cost[0], accuracy[0], xerr=cost[1], yerr=accuracy[1], label=label, fmt="osD^vPX"[number % 7], markersize=6,
                     color=COLOURS[number % len(COLOURS)], elinewidth=0.8, fillstyle=("full", "none", "left")[number // 7],
                 )  # fmt: skip
-        axes.set(xlabel=what, ylabel="test accuracy")
+        axes.set(xlabel=what, ylabel=f"test {_what(groups)}")
         if seen and max(seen) > 10 * min(seen):
             axes.set_xscale("log")
             axes.xaxis.set_minor_formatter("")
         axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))  # 20k, 1M
     return _finish(figure, path)
+
+
+def _what(groups: Mapping[str, Group]) -> str:
+    return next((each.what for group in groups.values() for each in group.trainings if each.what), "accuracy")
 
 
 def _finish(
@@ -120,7 +124,7 @@ def _wrapped(label: str) -> str:
 CHARTS = {"curves.png": _overlay, "bars.png": _bars, "cost.png": _cost}
 
 
-def _differences(path: Path, paired: Sequence[Pair]) -> Path | None:
+def _differences(path: Path, paired: Sequence[Pair], what: str) -> Path | None:
     """The differences over equal seeds with their 95 % intervals: filled where they are more than chance."""
     known = sorted((pair for pair in paired if pair.interval is not None), key=lambda pair: pair.difference or 0.0)
     if not known:
@@ -138,7 +142,7 @@ def _differences(path: Path, paired: Sequence[Pair]) -> Path | None:
     axes.set_yticks(range(len(known)), names)
     axes.tick_params(axis="y", length=0)
     over = f" than {known[0].other}" if baseline else ""
-    axes.set(xlabel=_wrapped(f"points of accuracy better{over}"), ylim=(-0.6, len(known) - 0.4))
+    axes.set(xlabel=_wrapped(f"points of {what} better{over}"), ylim=(-0.6, len(known) - 0.4))
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)
     return path
@@ -149,7 +153,7 @@ def draw(folder: Path, comparison: Comparison, paired: Sequence[Pair]) -> list[P
     groups = {comparison.label(group): group for group in comparison.groups[:MOST_GROUPS]}
     with plain_names():
         drawn = {name: chart(folder / name, groups) for name, chart in CHARTS.items()}
-        drawn["differences.png"] = _differences(folder / "differences.png", paired[:MOST_GROUPS])
+        drawn["differences.png"] = _differences(folder / "differences.png", paired[:MOST_GROUPS], comparison.what)
     for name, path in drawn.items():
         if path is None:
             (folder / name).unlink(missing_ok=True)  # left by an earlier comparison

@@ -62,10 +62,15 @@ RESULT: Fields = {
     "best.test.accuracy": _number, "best.test.loss": _number,
     "test.balanced_accuracy": _number, "images_per_second": _positive, "seconds": _number, "parameters": _whole, "summary": _text,
 }  # fmt: skip
+SEVERAL = ("mean_average_precision", "f1", "threshold")  # measures of images with several labels
+RESULT |= {
+    f"{split}.{name}": _number for split in ("test", "train", "best", "ema", "validation", "best.test") for name in SEVERAL
+}
 HEAD: Fields = {"step": _whole, "epoch": _whole, "images": _whole}
 EVENTS: dict[str, Fields] = {  # the lines of metrics.jsonl
     "train": HEAD | {"loss": _number, "images_per_second": _positive, "seconds": _number},
     "eval": HEAD | {"split": _text, "loss": _number, "accuracy": _number},
+    "eval of several labels": HEAD | {"split": _text, "loss": _number, **dict.fromkeys(SEVERAL, _number)},
 }
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .runs import model_selection_split, used
+from .runs import measure_of, model_selection_split, used
 
 
 @dataclass(frozen=True)
@@ -14,6 +14,16 @@ class Known:
     result: dict
     events: Sequence[dict]
     facts: dict
+
+    @property
+    def measure(self) -> str:
+        """What its weights are chosen by: accuracy, or mean average precision. Both are called accuracy in MEASURES."""
+        evaluations = [event for event in self.events if event["event"] == "eval"]
+        return measure_of(self.result.get("test") or (evaluations or [{}])[0])
+
+    @property
+    def evaluated(self) -> bool:
+        return "test" in self.result or any(event["event"] == "eval" for event in self.events)
 
     def last(self, split: str, name: str) -> float | None:
         """The accuracy or loss on the test or train images at the end, or so far."""
@@ -38,6 +48,7 @@ def measures_of(result: dict, events: Sequence[dict], facts: dict) -> dict[str, 
 
 def _at_the_end(known: Known, name: str) -> float | None:
     """Measure on the test images, of the weights that are used by default (`runs.used`); so far, if the run is not finished."""
+    name = known.measure if name == "accuracy" else name
     if used(known.result) == "best":
         return known.result["best"]["test"].get(name)
     if model_selection_split(known.events) == "validation":  # the last weights, in place of lost best ones
@@ -50,18 +61,18 @@ def _best(known: Known) -> float | None:
     """Test accuracy of the best weights; known at the end only, if the validation images chose them."""
     best = known.result.get("best", {})
     if model_selection_split(known.events) == "validation":
-        return best.get("test", {}).get("accuracy")
-    return best.get("accuracy", max(choosing(known.events, "test").values(), default=None))
+        return best.get("test", {}).get(known.measure)
+    return best.get(known.measure, max(choosing(known.events, "test").values(), default=None))
 
 
 def _validation_accuracy(known: Known) -> float | None:
     """Validation accuracy of the best weights, which it chose."""
     so_far = choosing(known.events, "validation").values()
-    return known.result.get("best", {}).get("accuracy", max(so_far)) if so_far else None
+    return known.result.get("best", {}).get(known.measure, max(so_far)) if so_far else None
 
 
 def _gap(known: Known) -> float | None:
-    accuracy, trained = known.last("test", "accuracy"), known.last("train", "accuracy")
+    accuracy, trained = known.last("test", known.measure), known.last("train", known.measure)
     return None if accuracy is None or trained is None else trained - accuracy
 
 
@@ -87,8 +98,8 @@ MEASURES = {
     "seconds": Measure(_seconds, "seconds", "{:,.1f}"),
     "parameters": Measure(lambda known: known.result.get("parameters", known.facts.get("parameters")), "parameters", "{:,.0f}"),
     # Both of the last weights; drawn in bars.png.
-    "train": Measure(lambda known: known.last("train", "accuracy")),
-    "tested": Measure(lambda known: known.last("test", "accuracy")),
+    "train": Measure(lambda known: known.last("train", known.measure)),
+    "tested": Measure(lambda known: known.last("test", known.measure)),
 }
 COLUMNS = {name: measure for name, measure in MEASURES.items() if measure.heading}
 
@@ -97,8 +108,8 @@ COLUMNS = {name: measure for name, measure in MEASURES.items() if measure.headin
 
 
 def accuracy_by_epoch(events: Sequence[dict], split: str = "test") -> dict[int, float]:
-    """Accuracy on the images of `split`."""
-    return {event["epoch"]: event["accuracy"] for event in events if event["event"] == "eval" and event["split"] == split}
+    """Accuracy, or what else chooses, on the images of `split`."""
+    return {event["epoch"]: event[measure_of(event)] for event in events if event["event"] == "eval" and event["split"] == split}
 
 
 def choosing(events: Sequence[dict], split: str) -> dict[int, float]:

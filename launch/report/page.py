@@ -12,15 +12,21 @@ from typing import Any
 from ..files import write_atomically
 from ..templates.render import render
 from .compare import compare
-from .runs import command, describe, home, recorded_json, stages, tested, used
+from .runs import WORDS, command, describe, home, measure_of, recorded_json, stages, tested, used
 
 PLOTS = {  # file -> caption, in the order of the page
-    "curves": "Loss and accuracy by epoch. The ring marks the best epoch, which the {selecting} images chose",
+    "curves": "Loss and {measure} by epoch. The ring marks the best epoch, which the {selecting} images chose",
     "confusion": "Test images by true class (rows) and predicted class (columns), in eval mode, {weights}",
+    "labels": "Average precision of each label, and F1 at the threshold, on the test images, {weights}",
     "kernels": "The first layer's kernels, on a common scale",
 }
 USED = {"best": "with the best weights", "ema": "with the average of the weights", "last": "with the last weights"}
-SCORES = {"f1": "mean F1", "top_5": "top-5 accuracy", "calibration_error": "calibration error"}
+SCORES = {
+    "f1": "mean F1",
+    "exact": "images without a mistake",
+    "top_5": "top-5 accuracy",
+    "calibration_error": "calibration error",
+}
 
 
 def write(folder: Path, result: dict) -> Path:
@@ -36,8 +42,9 @@ def _content(folder: Path, result: dict) -> dict[str, Any]:
     plots = [*filter(Path.exists, ours), *sorted({*folder.glob("*.png")} - {*ours, folder / "mistakes.png"})]
     stage = folder.resolve().relative_to(place).parts
     selecting = "validation" if "validation" in result else "test"
+    measure = WORDS[measure_of(result.get("test", {}))]
     weights = USED[used(result)] if "test" in result and "best" in result else ""
-    captions = {name: caption.format(selecting=selecting, weights=weights) for name, caption in PLOTS.items()}
+    captions = {name: caption.format(selecting=selecting, weights=weights, measure=measure) for name, caption in PLOTS.items()}
     return {
         "title": " · ".join((result["recipe"], *([result["net"]] if "net" in result else []), *stage)),
         "summary": describe(result),
@@ -66,21 +73,54 @@ def _one(folder: Path, result: dict) -> dict[str, Any]:
     """The parts that only the page of one training has."""
     shown = recorded_json(folder / "predictions.json")
     calibration = shown.get("calibration", {})  # runs before 0.3 have none
-    test, best, classes = tested(result), result["best"], shown["classes"]
-    on = " on validation" if "validation" in result else ""
+    test, best = tested(result), result["best"]
+    on, measure = " on validation" if "validation" in result else "", measure_of(test)
+    multi_label = "labels" in shown
     return {
         "figures": {
-            "test accuracy": f"{test['accuracy']:.4f}",
+            f"test {WORDS[measure]}": f"{test[measure]:.4f}",
             **({"balanced": f"{test['balanced_accuracy']:.4f}"} if "balanced_accuracy" in test else {}),
             "test loss": f"{test['loss']:.4f}",
             **{name: f"{shown['scores'][key]:.4f}" for key, name in SCORES.items() if key in shown["scores"]},
             **_calibrated(calibration),
-            f"best{on}, epoch {best['epoch']}": f"{best['accuracy']:.4f}",
+            f"best{on}, epoch {best['epoch']}": f"{best[measure]:.4f}",
             "epochs": f"{result['epochs']:,}",
             "parameters": f"{result['parameters']:,}",
             "images/s": f"{result['images_per_second']:,.0f}",
             "seconds": f"{result['seconds']:,.1f}",
         },
+        **(_of_labels(shown) if multi_label else _of_classes(shown, test["count"])),
+        "trainings": None,
+    }
+
+
+def _of_labels(shown: dict) -> dict[str, Any]:
+    """The parts about images with several labels each."""
+    names = ("average_precision", "f1", "precision", "recall")
+    return {
+        "labels": [
+            (name, of["count"], *(f"{of[key]:.4f}" if of["count"] else "–" for key in names))
+            for name, of in zip(shown["classes"], shown["labels"], strict=True)
+        ],
+        "threshold": f"{shown['threshold']:.3g}",
+        "mistakes": [_with_labels(mistake, shown) for mistake in shown["mistakes"]],
+        "wrong": shown["images_wrong"],
+    }
+
+
+def _with_labels(mistake: dict, shown: dict) -> dict:
+    """A mistake with the names of its labels, as `_named`."""
+    words = {
+        key: ", ".join(f"{shown['classes'][number]} {probability:.2f}" for number, probability in mistake[key])
+        for key in ("missed", "wrong")
+    }
+    return mistake | words | _file(mistake, shown)
+
+
+def _of_classes(shown: dict, count: int) -> dict[str, Any]:
+    """The parts about images with one label each, of which `count` were tested."""
+    calibration, classes = shown.get("calibration", {}), shown["classes"]
+    return {
         "classes": [
             (name, sum(row), row[index], f"{row[index] / max(sum(row), 1):.1%}", f"{of['precision']:.1%}", f"{of['f1']:.1%}")
             for index, (name, row, of) in enumerate(zip(classes, shown["counts"], shown["scores"]["classes"], strict=True))
@@ -91,21 +131,23 @@ def _one(folder: Path, result: dict) -> dict[str, Any]:
             (f"{row['threshold']:g}", f"{row['coverage']:.1%}", "–" if row["accuracy"] is None else f"{row['accuracy']:.1%}")
             for row in calibration.get("thresholds", [])
         ],
-        "wrong": test["count"] - sum(row[index] for index, row in enumerate(shown["counts"])),
-        "trainings": None,
+        "wrong": count - sum(row[index] for index, row in enumerate(shown["counts"])),
     }
 
 
 def _named(mistake: dict, classes: list[str], shown: dict) -> dict:
     """A mistake with the names of its classes, the path of its file, and the file's address if it is there."""
+    return mistake | {key: classes[mistake[key]] for key in ("true", "predicted")} | _file(mistake, shown)
+
+
+def _file(mistake: dict, shown: dict) -> dict[str, str]:
     path = mistake.get("path", "")
     file = Path(shown.get("source", ""), path).absolute()
-    names = {key: classes[mistake[key]] for key in ("true", "predicted")}
     try:
         address = file.as_uri() if path and file.is_file() else ""
     except (OSError, ValueError):  # a name that no file can have
         address = ""
-    return mistake | names | {"path": path, "address": address}
+    return {"path": path, "address": address}
 
 
 def _confused(shown: dict) -> list[tuple[str, str, int, list[dict]]]:

@@ -145,6 +145,8 @@ def mcnemar(only_one: int, only_other: int) -> float:
     return min(1.0, 2 * tail / 2**n)
 
 
-def _mcnemar_of(one: predictions.Answers, other: predictions.Answers) -> float:
-    """p of two nets on the same test images."""
+def _mcnemar_of(one: predictions.Answers, other: predictions.Answers) -> float | None:
+    """p of two nets on the same test images; None where these have several labels."""
+    if one.right is None or other.right is None:  # an image with several labels is not simply right or wrong
+        return None
     return mcnemar(int((one.right & ~other.right).sum()), int((other.right & ~one.right).sum()))

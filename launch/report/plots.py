@@ -20,13 +20,14 @@ import numpy as np
 from PIL import Image
 
 from ..errors import printable
-from .runs import model_selection_split
+from .runs import WORDS, measure_of, model_selection_split
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..data.dataset import Split
 
+MOST_LABELS = 60  # in a plot
 AVERAGE = "average, {}"  # the name of its line, by the split that it is measured on
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 CHINESE = ("Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Zen Hei", "PingFang SC", "Microsoft YaHei", "SimHei")
@@ -108,6 +109,7 @@ def history(path: Path, events: Sequence[dict]) -> Path:
     lines = {name: those for name, those in lines.items() if those}
     chose = [*lines][-1]
     chosen = lines[chose]
+    measure = measure_of(chosen[-1])
     samples = chosen[-1]["images"] / chosen[-1]["epoch"]  # per epoch
     with plain_names():
         figure = new_figure(8, 3.2)
@@ -117,15 +119,15 @@ def history(path: Path, events: Sequence[dict]) -> Path:
             epochs = [event["images"] / samples for event in those]
             losses.plot(epochs, [event["loss"] for event in those], color=colour, label=name, linewidth=1.4, **few)
             if name != "train":
-                accuracies.plot(epochs, [event["accuracy"] for event in those], color=colour, linewidth=1.4, **few)
-        best = max(chosen, key=lambda event: event["accuracy"])
-        accuracies.plot(best["epoch"], best["accuracy"], "o", color=COLOURS[-1], markersize=6, fillstyle="none")
-        end, what = chosen[-1]["accuracy"], chose.partition(",")[0]
-        title = f"{what}: {end:.4f} at the end, best {best['accuracy']:.4f} after epoch {best['epoch']}"
+                accuracies.plot(epochs, [event[measure] for event in those], color=colour, linewidth=1.4, **few)
+        best = max(chosen, key=lambda event: event[measure])
+        accuracies.plot(best["epoch"], best[measure], "o", color=COLOURS[-1], markersize=6, fillstyle="none")
+        end, what = chosen[-1][measure], chose.partition(",")[0]
+        title = f"{what}: {end:.4f} at the end, best {best[measure]:.4f} after epoch {best['epoch']}"
         accuracies.set_title(title, fontsize=9 if what == "test" else 8)  # the longer words, too, have room for 3-digit epochs
         losses.set(xlabel="epoch", ylabel="loss")
         losses.legend(frameon=False)
-        accuracies.set(xlabel="epoch", ylabel="accuracy")
+        accuracies.set(xlabel="epoch", ylabel=WORDS[measure])
         for axes in (losses, accuracies):
             axes.spines[["top", "right"]].set_visible(False)
             axes.locator_params("x", integer=True, min_n_ticks=1)  # with one epoch, too
@@ -157,6 +159,27 @@ def confusion(path: Path, counts: Tensor, classes: Sequence[str]) -> Path:
             axes.text(k - 0.35, row, f"{float(shares[row, row]):.1%}", va="center", fontsize=small)
         right, total = int(counts.diag().sum()), int(counts.sum())
         axes.set_title(f"{right:,} of {total:,} test images correct: {right / max(total, 1):.4f}", fontsize=9)
+        figure.savefig(path)
+    return path
+
+
+def labels(path: Path, rows: Sequence[dict], classes: Sequence[str], threshold: float) -> Path:
+    """Draw average precision and F1 of each label, the most frequent one first."""
+    shown = sorted(zip(classes, rows, strict=True), key=lambda of: -of[1]["count"])[:MOST_LABELS]
+    places = np.arange(len(shown))
+    with plain_names():
+        figure = new_figure(6.5, 1.1 + 0.3 * len(shown))
+        axes = figure.subplots()
+        for side, colour, key, name in (
+            (-0.2, 0, "average_precision", "average precision"),
+            (0.2, 1, "f1", f"F1 at {threshold:.3g}"),
+        ):
+            axes.barh(places + side, [row[key] for _, row in shown], 0.38, color=COLOURS[colour], label=name)
+        axes.set_yticks(places, [f"{short(name)} ({row['count']:,})" for name, row in shown], fontsize=8)
+        axes.invert_yaxis()
+        axes.set(xlim=(0, 1), xlabel="on the test images" + f", the {MOST_LABELS} most frequent" * (len(rows) > MOST_LABELS))
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=9)
         figure.savefig(path)
     return path
 

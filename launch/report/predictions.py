@@ -6,6 +6,9 @@
     probabilities     float32, one for each class
     path              of the image's file, for your own images
 
+Of images with several labels each: "labels" that it has, those that are "unknown" and those "given", lists of names, in place of
+label, predicted, true and guess; the threshold of "given" is in the metadata.
+
 pyarrow's own conversions would import pandas, which takes half a second. Reading loads no torch.
 """
 
@@ -37,7 +40,7 @@ class Answers(NamedTuple):
     `validation` is "" without them, or where it was not recorded yet.
     """
 
-    right: "np.ndarray"
+    right: "np.ndarray | None"  # None of images with several labels each
     images: str
     validation: str = ""
 
@@ -59,7 +62,7 @@ def logits_of(run: "Running", net: "nn.Module", feed: "Feed") -> "Tensor":
     return torch.cat(parts).cpu()  # host-device sync
 
 
-def write(folder: Path, logits: "Tensor", images: "Images") -> None:
+def write(folder: Path, logits: "Tensor", images: "Images", threshold: float | None = None) -> None:
     """Write the file from logits float32 (N, classes) of the test images in order, on the CPU. Raises OSError."""
     import pyarrow
     import pyarrow.parquet
@@ -69,14 +72,21 @@ def write(folder: Path, logits: "Tensor", images: "Images") -> None:
 
     labels, names = images.test.labels, _texts(images.classes)
     columns = {"id": _numbers(torch.arange(len(labels)))}
-    for index, name, values in (("label", "true", labels), ("predicted", "guess", logits.argmax(1))):
-        columns[index] = _numbers(values)
-        columns[name] = pyarrow.DictionaryArray.from_arrays(columns[index], names)
-    columns["probabilities"] = pyarrow.FixedSizeListArray.from_arrays(_numbers(logits.softmax(1)), logits.shape[1])
+    if threshold is None:
+        for index, name, values in (("label", "true", labels), ("predicted", "guess", logits.argmax(1))):
+            columns[index] = _numbers(values)
+            columns[name] = pyarrow.DictionaryArray.from_arrays(columns[index], names)
+    else:
+        from . import several  # which loads torch
+
+        columns |= several.columns(logits, labels, threshold, images.classes)
+    probabilities = images.task.probabilities(logits)
+    columns["probabilities"] = pyarrow.FixedSizeListArray.from_arrays(_numbers(probabilities), logits.shape[1])
     if isinstance(images.test, DiskSplit):
         columns["path"] = _texts([image.name for image in images.test.images])
     table = pyarrow.table(columns).replace_schema_metadata(
         {"images": _sha256(images.test, images.classes)}
+        | ({} if threshold is None else {"threshold": repr(threshold)})
         | ({"validation": _sha256(images.validation, images.classes)} if images.validation is not None else {})
     )
     pyarrow.parquet.write_table(table, folder / NAME)
@@ -90,10 +100,14 @@ def read(folder: Path) -> Answers | None:
 
     try:
         with pyarrow.parquet.ParquetFile(folder / NAME) as file:
-            table = file.read(columns=["label", "predicted"])
-        label, predicted = (np.from_dlpack(table[name].combine_chunks()) for name in ("label", "predicted"))
+            several = "given" in file.schema_arrow.names
+            table = file.read(columns=[] if several else ["label", "predicted"])
+        right = None
+        if not several:
+            label, predicted = (np.from_dlpack(table[name].combine_chunks()) for name in ("label", "predicted"))
+            right = label == predicted
         of = {name: table.schema.metadata.get(name.encode(), b"").decode() for name in ("images", "validation")}
-        return Answers(label == predicted, of["images"], of["validation"])
+        return Answers(right, of["images"], of["validation"])
     except (OSError, pyarrow.ArrowException, BufferError, KeyError, TypeError, ValueError):
         return None
 

@@ -24,7 +24,7 @@ from ..errors import Refused, first_line, printable
 from ..files import write_atomically
 from ..processes import first_to_say
 from . import trackers, wandb_mirror
-from .runs import describe, read_metrics
+from .runs import describe, measured, read_metrics
 
 
 class Running(Protocol):
@@ -154,8 +154,7 @@ class RunLog:
         self.note = f"loss {loss:.4f}  {speed:,.0f} images/s"
         parts = [f"{title}  loss {loss:.4f}"]
         for split, result in results.items():
-            balanced = f" balanced {result['balanced_accuracy']:.4f}" if "balanced_accuracy" in result else ""
-            parts.append(f"{split} accuracy {result['accuracy']:.4f}{balanced} loss {result['loss']:.4f}")
+            parts.append(f"{split} {measured(result)} loss {result['loss']:.4f}")
         self.say("  ".join([*parts, f"{speed:,.0f} images/s"]))
 
     def finish(self, result: dict, show: Callable[[], Any]) -> None:

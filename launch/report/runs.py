@@ -30,6 +30,7 @@ if sys.platform != "win32":
 FORMAT = 1  # of a run folder
 # Entries of metrics.jsonl that the clock measures: no two runs have the same.
 CLOCK = ("seconds", "images_per_second", "data_wait")
+WORDS = {"accuracy": "accuracy", "mean_average_precision": "mAP"}  # what chooses the best weights, for people
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def _not_a_run(folder: Path) -> Refused:
 
 def recorded_white(recorded: dict) -> int:
     """The pixel value of 16-bit grey that is white for the run with the config.json `recorded`; 0: 65,535, or no such image."""
-    white: int = recorded["data"].get("white", recorded["config"].get("white", 0))
+    white: int = recorded.get("data", {}).get("white", recorded["config"].get("white", 0))
     return white
 
 
@@ -247,7 +248,8 @@ def read_metrics(path: Path) -> list[dict]:
     for number, line in enumerate([*lines, torn], 1):
         try:
             event = json.loads(line)
-            why = wrong(event, EVENTS[event["event"]])
+            several = event["event"] == "eval" and "mean_average_precision" in event
+            why = wrong(event, EVENTS["eval of several labels" if several else event["event"]])
         except (ValueError, RecursionError, TypeError, KeyError):
             why = "not an event"
         if not why:
@@ -271,6 +273,20 @@ def used(known: Mapping[str, Any]) -> Literal["best", "ema", "last"]:
     if "test" in known.get("best", {}):  # the best weights are measured on the test images only where others chose them
         return "best"
     return "ema" if "ema" in known and "validation" not in known else "last"
+
+
+def measure_of(evaluation: Mapping[str, Any]) -> str:
+    """The measure that an evaluation has, one of WORDS; "accuracy" in a damaged or empty one."""
+    return next((name for name in WORDS if name in evaluation), "accuracy")
+
+
+def measured(evaluation: Mapping[str, Any]) -> str:
+    """An evaluation in a few words, without its loss."""
+    name = measure_of(evaluation)
+    words = f"{WORDS[name]} {evaluation[name]:.4f}"
+    if "balanced_accuracy" in evaluation:
+        words += f" balanced {evaluation['balanced_accuracy']:.4f}"
+    return words + (f" F1 {evaluation['f1']:.4f}" if "f1" in evaluation else "")
 
 
 def tested(result: Mapping[str, Any]) -> dict:
@@ -305,16 +321,20 @@ def describe(result: dict) -> str:
         return str(result["summary"])
     try:
         test, best = tested(result), result["best"]
-        so_far = f"; best {best['accuracy']:.4f} after epoch {best['epoch']}"
+        measure = measure_of(test)
+        so_far = f"; best {best[measure]:.4f} after epoch {best['epoch']}"
         of = {
             "best": f", with the best weights, which the validation images chose after epoch {best['epoch']}",
             "ema": f", with the average of the weights{so_far}",
             "last": so_far if "validation" not in result else ", with the last weights, as the best ones are lost",
         }[used(result)]
-        balanced = f", balanced {test['balanced_accuracy']:.4f}" if "balanced_accuracy" in test else ""
+        value = f"test {WORDS[measure]} {test[measure]:.4f}"
+        if measure == "accuracy":
+            value += f" ({round(test['accuracy'] * test['count'])}/{test['count']})"
+        value += f", balanced {test['balanced_accuracy']:.4f}" if "balanced_accuracy" in test else ""
+        value += f", F1 {test['f1']:.4f} at threshold {test['threshold']:.3g}" if "f1" in test else ""
         return (
-            f"{result['net']}, {result['epochs']} epochs: test accuracy {test['accuracy']:.4f} "
-            f"({round(test['accuracy'] * test['count'])}/{test['count']}){balanced}, loss {test['loss']:.4f}{of}; "
+            f"{result['net']}, {result['epochs']} epochs: {value}, loss {test['loss']:.4f}{of}; "
             f"{result['images_per_second']:,.0f} images/s, "
             f"{result['seconds']:,.0f} s"
         )

@@ -8,6 +8,7 @@ W&B's last row. A new plot is a function in plots.py and its call in `show`.
     curves.png        loss and accuracy by epoch
     confusion.png     counts and the accuracy of each class
     mistakes.png      the mistakes with the highest loss
+    labels.png        of images with several labels each, in place of these two: average precision and F1 of each label
     kernels.png       the first layer's, if it is a convolution over grey or RGB images
 """
 
@@ -24,9 +25,9 @@ from ..data.disk_feed import DiskSplit
 from ..data.feed import Feed
 from ..data.images import Images
 from ..errors import printable
-from . import calibration, page, plots, predictions
+from . import calibration, page, plots, predictions, several
 from .run_log import Running
-from .runs import read_metrics
+from .runs import read_metrics, tested
 from .scores import confusion, scores
 
 MISTAKES = 24  # images that are shown, those with the highest loss
@@ -51,6 +52,21 @@ def show(
     Called on the main process only: nothing here is collective. Raises OSError, and whatever the net or a font raises.
     """
     logits = predictions.logits_of(run, net, feed)
+    plots.history(run.folder / "curves.png", read_metrics(run.folder / "metrics.jsonl"))
+    if images.multi_label:
+        shown = _several(run, logits, images, tested(result)["threshold"])
+    else:
+        shown = _one(run, net, logits, images, validation)
+    (run.folder / "predictions.json").write_text(json.dumps(shown))
+    layers = [(name, module) for name, module in (whole or net).named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    name, first = layers[0] if layers else ("", None)
+    if isinstance(first, nn.Conv2d) and first.weight.shape[1] in (1, 3):
+        plots.kernels(run.folder / "kernels.png", first.weight.detach().cpu(), name)  # host-device sync
+    page.write(run.folder, result)
+
+
+def _one(run: Running, net: nn.Module, logits: Tensor, images: Images, validation: Feed | None) -> dict:
+    """Write and draw what is known of images with one label each; returns the content of predictions.json."""
     temperature = 1.0
     if validation is not None:
         temperature = calibration.temperature(
@@ -58,19 +74,22 @@ def show(
         )  # host-device sync
     shown = summary(logits, images, temperature)
     predictions.write(run.folder, logits, images)
-    (run.folder / "predictions.json").write_text(json.dumps(shown))
-    plots.history(run.folder / "curves.png", read_metrics(run.folder / "metrics.jsonl"))
     plots.confusion(run.folder / "confusion.png", torch.tensor(shown["counts"]), images.classes)
     thumbnails = [Image.open(io.BytesIO(base64.b64decode(wrong["png"]))) for wrong in shown["mistakes"]]
     captions = [
         (images.classes[wrong["true"]], images.classes[wrong["predicted"]], wrong["probability"]) for wrong in shown["mistakes"]
     ]
     plots.mistakes(run.folder / "mistakes.png", thumbnails, captions)
-    layers = [(name, module) for name, module in (whole or net).named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    name, first = layers[0] if layers else ("", None)
-    if isinstance(first, nn.Conv2d) and first.weight.shape[1] in (1, 3):
-        plots.kernels(run.folder / "kernels.png", first.weight.detach().cpu(), name)  # host-device sync
-    page.write(run.folder, result)
+    return shown
+
+
+def _several(run: Running, logits: Tensor, images: Images, threshold: float) -> dict:
+    """The same of images with several labels each."""
+    shown = several.summary(logits, images, threshold, MOST_WRONG)
+    predictions.write(run.folder, logits, images, threshold)
+    plots.labels(run.folder / "labels.png", shown["labels"], images.classes, threshold)
+    worst = shown["wrong"][:MISTAKES]
+    return shown | {"mistakes": [mistake | {"png": _png_of(images, mistake["id"])} for mistake in worst]}
 
 
 def summary(logits: Tensor, images: Images, temperature: float = 1.0) -> dict:
@@ -105,17 +124,15 @@ def summary(logits: Tensor, images: Images, temperature: float = 1.0) -> dict:
             "calibration_error": scores(logits / temperature, labels)["calibration_error"],
             "thresholds": calibration.coverage(logits / temperature, labels),
         },
-        "mistakes": [
-            mistake(index) | {"png": _png(images.test.some(torch.tensor([index])).pixels[0])} for index in worst[:MISTAKES]
-        ],
+        "mistakes": [mistake(index) | {"png": _png_of(images, index)} for index in worst[:MISTAKES]],
         "wrong": [mistake(index) for index in worst],
         "source": printable(images.source),
     }
 
 
-def _png(pixels: Tensor) -> str:
-    """Encode an image, uint8 (C, H, W), grey or RGB, as a base64 PNG of at most THUMBNAIL × THUMBNAIL pixels."""
-    image = plots.plot(pixels)
+def _png_of(images: Images, index: int) -> str:
+    """Encode a test image as a base64 PNG of at most THUMBNAIL × THUMBNAIL pixels."""
+    image = plots.plot(images.test.some(torch.tensor([index])).pixels[0])
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     file = io.BytesIO()
     image.save(file, "png")

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import first_line
-from .runs import command, home, last_launch, read_json, tested, used
+from .fields import SEVERAL
+from .runs import WORDS, command, home, last_launch, measure_of, read_json, tested, used
 
 PROJECT = "oneloop"
 PROBE_SECONDS, ANSWER_SECONDS, INIT_SECONDS, FINISH_SECONDS = 2, 10, 15, 60  # to wait for W&B, at most
@@ -37,7 +38,7 @@ def _row(events: list[dict]) -> dict:
     for event in events:
         # "train" is the loss while training, "train_eval" the evaluation on the training images.
         group = {"train": "train_eval"}.get(event["split"], event["split"]) if event["event"] == "eval" else "train"
-        measured = ("loss", "accuracy", "balanced_accuracy", "gradient_norm")
+        measured = ("loss", "accuracy", "balanced_accuracy", "gradient_norm", *SEVERAL)
         values |= {f"{group}/{key}": event[key] for key in measured if key in event}
         values |= {key: event[key] for key in ("epoch", "images", "lr", "images_per_second", "data_wait") if key in event}
     return values
@@ -108,7 +109,8 @@ def axes(run: Any) -> None:
     """Set the x axis of each metric, and what the table of runs shows of it: best and last."""
     # The first pattern that matches wins: exact names come first.
     for split in ("test", "validation"):
-        run.define_metric(f"{split}/accuracy", step_metric="epoch", summary="max,last")
+        for measure in WORDS:
+            run.define_metric(f"{split}/{measure}", step_metric="epoch", summary="max,last")
         run.define_metric(f"{split}/loss", step_metric="epoch", summary="min,last")
     run.define_metric("train_eval/*", step_metric="epoch")
     run.define_metric("train/loss", step_metric="images", summary="min,last")
@@ -122,7 +124,9 @@ def summary(result: dict) -> dict[str, Any]:
     keys = ("parameters", "images_per_second", "seconds", "weights_sha256", "summary")
     best = {f"best/{key}": value for key, value in result.get("best", {}).items() if key != "test"}
     best |= {f"best/test_{key}": value for key, value in result.get("best", {}).get("test", {}).items()}
-    final = {"weights": used(result), **{key: tested(result)[key] for key in ("accuracy", "loss")}} if "best" in result else {}
+    final: dict[str, Any] = {}
+    if "best" in result:
+        final = {"weights": used(result), **{key: tested(result)[key] for key in (measure_of(tested(result)), "loss")}}
     return {key: result[key] for key in keys if key in result} | best | final
 
 
@@ -138,6 +142,11 @@ def end(run: Any, folder: Path, result: dict) -> dict:
     shown = read_json(folder / "predictions.json")
     if shown is None:  # a run of several stages, or the plots failed
         return row
+    if "labels" in shown:  # of several labels
+        names = ("count", "average_precision", "precision", "recall", "f1")
+        data = [[name, *(of[key] for key in names)] for name, of in zip(shown["classes"], shown["labels"], strict=True)]
+        row["final/labels"] = wandb.Table(["label", *names], data=data)
+        return {key: value for key, value in row.items() if value}
     classes, counts = shown["classes"], shown["counts"]
     pairs = [(true, guess) for true, line in enumerate(counts) for guess, count in enumerate(line) for _ in range(count)]
     trues, guesses = zip(*pairs, strict=True)
@@ -161,9 +170,10 @@ def artifacts(run: Any, folder: Path, result: dict) -> None:
     """Upload the best and the last weights as two versions of one artifact, with the aliases best and latest."""
     import wandb
 
+    measure = measure_of(result["test"])
     for alias, file, about in (
         ("best", "best.safetensors", result["best"]),
-        ("latest", "model.safetensors", {"accuracy": result["test"]["accuracy"], "epoch": result["epochs"]}),
+        ("latest", "model.safetensors", {measure: result["test"][measure], "epoch": result["epochs"]}),
     ):
         if not (folder / file).exists():  # somebody deleted it
             continue

@@ -94,6 +94,8 @@ def _cell(value: object) -> str:
     """A value of a parquet file; of an image without bytes, as `datasets` writes it, its path."""
     if isinstance(value, dict) and isinstance(value.get("path"), str) and not value.get("bytes"):
         return value["path"]
+    if isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
+        return json.dumps(value)
     return "" if value is None else str(value)
 
 
@@ -107,11 +109,11 @@ def _columns(records: Iterable[Any]) -> Cells:
 
 
 def _plain(value: object) -> str:
-    """A value of JSON as a cell; Label Studio's several choices as a|b."""
+    """A value of JSON as a cell: a list as one of JSON, one of a single text as that."""
     if isinstance(value, Mapping) and isinstance(value.get("choices"), list):
         value = value["choices"]
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return "|".join(value)
+        return value[0] if len(value) == 1 else json.dumps(value)
     return "" if value is None else str(value)
 
 
@@ -139,8 +141,8 @@ def _choices(task: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def _coco(content: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Images with the names of their categories. Raises ValueError for boxes, of which an image has several."""
+def _coco(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Images with the names of their categories: of their boxes, if there are some."""
     names = {category["id"]: category.get("name", category["id"]) for category in content.get("categories", [])}
     categories: dict[Any, dict[Any, None]] = {}
     for annotation in content["annotations"]:
@@ -148,7 +150,7 @@ def _coco(content: Mapping[str, Any]) -> list[dict[str, str]]:
     return [
         {
             "file_name": image["file_name"],
-            "label": "|".join(str(names.get(number, number)) for number in categories.get(image["id"], ())),
+            "label": [str(names.get(number, number)) for number in categories.get(image["id"], ())],
         }
         for image in content["images"]
     ]

@@ -11,6 +11,7 @@ from .cells import is_image_name
 from .labels import shown, tidy
 from .listing import SPLITS
 from .part_names import PARTS
+from .several import ONES, ZEROS, is_one_hot
 
 COLUMNS = {  # what a column holds -> what it is called, the likeliest first
     "image": ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img", "img_path", "name"),
@@ -23,12 +24,11 @@ RATHER = {  # names that are said to have been taken, and of which none is taken
     ),
     "label": (
         "diagnosis", "breed", "dx", "species", "classid", "class_id", "choice", "category_name", "category_id", "label_id",
-        "disease", "variety", "emotion", "ground_truth", "gt", "tag",
+        "disease", "variety", "emotion", "ground_truth", "gt", "tag", "tags", "finding_labels",
     ),
     "split": ("is_valid", "is_val", "is_validation", "is_test", "is_train", "fold", "phase", "usage"),
 }  # fmt: skip
 LAST = ("id",)  # of images, if nothing else is
-ZEROS, ONES = ("0", "0.0", "", "False"), ("1", "1.0", "True")  # of a column for each class, or of is_valid
 GROUPS = re.compile(
     "(patient|subject|lesion|case|video|clip|person|participant|animal|individual|plant|tree|field|plot|slide|scan|series|study|"
     "session|camera|sequence|burst|scene|driver|identity|specimen|mouse|donor)(_?(id|no|nr|number|name))?"
@@ -143,27 +143,13 @@ def _label(
         if plain(name) not in COLUMNS["label"]:
             notes.append(f"labels are those of the column {shown(name)}")
         return name, ()
-    if one_hot := _one_hot(table, head, values, free, others[0]):
-        names = ", ".join(map(shown, one_hot[:SHOWN])) + " …" * (len(one_hot) > SHOWN)
-        notes.append(f"the label is the column that has a 1: {names}")
+    one_hot = tuple(name for name in free if is_one_hot(values[head.index(name)]))
+    if len(one_hot) > 1:
         return "", one_hot
     if len(free) == 1:
         notes.append(f"labels are those of the column {shown(free[0])}")
         return free[0], ()
     raise Refused(f"{table}: which column is the label? {column_flag('label')}; it has {', '.join(head)}", 2)
-
-
-def _one_hot(table: Path, head: list[str], values: list[list[str]], free: Sequence[str], image: str) -> tuple[str, ...]:
-    """The columns of 0 and 1 of which each row has one 1. Raises Refused (4) for rows with several or none."""
-    ones = [name for name in free if {*values[head.index(name)]} <= {*ZEROS, *ONES}]
-    if len(ones) < 2 or not values[0]:
-        return ()
-    for number, row in enumerate(zip(*(values[head.index(name)] for name in ones), strict=True), 1):
-        if (count := sum(value in ONES for value in row)) != 1:
-            what = f"it has a column of 0 and 1 for each class ({', '.join(map(shown, ones[:SHOWN]))} …)"
-            wrong = f"row {number} has {count or 'no'} ones"
-            raise Refused(f"{table}: {what}, and {wrong}: images with several labels or none are not trained on", 4)
-    return tuple(ones)
 
 
 def _split(table: Path, head: list[str], values: list[list[str]], wanted: str, image: str) -> str:

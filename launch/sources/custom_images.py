@@ -4,6 +4,8 @@ import hashlib
 import io
 import itertools
 import json
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
+from torch import Tensor
 
 from ..console import complain, say
 from ..data import decode, native
@@ -20,11 +23,12 @@ from ..data.images import Images
 from ..data.order import order
 from ..data.resize import OF_DATA, ResizeRule, reduced_size
 from ..data.store import Store, StoredImage
+from ..data.task import UNKNOWN, task_of
 from ..errors import Refused, printable
-from . import synthetic
+from . import several, synthetic
 from .check import LOST
 from .dataset_report import DatasetReport, dataset_report, duplicates, notes, reasons
-from .listing import ListedImage, open_image
+from .listing import ListedImage, Listing, open_image
 from .options import FRACTION, DataOptions
 from .split import NAMES, as_csv, folds_by_content
 
@@ -89,7 +93,10 @@ def custom(
         made = not split and not options.fold and not any(image.split for image in report.listing.images)
         rule = rule._replace(white=report.white) if rule.white == OF_DATA else rule
         images = images_of(report, rule, limit, held=validation if made else None, kept=not classes)
-    return _announced(images, main and not classes)
+    images = _announced(images, main and not classes)
+    if main and not classes and images.multi_label:
+        _say_labels(images)
+    return images
 
 
 def _announced(images: Images, main: bool) -> Images:
@@ -103,13 +110,27 @@ def _announced(images: Images, main: bool) -> Images:
     return images
 
 
+def _say_labels(images: Images) -> None:
+    """Say how many labels images have, and which of them no image has that is measured on."""
+    labels = images.train.labels
+    none = int((labels != 1).all(1).sum())
+    unknown = f", {(labels == UNKNOWN).sum():,} unknown labels, which count nowhere" * bool((labels == UNKNOWN).any())
+    mean = (labels == 1).sum() / len(labels)
+    say(f"several labels an image: {mean:.2f} of {len(images.classes):,} on average; none: {none:,}{unknown}")
+    for name, split in (("validation", images.validation), ("test", images.test)):
+        if split is not None and (
+            absent := [images.classes[number] for number in (split.labels != 1).all(0).nonzero().flatten()]
+        ):
+            complain(printable(f"no {name} images of {', '.join(absent[:NAMED])}: means are over the other labels"))
+
+
 def _refuse_bad(report: DatasetReport, main: bool) -> None:
     """Name the bad files, and raise Refused (4)."""
     where, bad = report.listing.source, report.bad
     if main:
         name_bad(report)
-    counts = {label: sum(image.label == label for image in bad) for label in report.listing.classes}
-    by_class = ", ".join(f"{label} {count}" for label, count in counts.items() if count)
+    counts = Counter(label for image in bad for label in report.listing.labels_of(image))
+    by_class = ", ".join(f"{label} {counts[label]}" for label in report.listing.classes if counts[label])
     files = f"{len(bad):,} bad file{'s' * (len(bad) > 1)} ({by_class})"
     raise Refused(f"{where}: {files}; repair or remove them, or train without them: --skip-bad", 4)
 
@@ -144,25 +165,39 @@ def images_of(report: DatasetReport, rule: ResizeRule, limit: int, held: float |
     listing, classes = report.listing, report.listing.classes
     numbers = {name: number for number, name in enumerate(classes)}
     stored: dict[str, list[StoredImage]] = {name: [] for name in NAMES}
-    labels: dict[str, list[int]] = {name: [] for name in NAMES}
+    texts: dict[str, list[str]] = {name: [] for name in NAMES}
     digest = hashlib.sha256(json.dumps([classes, rule[:3], decode.VERSION, *([rule.bands] if rule.bands else [])]).encode())
     for image in report.good:
-        side, label = report.splits[image.path], numbers[image.label]
+        side, label = report.splits[image.path], image.label if listing.multi_label else numbers[image.label]
         stored[side].append(stored_image(report, image, rule))
-        labels[side].append(label)
+        texts[side].append(image.label)
         digest.update(f"{report.files[image.path].sha256} {label} {side}\n".encode())
     sides = {name: name for name in NAMES if stored[name]}
     if "test" not in sides and "validation" in sides:
         sides["test"] = sides.pop("validation")
+    labels = {name: labels_of(listing, texts[side], classes) for name, side in sides.items()}
     for name in ("train", "test"):
-        there = {*labels[sides[name]]} if name in sides else set()
-        if absent := [label for number, label in enumerate(classes) if number not in there]:
+        counts = task_of(labels[name]).counts(labels[name], len(classes)).tolist() if name in sides else [0] * len(classes)
+        absent = [label for label, count in zip(classes, counts, strict=True) if not count]
+        if absent and (name == "train" or name not in sides or not listing.multi_label):
             raise Refused(f"{listing.source}: no {name} images of {', '.join(absent[:10])}; every class needs at least one", 4)
     store = (report.store or Store(rule, listing.source)) if kept else Store(rule)
     store.allow([image for side in sides.values() for image in stored[side]])
-    splits = {name: DiskSplit(torch.tensor(labels[side]), stored[side], store, rule) for name, side in sides.items()}
+    splits = {name: DiskSplit(labels[name], stored[side], store, rule) for name, side in sides.items()}
     train, test, validation = _limited(splits["train"], limit), splits["test"], splits.get("validation")
     return Images(train, test, classes, MEAN, STD, str(listing.source), digest.hexdigest(), 0, validation, held, _lists(report))
+
+
+def labels_of(listing: Listing, labels: Sequence[str], classes: Sequence[str]) -> Tensor:
+    """The `labels` of images, as the listing has them, for a net of these classes: as launch/data/task.py says."""
+    numbers = {name: number for number, name in enumerate(classes)}
+    if not listing.multi_label:
+        return torch.tensor([numbers[label] for label in labels])
+    rows = torch.zeros(len(labels), len(classes), dtype=torch.uint8)
+    for row, label in enumerate(labels):
+        for names, value in zip(several.parts(label), (1, UNKNOWN), strict=True):
+            rows[row, [numbers[name] for name in names if name in numbers]] = value
+    return rows
 
 
 def _limited(train: DiskSplit, limit: int) -> DiskSplit:

@@ -14,7 +14,7 @@ from ..data.formats import MODE_16
 from ..data.resize import OF_DATA, ResizeRule
 from ..data.store import Store
 from ..errors import Refused
-from . import doubt, hub, layout, parquet, shards, split, table
+from . import doubt, hub, layout, parquet, several, shards, split, table
 from .check import check
 from .folder import entries, is_image
 from .index import FileInfo
@@ -79,6 +79,11 @@ def dataset_report(
     path = located(path)
     with no_collections():
         listing = _listing(path, reading, bar)
+    if not listing.multi_label and (reading.rules.multi_label == "yes" or reading.rules.uncertain):
+        flag = "--multi-label yes" if reading.rules.multi_label else "--uncertain"
+        raise Refused(
+            f"{listing.source}: each image has one label here, that of its folder or row; {flag} is for tables of several", 2
+        )
     if reading.relabel:
         listing = relabelled(listing, Path(reading.relabel))
     if not {*listing.classes} <= {*reading.known}:
@@ -120,13 +125,19 @@ def _splits(
 
 
 def _contents(
-    images: list[ListedImage], files: dict[str, FileInfo], listing: Listing
+    images: list[ListedImage], files: dict[str, FileInfo], listing: Listing, least: int = 0
 ) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """What stays on one side: of each class, and of each path. See `split.units`."""
+    """What stays on one side: of each class, and of each path. See `split.units`.
+
+    Of several labels, the rarest that an image has is its class; those with fewer than `least` images are one.
+    """
     units = split.units({image.path: files[image.path].sha256 for image in images}, listing.groups)
+    strata = several.rarest([image.label for image in images]) if listing.multi_label else {}
     contents = defaultdict(list)
     for image in images:
-        contents[image.label].append(units[image.path])
+        contents[strata.get(image.label, image.label)].append(units[image.path])
+    if listing.multi_label and (few := [label for label, of in contents.items() if len({*of}) < least]):
+        contents["rare labels"] = [unit for label in few for unit in contents.pop(label)]
     return contents, units
 
 
@@ -135,7 +146,7 @@ def _folded(
 ) -> tuple[Listing, dict[str, str]]:
     """`listing` without the images of the split `kept`, and the splits of the others: fold `number` of `count` is the test's."""
     images = [image for image in listing.images if splits.get(image.path) != kept]
-    contents, units = _contents([image for image in images if not files[image.path].problem], files, listing)
+    contents, units = _contents([image for image in images if not files[image.path].problem], files, listing, count)
     placed = split.folds_by_content(contents, count)
     splits = {path: "test" if placed[unit] == number else "train" for path, unit in units.items()}
     left = len(listing.images) - len(images)
@@ -149,23 +160,23 @@ def _listing(path: Path, reading: Reading, bar: "Progress") -> Listing:
         content = entries(path)
         tables = [Path(entry.path) for entry in content if entry.name.endswith(".parquet") and entry.kind == "file"]
         if tables and not any(is_image(entry) for entry in content):
-            return parquet.read(path, tables, columns, bar)
+            return parquet.read(path, tables, columns, bar, reading.rules)
         shards_here = [Path(entry.path) for entry in content if entry.name.endswith(".tar") and entry.kind == "file"]
         if shards_here and not any(is_image(entry) for entry in content) and shards.is_webdataset(shards_here[0]):
-            return shards.read_tar(path, shards_here, columns, bar)
+            return shards.read_tar(path, shards_here, columns, bar, reading.rules)
         return layout.read(path, content, reading)
     if path.exists() and not path.is_file():
         raise Refused(f"{path} is not a file or folder")
     if path.suffix.lower() in table.SUFFIXES and path.exists():
         if path.suffix.lower() == ".parquet" and parquet.holds_images(path, columns.get("image", "")):
-            return parquet.read(path, [path], columns, bar)
-        return table.read(path, columns)
+            return parquet.read(path, [path], columns, bar, reading.rules)
+        return table.read(path, columns, reading.rules)
     if is_hub_name(path):
-        return hub.read(path, columns, bar)
+        return hub.read(path, columns, bar, reading.rules)
     if path.suffix == ".npz" and path.exists():
         return shards.read_npz(path)
     if path.suffix == ".tar" and path.exists() and shards.is_webdataset(path):
-        return shards.read_tar(path, [path], columns, bar)
+        return shards.read_tar(path, [path], columns, bar, reading.rules)
     if path.exists() and (command := doubt.unpack(path)):
         raise Refused(f"{path}: an archive; {command}", 2)
     wrong = "not a folder, a table or an archive" if path.exists() else "no such folder or table"
@@ -180,10 +191,12 @@ def summary(report: DatasetReport, white: int = OF_DATA) -> dict:
     for label in listing.classes:
         classes[label] = {"images": 0, "bad": 0, **dict.fromkeys(split.NAMES, 0)}
     for image in good:
-        classes[image.label]["images"] += 1
-        classes[image.label][report.splits[image.path]] += 1
+        for label in listing.labels_of(image):
+            classes[label]["images"] += 1
+            classes[label][report.splits[image.path]] += 1
     for image in bad:
-        classes[image.label]["bad"] += 1
+        for label in listing.labels_of(image):
+            classes[label]["bad"] += 1
     counts = [row["images"] for row in classes.values()]
     known = [files[image.path] for image in good]
     return {
@@ -192,7 +205,8 @@ def summary(report: DatasetReport, white: int = OF_DATA) -> dict:
         "unit": "row" if listing.row else "file",
         "images": len(good),
         "classes": classes,
-        "splits": {name: sum(row[name] for row in classes.values()) for name in split.NAMES},
+        "splits": {name: sum(side == name for side in report.splits.values()) for name in split.NAMES},
+        **({"multi_label": several.summary([image.label for image in good])} if listing.multi_label else {}),
         "imbalance": round(max(counts) / min(counts), 2) if min(counts) else None,
         "sizes": _sizes(known),
         "white": report.white if white == OF_DATA else white,

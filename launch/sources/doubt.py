@@ -30,7 +30,9 @@ SHOWN = 4  # names in a message
 
 def refuse_one(listing: Listing) -> None:
     """Raises Refused (4) if a table has one class."""
-    if len(classes := listing.classes) == 1:
+    if listing.multi_label and not listing.classes:
+        raise Refused(f"{listing.source}: no image has a label", 4)
+    if len(classes := listing.classes) == 1 and not listing.multi_label:
         raise Refused(f"{listing.source}: {one(classes[0])}", 4)
 
 

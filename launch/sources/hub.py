@@ -18,6 +18,7 @@ from ..files import write_atomically
 from . import image_table
 from .image_table import Part
 from .listing import HUB_NAME, SPLITS, Listing
+from .several import AS_FOUND, Rules
 
 if TYPE_CHECKING:
     import datasets
@@ -34,8 +35,8 @@ class Answer(NamedTuple):
     offline: Exception | None = None
 
 
-def read(source: Path, wanted: Mapping[str, str], bar: "Progress") -> Listing:
-    """The images of the data set `source`; `wanted` as in image_table.choose. `bar` gives way to those of `datasets`.
+def read(source: Path, wanted: Mapping[str, str], bar: "Progress", rules: Rules = AS_FOUND) -> Listing:
+    """The images of the data set `source`; `wanted` and `rules` as in image_table. `bar` gives way to those of `datasets`.
 
     Raises Refused: 1 if the hub does not have it or it cannot be downloaded, 2 and 4 as image_table.read, 2 if it has several
     configurations.
@@ -44,7 +45,7 @@ def read(source: Path, wanted: Mapping[str, str], bar: "Progress") -> Listing:
     if not record:
         with giving_way(bar):
             record = _download(source)
-    return _rows(source, record, wanted)
+    return _rows(source, record, wanted, rules)
 
 
 def rows(source: Path, tables: "datasets.DatasetDict") -> Listing:
@@ -120,7 +121,7 @@ def giving_way(bar: "Progress") -> Iterator[None]:
         bar.start()
 
 
-def _rows(source: Path, record: dict, wanted: Mapping[str, str]) -> Listing:
+def _rows(source: Path, record: dict, wanted: Mapping[str, str], rules: Rules = AS_FOUND) -> Listing:
     """The images of a data set of which `record` says the revision, and the Arrow files of each split."""
     splits = _splits(source, [*record["splits"]])
     parts = []
@@ -131,7 +132,7 @@ def _rows(source: Path, record: dict, wanted: Mapping[str, str]) -> Listing:
             parts.append(Part(name, splits[name], max(path.stat().st_mtime_ns for path in paths), paths))
         else:
             ignored[f"split {name}"] += 1
-    listing = image_table.read(source, source, parts, wanted, record["revision"])
+    listing = image_table.read(source, source, parts, wanted, record["revision"], rules)
     listing.ignored.update(ignored)
     return listing
 

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import Refused
 from .columns import column_flag, guess, side
-from .labels import settled, tidy
+from .labels import tidy
 from .listing import ListedImage, Listing, open_file
+from .several import AS_FOUND, Rules, of_cells
 
 if TYPE_CHECKING:
     import pyarrow
@@ -87,8 +88,12 @@ def choose(source: Path, schema: "pyarrow.Schema", wanted: Mapping[str, str], sp
     return Columns(image, label, split, wanted.get("group", ""))
 
 
-def read(source: Path, root: Path, parts: Sequence[Part], wanted: Mapping[str, str], revision: str = "") -> Listing:
-    """The images of `parts`. A path instead of bytes, as hub data sets of files have it, is absolute or relative to `root`.
+def read(
+    source: Path, root: Path, parts: Sequence[Part], wanted: Mapping[str, str], revision: str = "", rules: Rules = AS_FOUND
+) -> Listing:
+    """The images of `parts`; `rules` say what is told of several labels.
+
+    A path instead of bytes, as hub data sets of files have it, is absolute or relative to `root`.
 
     A part without any label is left out and counted, as the hub has tests whose labels are secret. Raises Refused as `choose`,
     and 4 for a row without label or split.
@@ -113,24 +118,22 @@ def read(source: Path, root: Path, parts: Sequence[Part], wanted: Mapping[str, s
         names |= dict.fromkeys(_class_names(table.schema).get(columns.label, ()))
         stamps = rows[part.name].stamps(part.time)
         for number, (label, split, (size, time)) in enumerate(zip(labels, splits, stamps, strict=True)):
-            if not label or not tidy(label):
-                raise Refused(f"{source}: {part.name} row {number} has no label (column {columns.label!r}); remove the row", 4)
             if columns.split:
                 split = side(source, f"{part.name} row {number}", columns.split, str(split))
-            images.append(ListedImage(f"{part.name}#{number}", label, split, size, time))
+            images.append(ListedImage(f"{part.name}#{number}", label or "", split, size, time))
     if not images:
         raise Refused(f"{source}: no images with a label in it{f' ({next(iter(ignored))})' if ignored else ''}", 4)
 
-    classes, notes = settled(source, [image.label for image in images], lambda number: _row(images[number].path))
-    classes |= {name: classes.get(name, tidy(name)) for name in names}
-    images = [image._replace(label=classes[image.label]) for image in images]
+    cells = [image.label for image in images]
+    texts, notes, multi_label = of_cells(str(source), columns.label, cells, lambda number: _row(images[number].path), rules)
+    images = [image._replace(label=text) for image, text in zip(images, texts, strict=True)]
 
     def opened(path: str) -> BufferedReader | BytesIO:
         name, _, number = path.rpartition("#")
         return rows[name].open(int(number))
 
-    ordered = tuple(dict.fromkeys(classes[name] for name in names))
-    return Listing(source, root, images, ignored, opened, ordered, revision, tuple(notes), groups)
+    ordered = tuple(dict.fromkeys(map(tidy, names)))
+    return Listing(source, root, images, ignored, opened, ordered, revision, tuple(notes), groups, multi_label)
 
 
 def _row(path: str) -> str:
@@ -219,8 +222,15 @@ def _with_inner_columns(table: "pyarrow.Table") -> "pyarrow.Table":
 
 
 def _labels(where: str, table: "pyarrow.Table", column: str) -> list[str | None]:
-    """The labels as text; None for a row without one, which is -1 where there are names."""
+    """The labels as text, a list of several as JSON; None for a row without one, which is -1 where there are names."""
     values = table[column].to_pylist()
+    if _inner(table.schema.field(column).type) is not None:
+        names = _class_names(table.schema).get(column)
+        known = {*range(len(names))} if names else {*()}
+        if names and (wrong := {number for row in values for number in row or ()} - known):
+            raise Refused(f"{where} has the label {min(wrong)} (column {column!r}); labels are 0 to {len(names) - 1}", 4)
+        lists = ([names[value] if names else str(value) for value in row] if row is not None else None for row in values)
+        return [None if row is None else row[0] if len(row) == 1 else json.dumps(row) for row in lists]
     if (classes := _class_names(table.schema).get(column)) is None:
         return [None if value is None else str(value) for value in values]
     if wrong := {*values} - {None, -1, *range(len(classes))}:
@@ -232,6 +242,7 @@ def _class_names(schema: "pyarrow.Schema") -> dict[str, list[str]]:
     """column -> the names of its classes, as `datasets` writes them into the metadata of a table."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        features = {name: kind[0] if isinstance(kind, list) else kind.get("feature", kind) for name, kind in features.items()}
         columns = {
             name: kind["names"] for name, kind in features.items() if "ClassLabel" in (kind.get("_type"), kind.get("dtype"))
         }
@@ -243,15 +254,24 @@ def _class_names(schema: "pyarrow.Schema") -> dict[str, list[str]]:
 def _is_whole(schema: "pyarrow.Schema", name: str) -> bool:
     import pyarrow
 
-    return name in schema.names and pyarrow.types.is_integer(schema.field(name).type)
+    return name in schema.names and pyarrow.types.is_integer(_inner(kind := schema.field(name).type) or kind)
 
 
 def _is_label(kind: "pyarrow.DataType") -> bool:
     from pyarrow import types
 
+    kind = _inner(kind) or kind
     if types.is_dictionary(kind):
         kind = kind.value_type
     return types.is_integer(kind) or types.is_boolean(kind) or _is_text(kind)
+
+
+def _inner(kind: "pyarrow.DataType") -> "pyarrow.DataType | None":
+    """The type of a list's items; None for what is no list."""
+    from pyarrow import types
+
+    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return kind.value_type if is_list else None
 
 
 def _is_text(kind: "pyarrow.DataType") -> bool:

@@ -13,6 +13,7 @@ NOTHING = ("nan", "nat", "<na>", "#n/a")  # as pandas and Excel write an empty c
 PERHAPS_NOTHING = ("none", "null", "na", "n/a", "-", "?", "unknown")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,4})?", re.IGNORECASE)
 WHOLE = re.compile(r"(-?[1-9]\d*|0)(\.0*)?")
+WAYS = "--multi-label yes takes it as several labels of an image, --multi-label no as the name of a class"
 SHOWN, CUT = 3, 40  # labels in a message, and characters of each
 
 
@@ -26,8 +27,11 @@ def shown(text: str) -> str:
     return text if len(text) <= CUT else f"{text[: CUT - 1]}…"
 
 
-def settled(source: Path, labels: Sequence[str], row: Callable[[int], str]) -> tuple[dict[str, str], list[str]]:
+def settled(
+    source: Path, labels: Sequence[str], row: Callable[[int], str], several: bool = False
+) -> tuple[dict[str, str], list[str]]:
     """Each of `labels`, of which none is blank -> the class, and lines that say what was guessed. `row` names one in messages.
+    `several`: it has been settled whether an image has several of them; else what looks like that is refused.
 
     Raises Refused (4), naming the row, for a label that stands for none, that names several, or that is no text; and for numbers
     that are the same in two ways of which none is a whole number.
@@ -43,16 +47,24 @@ def settled(source: Path, labels: Sequence[str], row: Callable[[int], str]) -> t
             raise Refused(f"{says}, which stands for no label; fill it or remove the row", 4)
         if any("\ud800" <= character <= "\udfff" for character in name):
             raise Refused(f"{says}, which is not UTF-8; save the table as UTF-8", 4)
+        if several:
+            continue
         if re.search(r".[|;].", name) or re.fullmatch(r"[\[({].*[\])}]", name):
-            raise Refused(f"{says}: several labels, it seems; an image has one here, without | ; or brackets around it", 4)
+            raise Refused(f"{says}: several labels, it seems; {WAYS}", 4)
         parts = [tidy(part) for part in re.split("[,+&/]", name)]
         if len(parts) > 1 and names.issuperset(parts):
-            raise Refused(f"{says}, others {parts[0]!r} and {parts[1]!r}: several labels, it seems; an image has one here", 4)
+            raise Refused(f"{says}, others {parts[0]!r} and {parts[1]!r}: several labels, it seems; {WAYS}", 4)
     notes = _unified({label.strip(): name for label, name in classes.items()})
     if blanks := [label for label in first if label != label.strip()]:
         notes.append(f"blanks at the ends of labels are left out, as in {row(first[blanks[0]])}: {shown(blanks[0])!r}")
-    if made := [shown(name) for name in dict.fromkeys(classes.values()) if " " in name and names >= {*name.split()}]:
-        notes.append(f"{_some(made)} is taken as a class of its own, not as several labels of an image")
+    if (
+        made := [shown(name) for name in dict.fromkeys(classes.values()) if " " in name and names >= {*name.split()}]
+        if not several
+        else []
+    ):
+        notes.append(
+            f"{_some(made)} is taken as a class of its own, not as several labels of an image: --multi-label yes reads it so"
+        )
     numbers = defaultdict[Decimal, set[str]](set)
     for name in classes.values():
         if NUMBER.fullmatch(name):

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import Refused
-from . import doubt, labels, metadata, places, published
+from . import doubt, labels, metadata, places, published, roboflow
 from .folder import Entry, class_folders, is_image, kind_of, listed, one_per_folder, splits_of
 from .labels import shown
 from .listing import ListedImage, Listing, Reading
@@ -44,9 +44,10 @@ def read(folder: Path, content: Sequence[Entry], reading: Reading) -> Listing:
         return _by_name(folder, images, ignored, reading.label_from)
     if reading.classes_at:
         return _by_depth(folder, images, ignored, reading.classes_at)
-    if listing := published.read(folder, content, images, reading) or metadata.read(folder, content, images, reading):
-        listing.ignored.update(ignored)
-        return listing
+    for reader in (published, metadata, roboflow):
+        if listing := reader.read(folder, content, images, reading):
+            listing.ignored.update(ignored)
+            return listing
     return _by_folders(folder, content, images, ignored, reading)
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from ..errors import Refused, first_line
 from .labels import shown
+from .several import AS_FOUND, Rules, parts
 
 SPLITS = {
     "train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
@@ -27,7 +28,7 @@ class ListedImage(NamedTuple):
     """A file that should be an image. `size` in bytes and `time` of its last change in ns; both 0 if the file is missing."""
 
     path: str  # below the listing's root, or absolute
-    label: str
+    label: str  # of several ones, see several.py
     split: str  # train, validation, test; empty if not given
     size: int
     time: int
@@ -46,11 +47,18 @@ class Listing:
     revision: str = ""  # of the hub: the commit
     notes: tuple[str, ...] = ()  # lines about what was guessed
     groups: Mapping[str, str] = field(default_factory=dict)  # path -> what it has in common with others, such as the patient
+    multi_label: bool = False
+
+    def labels_of(self, image: ListedImage) -> list[str]:
+        """The classes that an image has: one, or any number of them."""
+        return parts(image.label)[0] if self.multi_label else [image.label]
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Those with images, as the table has them, else sorted: by number if all names are whole numbers, else by name."""
         names = {image.label for image in self.images}
+        if self.multi_label:
+            names = {name for text in names for name in parts(text)[0]}
         if names <= {*self.names}:
             return tuple(name for name in self.names if name in names)
         numbers = all(name.isdecimal() and len(name) < DIGITS for name in names)
@@ -65,6 +73,7 @@ class Reading:
     label_from: str = ""  # a regular expression, of which the first group is the class in a file's name
     classes_at: int = 0  # the depth of the class folders, from 1; 0: to be found
     relabel: str = ""  # a table of path and label: labels to correct
+    rules: Rules = AS_FOUND  # of several labels of an image
     known: Collection[str] = ()  # classes that need not be doubted, those of a trained net
     bands: tuple[int, ...] = ()  # of TIFF files, see data/formats.py
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from ..errors import Refused
 from . import cells, columns
 from .folder import Entry
-from .labels import settled, tidy
+from .labels import tidy
 from .listing import ListedImage, Listing, Reading
 from .part_names import is_images, part_of
+from .several import of_cells
 
 NAMES = ("metadata.csv", "metadata.jsonl")
 
@@ -45,18 +46,19 @@ def read(folder: Path, content: Sequence[Entry], images: Sequence[Entry], readin
         for number, (name, text) in enumerate(zip(values[head.index("file_name")], values[head.index(label)], strict=True), 1):
             path = "/".join(filter(None, (base, name.replace("\\", "/").removeprefix("./"))))
             where = f"row {number} of {table.name}"
-            if not tidy(text):
-                raise Refused(f"{folder}: {where} has nothing in the column {label!r}; fill it or remove the row", 4)
             rows.append((path, text, where))
             if group in head:
                 groups[path] = tidy(values[head.index(group)][number - 1])
         used.append(table.name)
+        used_label = label
     if not rows:
         return None
-    classes, notes = settled(folder, [text for _, text, _ in rows], lambda number: rows[number][2])
+    labels, notes, multi_label = of_cells(
+        str(folder), used_label, [text for _, text, _ in rows], lambda number: rows[number][2], reading.rules
+    )
     folders = {there[path].parts[-2] for path, _, _ in rows if path in there and len(there[path].parts) > 1}
     folders -= {name for name in folders if part_of(name)[0] or is_images(name) or name == folder.name}
-    if len(folders) > 1 and not folders <= {*classes.values()}:
+    if len(folders) > 1 and not multi_label and not folders <= {*labels}:
         raise Refused(
             f"{folder}: the classes of {used[0]} and those of the folders differ: to use the table, --data {folder / used[0]}; "
             f"to use the folders, remove it", 4
@@ -66,12 +68,14 @@ def read(folder: Path, content: Sequence[Entry], images: Sequence[Entry], readin
     if not sides <= {"train", "validation", "test"} or len(sides) < 2 or "train" not in sides:
         parts = dict.fromkeys(parts, "")
     listed = []
-    for path, text, _ in rows:
+    for (path, _, _), text in zip(rows, labels, strict=True):
         entry = there.get(path)
         size, time = (entry.size, entry.time) if entry else (0, 0)
-        listed.append(ListedImage(path, classes[text], parts[path.split("/")[0]], size, time))
+        listed.append(ListedImage(path, text, parts[path.split("/")[0]], size, time))
     listed.sort(key=lambda image: image.path)
-    listing = Listing(folder, folder, listed, notes=(f"labels are those of {', '.join(used)}", *notes), groups=groups)
+    listing = Listing(
+        folder, folder, listed, notes=(f"labels are those of {', '.join(used)}", *notes), groups=groups, multi_label=multi_label
+    )
     if rest := len(there.keys() - {image.path for image in listed}):
         listing.ignored["images in no row"] += rest
     return listing

@@ -9,6 +9,7 @@ from typing_extensions import Doc
 from ..errors import Refused
 from .columns import told
 from .listing import Reading
+from .several import rules
 
 if TYPE_CHECKING:
     from ..data.resize import ResizeRule
@@ -35,20 +36,15 @@ class DataOptions:
     group: Annotated[str, Doc("A table's column of what stays on one side of the split, such as the patient.")] = ""
     label_from: Annotated[str, Doc("The class is the first group of this expression in a file's name, as ^(.+)_[0-9]+$.")] = ""
     classes_at: Annotated[int, Doc("The class is the folder at this depth, from 1; 0: it is found.")] = 0
+    multi_label: Annotated[
+        str, Doc("yes: an image has any number of labels; no: one. Without it, as the table is read without doubt.")
+    ] = ""
+    uncertain: Annotated[str, Doc("Labels that are -1, uncertain: ignore leaves them out, 0 and 1 take them as such.")] = ""
     skip_bad: Annotated[bool, Doc("Leave out the files that cannot be decoded.")] = False
     fold: Annotated[
         str, Doc("I/K: of K parts of the training and validation images, made by content, test on the I-th, train on the others.")
     ] = ""
     cache_size: Annotated[int, Doc("Shorter side of the images as they are kept, in pixels; 0: twice the size.")] = 0
-    LATER: ClassVar = (
-        "relabel",
-        "split_column",
-        "group",
-        "label_from",
-        "classes_at",
-        "bands",
-        "fold",
-    )  # than version 0.2, see option_groups.py
     white: Annotated[
         int, Doc("Pixel value of 16-bit grey images that is white, such as 4095 for 12 bits; 0: by the highest of all.")
     ] = 0
@@ -56,6 +52,10 @@ class DataOptions:
         tuple[int, ...], Doc("Three bands of TIFF files to take as red, green and blue, from 1 on, such as 4 3 2.")
     ] = ()
     open_white: ClassVar = -1  # data.resize.OF_DATA: what a rule has where `white` is 0
+    # Than version 0.2, see option_groups.py.
+    LATER: ClassVar = (
+        "relabel", "split_column", "group", "label_from", "classes_at", "bands", "fold", "multi_label", "uncertain",
+    )  # fmt: skip
 
     def checked(self) -> "DataOptions":
         """Themselves. Raises Refused (2)."""
@@ -79,9 +79,8 @@ class DataOptions:
 
     def reading(self, known: Collection[str] = ()) -> Reading:
         """How to read what is there; `known` classes, those of a trained net, need not be doubted. Raises Refused (2)."""
-        return Reading(
-            told(self.columns, self.split_column, self.group), self.label_from, self.classes_at, self.relabel, known, self.bands
-        )
+        columns, told_labels = told(self.columns, self.split_column, self.group), rules(self.multi_label, self.uncertain)
+        return Reading(columns, self.label_from, self.classes_at, self.relabel, told_labels, known, self.bands)
 
     def rule(self, size: int) -> "ResizeRule":
         """The rule for nets that see `size` × `size` pixels. Raises Refused (2)."""

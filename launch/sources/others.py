@@ -5,14 +5,13 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from ..console import complain
 from ..data.dataset import Shape, Split
 from ..data.disk_feed import DiskSplit
 from ..data.images import Images
 from ..data.resize import ResizeRule
 from ..data.store import Store
+from ..data.task import SEVERAL, Task
 from ..errors import Refused
 from . import custom_images, layout
 from .dataset_report import DatasetReport, dataset_report
@@ -44,10 +43,11 @@ def images(
     fingerprint: str,
     options: DataOptions,
     *,
+    task: Task,
     validation: float | None = None,
     limit: int = 0,
 ) -> Images:
-    """The images at `data` with the classes, mean and std of `like`, as uint8 of `shape` or by the `rule` for size.
+    """The images at `data` for a net of the `task`, with classes, mean and std of `like`, as uint8 of `shape` or by the `rule`.
 
     Images that are not split are all test images, and so are those for validation where there are none to test; a class may be
     missing, which is said. Where they are the data of `fingerprint`, they are split as for the training, as the options say.
@@ -64,6 +64,9 @@ def images(
         raise Refused(f"{where}: {len(report.bad):,} bad file{'s' * (len(report.bad) > 1)}; repair or remove them", 4)
     if rule and (trained_on := _as_trained_on(report, rule, fingerprint, options.split, limit, validation)):
         return replace(trained_on, mean=like.mean, std=like.std)
+    if report.listing.multi_label != (task is SEVERAL):
+        has, gives = ("several labels each", "one") if report.listing.multi_label else ("one label each", "several")
+        raise Refused(f"{where}: its images have {has}, and the net gives {gives}; --multi-label reads a table otherwise", 4)
     if strange := [name for name in report.listing.classes if name not in like.classes]:
         has = ", ".join(strange[:UNNAMED]) + (f" and {len(strange) - UNNAMED} more" if len(strange) > UNNAMED else "")
         theirs = ", ".join(like.classes[:10]) + (f" and {len(like.classes) - 10} more" if len(like.classes) > 10 else "")
@@ -74,7 +77,7 @@ def images(
         sides["test"], sides["validation"] = sides["validation"], []
     if not sides["test"]:
         raise Refused(f"{where}: no test images", 4)
-    there = {image.label for image in sides["test"]}
+    there = {label for image in sides["test"] for label in report.listing.labels_of(image)}
     if absent := [name for name in like.classes if name not in there]:
         complain(f"{where}: no test images of {', '.join(absent[:10])}: measured without")
     splits = {name: _split(report, some, like.classes, shape, rule) for name, some in sides.items() if some}
@@ -108,7 +111,7 @@ def _as_trained_on(
 def _split(
     report: DatasetReport, images: Sequence[ListedImage], classes: Sequence[str], shape: Shape, rule: ResizeRule | None
 ) -> Split | DiskSplit:
-    labels = torch.tensor([classes.index(image.label) for image in images])
+    labels = custom_images.labels_of(report.listing, [image.label for image in images], classes)
     if rule is None:
         return Split(stacked(report.listing, images, shape), labels)
     return DiskSplit(labels, [custom_images.stored_image(report, image, rule) for image in images], Store(rule), rule)

@@ -59,7 +59,8 @@ def _montages(report: DatasetReport, summary: dict) -> dict[str, list[Shown]]:
     """class -> a few of its images."""
     images = defaultdict(list)
     for image in report.good:
-        images[image.label].append(image)
+        for label in report.listing.labels_of(image):
+            images[label].append(image)
     largest = sorted(images, key=lambda label: -len(images[label]))[:CLASSES]
     with ThreadPoolExecutor() as pool:
         few = pool.map(lambda label: _few(report, images[label]), largest)

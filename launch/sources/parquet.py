@@ -18,6 +18,7 @@ from . import image_table
 from .hub import giving_way, load
 from .image_table import Columns, Part
 from .listing import SPLITS, Listing
+from .several import AS_FOUND, Rules
 
 if TYPE_CHECKING:
     import pyarrow
@@ -33,7 +34,7 @@ def holds_images(table: Path, column: str) -> bool:
     return column in columns if column in schema.names else bool(columns)
 
 
-def read(source: Path, files: Sequence[Path], wanted: Mapping[str, str], bar: "Progress") -> Listing:
+def read(source: Path, files: Sequence[Path], wanted: Mapping[str, str], bar: "Progress", rules: Rules = AS_FOUND) -> Listing:
     """The images in the parquet `files` of the folder `source`, or in `source` itself; `wanted` as in image_table.choose.
 
     What a file or its folder is called says its split: train-00000-of-00002.parquet, val/0.parquet. Raises Refused: 1 if a file
@@ -52,7 +53,7 @@ def read(source: Path, files: Sequence[Path], wanted: Mapping[str, str], bar: "P
 
     def read_rows() -> Listing:
         parts = [Part(*part) for part in zip(names, splits, times, _arrow_files(source, files, used, bar), strict=True)]
-        return image_table.read(source, root, parts, Columns(*columns)._asdict())
+        return image_table.read(source, root, parts, Columns(*columns)._asdict(), rules=rules)
 
     try:
         return read_rows()

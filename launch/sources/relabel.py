@@ -7,6 +7,7 @@ from ..errors import Refused
 from . import table
 from .labels import tidy
 from .listing import Listing
+from .several import parts
 
 
 def relabelled(listing: Listing, path: Path) -> Listing:
@@ -18,9 +19,10 @@ def relabelled(listing: Listing, path: Path) -> Listing:
     labels: dict[str, str] = {}
     for number, (name, label) in enumerate(table.rows(path, ("path", "label")), 1):
         name, label = name if name in paths else name.strip(), label if label in classes else tidy(label)
+        names = [name for kind in parts(label) for name in kind] if listing.multi_label else [label]
         if name not in paths:
             raise Refused(f"{path}: row {number} names {name}, which is not in {listing.source}", 4)
-        if label not in classes:
+        if not {*names} <= {*classes}:
             some = ", ".join(classes[:10]) + (" …" if len(classes) > 10 else "")
             raise Refused(f"{path}: row {number} has the label {label!r}; the classes are {some}", 4)
         if labels.setdefault(name, label) != label:

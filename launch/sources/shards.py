@@ -9,6 +9,7 @@ from ..errors import Refused, first_line
 from . import hub, image_table, parquet
 from .image_table import Part
 from .listing import ListedImage, Listing
+from .several import AS_FOUND, Rules, joined
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +31,7 @@ def is_webdataset(file: Path) -> bool:
     return any(name.endswith((".cls", ".json")) for name in names)
 
 
-def read_tar(source: Path, files: Sequence[Path], wanted: Mapping[str, str], bar: "Progress") -> Listing:
+def read_tar(source: Path, files: Sequence[Path], wanted: Mapping[str, str], bar: "Progress", rules: Rules = AS_FOUND) -> Listing:
     """The images of WebDataset shards, which are called train-000000.tar, val-… . Raises Refused as image_table.read."""
     root = source if source.is_dir() else source.parent
     splits = parquet.splits_of(source, [file.relative_to(root) for file in files])
@@ -47,7 +48,7 @@ def read_tar(source: Path, files: Sequence[Path], wanted: Mapping[str, str], bar
         paths = [Path(file["filename"]) for file in table.cache_files]
         split = name if any(splits) else ""
         parts.append(Part(name, split, max(path.stat().st_mtime_ns for path in paths), paths))
-    return image_table.read(source, root, parts, wanted)
+    return image_table.read(source, root, parts, wanted, rules=rules)
 
 
 def read_npz(file: Path) -> Listing:
@@ -58,6 +59,7 @@ def read_npz(file: Path) -> Listing:
     import numpy as np
 
     images: list[ListedImage] = []
+    multi_label = False
     pixels: dict[str, np.ndarray] = {}
     try:
         with np.load(file) as arrays:
@@ -73,8 +75,16 @@ def read_npz(file: Path) -> Listing:
                     pixels[name], labels = arrays[kind[0].format(name)], arrays[kind[1].format(name)]
                     _check(file, name, pixels[name], labels)
                     size, time = pixels[name][0].nbytes, file.stat().st_mtime_ns
-                    numbers = enumerate(labels.reshape(-1).tolist())
-                    images += [ListedImage(f"{name}#{number}", str(label), split, size, time) for number, label in numbers]
+                    if images and multi_label != _are_several(labels):
+                        raise Refused(f"{file}: the {name} labels are {labels.shape}, others are not of that kind", 4)
+                    multi_label = _are_several(labels)
+                    texts = (
+                        [joined([*map(str, row.nonzero()[0])]) for row in labels]
+                        if _are_several(labels)
+                        else map(str, labels.reshape(-1).tolist())
+                    )
+                    numbers = enumerate(texts)
+                    images += [ListedImage(f"{name}#{number}", label, split, size, time) for number, label in numbers]
     except (OSError, ValueError, KeyError) as error:
         raise Refused(f"{file}: cannot be read: {first_line(error)}", 4) from error
 
@@ -87,15 +97,22 @@ def read_npz(file: Path) -> Listing:
 
     if {image.split for image in images} == {"train"}:
         images = [image._replace(split="") for image in images]
-    return Listing(file, file.parent, images, row=opened)
+    notes = ("several labels: those whose column is 1, called by its number",) if multi_label else ()
+    return Listing(file, file.parent, images, row=opened, notes=notes, multi_label=multi_label)
 
 
 def _check(file: Path, name: str, pixels: "np.ndarray", labels: "np.ndarray") -> None:
+    import numpy as np
+
     fits = pixels.dtype == "uint8" and pixels.ndim in (3, 4) and pixels.shape[3:] in ((), (1,), (3,)) and len(pixels) > 0
     if not fits:
         raise Refused(f"{file}: the {name} images are {pixels.dtype}{pixels.shape}; expected uint8 (n, h, w) or (n, h, w, 3)", 4)
-    if labels.dtype.kind not in "iu" or len(labels) != len(pixels) or labels.size != len(labels):
-        several = "; images with several labels are not trained on" * (labels.ndim == 2 and labels.shape[1] > 1)
-        raise Refused(
-            f"{file}: the {name} labels are {labels.dtype}{labels.shape}; expected a whole number for each image{several}", 4
-        )
+    several = _are_several(labels) and {*np.unique(labels).tolist()} <= {0, 1}
+    if labels.dtype.kind not in "iu" or len(labels) != len(pixels) or (labels.size != len(labels) and not several):
+        expected = "a whole number for each image, or 0 and 1 for each of its labels"
+        raise Refused(f"{file}: the {name} labels are {labels.dtype}{labels.shape}; expected {expected}", 4)
+
+
+def _are_several(labels: "np.ndarray") -> bool:
+    """Whether there is a column for each of several labels of an image."""
+    return labels.ndim == 2 and labels.shape[1] > 1

@@ -10,11 +10,12 @@ from functools import cached_property
 from pathlib import Path
 
 from ..errors import Refused
-from . import cells, columns
+from . import cells, columns, several
 from .find import Finder, split_path
 from .folder import walk
-from .labels import settled, shown, tidy
+from .labels import shown, tidy
 from .listing import ListedImage, Listing
+from .several import AS_FOUND, Rules
 
 SUFFIXES = cells.SUFFIXES
 SHOWN, LONG = 10, 200  # columns in a message, characters of a path
@@ -25,8 +26,9 @@ FOR_TABLES = {
 }  # fmt: skip
 
 
-def read(table: Path, wanted: Mapping[str, str]) -> Listing:
+def read(table: Path, wanted: Mapping[str, str], rules: Rules = AS_FOUND) -> Listing:
     """The images of `table`, an absolute path. `wanted` names columns that should not be guessed: image, label, split, group.
+    `rules` say what is told of several labels.
 
     Raises Refused: 1 if it cannot be read, 2 for a column that is not there or that nobody can guess, 4 for a row without path,
     label or a known split, for a path that an earlier row has; where no row names a file that is there, see `_nowhere`.
@@ -37,12 +39,8 @@ def read(table: Path, wanted: Mapping[str, str]) -> Listing:
     paths = values[head.index(chosen.image)]
     if not paths:
         raise Refused(f"{table}: the table has no rows")
-    labels = _labels(chosen, head, values)
-    for number, row in enumerate(zip(paths, labels, strict=True), 1):
-        for column, value in zip((chosen.image, chosen.label), row, strict=True):
-            if not tidy(value):
-                raise Refused(f"{table}: row {number} has nothing in the column {column!r}; fill it or remove the row", 4)
-    classes, notes = settled(table, labels, lambda number: f"row {number + 1}")
+    _check_filled(table, chosen.image, paths)
+    labels, notes, multi_label = _labels(table, chosen, head, values, rules)
     splits = [""] * len(paths)
     if chosen.split:
         texts = values[head.index(chosen.split)]
@@ -57,7 +55,7 @@ def read(table: Path, wanted: Mapping[str, str]) -> Listing:
     for number, ((path, size, time), label, split) in enumerate(zip(located, labels, splits, strict=True), 1):
         if first.setdefault(path, number) != number:
             raise Refused(f"{table}: row {number} names {path} again, after row {first[path]}; an image has one label", 4)
-        images.append(ListedImage(path, classes[label], split, size, time))
+        images.append(ListedImage(path, label, split, size, time))
     if not any(image.time for image in images):
         raise _nowhere(table, paths)
     used = {*chosen[:4], *chosen.one_hot}
@@ -70,8 +68,9 @@ def read(table: Path, wanted: Mapping[str, str]) -> Listing:
         if chosen.group
         else {}
     )
-    names = chosen.one_hot if {*labels} <= {*chosen.one_hot} else ()
-    return Listing(table, table.parent, images, names=names, notes=(*chosen.notes, *notes), groups=groups)
+    return Listing(
+        table, table.parent, images, names=chosen.one_hot, notes=(*chosen.notes, *notes), groups=groups, multi_label=multi_label
+    )
 
 
 def names_images(table: Path) -> bool:
@@ -94,12 +93,27 @@ def rows(table: Path, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
     return zip(*(values[head.index(name)] for name in names), strict=True)
 
 
-def _labels(chosen: columns.Columns, head: list[str], values: list[list[str]]) -> list[str]:
-    """The label of each row: of its column, or the name of the column that has a 1."""
+def _labels(
+    table: Path, chosen: columns.Columns, head: list[str], values: list[list[str]], rules: Rules
+) -> tuple[list[str], list[str], bool]:
+    """The label of each row, lines of what was guessed, and whether there are several: of its column, or those that have a 1."""
     if chosen.label:
-        return values[head.index(chosen.label)]
+        return several.of_cells(
+            str(table), chosen.label, values[head.index(chosen.label)], lambda number: f"row {number + 1}", rules
+        )
     ones = [values[head.index(name)] for name in chosen.one_hot]
-    return [chosen.one_hot[[cell in columns.ONES for cell in row].index(True)] for row in zip(*ones, strict=True)]
+    labels, notes = several.in_columns(str(table), chosen.one_hot, ones, rules)
+    if labels is not None:
+        return labels, notes, True
+    names = ", ".join(map(shown, chosen.one_hot[:SHOWN])) + " …" * (len(chosen.one_hot) > SHOWN)
+    labels = [chosen.one_hot[[cell in several.ONES for cell in row].index(True)] for row in zip(*ones, strict=True)]
+    return labels, [f"the label is the column that has a 1: {names}"], False
+
+
+def _check_filled(table: Path, column: str, cells: Sequence[str]) -> None:
+    """Raise Refused (4) for the first blank cell."""
+    if blank := [number for number, cell in enumerate(cells, 1) if not tidy(cell)]:
+        raise Refused(f"{table}: row {blank[0]} has nothing in the column {column!r}; fill it or remove the row", 4)
 
 
 class _Files:

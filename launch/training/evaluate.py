@@ -4,12 +4,12 @@ import math
 
 import torch
 import torch.distributed
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data.feed import Feed
 from ..data.images import Images
 from ..data.order import micro_batch_seed
+from ..data.task import SEVERAL, THRESHOLD, measured, task_of
 from ..errors import Refused
 from ..processes import broadcast
 from ..run import Run
@@ -23,30 +23,31 @@ def evaluate(run: Run, model: nn.Module, images: Images, split: str = "test") ->
     """Loss (cross-entropy) and accuracy of `model` on a split of `images`, every sample once, in eval mode.
 
     Returns {"loss": float, "accuracy": float, "count": int}, the same on every process and for any number of them; also
-    "balanced_accuracy", the mean of the classes' recalls, if the split has classes of uneven sizes.
+    "balanced_accuracy", the mean of the classes' recalls, if the split has classes of uneven sizes. Of images with several
+    labels it is binary cross-entropy, and in place of the accuracy what `measured` in launch/data/task.py has, at THRESHOLD.
     Collective: every process calls it. Raises Refused (3) for a loss that is not finite.
     """
-    return _evaluate(run, model, images, split)
+    return _evaluate(run, model, images, split, THRESHOLD)
 
 
-def evaluate_with_logits(run: Run, model: nn.Module, images: Images, split: str = "test") -> tuple[dict, Tensor]:
+def evaluate_with_logits(
+    run: Run, model: nn.Module, images: Images, split: str = "test", threshold: float = THRESHOLD
+) -> tuple[dict, Tensor]:
     """Return what `evaluate` does, and the logits of all samples in order: float32 (N, classes) on the CPU, on every process."""
-    device, outputs = run.accelerator.device, list[tuple[Tensor, Tensor]]()
-    result = _evaluate(run, model, images, split, outputs)
-    logits = torch.zeros(result["count"], len(images.classes), device=device)
-    for ids, batch_logits in outputs:
-        logits[ids.to(device)] = batch_logits
-    if run.world > 1:
-        torch.distributed.all_reduce(logits)  # collective: each row is one process's, plus zeros
-    return result, logits.cpu()  # host-device sync
+    outputs = list[tuple[Tensor, Tensor]]()
+    result = _evaluate(run, model, images, split, threshold, outputs)
+    return result, _gathered(run, outputs, result["count"], len(images.classes))
 
 
 def validate(job: Job, stop: Stop) -> dict[str, dict] | None:
     """Evaluate what the end of this epoch needs: the results by split; None, on all processes, if one was asked to stop."""
     results: dict[str, dict] = {}
     for split in job.splits_to_evaluate(results):
+        threshold = None
+        if split not in ("ema", job.images.model_selection_split) or job.images.validation is None:
+            threshold = results.get("validation", {}).get("threshold", THRESHOLD)
         with job.weights_of(split):
-            result = measure(job.run, job.net, job.feeds[split], job.state.step, stop, job.plan.train_mode_batch)
+            result = measure(job.run, job.net, job.feeds[split], job.state.step, stop, job.plan.train_mode_batch, threshold)
         if result is None:
             return None
         results[split] = result
@@ -69,16 +70,19 @@ def measure_best(job: Job, stop: Stop) -> bool:
         return True
     else:
         with best_weights(run, job.net, best):
-            result = measure(run, job.net, job.feeds["test"], job.state.step, stop, job.plan.train_mode_batch)
+            threshold = best.get("threshold", THRESHOLD)
+            result = measure(run, job.net, job.feeds["test"], job.state.step, stop, job.plan.train_mode_batch, threshold)
     if result is not None:
         job.state.best = best | {"test": result}
     return result is not None
 
 
-def _evaluate(run: Run, model: nn.Module, images: Images, split: str, outputs: list[tuple[Tensor, Tensor]] | None = None) -> dict:
+def _evaluate(
+    run: Run, model: nn.Module, images: Images, split: str, threshold: float, outputs: list[tuple[Tensor, Tensor]] | None = None
+) -> dict:
     """Return what `evaluate` does; `outputs` as for `measure`."""
     device = run.accelerator.device
-    result = measure(run, model.to(device), getattr(images, split).feed(images, device), outputs=outputs)
+    result = measure(run, model.to(device), getattr(images, split).feed(images, device), threshold=threshold, outputs=outputs)
     assert result is not None  # no Stop was passed
     return result
 
@@ -91,13 +95,18 @@ def measure(
     step: int = 0,
     stop: Stop | None = None,
     train_mode_batch: int = 0,
+    threshold: float | None = THRESHOLD,
     outputs: list[tuple[Tensor, Tensor]] | None = None,
 ) -> dict | None:
     """Return what `evaluate` does, after `step` steps; None, on all processes, if any of them was asked to stop meanwhile.
 
     `train_mode_batch` is 0, or the size of the batches in which the net is measured in train mode, as the book did: the random
-    numbers are the step's, the running statistics stay as they are. `outputs` gets ids and logits of this process's batches.
+    numbers are the step's, the running statistics stay as they are. Several labels are measured at `threshold`; if it is None, at
+    the one that suits these images best. `outputs` gets ids and logits of this process's batches.
     """
+    task = task_of(feed.labels)
+    if outputs is None and task is SEVERAL:
+        outputs = []
     count, waited = len(feed.labels), feed.waited
     batches = feed.order(torch.arange(count)).split(train_mode_batch or feed.evaluation_batch)
     mine = range(run.rank, len(batches), run.world)
@@ -115,9 +124,10 @@ def measure(
                 logits = net(pixels).float()
             if outputs is not None:
                 outputs.append((batches[number], logits))
-            sums[number, 0] = F.cross_entropy(logits, labels, reduction="sum")
-            right = logits.argmax(dim=1) == labels
-            sums[number, 1] = right.sum()
+            sums[number, 0] = task.loss_sum(logits, labels)
+            if task is not SEVERAL:
+                right = logits.argmax(dim=1) == labels
+                sums[number, 1] = right.sum()
             if classes:
                 correct_by_class.index_add_(0, labels, right.float())
             if stop and stop.requested(step, number):
@@ -133,8 +143,22 @@ def measure(
     correct, loss = round(sum(correct for _, correct in of_batches)), math.fsum(loss for loss, _ in of_batches) / count
     if not math.isfinite(loss):
         raise Refused("the loss of the evaluation is not finite; a smaller --lr is the usual cure", 3, everywhere=True)
+    if task is SEVERAL:
+        assert outputs is not None
+        logits = _gathered(run, outputs, count, feed.labels.shape[1])
+        return {"loss": loss, **measured(logits, feed.labels.cpu(), threshold), "count": count}  # host-device sync
     result = {"loss": loss, "accuracy": correct / count, "count": count}
     if classes:
         recalls = [right / of for right, of in zip(numbers[2 * rows :].tolist(), feed.uneven, strict=True) if of]
         result["balanced_accuracy"] = math.fsum(recalls) / len(recalls)
     return result
+
+
+def _gathered(run: Run, outputs: list[tuple[Tensor, Tensor]], count: int, classes: int) -> Tensor:
+    """The logits of all `count` samples in order, float32 (count, classes) on the CPU, from those of each process. Collective."""
+    logits = torch.zeros(count, classes, device=run.accelerator.device)
+    for ids, batch_logits in outputs:
+        logits[ids.to(logits.device)] = batch_logits
+    if run.world > 1:
+        torch.distributed.all_reduce(logits)  # collective: each row is one process's, plus zeros
+    return logits.cpu()  # host-device sync

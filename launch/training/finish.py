@@ -11,7 +11,7 @@ from .. import processes
 from ..data.disk_feed import DiskSplit
 from ..data.feed import Feed
 from ..report import predictions
-from ..report.runs import used
+from ..report.runs import WORDS, tested, used
 from ..weights.tensors import whole_of
 from .job import Job
 from .publish import best_weights, publish
@@ -25,10 +25,11 @@ def finish(job: Job, plots: Callable[[Path], None] | None) -> dict:
     state.seconds = time.perf_counter() - job.began
     if run.world > 1:
         processes.set_timeout(processes.START_SECONDS)  # while the main process draws
-    digest = publish(run, job.net, job.images, "model.safetensors")
+    thresholds = {split: result.get("threshold") for split, result in state.results.items()}
+    digest = publish(run, job.net, job.images, "model.safetensors", threshold=thresholds["test"])
     if job.average:
         with job.weights_of("ema"):
-            publish(run, job.net, job.images, "ema.safetensors")
+            publish(run, job.net, job.images, "ema.safetensors", threshold=thresholds["ema"])
     result = {
         "recipe": run.recipe,
         "net": run.config.get("net", job.facts["model"]),
@@ -48,7 +49,7 @@ def finish(job: Job, plots: Callable[[Path], None] | None) -> dict:
     if waited > WORTH_SAYING and job.feeds["train"].threads:
         job.record.say(f"{waited:.0%} of the training's time was waiting for images{_cure(job.feeds['train'])}")
     if state.epochs < job.plan.epochs:
-        job.record.say(f"ended early: no better accuracy since epoch {state.best['epoch']}")
+        job.record.say(f"ended early: no better {WORDS[job.images.task.measure]} since epoch {state.best['epoch']}")
     result["weights"] = used(result)
     with _weights(job, result["weights"]):  # collective
         job.record.finish(result, lambda: _show(job, result, plots))
@@ -90,4 +91,5 @@ def _show(job: Job, result: dict, plots: Callable[[Path], None] | None) -> None:
         feeds = job.feeds
         show.show(job.run, job.net, feeds["test"], job.images, result, feeds.get("validation"), whole_of(job.net))
     elif isinstance(job.images.test, DiskSplit):  # a fold's, whose predictions are put together with others
-        predictions.write(job.run.folder, predictions.logits_of(job.run, job.net, job.feeds["test"]), job.images)
+        logits = predictions.logits_of(job.run, job.net, job.feeds["test"])
+        predictions.write(job.run.folder, logits, job.images, tested(result).get("threshold"))

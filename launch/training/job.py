@@ -118,7 +118,8 @@ class Job:
             yield from (split for split in ("test", "train") if split != selecting)
 
     def _better(self, results: dict[str, dict]) -> bool:
-        return results["ema" if self.average else self.images.model_selection_split]["accuracy"] > self.state.best["accuracy"]
+        measure = self.images.task.measure
+        return results["ema" if self.average else self.images.model_selection_split][measure] > self.state.best.get(measure, -1.0)
 
     def weights_of(self, split: str) -> contextlib.AbstractContextManager[None]:
         """Context manager: temporarily load the weights that `split` of `splits_to_evaluate` is measured with. Collective."""
@@ -210,7 +211,8 @@ class Job:
         state.epochs, state.results = state.epochs + 1, results
         if better:
             chosen = "ema" if self.average else self.images.model_selection_split
-            state.best = {"accuracy": results[chosen]["accuracy"], "epoch": state.epochs}
+            measures = (self.images.task.measure, "f1", "threshold")
+            state.best = {name: results[chosen][name] for name in measures if name in results[chosen]} | {"epoch": state.epochs}
             with self.weights_of(chosen):
                 self.best = {name: tensor.detach().clone() for name, tensor in weights(self.net).items()}
 
@@ -255,7 +257,9 @@ class Job:
             self.meter.read(self.net)
         self.state.seconds = time.perf_counter() - self.began
         if self.best:  # never without a checkpoint that knows them: a resume may not come to the same
-            self.state.best["weights_sha256"] = publish(self.run, self.net, self.images, "best.safetensors", self.best)
+            self.state.best["weights_sha256"] = publish(
+                self.run, self.net, self.images, "best.safetensors", self.best, self.state.best.get("threshold")
+            )
             self.best = {}
         self.run.on_main(self.record.sync)  # the record first: a checkpoint is never ahead of it
         scaler = self.run.accelerator.scaler

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ..data.augment import Augment
@@ -34,7 +33,7 @@ def train(
     model: nn.Module,
     images: Images,
     optimizer: torch.optim.Optimizer,
-    loss: Loss = F.cross_entropy,
+    loss: Loss | None = None,
     *,
     epochs: int,
     batch: int,
@@ -55,9 +54,11 @@ def train(
     weights. The test images are measured at the end only: with the last weights, and with the best ("test" of "best").
 
     `loss` maps logits (n, classes) and labels int64 (n,) to the mean over those n; a step minimises its mean over the global
-    batch of `batch` images, also when the last one is shorter. Without a `schedule` (schedules.py) the learning rates are
-    constant. Without `shuffle` every epoch sees the images as they come. `augment` is applied to the training images in batch,
-    one or several in their order (launch.data.augment); `mix` mixes them, and `loss` gets labels float (n, classes) then
+    batch of `batch` images, also when the last one is shorter. By default it is cross-entropy; for images with several labels,
+    uint8 (n, classes), it is binary cross-entropy (launch/data/task.py), and mean average precision stands for accuracy.
+    Without a `schedule` (schedules.py) the learning rates are constant. Without `shuffle` every epoch sees the images as they
+    come. `augment` is applied to the training images in batch, one or several in their order (launch.data.augment); `mix` mixes
+    them, and `loss` gets labels float (n, classes) then
     (launch.data.mix). `clip` is the norm that gradients are clipped to, 0: none. With `ema`, a decay such as 0.999, a moving
     average of the weights is kept (launch.training.ema): it is evaluated beside the net, chooses the best epoch and is its best.
     With `patience` the training ends when that many epochs have brought no better accuracy.
@@ -78,7 +79,7 @@ def train(
     if job.result is not None:  # already finished: net and optimizer are restored to their final state
         return job.result
     run, net, state = job.run, job.net, job.state  # the run, or its stage
-    step = Step(run, net, job.training_feed, optimizer, loss, clip, job.average)
+    step = Step(run, net, job.training_feed, optimizer, loss or images.task.loss, clip, job.average)
 
     with (
         lost_process(run.world, run.accelerator.device.type, lambda: state.step),

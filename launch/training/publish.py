@@ -15,17 +15,24 @@ from ..weights import load, probe
 from ..weights.tensors import other_weights, weights, weights_sha256, whole_of, write_tensors
 
 
-def publish(run: Run, net: nn.Module, images: Images, name: str, tensors: dict[str, Tensor] | None = None) -> str:
+def publish(
+    run: Run,
+    net: nn.Module,
+    images: Images,
+    name: str,
+    tensors: dict[str, Tensor] | None = None,
+    threshold: float | None = None,
+) -> str:
     """Write the net's weights, or `tensors` in their place, as the file `name` of the run folder: with those of the whole net, if
-    `net` is its last layer.
+    `net` is its last layer. `threshold` is that of probabilities, where an image has several labels.
 
     Returns their sha256. Collective; host-device sync.
     """
     whole = whole_of(net)
-    return run.on_main(lambda: _write(run, whole, images, name, tensors or {}))
+    return run.on_main(lambda: _write(run, whole, images, name, tensors or {}, threshold))
 
 
-def _write(run: Run, net: nn.Module, images: Images, name: str, others: dict[str, Tensor]) -> str:
+def _write(run: Run, net: nn.Module, images: Images, name: str, others: dict[str, Tensor], threshold: float | None) -> str:
     tensors = weights(net) | others
     digest, net_name = weights_sha256(tensors), run.config.get("net", type(net).__name__)
     about: dict = {"recipe": run.recipe, "classes": images.classes, "mean": images.mean, "std": images.std}
@@ -34,6 +41,8 @@ def _write(run: Run, net: nn.Module, images: Images, name: str, others: dict[str
         rule = images.train.rule
         about |= {"cache_size": rule.cache_size, "white": rule.white, "crop": rule.crop, "interpolation": rule.interpolation}
         about |= {"bands": rule.bands} if rule.bands else {}
+    if threshold is not None:
+        about["threshold"] = threshold
     with other_weights(net, tensors) if others else contextlib.nullcontext():
         about["probe"] = probe.answers(net, (about["shape"][0], *([images.size] * 2 if images.size else about["shape"][1:])))
     write_tensors(run.folder / name, tensors, {"oneloop": json.dumps(about)})

@@ -52,13 +52,13 @@ def main(args: Sequence[str]) -> None:
     record, stage = find_run(chosen.run)
     own = record.options["data"] if chosen.int8 else ""  # on which int8 is measured; else any images will do
     trained = rebuild(record, stage, weights=chosen.weights, recipe=chosen.recipe, data=own)
+    if chosen.int8 and trained.about["threshold"] is not None:
+        raise Refused("--int8 is chosen by its accuracy, which images with several labels do not have", 2)
     make = {"safetensors": as_safetensors, "torch-export": as_torch_export, "onnx": as_onnx}[chosen.format]
     content, exported = make(trained)
     images, greatest = check(trained, exported)
     reduced = None
     if chosen.int8:
-        if trained.about["threshold"] is not None:
-            raise Refused("--int8 is chosen by its accuracy, which images with several labels do not have", 2)
         if trained.images.fingerprint != record.config["data"]["fingerprint"]:
             raise Refused(f"--int8 measures on the run's own images, and {record.config['data']['source']} is not here", 4)
         reduced = export_int8.quantised(trained, content, 1.0 if chosen.max_drop is None else chosen.max_drop)

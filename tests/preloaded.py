@@ -22,24 +22,23 @@ for name in (
 for name in OPTIONAL:
     del sys.modules[name]
 
-
-def drawn_once(read):
-    """Return `read` of launch/sources/synthetic.py as a function that gives copies of what it has drawn before."""
-    drawn = {}
-
-    @functools.wraps(read)
-    def again(classes, shape, counts=synthetic.COUNTS):
-        asked = (classes, tuple(shape), *counts.items())
-        if asked not in drawn:
-            drawn[asked] = read(classes, shape, counts)
-        return copy.deepcopy(drawn[asked])
-
-    return again
-
-
 synthetic = sys.modules["launch.sources.synthetic"]
-synthetic.read = drawn_once(synthetic.read)
-for keep in (("airplane", "bird"), synthetic.DRAWN):  # for the processes that are forked from this one
-    synthetic.read(keep, (3, 32, 32))
+read = synthetic.read
+
+
+@functools.cache
+def drawn(classes, shape, counts):
+    return read(classes, shape, dict(counts))
+
+
+@functools.wraps(read)
+def copied(classes, shape, counts=synthetic.COUNTS):
+    return copy.deepcopy(drawn(classes, shape, tuple(counts.items())))
+
+
+synthetic.read = copied
+for keep in (("airplane", "bird"), synthetic.DRAWN):
+    # For the processes that are forked from this one. No copy: it would start OpenMP's threads, for which they would wait.
+    drawn(keep, (3, 32, 32), tuple(synthetic.COUNTS.items()))
 gc.collect()
 gc.freeze()  # a run ends with a collection of garbage: 0.2 s if it walks, and in a forked process copies, all of this

@@ -15,13 +15,13 @@ from jobs import wait_for
 from launch.report.runs import read_metrics
 
 pytestmark = pytest.mark.slow
-FLAGS = ("--data", "synthetic", "--limit", 500, "--epochs", 4, "--threads", 1, "--micro-batches", 2)
+FLAGS = ("--data", "synthetic", "--limit", 125, "--batch", 16, "--epochs", 4, "--threads", 1, "--micro-batches", 2)
 FLAGS = (*FLAGS, "--out", "run", "--log-every", 3)
 RECIPE = (ROOT / "launch/verify/few_tests.py", 60, ROOT / "recipes/cifar2.py", *FLAGS, "--net", "NetBatchNorm")  # 60 test images
 
 
 def whole(*flags, **options) -> subprocess.CompletedProcess:
-    """The run to its end, 4 epochs of 8 steps: 500 images in batches of 64."""
+    """The run to its end, 4 epochs of 8 steps: 125 images in batches of 16."""
     return run_recipe("cifar2", *FLAGS, "--net", "NetBatchNorm", *flags, tests=60, **options)
 
 
@@ -40,8 +40,9 @@ def same(folder: Path, reference: Path) -> None:
 
 
 def begin(*flags, cwd: Path, processes: int | None = None, until: int = 0) -> jobs.Job:
-    """Start the run, and return when metrics.jsonl has reached step `until`."""
-    job = jobs.begin(*RECIPE, *flags, cwd=cwd, processes=processes)
+    """Start the run, and return when metrics.jsonl has reached step `until`; it then waits a second for what is to come."""
+    pause = ("--at", f"step={until + 1}", "--do", "sleep 1") if until else ()
+    job = jobs.begin(*pause, "--", *RECIPE, *flags, cwd=cwd, processes=processes)
     wait_for(lambda: steps(cwd / "run") >= until or not job.running())
     return job
 

@@ -17,7 +17,7 @@ from wandb_server import KEY, Received, Server, wandb_server
 from launch.report import wandb_mirror
 from launch.report.runs import read_metrics
 
-FLAGS = ("--data", "synthetic", "--limit", 300, "--epochs", 3, "--threads", 1, "--out", "run")
+FLAGS = ("--data", "synthetic", "--limit", 100, "--epochs", 3, "--threads", 1, "--out", "run")
 
 
 def online(server: Server) -> dict[str, str]:
@@ -240,7 +240,7 @@ def test_online_run_has_configuration_rows_plots_and_weights(tmp_path):
 
 def test_killed_and_resumed_is_one_run_with_each_step_once(tmp_path):
     """SIGKILL loses what W&B's own process has not sent yet; the next launch sends it from metrics.jsonl."""
-    flags = [flag if flag != 3 else 12 for flag in FLAGS]
+    flags = (*FLAGS, "--epochs", 12, "--limit", 300)
     with wandb_server() as server:
         job = begin(*flags, cwd=tmp_path, env=online(server), rows=4)
         os.killpg(job.pid, signal.SIGKILL)
@@ -259,7 +259,7 @@ def test_killed_and_resumed_is_one_run_with_each_step_once(tmp_path):
 
 
 def test_server_that_dies_does_not_end_the_run_and_sync_recovers(tmp_path):
-    flags = [flag if flag != 3 else 12 for flag in FLAGS]
+    flags = (*FLAGS, "--epochs", 12, "--limit", 300)
     with wandb_server() as server:
         job = begin(*flags, cwd=tmp_path, env=online(server) | {"WANDB_FINISH_TIMEOUT": "3"}, rows=2)
     began = time.monotonic()

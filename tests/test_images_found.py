@@ -166,7 +166,7 @@ def test_columns_can_be_named(said, oneloop, tmp_path):
         ("path,label\n0000.jpg,x\n,y\n", 4, "row 2 has nothing in the column 'path'; fill it or remove the row"),
         ("path,label,split\n0000.jpg,x,later\n", 4, "row 1 has the split 'later' (column 'split'); it takes train, validation"),
         ("path,label\n0000.jpg,x,y\n", 4, "row 1 has 3 values for 2 columns"),
-        ("path,label\n0000.jpg,x\n0000.jpg,y\n", 4, "row 2 names 0000.jpg again, after row 1; an image has one label"),
+        ("path,label\n0000.jpg,x\n0000.jpg,y\n", 4, "row 2 names 0000.jpg again, after row 1; its labels belong into one row"),
         ("path,label\n", 1, "the table has no rows"),
         ("", 1, "the table has no rows"),
         ("path,label\n['0000.jpg'],x\n", 4, "the column holds no paths"),

@@ -94,6 +94,26 @@ def test_lists_of_labels_are_several(said, few, cells):
     assert any("lists of labels" in note or "between them" in note for note in summary["notes"])
 
 
+def test_columns_of_which_some_have_one_1_in_each_row_are_asked_for(few, tmp_path):
+    """ISIC's classes beside a column `male` of 0 and 1 would else be four labels."""
+    rows = [(1, 0, 0, 1), (0, 1, 0, 0), (0, 0, 1, 1), (1, 0, 0, 0)]
+    table = few(*rows, head=("image", "MEL", "NV", "BCC", "male"))
+    with pytest.raises(Refused, match="BCC have one 1 in each row, male besides: --columns label=MEL,NV,BCC takes") as refused:
+        read(table, {})
+    assert refused.value.code == 2
+    alone = read(table, {"label": "MEL,NV,BCC"})
+    assert [image.label for image in alone.images] == ["MEL", "NV", "BCC", "MEL"]
+    assert read(table, {}, Rules("yes")).multi_label
+    with pytest.raises(Refused, match="no column 'NVV'"):
+        read(table, {"label": "MEL,NVV"})
+
+
+def test_one_cell_of_several_labels_among_many_rows_is_asked_for(few):
+    table = few("cat|dog", *["cat", "dog"] * 12)
+    with pytest.raises(Refused, match="several labels, it seems; --multi-label yes"):
+        read(table, {})
+
+
 @pytest.mark.parametrize(
     ("cells", "classes"),
     [

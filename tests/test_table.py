@@ -54,7 +54,7 @@ def test_wrong_columns_are_listed(tmp_path):
     [
         ("broken", "data/train-00000-of-00001.parquet#7 cannot be decoded"),
         ("null", "data/train-00000-of-00001.parquet#7: no image in this row"),
-        ("unlabelled", "data/test-00000-of-00001.parquet row 7 has no label"),
+        ("unlabelled", "data/test-00000-of-00001.parquet row 7 has nothing in the column 'label'"),
     ],
 )
 def test_bad_image_in_parquet_is_named_by_number(spoilt, message, tmp_path):

@@ -45,7 +45,8 @@ def test_a_name_or_a_path_with_flags_on_both_sides(becomes, tmp_path):
     assert becomes("--mixed_precision=bf16", "cifar2") == ["--mixed_precision=bf16", CIFAR2]
 
 
-def test_the_packages_own_launch_files_are_found_from_anywhere(becomes, tmp_path):
+def test_the_packages_own_launch_files_are_found_from_anywhere(becomes, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)  # else launch/gpus.yaml is refused
     own = str(ROOT / "launch/gpus.yaml")
     assert becomes("--config_file", "launch/gpus.yaml", "cifar2") == ["--config_file", own, CIFAR2]
     assert becomes("--config_file", "gpus.yaml", "cifar2")[1] == "gpus.yaml"  # none is that name alone

@@ -17,7 +17,7 @@ def main(args: Sequence[str]) -> None:
         'timm.create_model("local-dir:OUT", pretrained=True) and transformers.pipeline("image-classification", "OUT"); the\n'
         "folder is loaded so, and compared with the net, before it gets its name. Other nets load with oneloop.load(OUT).\n"
         "Images of the training are never part of it.",
-        example="runs/custom/timm-resnet18-0a1b2c3d ants --licence apache-2.0",
+        example="runs/custom/timm/resnet18-0a1b2c3d ants --licence apache-2.0",
     )
     add_trained_net(parser)
     parser.add_argument("out", metavar="OUT", nargs="?", type=Path, help="the folder to make; default: published in RUN")

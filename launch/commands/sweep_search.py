@@ -102,7 +102,7 @@ def rungs_of(values: Sequence[str]) -> list[int]:
     ends = RANGE.fullmatch(text)
     numbers = [ends[2], ends[3]] if ends and not ends[1] else [text]
     if not all(number.isdecimal() and int(number) for number in numbers) or int(numbers[-1]) < int(numbers[0]):
-        raise Refused("--search needs --epochs: one number, or the fewest and the most of a run, such as 3..27", 2)
+        raise Refused("--search needs --epochs: one number, or the fewest and, behind .., the most of a run, such as 3..27", 2)
     first, last = int(numbers[0]), int(numbers[-1])
     steps = max(1, round(math.log(last / first, THIRD))) if last > first else 0
     return [round(first * (last / first) ** (step / steps)) for step in range(steps)] + [last]

@@ -1,6 +1,7 @@
 """`oneloop train`: what `accelerate launch` starts, also of the package's own recipes, wherever they are installed."""
 
 import contextlib
+import itertools
 import os
 import re
 import sys
@@ -42,7 +43,7 @@ def main(args: Sequence[str]) -> None:
 
 def _refuse_gpus(words: Sequence[str]) -> None:
     """Raise Refused (2) for a launch file that wants a process on each GPU where there is none: torch ends in a traceback."""
-    for flag, value in zip(words, [*words[1:], ""], strict=True):
+    for flag, value in itertools.pairwise([*words, ""]):
         name, equals, own = flag.partition("=")
         if name != "--config_file" or any(word.partition("=")[0] == "--num_processes" for word in words):
             continue

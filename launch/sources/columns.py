@@ -45,6 +45,7 @@ class Columns(NamedTuple):
     group: str = ""
     one_hot: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    told: bool = False  # whether the columns of labels are as wanted, and not guessed
 
 
 def told(columns: Sequence[str], split: str = "", group: str = "") -> dict[str, str]:
@@ -86,8 +87,10 @@ def choose(
     """
     for what in ("image", "label", "split", "group"):
         name = tidy(wanted.get(what, ""))
-        if name and name not in head and not (what == "split" and name == "none"):
-            raise Refused(f"{table}: no column {name!r}; its columns are {', '.join(head)}", 2)
+        if name and not (what == "split" and name == "none"):
+            names = name.split(",") if what == "label" and name not in head else [name]
+            if wrong := [column for column in map(tidy, names) if column not in head]:
+                raise Refused(f"{table}: no column {wrong[0]!r}; its columns are {', '.join(head)}", 2)
     notes: list[str] = []
     group = tidy(wanted.get("group", ""))
     image = _image(table, head, values, tidy(wanted.get("image", "")), is_there, notes)
@@ -95,7 +98,7 @@ def choose(
     label, one_hot = _label(table, head, values, tidy(wanted.get("label", "")), (image, split, group), notes)
     for name in filter(None, (image, label, split, group)):
         once(table, name, head)
-    return Columns(image, label, split, group, one_hot, tuple(notes))
+    return Columns(image, label, split, group, one_hot, tuple(notes), told=bool(wanted.get("label")))
 
 
 def once(table: Path, name: str, head: Sequence[str]) -> str:
@@ -136,6 +139,11 @@ def _label(
     table: Path, head: list[str], values: list[list[str]], wanted: str, others: Sequence[str], notes: list[str]
 ) -> tuple[str, tuple[str, ...]]:
     """The column of labels, or those of 0 and 1, one for each class."""
+    if wanted and wanted not in head:  # several, with commas between them
+        names = tuple(once(table, tidy(name), head) for name in wanted.split(","))
+        if wrong := [name for name in names if not is_one_hot(values[head.index(name)])]:
+            raise Refused(f"{table}: the column {wrong[0]!r} has more than 0 and 1; of several, each is for one label", 4)
+        return "", names
     if wanted:
         return wanted, ()
     free = [name for name in head if name not in others]

@@ -17,7 +17,6 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..data.formats import is_dicom
 from ..errors import Refused
 from . import labels
 from .listing import SPLITS, ListedImage, Listing
@@ -132,6 +131,8 @@ def is_image(entry: Entry, suffixes: Collection[str] = SUFFIXES) -> bool:
 
 @functools.lru_cache(maxsize=1 << 16)  # files: asked several times while a folder is listed
 def _is_dicom(path: str, _time: int) -> bool:
+    from ..data.formats import is_dicom  # imports PIL
+
     return is_dicom(path)
 
 

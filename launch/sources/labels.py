@@ -80,8 +80,10 @@ def settled(
         pairs = [" = ".join(map(shown, sorted(names))) for names in numbers.values() if len(names) > 1]
         notes.append(f"numbers that are the same are one class: {_some(pairs)}")
     classes = {label: merged.get(name, name) for label, name in classes.items()}
-    if odd := [name for name in dict.fromkeys(classes.values()) if name.casefold() in PERHAPS_NOTHING]:
-        notes.append(f"{_some(odd)} is taken as a class: remove its rows if it stands for no label")
+    perhaps = (*PERHAPS_NOTHING, "no finding") if several else PERHAPS_NOTHING
+    if odd := [name for name in dict.fromkeys(classes.values()) if name.casefold() in perhaps]:
+        way = "leave it out of the cells" if several else "remove its rows"
+        notes.append(f"{_some(odd)} is taken as a class: {way} if it stands for no label")
     return classes, notes
 
 

@@ -21,6 +21,7 @@ TAGS = ("tags",)  # columns whose cells have labels with blanks between them
 FLAG = "--multi-label"
 PYTHON_LIST = re.compile(r"""\[\s*(("[^"]*"|'[^']*'|[-\w.]+)(\s*,\s*|\s*(?=\])))*\]""")
 PAIRS = 5  # of labels that are together most often
+FEW = 20  # of so many rows fewer than one with several labels are rather slips, or names with a separator
 
 
 class Rules(NamedTuple):
@@ -101,7 +102,7 @@ def in_cells(
             return split, line
         if told.multi_label or (name == "blanks" and column not in TAGS):
             continue
-        if _reused(split, several) and len({len(names) for names in split}) > 1:
+        if _reused(split, several) and len({len(names) for names in split}) > 1 and FEW * len(several) >= len(cells):
             return split, line
         if name in "|;" or _reused(split, several):
             label = shown(tidy(cells[several[0]]))
@@ -187,6 +188,21 @@ def is_one_hot(cells: Sequence[str]) -> bool:
     return there <= {*ZEROS, *ONES, *UNSURE} and there != {""}
 
 
+def one_in_each_row(names: Sequence[str], values: Sequence[Sequence[str]]) -> list[str]:
+    """The `names` of columns that alone have one 1 in each row, up to three others being left out; empty if all of them do,
+    none do, or something is uncertain.
+    """
+    ones = [[cell in ONES for cell in column] for column in values]
+    counts = [sum(row) for row in zip(*ones, strict=True)]
+    if {*counts} == {1} or any(cell in UNSURE for column in values for cell in column):
+        return []
+    for number in range(1, min(4, len(names) - 1)):
+        for others in itertools.combinations(range(len(names)), number):
+            if all(count - sum(ones[other][row] for other in others) == 1 for row, count in enumerate(counts)):
+                return [name for place, name in enumerate(names) if place not in others]
+    return []
+
+
 def in_columns(
     where: str, names: Sequence[str], values: Sequence[Sequence[str]], told: Rules
 ) -> tuple[list[str] | None, list[str]]:
@@ -201,7 +217,7 @@ def in_columns(
     if told.multi_label != "yes" and not unsure and not odd:
         return None, []
     what = f"it has a column of 0 and 1 for each class ({', '.join(map(shown, names[:4]))} …)"
-    if told.multi_label == "no" or (told.multi_label == "" and not unsure and 20 * sum(count > 1 for count in ones) < len(rows)):
+    if told.multi_label == "no" or (told.multi_label == "" and not unsure and FEW * sum(count > 1 for count in ones) < len(rows)):
         number = odd[0] if odd else next(number for number, row in enumerate(rows) if {*row} & {*UNSURE})
         count = ones[number] if odd else "a -1 and 1"
         way = "correct it" if told.multi_label else f"correct it, or {FLAG} yes trains on several labels of an image or none"

@@ -54,7 +54,7 @@ def read(table: Path, wanted: Mapping[str, str], rules: Rules = AS_FOUND) -> Lis
     located = files.located(table, paths, notes)
     for number, ((path, size, time), label, split) in enumerate(zip(located, labels, splits, strict=True), 1):
         if first.setdefault(path, number) != number:
-            raise Refused(f"{table}: row {number} names {path} again, after row {first[path]}; an image has one label", 4)
+            raise Refused(f"{table}: row {number} names {path} again, after row {first[path]}; its labels belong into one row", 4)
         images.append(ListedImage(path, label, split, size, time))
     if not any(image.time for image in images):
         raise _nowhere(table, paths)
@@ -102,6 +102,13 @@ def _labels(
             str(table), chosen.label, values[head.index(chosen.label)], lambda number: f"row {number + 1}", rules
         )
     ones = [values[head.index(name)] for name in chosen.one_hot]
+    if not rules.multi_label and not chosen.told and (some := several.one_in_each_row(chosen.one_hot, ones)):
+        others = ", ".join(shown(name) for name in chosen.one_hot if name not in some)
+        raise Refused(
+            f"{table}: the columns {', '.join(map(shown, some))} have one 1 in each row, {others} besides: --columns "
+            f"label={','.join(some)} takes these alone, {several.FLAG} yes all as labels of an image",
+            2,
+        )
     labels, notes = several.in_columns(str(table), chosen.one_hot, ones, rules)
     if labels is not None:
         return labels, notes, True

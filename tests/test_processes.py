@@ -116,7 +116,8 @@ def test_signal_saves_and_the_same_command_goes_on(number, uninterrupted, tmp_pa
 
 def test_sigterm_to_the_launcher_of_one_process_saves(uninterrupted, tmp_path):
     """accelerate's launcher dies of it without a word to its child, which must notice."""
-    job = jobs.python(*launcher(), *RECIPE, cwd=tmp_path)
+    pause = (ROOT / "tests/chaos.py", "--at", "step=10", "--do", "sleep 2", "--")  # the run is short, and it looks twice a second
+    job = jobs.python(*launcher(), *pause, *RECIPE, cwd=tmp_path)
     wait_for(lambda: steps(tmp_path / "run") >= 9 or not job.running())
     os.kill(job.pid, signal.SIGTERM)
     assert job.wait(30) == -signal.SIGTERM

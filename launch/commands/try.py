@@ -67,6 +67,7 @@ def main(args: Sequence[str]) -> None:
         print(f"http://127.0.0.1:{listening.getsockname()[1]}/{token}/\nCtrl-C ends it", flush=True)
         application = app(model, training, token, chosen.run.resolve().name, chosen.unsure)
         uvicorn.Server(uvicorn.Config(application, **SERVER)).run([listening])
+    raise KeyboardInterrupt  # nothing else ends it; one that comes at the very end of its loop is lost there
 
 
 def _training_images(run: Path, weights: str, recipe: Path | None, model: "Model") -> "TrainingImages | str":

@@ -23,10 +23,10 @@ def run_inside(run: Run, recipe: ModuleType, options: dict[str, Any], folder: Pa
     """
     inner = copy.copy(run.single_process())
     inner.out, inner.fresh, inner.opened, inner.loaded, inner.notes = folder, False, False, [], []
-    inner.track, inner.code = ("none",), source_copy.sources(recipe)
+    inner.code = source_copy.sources(recipe)
     defaults = {name: parameter.default for name, parameter in inspect.signature(recipe.main).parameters.items() if name != "run"}
     inner.configure(Path(str(recipe.__file__)).stem, defaults | options, run.accelerator.mixed_precision)
-    inner.folder, inner.micro_batches, inner.config["data"], result, inner.white = inner.find_folder()
+    result = inner.take_folder(inner.find_folder())
     if result is not None:
         return result
     inner.use_threads()

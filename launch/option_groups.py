@@ -41,8 +41,12 @@ def together(main: Callable[..., Any], recorded: Mapping[str, Any]) -> dict[str,
 
 def flags_of(main: Callable[..., Any], options: Mapping[str, Any]) -> list[str]:
     """The words of a command line that give `main` these `options`, without those that are its defaults."""
-    defaults = apart({parameter.name: parameter.default for parameter in inspect.signature(main).parameters.values()})
-    words: list[str] = []
+    return words(options, {parameter.name: parameter.default for parameter in inspect.signature(main).parameters.values()})
+
+
+def words(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
+    """The same of options that have these `defaults`."""
+    defaults, words = apart(defaults), list[str]()
     for name, value in apart(options).items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):

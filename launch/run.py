@@ -124,8 +124,7 @@ class Run:
             end_with_launcher()
         self.use_threads()
         keep_freed_memory()
-        found = self.on_main(lambda: self.find_folder(wanted))
-        self.folder, self.micro_batches, self.config["data"], result, self.white = found
+        result = self.take_folder(self.on_main(lambda: self.find_folder(wanted)))
         if result is None and self.micro_batches % self.world:
             fit = [str(number) for number in range(1, self.micro_batches + 1) if self.micro_batches % number == 0]
             raise Refused(
@@ -183,6 +182,11 @@ class Run:
                     4,
                 )
         return found
+
+    def take_folder(self, found: RunFolder) -> dict | None:
+        """Take over what the folder says of the run; returns its result, if it is finished."""
+        self.folder, self.micro_batches, self.config["data"], result, self.white = found
+        return result
 
     def load(self, source: str | Path, sha256: str = "", average: bool = True) -> Source:
         """Weights to begin with, as `launch.weights.read`; a run whose source holds others by now is refused by `open`."""
@@ -260,7 +264,7 @@ class Run:
         self.separate_trials = True
         inner = copy.copy(self)
         inner.world, inner.rank, inner.micro_batches, inner.quiet, inner.wandb = 1, 0, 1, True, "disabled"
-        inner.track = ()
+        inner.track = ("none",)
         return inner
 
     def finish(self, summary: str, **facts: Any) -> None:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from launch import Run, cli, sources, train
-from launch.console import say
+from launch.console import aligned, say
 from launch.data import Images, Split, folds, micro_batch_seed
 from launch.errors import Refused
 from launch.inner_run import run_inside
@@ -249,8 +249,7 @@ def report_folds(run: Run, nets: tuple[str, ...], folds: int, options: dict) -> 
         spread, span = f"{row['mean']:.3f} ± {row['deviation']:.3f}", f"{min(row['folds']):.3f}–{max(row['folds']):.3f}"
         counts = f"{row['right']:,}/{row['images']:,}", f"{row['p']:.2g}" if "p" in row else ""
         cells.append((row["net"], spread, span, *counts))
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    say("\n".join("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells))
+    say("\n".join(aligned(cells)))
     if alike := [row["net"] for row in rows[1:] if row["p"] >= ALPHA]:
         say(f"on these images, {best['net']} cannot be told from {', '.join(alike)}")
     net, _, source = best["spec"].partition("=")

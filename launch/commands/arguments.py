@@ -93,6 +93,12 @@ def check_confidence(unsure: float) -> None:
         raise Refused(f"--unsure takes a probability from 0 to 1, got {unsure}", 2)
 
 
+def refuse_unsure(run: Path, unsure: float, threshold: float | None) -> None:
+    """Raises Refused (2) if --unsure is given for a net of several labels, which an image gets from `threshold` on."""
+    if unsure and threshold is not None:
+        raise Refused(f"{run} gives an image several labels, from a probability of {threshold:.3g} on: no --unsure", 2)
+
+
 def refuse_own_file(out: Path, exports: Sequence[str]) -> None:
     """Raises Refused (2) if the file `out` is, or could be mistaken for, one of a run's own.
 

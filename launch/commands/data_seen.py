@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import option_groups
 from ..errors import Refused, printable
 from ..sources.options import DataOptions
 
@@ -54,12 +55,7 @@ def one_side(report: "DatasetReport", content: dict) -> dict[str, str]:
 
 def words(options: DataOptions) -> list[str]:
     """The flags that give these options."""
-    words = []
-    for name, value in vars(options).items():
-        if value != getattr(DataOptions(), name):
-            values = value if isinstance(value, tuple) else () if value is True else (str(value),)
-            words += [f"--{name.replace('_', '-')}", *map(str, values)]
-    return words
+    return option_groups.words({"data": options}, {"data": DataOptions()})
 
 
 def labels_to_correct(content: dict) -> list[tuple[str, ...]]:

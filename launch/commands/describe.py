@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ..console import aligned
 from ..errors import Refused, printable
 from ..recipe import build, load
 from ..trained import MOST_PIXELS
@@ -61,6 +62,5 @@ def _drawn(schedule: Schedule, epochs: int) -> list[str]:
 
 def _print_table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
     cells = [[*head], *(["?" if cell is None else printable(str(cell)) for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for row in cells:
-        print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    for line in aligned(cells):
+        print(line)

@@ -12,7 +12,15 @@ from ..errors import Refused, printable
 from ..report.runs import Record, measure_of, model_selection_split, read_metrics, read_result
 from ..sources.options import DataOptions
 from ..trained import WORDS, Trained, described, find_run, rebuild
-from .arguments import add_confidence, add_data_options, add_trained_net, check_confidence, command_parser, data_options
+from .arguments import (
+    add_confidence,
+    add_data_options,
+    add_trained_net,
+    check_confidence,
+    command_parser,
+    data_options,
+    refuse_unsure,
+)
 
 if TYPE_CHECKING:
     from ..data.images import Images
@@ -68,10 +76,7 @@ def main(args: Sequence[str]) -> None:
     if chosen.data and data not in ("hub", "synthetic"):
         data = str(Path(data).expanduser().resolve())
     about = described(record, stage, chosen.weights)
-    if about["threshold"] is not None and chosen.unsure:
-        raise Refused(
-            f"{chosen.run} gives an image several labels, from a probability of {about['threshold']:.3g} on: no --unsure", 2
-        )
+    refuse_unsure(chosen.run, chosen.unsure, about["threshold"])
     named = chosen.data and data not in ("hub", "synthetic")
     others = bool(named and (about["cache_size"] or needs(Path(data), about["classes"])))  # a recipe would split or refuse them
     options = {"weights": chosen.weights, "recipe": chosen.recipe, "precision": precision}

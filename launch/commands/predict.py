@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 from ..console import progress
 from ..errors import Refused, printable
 from ..sources.folder import entries, is_image, kind_of
-from .arguments import add_confidence, add_trained_net, check_confidence, command_parser
+from .arguments import add_confidence, add_trained_net, check_confidence, command_parser, refuse_unsure
 
 if TYPE_CHECKING:
     from oneloop import Model, Prediction
@@ -46,10 +46,7 @@ def main(args: Sequence[str]) -> None:
 
     model = oneloop.load(chosen.run, weights=chosen.weights, recipe=chosen.recipe, tta=chosen.tta)
     write, several = _json if chosen.json else _writer(plain=chosen.csv), model.threshold is not None
-    if several and chosen.unsure:
-        raise Refused(
-            f"{chosen.run} gives an image several labels, from a probability of {model.threshold:.3g} on: no --unsure", 2
-        )
+    refuse_unsure(chosen.run, chosen.unsure, model.threshold)
     top = None if several and not chosen.top else chosen.top or TOP
     if bad := write(predictions(model, files, top), sys.stdout, chosen.unsure, several):
         raise Refused(f"{bad} of {len(files)} files could not be read as an image")

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..console import complain
+from ..console import aligned, complain
 from ..errors import Refused, printable
 from .arguments import command_parser
 
@@ -119,9 +119,7 @@ def _lines(rows: Sequence[Row]) -> Iterator[str]:
         accuracies = [f"{value:.3f} [{low:.3f}, {high:.3f}]" for value, (low, high) in measured]
         speed = f"{row.images_per_second:,.0f}", f"{row.seconds:,.0f}"
         cells.append((row.name, *accuracies, f"{row.parameters / 1e6:.1f} M", f"{row.width:,}", *speed))
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for line in cells:
-        yield "  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
+    yield from aligned(cells)
     best, others = rows[0], rows[1:]
     near = [row.name for row in others if row.regression_interval[1] >= best.regression]
     yield f"accuracy and its 95 % interval on {best.images:,} training and validation images, each judged by others only"

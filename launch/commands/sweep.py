@@ -218,7 +218,7 @@ def cells_for(path: Path, combinations: Sequence[tuple[tuple[str, ...], str]], c
         asked, options = parse(recipe.main, flags, prog=f"oneloop sweep {path}")
         asked.configure(path.stem, options, precision)
         asked.code = code
-        asked.folder, asked.micro_batches, asked.config["data"], result, asked.white = asked.find_folder()
+        result = asked.take_folder(asked.find_folder())
         if asked.folder in cells:
             raise Refused(f"{name} and {cells[asked.folder].name} are the same run", 2)
         cells[asked.folder] = Cell(flags, name, asked.folder, stale=bool(result) and _stale(recipe.main, asked, options))

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from ..console import aligned
 from ..errors import Refused, printable
 from ..flag_checks import check_flags
 from ..old_names import flags_of_today
@@ -235,9 +236,8 @@ def _say(reached: list[Reached], epochs: int, launch: list[str]) -> None:
     for one in order:
         accuracy = "diverged" if one.accuracy is None else f"{one.accuracy:.4f}"
         rows.append((accuracy, str(one.epochs), " ".join(one.flags), str(one.cell.folder)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    for line in aligned(rows):
+        print(line)
     best = order[0]
     if best.epochs < epochs or best.accuracy is None:
         raise Refused("all configurations diverged: a smaller --lr is the usual cure", NON_FINITE)

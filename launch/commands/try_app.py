@@ -131,10 +131,7 @@ def _guarded(inner: ASGIApp, token: str) -> ASGIApp:
             await send(message)
 
         if scope["type"] == "http" and (status := _refusal(scope, token)):
-            text = {403: "only the page itself may ask", 404: "not found: the address is the one that oneloop try printed"}[
-                status
-            ]
-            return await PlainTextResponse(text, status)(scope, receive, send_with_headers)
+            return await PlainTextResponse(REFUSALS[status], status)(scope, receive, send_with_headers)
         await inner(scope, receive, send_with_headers)
 
     return guarded

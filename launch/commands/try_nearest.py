@@ -18,7 +18,7 @@ from ..data.disk_feed import DiskSplit
 from ..data.images import Images
 from ..data.store import decoded
 from ..errors import Refused
-from ..features.store import FeatureStore
+from ..features.store import FeatureStore, key_of
 from ..weights.tensors import weights, weights_sha256
 
 if TYPE_CHECKING:
@@ -120,6 +120,6 @@ def png(pixels: np.ndarray) -> bytes:
 def _keys(split: object) -> Iterator[bytes]:
     """What each image's features are kept under: 32 bytes, those of its content."""
     if isinstance(split, DiskSplit):
-        yield from (hashlib.sha256(image.sha256.encode()).digest() for image in split.images)
+        yield from (key_of(image.sha256) for image in split.images)
     else:
         yield from (hashlib.sha256(pixels.contiguous().numpy().data).digest() for pixels in split.pixels)  # type: ignore[attr-defined]

@@ -4,7 +4,6 @@ Nobody waits for anybody: each process looks before each block of images whether
 its own, and takes the others in an order of its own. What a kill interrupts goes on with the next block.
 """
 
-import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +22,7 @@ from ..data.feed import Augmented
 from ..data.images import Images
 from ..data.order import order
 from .backbone import Backbone
-from .store import FeatureStore
+from .store import FeatureStore, key_of
 
 SIDES = ("train", "validation", "test")
 BLOCK = 64  # images that are written at a time, and the most that a kill loses of each process
@@ -85,7 +84,7 @@ def with_features(
 def _keys(split: DiskSplit, views: Views, view: int | None, tried: str) -> list[bytes]:
     """What each image's features in this view are kept under; None: not augmented."""
     seen = "" if view is None else f" {views.name} {views.seed} {view} {tried}"
-    return [hashlib.sha256(f"{image.sha256}{seen}".encode()).digest() for image in split.images]
+    return [key_of(image.sha256, seen) for image in split.images]
 
 
 def _augmented(views: Views, view: int, split: DiskSplit | None) -> list[Augmented]:

@@ -8,6 +8,7 @@ A record is appended whole, and counts only if its checksum is right: whatever e
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import zlib
@@ -25,6 +26,11 @@ from ..files import write_atomically
 
 FORMAT = 1
 ALIGNED = 64  # bytes, of the first line
+
+
+def key_of(sha256: str, seen: str = "") -> bytes:
+    """What the features of an image are kept under, 32 bytes: by the digest of its content, and how it is `seen`."""
+    return hashlib.sha256(f"{sha256}{seen}".encode()).digest()
 
 
 class FeatureStore:

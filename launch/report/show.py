@@ -69,9 +69,8 @@ def _one(run: Running, net: nn.Module, logits: Tensor, images: Images, validatio
     """Write and draw what is known of images with one label each; returns the content of predictions.json."""
     temperature = 1.0
     if validation is not None:
-        temperature = calibration.temperature(
-            predictions.logits_of(run, net, validation), validation.labels.cpu()
-        )  # host-device sync
+        validated = predictions.logits_of(run, net, validation)
+        temperature = calibration.temperature(validated, validation.labels.cpu())  # host-device sync
     shown = summary(logits, images, temperature)
     predictions.write(run.folder, logits, images)
     plots.confusion(run.folder / "confusion.png", torch.tensor(shown["counts"]), images.classes)

@@ -239,7 +239,7 @@ def ours(folder: str, size: int, kind: str) -> image_loaders.Spent:
     from launch.data.order import order
     from launch.data.resize import rule_for
     from launch.data.store import clear
-    from launch.processes import keep_freed_memory
+    from launch.memory import keep_freed_memory
     from launch.sources.dataset_report import dataset_report  # noqa: F401 - imported before the clock starts
     from launch.sources.options import DataOptions
 
@@ -277,7 +277,7 @@ def trained(folder: str, size: int, steps: int = 6, batch: int = 16) -> float:
     from launch import sources
     from launch.data.augment import EpochRng, random_resized_crop
     from launch.data.resize import rule_for
-    from launch.processes import keep_freed_memory
+    from launch.memory import keep_freed_memory
     from launch.sources.options import DataOptions
 
     torch.set_num_threads(os.cpu_count() or 1)

@@ -4,7 +4,6 @@ Parallelism and precision are accelerate's business: they come from `accelerate 
 """
 
 import contextlib
-import ctypes
 import os
 import platform
 import signal
@@ -272,18 +271,3 @@ def end_with_launcher() -> None:
 
 def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep freed memory instead of giving each activation back to the system and faulting it in anew.
-
-    Measured on a 2-core CPU: a step of `Net` with 64 images takes about two thirds of the time, one of `FastNet` with 2,000,
-    whose activations take 100 MB and more each, three quarters. The most memory is 10 to 20 % more. Elsewhere a no-op.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        m_mmap_max, m_mmap_threshold, m_trim_threshold = -4, -3, -1
-        with contextlib.suppress(AttributeError, OSError):
-            libc = ctypes.CDLL(None)
-            libc.mallopt(m_mmap_max, 0)  # blocks above the largest threshold that there is, 32 MiB, stay, too
-            libc.mallopt(m_mmap_threshold, 32 << 20)
-            libc.mallopt(m_trim_threshold, 2**31 - 1)

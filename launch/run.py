@@ -24,6 +24,7 @@ from .errors import Finished, Refused, first_line, public_address
 from .files import write_atomically
 from .flag_checks import check_flags
 from .folder import RunFolder, check_data, find_folder, lock_folder, record_launch, same_data_beside
+from .memory import keep_freed_memory
 from .old_names import options_to_hash
 from .option_groups import apart
 from .processes import (
@@ -32,7 +33,6 @@ from .processes import (
     any_process,
     cores,
     end_with_launcher,
-    keep_freed_memory,
     set_timeout,
     use_deterministic_kernels,
 )

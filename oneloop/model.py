@@ -120,7 +120,7 @@ class Model:
 
     def read(self, images: "ImageLike | Iterable[ImageLike]", skip: bool = False) -> Iterator[Read]:
         """`images` in batches, which threads read while the net computes. Raises Refused (1) for a bad one, unless `skip`."""
-        for read in batches(_several(images), self.shape, self.rule, self.shape[0] * seen(self.about)[1] ** 2):
+        for read in batches(_several(images), self.shape, self.rule, self.device, self.shape[0] * seen(self.about)[1] ** 2):
             if read.unread and not skip:
                 place, why = next(iter(read.unread.items()))
                 raise Refused(why if why.startswith(os.sep) else f"image {place}: {why}")

@@ -174,7 +174,7 @@ def test_predict_takes_large_images_few_at_a_time(trained_runs, oneloop, tmp_pat
     model = load(tmp_path / "run", recipe=tmp_path / "large.py")
     model.net.register_forward_pre_hook(lambda _net, images: seen.append(images[0].shape))
     assert len(model.predict(sorted(tmp_path.glob("*.png")))) == 4
-    assert seen == [(2, 1, 2048, 4096)] * 2
+    assert seen == [(1, 1, 2048, 4096)] * 4
 
 
 def test_predict_takes_any_image(trained_runs, oneloop, tmp_path):

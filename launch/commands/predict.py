@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from ..console import progress
 from ..errors import Refused, printable
+from ..memory import keep_freed_memory
 from ..sources.folder import entries, is_image, kind_of
 from .arguments import add_confidence, add_trained_net, check_confidence, command_parser, refuse_unsure
 
@@ -42,6 +43,7 @@ def main(args: Sequence[str]) -> None:
         raise Refused(f"--top must be at least 1, got {chosen.top}", 2)
     check_confidence(chosen.unsure)
     files = [file for place in chosen.images for file in (images_in(place) if place.is_dir() else [place])]
+    keep_freed_memory()
     import oneloop
 
     model = oneloop.load(chosen.run, weights=chosen.weights, recipe=chosen.recipe, tta=chosen.tta)

@@ -1,15 +1,17 @@
-"""Modules that are imported when they are needed: the names of a package (PEP 562), and torch, which no help screen needs."""
+"""Modules that are imported when they are needed: names of a package (PEP 562), torch's compiler, torch for a help screen."""
 
+import contextlib
 import importlib
 import importlib.abc
 import importlib.machinery
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
 HEAVY = "accelerate", "datasets", "matplotlib", "safetensors", "timm", "torch", "torchvision"
+COMPILER = "torch._dynamo.utils"
 REAL = "ONELOOP_HELP_WITH_TORCH"  # set in the environment where a help screen turned out to need what it stands for
 
 
@@ -23,6 +25,34 @@ def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
         return getattr(importlib.import_module(f".{places[name]}", package), name)
 
     return get
+
+
+@contextlib.contextmanager
+def without_compiler() -> Iterator[None]:
+    """Context manager: torchvision, imported within, leaves torch's compiler alone until one of its operators asks about it.
+
+    `torchvision.ops` imports it for one function, which its operators for boxes call: 1 s and 150 MiB for a net that has none.
+    """
+    if {COMPILER, "torchvision"} & sys.modules.keys():
+        yield
+        return
+
+    def real(name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if sys.modules.get(COMPILER) is stand_in:
+            del sys.modules[COMPILER]
+        return getattr(importlib.import_module(COMPILER), name)
+
+    stand_in: Any = ModuleType(COMPILER)
+    stand_in.__getattr__ = real  # whatever else of it is wanted
+    stand_in.is_compile_supported = lambda device: real("is_compile_supported")(device)
+    sys.modules[COMPILER] = stand_in
+    try:
+        yield
+    finally:
+        if sys.modules.get(COMPILER) is stand_in:
+            del sys.modules[COMPILER]
 
 
 # -------------------------------------------------------------------------------------------------- a help screen without torch

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from launch.lazy import without_compiler
+
 TIMM = "timm/"
 PLAIN = ("cifar2", "residual", "mnist", "fast", "nin")  # of nets/, with torch alone: torchvision takes as long to import as torch
 
@@ -23,7 +25,8 @@ def build(name: str, shape: Sequence[int], num_classes: int) -> nn.Module | None
         known = timm.is_model(name.removeprefix(TIMM))  # and nothing like hf-hub:OWNER/NAME, which timm would fetch
         return timm_net(name.removeprefix(TIMM), num_classes, shape[1]) if known else None
     for module in (*PLAIN, "small"):
-        found = getattr(importlib.import_module(f"nets.{module}"), name, None)
+        with without_compiler():
+            found = getattr(importlib.import_module(f"nets.{module}"), name, None)
         if inspect.isclass(found) and issubclass(found, nn.Module):
             takes = inspect.signature(found).parameters
             options = {"in_channels": shape[0], "num_classes": num_classes}

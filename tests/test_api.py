@@ -85,6 +85,24 @@ print([name for name in ("accelerate", "wandb", "datasets", "torchvision", "laun
     assert done.stdout.splitlines()[1] == "[]"
 
 
+def test_predict_of_a_file_imports_neither_torch_s_compiler_nor_rich(trained_runs, files):
+    """Nor does a net of torchvision, whose operators for boxes import the compiler when they first ask for it: the control."""
+    code = f"""
+import sys, torch
+from launch.commands import main
+from oneloop import by_name
+main(["predict", {str(trained_runs / "birds")!r}, {str(files[0])!r}, "--top", "1"])
+there = lambda: [name for name in ("torch._dynamo", "sympy", "accelerate", "rich", "matplotlib") if name in sys.modules]
+print(there())
+print(type(by_name.build("resnet18", (3, 64, 64), 2)).__module__, there())
+asked = sys.modules["torchvision.ops.roi_align"].is_compile_supported("cpu")
+from torch._dynamo.utils import is_compile_supported
+print(asked == is_compile_supported("cpu"), there()[:1])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.splitlines()[2:] == ["[]", "torchvision.models.resnet []", "True ['torch._dynamo']"]
+
+
 def test_a_net_that_computes_something_else_now_is_refused(birds, files, monkeypatch, trained_runs):
     """The weights fit, but the class was edited. Control: a run without a probe, of an older version, takes it."""
 
@@ -170,6 +188,14 @@ def test_only_a_few_batches_are_ahead_however_many_images_there_are(model, files
         assert all(place % 13 == 12 for place in read.unread)
     reads.close()
     assert next(taken) <= (count + file_feed.AHEAD + 1) * file_feed.BATCH + 1
+
+
+def test_a_batch_on_a_cpu_is_16_images_of_224_pixels(files):
+    """What a net computes from more of them takes more memory and no less time. A GPU takes 64."""
+    for device, shape, count in (("cpu", (3, 224, 224), 16), ("cpu", (3, 32, 32), 64), ("cuda", (3, 224, 224), 64)):
+        reads = file_feed.batches(itertools.cycle(files), shape, None, torch.device(device))
+        assert len(next(reads).pixels) == count
+        reads.close()
 
 
 @pytest.mark.parametrize("form", ["--csv", "--json"])

@@ -12,10 +12,12 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import ROOT
-from PIL import Image
+from PIL import Image, ImageOps
 from trained import claimed, train_here
 
+from launch.data.file_feed import batches
 from launch.data.image_file import read_image
+from launch.data.resize import ResizeRule, reduced_size
 from launch.report import runs
 from launch.sources.folder import class_folders, entries
 from launch.trained import rebuild
@@ -143,6 +145,40 @@ def test_an_image_is_resized_by_torch(mode, size, tmp_path):
     assert torch.equal(found, expected)
     exact = torch.nn.functional.interpolate(whole.double(), (8, 6), mode="bilinear", antialias=True)[0]
     assert (found - exact).abs().max() <= 1.5  # rounded twice
+
+
+def test_pixels_are_those_that_pillow_decodes_and_torch_resizes(tmp_path):
+    """The central square of each kind of file, to the bit."""
+    random, rule = np.random.default_rng(0), ResizeRule(size=32, cache_size=64)
+    image = Image.fromarray(random.integers(0, 256, (12, 15, 3), dtype=np.uint8)).resize((100, 80), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    kinds = {
+        "a.jpg": (image, {}),
+        "turned.jpg": (image, {"exif": exif}),
+        "grey.jpg": (image.convert("L"), {}),
+        "cmyk.jpg": (image.convert("CMYK"), {}),
+        "small.jpg": (image.resize((90, 60)), {}),
+        "a.png": (image, {}),
+        "grey.png": (image.convert("L"), {}),
+    }
+
+    def resize(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        return torch.nn.functional.interpolate(pixels[None], (height, width), mode="bilinear", antialias=True)[0]
+
+    for name, (kind, options) in kinds.items():
+        kind.save(tmp_path / name, **options)
+    read = next(batches([tmp_path / name for name in kinds], (3, 32, 32), rule, torch.device("cpu")))
+    assert (read.places, read.unread) == ([*range(len(kinds))], {})
+    for name, seen in zip(kinds, read.pixels, strict=True):
+        opened = ImageOps.exif_transpose(Image.open(tmp_path / name)).convert("RGB")
+        pixels = torch.from_numpy(np.array(opened)).permute(2, 0, 1).contiguous()
+        width, height = reduced_size(*opened.size, rule)
+        pixels = pixels if (height, width) == pixels.shape[1:] else resize(pixels, height, width)
+        side = round(min(width, height) * 7 / 8)
+        top, left = (height - side) // 2, (width - side) // 2
+        expected = resize(pixels[:, top : top + side, left : left + side].contiguous(), 32, 32)
+        assert torch.equal(seen, expected), name
 
 
 def test_predict_takes_every_file(trained_runs, oneloop, tmp_path):

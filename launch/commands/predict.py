@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from ..console import progress
 from ..errors import Refused, printable
-from ..memory import keep_freed_memory
+from ..memory import keep_freed_memory, nothing_is_garbage
 from ..sources.folder import entries, is_image, kind_of
 from .arguments import add_confidence, add_trained_net, check_confidence, command_parser, refuse_unsure
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from oneloop import Model, Prediction
 
 TOP = 3  # classes of an image
+TERMINAL = {"FORCE_COLOR", "TTY_COMPATIBLE"}  # set where rich may see a terminal in what is none
 Rows = list[tuple[Path, "Prediction"]]
 
 
@@ -44,9 +46,10 @@ def main(args: Sequence[str]) -> None:
     check_confidence(chosen.unsure)
     files = [file for place in chosen.images for file in (images_in(place) if place.is_dir() else [place])]
     keep_freed_memory()
-    import oneloop
+    with nothing_is_garbage():
+        import oneloop
 
-    model = oneloop.load(chosen.run, weights=chosen.weights, recipe=chosen.recipe, tta=chosen.tta)
+        model = oneloop.load(chosen.run, weights=chosen.weights, recipe=chosen.recipe, tta=chosen.tta)
     write, several = _json if chosen.json else _writer(plain=chosen.csv), model.threshold is not None
     refuse_unsure(chosen.run, chosen.unsure, model.threshold)
     top = None if several and not chosen.top else chosen.top or TOP
@@ -105,9 +108,11 @@ def _json(batches: Iterator[tuple[Rows, int]], out: TextIO, unsure: float, sever
 
 def _writer(plain: bool) -> Callable[[Iterator[tuple[Rows, int]], TextIO, float, bool], int]:
     """What writes tables on a terminal, else CSV."""
+    if plain or not (sys.stdout.isatty() or TERMINAL & os.environ.keys()):
+        return _csv  # 0.2 s sooner
     from rich.console import Console
 
-    return _csv if plain or not Console().is_terminal else _tables
+    return _tables if Console().is_terminal else _csv
 
 
 def _csv(batches: Iterator[tuple[Rows, int]], out: TextIO, unsure: float, several: bool) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..console import progress
 from ..errors import Refused, printable
+from ..memory import keep_freed_memory
 from ..report.runs import Record, measure_of, model_selection_split, read_metrics, read_result
 from ..sources.options import DataOptions
 from ..trained import WORDS, Trained, described, find_run, rebuild
@@ -55,6 +56,7 @@ def main(args: Sequence[str]) -> None:
     add_data_options(parser, *OPTIONS)
     chosen = parser.parse_args(args)
     check_confidence(chosen.unsure)
+    keep_freed_memory()
 
     import torch
 

@@ -190,12 +190,15 @@ def test_only_a_few_batches_are_ahead_however_many_images_there_are(model, files
     assert next(taken) <= (count + file_feed.AHEAD + 1) * file_feed.BATCH + 1
 
 
-def test_a_batch_on_a_cpu_is_16_images_of_224_pixels(files):
+@pytest.mark.parametrize(
+    ("device", "threads", "size", "count"), [("cpu", 2, 224, 16), ("cpu", 16, 224, 64), ("cpu", 2, 32, 64), ("cuda", 2, 224, 64)]
+)
+def test_a_batch_on_a_cpu_has_8_images_of_224_pixels_for_each_thread(files, monkeypatch, device, threads, size, count):
     """What a net computes from more of them takes more memory and no less time. A GPU takes 64."""
-    for device, shape, count in (("cpu", (3, 224, 224), 16), ("cpu", (3, 32, 32), 64), ("cuda", (3, 224, 224), 64)):
-        reads = file_feed.batches(itertools.cycle(files), shape, None, torch.device(device))
-        assert len(next(reads).pixels) == count
-        reads.close()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    reads = file_feed.batches(itertools.cycle(files), (3, size, size), None, torch.device(device))
+    assert len(next(reads).pixels) == count
+    reads.close()
 
 
 @pytest.mark.parametrize("form", ["--csv", "--json"])

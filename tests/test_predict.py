@@ -199,7 +199,7 @@ def test_predict_takes_every_file(trained_runs, oneloop, tmp_path):
         assert float(row["probability"]) == pytest.approx(float(expected["probability"]), abs=1e-5)
 
 
-def test_predict_takes_large_images_few_at_a_time(trained_runs, oneloop, tmp_path):
+def test_predict_takes_large_images_few_at_a_time(trained_runs, tmp_path, monkeypatch):
     """Four images of (1, 2048, 4096) are never all in memory at once."""
     seen = []
     (tmp_path / "large.py").write_text(LARGE)
@@ -208,6 +208,7 @@ def test_predict_takes_large_images_few_at_a_time(trained_runs, oneloop, tmp_pat
         shutil.copy(image, tmp_path / f"{number}.png")
     train_here(tmp_path / "large.py", "--out", tmp_path / "run")
     model = load(tmp_path / "run", recipe=tmp_path / "large.py")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     model.net.register_forward_pre_hook(lambda _net, images: seen.append(images[0].shape))
     assert len(model.predict(sorted(tmp_path.glob("*.png")))) == 4
     assert seen == [(1, 1, 2048, 4096)] * 4

@@ -21,7 +21,7 @@ from .resize import ResizeRule
 
 BATCH = 64  # images, fewer if they are large
 VALUES = 1 << 24  # pixel values in a batch, at most
-ON_CPU = 16 * 3 * 224**2  # the same there: no slower, and what the net computes from them takes a quarter of the memory
+A_THREAD = 8 * 3 * 224**2  # the same on a CPU, for each thread: more are no faster, and the net needs memory for each of them
 AHEAD = 2  # batches that are read while one is computed
 
 
@@ -40,9 +40,9 @@ def batches(
 
     `largest` is the number of pixel values of an image inside the net, if it is more than that of `shape`.
     """
-    values = ON_CPU if device.type == "cpu" else VALUES
-    count = min(BATCH, max(values // max(math.prod(shape), largest), 1))
     threads, numbered, coming = torch.get_num_threads(), enumerate(images), deque[list[tuple[int, Future[Tensor]]]]()
+    values = min(A_THREAD * threads, VALUES) if device.type == "cpu" else VALUES
+    count = min(BATCH, max(values // max(math.prod(shape), largest), 1))
     # One thread of torch's own in each of them: more would be in each other's way.
     pool = ThreadPoolExecutor(threads, "images", torch.set_num_threads, (1,))
     read = partial(_read, shape=shape, rule=rule)

@@ -32,13 +32,13 @@ EVERY = [  # height and width of a view, and of what is made of it: reduced, enl
 ]  # fmt: skip
 
 
-@pytest.fixture(params=["avx2", "portable"])
+@pytest.fixture(params=[2, 1, 0], ids=["avx512", "avx2", "portable"])
 def code(request, tmp_path, monkeypatch):
-    """The native code, as it is for this CPU, and as it is for one without AVX2."""
+    """The native code, as it is for this CPU, and as it is for one without AVX-512, or without AVX2."""
     if not native._compiler():
         pytest.skip("no C compiler")
     monkeypatch.setenv("ONELOOP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, *(["-DPORTABLE"] if request.param == "portable" else [])))
+    monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, f"-DVECTORS={request.param}"))
     native.library.cache_clear()
     yield native.library()
     native.library.cache_clear()

@@ -9,14 +9,25 @@
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__x86_64__) && !defined(PORTABLE)
+#ifndef VECTORS /* the widest instructions that are used, where the CPU has them: 0 none, 1 AVX2, 2 AVX-512 with VBMI and VNNI */
+#define VECTORS 2
+#endif
+#ifndef __x86_64__
+#undef VECTORS
+#define VECTORS 0
+#endif
+#if VECTORS
 #include <immintrin.h>
 #define AVX2 __attribute__((target("avx2")))
+#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vbmi,avx512vnni")))
 #endif
 
 #define CHANNELS 3
 #define ROWS 4   /* that are resized at a time, for the weights to be loaded once */
-#define SLACK 32 /* bytes that may be read beyond what is needed, and are multiplied by 0 */
+#define SLACK 64 /* bytes that may be read beyond what is needed, and are multiplied by 0 */
+#define BLOCK 5  /* outputs of a row that AVX-512 makes at a time: their values fill 15 of 16 lanes */
+#define WIDE 64  /* bytes of a vector of AVX-512 */
+#define LARGE (128 << 10) /* bytes of an output: a batch of such ones would only push out of the caches what is needed next */
 
 /* How one side is resized: output i is the sum of `taps` inputs from first[i] on, times weights[i * taps + ...], >> precision. */
 typedef struct {
@@ -116,7 +127,7 @@ static void along_columns(const uint8_t *rows, int64_t stride, const int16_t *we
     }
 }
 
-#if defined(__x86_64__) && !defined(PORTABLE)
+#if VECTORS
 /* The same for ROWS rows. May read SLACK bytes beyond each of them, and writes one byte too many. */
 AVX2 static void along_row_avx2(const uint8_t *row, int64_t stride, const Side *side, int64_t size, int mirrored, uint8_t *out,
                                 int64_t out_stride) {
@@ -147,9 +158,9 @@ AVX2 static void along_row_avx2(const uint8_t *row, int64_t stride, const Side *
     }
 }
 
-/* As many values as are a multiple of 16. Returns their number. */
+/* As many values as are a multiple of 16, written past the caches if so wished. Returns their number. */
 AVX2 static int64_t along_columns_avx2(const uint8_t *rows, int64_t stride, const int16_t *weights, int taps, int precision,
-                                       int64_t bytes, const float *scale, const float *shift, void *out) {
+                                       int64_t bytes, const float *scale, const float *shift, int past, void *out) {
     const __m256i half = _mm256_set1_epi32(1 << (precision - 1)), most = _mm256_set1_epi32(255);
     const __m128i by = _mm_cvtsi32_si128(precision);
     int64_t i = 0;
@@ -168,10 +179,17 @@ AVX2 static int64_t along_columns_avx2(const uint8_t *rows, int64_t stride, cons
         high = _mm256_min_epi32(_mm256_sra_epi32(high, by), most);
         if (scale) {
             float *to = (float *)out + i;
-            __m256 values = _mm256_mul_ps(_mm256_cvtepi32_ps(low), _mm256_loadu_ps(scale + i));
-            _mm256_storeu_ps(to, _mm256_add_ps(values, _mm256_loadu_ps(shift + i)));
-            values = _mm256_mul_ps(_mm256_cvtepi32_ps(high), _mm256_loadu_ps(scale + i + 8));
-            _mm256_storeu_ps(to + 8, _mm256_add_ps(values, _mm256_loadu_ps(shift + i + 8)));
+            __m256 first = _mm256_mul_ps(_mm256_cvtepi32_ps(low), _mm256_loadu_ps(scale + i));
+            __m256 second = _mm256_mul_ps(_mm256_cvtepi32_ps(high), _mm256_loadu_ps(scale + i + 8));
+            first = _mm256_add_ps(first, _mm256_loadu_ps(shift + i));
+            second = _mm256_add_ps(second, _mm256_loadu_ps(shift + i + 8));
+            if (past) {
+                _mm256_stream_ps(to, first);
+                _mm256_stream_ps(to + 8, second);
+            } else {
+                _mm256_storeu_ps(to, first);
+                _mm256_storeu_ps(to + 8, second);
+            }
         } else {
             __m256i both = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xD8);
             __m128i packed = _mm_packus_epi16(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
@@ -180,15 +198,119 @@ AVX2 static int64_t along_columns_avx2(const uint8_t *rows, int64_t stride, cons
     }
     return i;
 }
+
+/* A table for along_row_avx512: of each block the byte of a row from which it is made, in WIDE bytes of their own; which of the WIDE
+   bytes from there on belong to each lane; the weights of each 2 taps. Returns NULL if some block needs more bytes, or memory is
+   out: AVX2 needs no table. */
+static uint8_t *blocks(const Side *side, int64_t size, int mirrored) {
+    int64_t pairs = side->taps / 2, bytes = (2 + pairs) * WIDE, count = (size + BLOCK - 1) / BLOCK;
+    uint8_t *table = calloc(count, bytes);
+    for (int64_t at = 0; table && at < size; at++) {
+        int64_t lane = at % BLOCK * CHANNELS, last = at - at % BLOCK + BLOCK - 1, i = mirrored ? size - 1 - at : at;
+        last = last < size ? last : size - 1;
+        int64_t from = side->first[mirrored ? size - 1 - last : at - at % BLOCK] * CHANNELS;
+        int64_t first = side->first[i] * CHANNELS - from; /* of its bytes, the first one */
+        uint8_t *block = table + at / BLOCK * bytes;
+        if (first + 2 * CHANNELS > WIDE) {
+            free(table);
+            return NULL;
+        }
+        memcpy(block, &from, sizeof(from));
+        for (int c = 0; c < CHANNELS; c++) {
+            block[WIDE + (lane + c) * 4] = (uint8_t)(first + c);
+            block[WIDE + (lane + c) * 4 + 2] = (uint8_t)(first + c + CHANNELS);
+            for (int64_t pair = 0; pair < pairs; pair++)
+                memcpy(block + (2 + pair) * WIDE + (lane + c) * 4, side->weights + i * side->taps + 2 * pair, 4);
+        }
+    }
+    return table;
+}
+
+/* As along_row_avx2, but writes up to 16 bytes too many. */
+AVX512 static void along_row_avx512(const uint8_t *row, int64_t stride, const uint8_t *table, const Side *side, int64_t size,
+                                    uint8_t *out, int64_t out_stride) {
+    const __m512i half = _mm512_set1_epi32(1 << (side->precision - 1));
+    const __m128i precision = _mm_cvtsi32_si128(side->precision);
+    const __mmask64 in_16_bits = 0x5555555555555555;
+    for (int64_t at = 0; at < size; at += BLOCK, table += (2 + side->taps / 2) * WIDE) {
+        __m512i sums[ROWS] = {half, half, half, half}, bytes = _mm512_loadu_si512(table + WIDE);
+        int64_t from;
+        memcpy(&from, table, sizeof(from));
+        for (int pair = 0; pair < side->taps / 2; pair++, from += 2 * CHANNELS) {
+            __m512i weights = _mm512_loadu_si512(table + (2 + pair) * WIDE);
+            for (int r = 0; r < ROWS; r++) {
+                __m512i values = _mm512_maskz_permutexvar_epi8(in_16_bits, bytes, _mm512_loadu_si512(row + r * stride + from));
+                sums[r] = _mm512_dpwssd_epi32(sums[r], values, weights);
+            }
+        }
+        for (int r = 0; r < ROWS; r++)
+            _mm_storeu_si128((__m128i *)(out + r * out_stride + at * CHANNELS),
+                             _mm512_cvtusepi32_epi8(_mm512_sra_epi32(sums[r], precision)));
+    }
+}
+
+/* As along_columns_avx2, a multiple of 32. */
+AVX512 static int64_t along_columns_avx512(const uint8_t *rows, int64_t stride, const int16_t *weights, int taps, int precision,
+                                           int64_t bytes, const float *scale, const float *shift, int past, void *out) {
+    const __m512i half = _mm512_set1_epi32(1 << (precision - 1)), most = _mm512_set1_epi32(255);
+    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i pairs = _mm512_or_si512(lanes, _mm512_slli_epi32(_mm512_add_epi32(lanes, _mm512_set1_epi32(32)), 16));
+    const __m512i both[2] = {pairs, _mm512_add_epi32(pairs, _mm512_set1_epi32(16 << 16 | 16))};
+    const __m128i by = _mm_cvtsi32_si128(precision);
+    const __mmask64 in_16_bits = 0x5555555555555555;
+    int64_t i = 0;
+    for (; i + 32 <= bytes; i += 32) {
+        __m512i sums[2] = {half, half};
+        for (int k = 0; k < taps; k += 2) {
+            int32_t two;
+            memcpy(&two, weights + k, 4);
+            __m256i a = _mm256_loadu_si256((const __m256i *)(rows + k * stride + i));
+            __m256i b = _mm256_loadu_si256((const __m256i *)(rows + (k + 1) * stride + i));
+            __m512i of_rows = _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1);
+            for (int n = 0; n < 2; n++)
+                sums[n] = _mm512_dpwssd_epi32(sums[n], _mm512_maskz_permutexvar_epi8(in_16_bits, both[n], of_rows),
+                                              _mm512_set1_epi32(two));
+        }
+        for (int n = 0; n < 2; n++) {
+            int64_t to = i + 16 * n;
+            __m512i values = _mm512_min_epi32(_mm512_sra_epi32(sums[n], by), most);
+            if (scale) {
+                __m512 normalised = _mm512_mul_ps(_mm512_cvtepi32_ps(values), _mm512_loadu_ps(scale + to));
+                normalised = _mm512_add_ps(normalised, _mm512_loadu_ps(shift + to));
+                if (past)
+                    _mm512_stream_ps((float *)out + to, normalised);
+                else
+                    _mm512_storeu_ps((float *)out + to, normalised);
+            } else
+                _mm_storeu_si128((__m128i *)((uint8_t *)out + to), _mm512_cvtusepi32_epi8(values));
+        }
+    }
+    return i;
+}
+
+/* As VECTORS, for this CPU. */
+static int vectors(void) {
+    if (VECTORS > 1 && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni") &&
+        __builtin_cpu_supports("avx512bw"))
+        return 2;
+    return __builtin_cpu_supports("avx2") ? 1 : 0;
+}
 #endif
 
 /* Rows of a part that are resized along themselves wait in a buffer until the last output that needs them. */
 static int64_t buffered(const Side *columns) { return 2 * columns->taps + 2 * ROWS; }
 
-/* One part -> (out_height, out_width, 3), by way of `buffer`, for buffered(columns) rows of out_width * 3 + SLACK bytes. */
-static void resize(const Part *part, const Side *rows, const Side *columns, int64_t out_height, int64_t out_width,
-                   const float *scale, const float *shift, uint8_t *buffer, uint8_t *out) {
+/* Bytes that are read of a row of the part. */
+static int64_t readable(const Part *part, const Side *rows) { return (part->width + rows->taps) * CHANNELS + SLACK; }
+
+/* One part -> (out_height, out_width, 3), by way of `buffer`, for buffered(columns) rows of out_width * 3 + SLACK bytes, and `last`
+   for ROWS of `readable` bytes: the last rows of an image go there, as nothing may be read beyond it. */
+static void resize(const Part *part, const Side *rows, const Side *columns, const uint8_t *table, int64_t out_height,
+                   int64_t out_width, const float *scale, const float *shift, uint8_t *buffer, uint8_t *last, uint8_t *out) {
     int64_t bytes = out_width * CHANNELS, stride = bytes + SLACK, base = 0, done = 0; /* the buffer has rows from base to done */
+#if VECTORS
+    const int wide = vectors();
+#endif
     for (int64_t y = 0; y < out_height; y++) {
         int64_t first = columns->first[y], needed = first + columns->taps, begin = 0;
         const int16_t *weights = columns->weights + y * columns->taps;
@@ -200,10 +322,19 @@ static void resize(const Part *part, const Side *rows, const Side *columns, int6
         while (done < needed) {
             const uint8_t *from = part->pixels + done * part->stride;
             uint8_t *to = buffer + (done - base) * stride;
-#if defined(__x86_64__) && !defined(PORTABLE)
-            if (__builtin_cpu_supports("avx2") && done + ROWS <= part->height &&
-                from + (ROWS - 1) * part->stride + (part->width + rows->taps) * CHANNELS + SLACK <= part->end) {
-                along_row_avx2(from, part->stride, rows, out_width, (int)part->mirrored, to, stride);
+#if VECTORS
+            if (wide) {
+                int64_t step = part->stride;
+                if (from + (ROWS - 1) * step + readable(part, rows) > part->end) {
+                    for (int64_t r = 0; r < ROWS && done + r < part->height; r++)
+                        memcpy(last + r * readable(part, rows), from + r * step, part->width * CHANNELS);
+                    from = last;
+                    step = readable(part, rows);
+                }
+                if (table)
+                    along_row_avx512(from, step, table, rows, out_width, to, stride);
+                else
+                    along_row_avx2(from, step, rows, out_width, (int)part->mirrored, to, stride);
                 done += ROWS;
                 continue;
             }
@@ -213,9 +344,12 @@ static void resize(const Part *part, const Side *rows, const Side *columns, int6
         }
         const uint8_t *from = buffer + (first - base) * stride;
         void *to = out + y * bytes * (scale ? sizeof(float) : 1);
-#if defined(__x86_64__) && !defined(PORTABLE)
-        if (__builtin_cpu_supports("avx2"))
-            begin = along_columns_avx2(from, stride, weights, columns->taps, columns->precision, bytes, scale, shift, to);
+#if VECTORS
+        int past = out_height * bytes * (int64_t)sizeof(float) >= LARGE && (uintptr_t)to % WIDE == 0;
+        if (wide > 1)
+            begin = along_columns_avx512(from, stride, weights, columns->taps, columns->precision, bytes, scale, shift, past, to);
+        else if (wide)
+            begin = along_columns_avx2(from, stride, weights, columns->taps, columns->precision, bytes, scale, shift, past, to);
 #endif
         along_columns(from, stride, weights, columns->taps, columns->precision, begin, bytes, scale, shift, to);
     }
@@ -229,16 +363,25 @@ int oneloop_resize(const Part *parts, int64_t count, int64_t out_height, int64_t
     int64_t bytes = out_height * out_width * CHANNELS * (scale ? (int64_t)sizeof(float) : 1);
     for (int64_t n = 0; n < count; n++) {
         Side rows = {0}, columns = {0};
-        uint8_t *buffer = NULL;
+        uint8_t *buffer = NULL, *last = NULL, *table = NULL;
         int failed = prepare(&rows, parts[n].width, out_width) || prepare(&columns, parts[n].height, out_height) ||
-                     !(buffer = calloc(buffered(&columns), out_width * CHANNELS + SLACK));
+                     !(buffer = calloc(buffered(&columns), out_width * CHANNELS + SLACK)) ||
+                     !(last = calloc(ROWS, readable(&parts[n], &rows)));
+#if VECTORS
+        table = !failed && vectors() > 1 ? blocks(&rows, out_width, (int)parts[n].mirrored) : NULL;
+#endif
         if (!failed)
-            resize(&parts[n], &rows, &columns, out_height, out_width, scale, shift, buffer, (uint8_t *)out + n * bytes);
+            resize(&parts[n], &rows, &columns, table, out_height, out_width, scale, shift, buffer, last, (uint8_t *)out + n * bytes);
+        free(table);
+        free(last);
         free(buffer);
         release(&rows);
         release(&columns);
         if (failed)
             return -1;
     }
+#if VECTORS
+    _mm_sfence(); /* what was written past the caches is there for other threads */
+#endif
     return 0;
 }

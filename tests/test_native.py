@@ -60,7 +60,8 @@ def test_a_view_has_torchs_bits(code, monkeypatch):
         views[2] = 300 - height, 400 - width, height, width, 1  # the last pixels that there are
         normalise = Normaliser((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), wide, torch.device("cpu"))
         for dtype, factors in ((torch.uint8, None), (torch.float32, normalise)):
-            found, expected = (torch.full((3, tall, wide, 3), 99, dtype=dtype).numpy() for _ in range(2))  # aligned, as batches are
+            batches = (torch.full((3, tall, wide, 3), 99, dtype=dtype) for _ in range(2))  # aligned, as a feed's are
+            found, expected = (batch.numpy() for batch in batches)
             viewed([NOISE] * 3, views, found, factors)
             without(monkeypatch, lambda: viewed([NOISE] * 3, views, expected, factors))  # noqa: B023
             assert found.tobytes() == expected.tobytes(), (views, tall, wide)

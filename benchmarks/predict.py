@@ -72,13 +72,11 @@ def main(
                 for way in [*ways][:: -1 if number % 2 else 1]:
                     for what in ("folder", "one"):
                         environment = os.environ | {"PYTHONPATH": str(against if way == "there" else ROOT)}
-                        found = command([*ways[way], f"{place}/{what}"], environment)
-                        spent.setdefault((what, way), []).append(found)
+                        spent.setdefault((what, way), []).append(command([*ways[way], f"{place}/{what}"], environment))
             result[net] = figures(spent, count, [*ways][1:])
             if not json:
                 show(net, result[net], count)
-    if json:
-        print(dumps(result, indent=1))
+    print(dumps(result, indent=1) if json else "")
 
 
 def ours(root: Path, place: str, net: str) -> list[str]:
@@ -135,9 +133,9 @@ def plain(name: str, folder: str) -> None:
     """The plain loop."""
     from torchvision import datasets, models, transforms
 
-    steps = [transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor()]
     normalise = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    data = datasets.ImageFolder(folder, transforms.Compose([*steps, normalise]))
+    steps = [transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor(), normalise]
+    data = datasets.ImageFolder(folder, transforms.Compose(steps))
     net = models.get_model(name, num_classes=2).eval()
     with torch.inference_mode():
         for pixels, _ in torch.utils.data.DataLoader(data, 64, num_workers=os.cpu_count() or 1):

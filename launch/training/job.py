@@ -204,8 +204,8 @@ class Job:
         state = self.state
         evals = [self._event("eval") | {"split": split} | result for split, result in results.items()]
         self.record.write(self._train_line(reading), *evals)
-        all_measured = results.get("train", {}).get("count") == self.samples  # see evaluate._feed_of
-        shown = {name if all_measured or name != "train" else f"train ({of['count']:,} images)": of for name, of in results.items()}
+        whole = results.get("train", {}).get("count") == self.samples  # see evaluate._feed_of
+        shown = {name if whole or name != "train" else f"train ({of['count']:,} images)": of for name, of in results.items()}
         title = f"epoch {state.epochs + 1:>{len(str(self.plan.epochs))}}/{self.plan.epochs}"
         self.record.epoch(title, reading.loss, reading.images_per_second, shown)
         self.meter.reset()

@@ -3,8 +3,8 @@
     python benchmarks/train_wall.py --photos photos/ --timm TRAIN.PY --against CHECKOUT
 
 1,000 distinct JPEG files of 500x375, 800 to train and 200 to evaluate after each of two epochs, in batches of 32 at 128 pixels:
-random resized crops, mirrored or not, AdamW, no pretrained weights, two workers. Each way is a process of its own, in turns; a ratio
-of times is the median of the rounds'. timm is installed, its train.py comes from its repository.
+random resized crops, mirrored or not, AdamW, no pretrained weights, two workers. Each way is a process of its own, in turns;
+ratios of times are medians over the rounds. timm is installed, its train.py comes from its repository.
 
     new         recipes/custom.py, nothing known of the files
     known       the same again: the files are examined and stored

@@ -30,6 +30,7 @@ import tyro
 SIZE, BATCH, EPOCHS = 128, 32, 2
 OURS = ("new", "known")
 WALL, MEMORY = 1.12, 1.05  # aimed at: so many times as fast as timm at least, so much of the plain loop's memory at most
+RECIPES = "custom", "pictures"  # its name today, and in version 0.2
 RECIPE = f"--net resnet18 --mode scratch --size {SIZE} --epochs {EPOCHS} --batch {BATCH} --lr 1e-3 --fresh"
 TIMM = (
     f"--model resnet18 --num-classes 2 --img-size {SIZE} --epochs {EPOCHS} -b {BATCH} --train-split train --val-split val -j 2 "
@@ -69,8 +70,9 @@ def main(
         write(Path(root), count, photos)
         ways = {}
         for where, checkout in {"": Path(__file__).parents[1], " there": against}.items():
-            recipe = f"{checkout}/recipes/custom.py --data {root}/set --out {root}/run {RECIPE}"
-            ways |= {f"{way}{where}": recipe.split() for way in OURS if checkout}
+            for script in [path for name in RECIPES if checkout and (path := checkout.resolve() / f"recipes/{name}.py").exists()]:
+                recipe = f"{script} --data {root}/set --out {root}/run {RECIPE}"
+                ways |= {f"{way}{where}": recipe.split() for way in OURS}
         if timm:
             ways["timm"] = f"{timm.resolve()} --data-dir {root}/set --output {root}/timm {TIMM}".split()
             ways["timm, channels last"] = [*ways["timm"], "--channels-last"]

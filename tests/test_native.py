@@ -32,13 +32,13 @@ EVERY = [  # height and width of a view, and of what is made of it: reduced, enl
 ]  # fmt: skip
 
 
-@pytest.fixture(params=["avx2", "portable"])
+@pytest.fixture(params=[2, 1, 0], ids=["avx512", "avx2", "portable"])
 def code(request, tmp_path, monkeypatch):
-    """The native code, as it is for this CPU, and as it is for one without AVX2."""
+    """The native code, as it is for this CPU, and as it is for one without AVX-512, or without AVX2."""
     if not native._compiler():
         pytest.skip("no C compiler")
     monkeypatch.setenv("ONELOOP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, *(["-DPORTABLE"] if request.param == "portable" else [])))
+    monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, f"-DVECTORS={request.param}"))
     native.library.cache_clear()
     yield native.library()
     native.library.cache_clear()
@@ -59,8 +59,9 @@ def test_a_view_has_torchs_bits(code, monkeypatch):
         ]
         views[2] = 300 - height, 400 - width, height, width, 1  # the last pixels that there are
         normalise = Normaliser((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), wide, torch.device("cpu"))
-        for dtype, factors in ((np.uint8, None), (np.float32, normalise)):
-            found, expected = (np.full((3, tall, wide, 3), 99, dtype) for _ in range(2))
+        for dtype, factors in ((torch.uint8, None), (torch.float32, normalise)):
+            batches = (torch.full((3, tall, wide, 3), 99, dtype=dtype) for _ in range(2))  # aligned, as a feed's are
+            found, expected = (batch.numpy() for batch in batches)
             viewed([NOISE] * 3, views, found, factors)
             without(monkeypatch, lambda: viewed([NOISE] * 3, views, expected, factors))  # noqa: B023
             assert found.tobytes() == expected.tobytes(), (views, tall, wide)

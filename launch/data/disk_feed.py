@@ -184,8 +184,9 @@ class DiskFeed:
                 some = slice(first, min(first + self.together, rows.stop))
                 images = [self.reader.reduced(index) for index in indices[some]]
                 views = chosen[some] if chosen else [centre(image, self.rule.crop) for image in images]
-                if on_cpu and not augments[1:]:
-                    viewed(images, views, pixels[some].numpy(), self.normalise, self.rule.interpolation)
+                if not augments[1:]:
+                    normalise = self.normalise if on_cpu else None
+                    viewed(images, views, pixels[some].numpy(), normalise, self.rule.interpolation)
                     continue
                 seen = torch.empty(len(images), size, size, 3, dtype=torch.uint8)
                 viewed(images, views, seen.numpy(), interpolation=self.rule.interpolation)

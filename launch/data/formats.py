@@ -4,6 +4,7 @@ A DICOM image is shown as its file says, by pydicom's functions: rescaled (slope
 or its first window, else by the range of the bits that it stores; MONOCHROME1, in which 0 is white, is inverted.
 """
 
+import functools
 import os
 import warnings
 from importlib.metadata import PackageNotFoundError, version
@@ -25,6 +26,7 @@ MODE_16 = "RGB;16"  # what such an image is called: Pillow has none
 Bands = tuple[int, ...]  # three, as they are red, green and blue, from 1 on as GDAL counts; empty: those that Pillow shows
 
 
+@functools.cache  # asked for at each flush of the store: 1.5 ms
 def versions() -> dict[str, str]:
     """What the pixels of files in other formats depend on: the libraries that are installed."""
     found = {}

@@ -9,14 +9,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__x86_64__) && !defined(PORTABLE)
-#include <immintrin.h>
-#define AVX2 __attribute__((target("avx2")))
+#ifndef VECTORS /* the widest instructions that are used, where the CPU has them: 0 none, 1 AVX2, 2 AVX-512 with VBMI and VNNI */
+#define VECTORS 2
+#endif
+#ifndef __x86_64__
+#undef VECTORS
+#define VECTORS 0
 #endif
 
 #define CHANNELS 3
-#define ROWS 4   /* that are resized at a time, for the weights to be loaded once */
-#define SLACK 32 /* bytes that may be read beyond what is needed, and are multiplied by 0 */
+#define ROWS 4            /* that are resized at a time, for the weights to be loaded once */
+#define ALIGNED 64        /* bytes to whose multiples whole vectors are written past the caches */
+#define SLACK 64          /* bytes that may be read beyond what is needed, and are multiplied by 0 */
+#define LARGE (128 << 10) /* bytes of an output: a batch of such ones would only push out of the caches what is needed next */
 
 /* How one side is resized: output i is the sum of `taps` inputs from first[i] on, times weights[i * taps + ...], >> precision. */
 typedef struct {
@@ -25,7 +30,7 @@ typedef struct {
     int taps, precision;
 } Side;
 
-/* A part of a decoded image; the order of the fields is that of native.Part. */
+/* A part of a decoded image; the order of the fields is that of the table in native.py. */
 typedef struct {
     const uint8_t *pixels; /* its first one */
     const uint8_t *end;    /* of the memory that may be read */
@@ -116,79 +121,24 @@ static void along_columns(const uint8_t *rows, int64_t stride, const int16_t *we
     }
 }
 
-#if defined(__x86_64__) && !defined(PORTABLE)
-/* The same for ROWS rows. May read SLACK bytes beyond each of them, and writes one byte too many. */
-AVX2 static void along_row_avx2(const uint8_t *row, int64_t stride, const Side *side, int64_t size, int mirrored, uint8_t *out,
-                                int64_t out_stride) {
-    /* Each lane is a row. Of 2 pixels r0 r1 g0 g1 b0 b1 as 16 bits, to be multiplied by w0 w1 w0 w1 w0 w1. */
-    const __m256i pairs = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1));
-    const __m256i half = _mm256_set1_epi32(1 << (side->precision - 1));
-    const __m128i precision = _mm_cvtsi32_si128(side->precision);
-    for (int64_t at = 0; at < size; at++) {
-        int64_t i = mirrored ? size - 1 - at : at;
-        const uint8_t *from = row + (int64_t)side->first[i] * CHANNELS;
-        const int16_t *weights = side->weights + i * side->taps;
-        __m256i low = half, high = half; /* rows 0 and 1, 2 and 3 */
-        for (int k = 0; k < side->taps; k += 2, from += 2 * CHANNELS) {
-            int32_t two;
-            memcpy(&two, weights + k, 4);
-            __m256i w = _mm256_set1_epi32(two);
-            __m256i a = _mm256_loadu2_m128i((const __m128i *)(from + stride), (const __m128i *)from);
-            __m256i b = _mm256_loadu2_m128i((const __m128i *)(from + 3 * stride), (const __m128i *)(from + 2 * stride));
-            low = _mm256_add_epi32(low, _mm256_madd_epi16(_mm256_shuffle_epi8(a, pairs), w));
-            high = _mm256_add_epi32(high, _mm256_madd_epi16(_mm256_shuffle_epi8(b, pairs), w));
-        }
-        __m256i bytes = _mm256_packs_epi32(_mm256_sra_epi32(low, precision), _mm256_sra_epi32(high, precision));
-        bytes = _mm256_packus_epi16(bytes, bytes);
-        const int32_t pixels[ROWS] = {_mm256_extract_epi32(bytes, 0), _mm256_extract_epi32(bytes, 4), _mm256_extract_epi32(bytes, 1),
-                                      _mm256_extract_epi32(bytes, 5)};
-        for (int r = 0; r < ROWS; r++)
-            memcpy(out + r * out_stride + at * CHANNELS, &pixels[r], 4);
-    }
-}
-
-/* As many values as are a multiple of 16. Returns their number. */
-AVX2 static int64_t along_columns_avx2(const uint8_t *rows, int64_t stride, const int16_t *weights, int taps, int precision,
-                                       int64_t bytes, const float *scale, const float *shift, void *out) {
-    const __m256i half = _mm256_set1_epi32(1 << (precision - 1)), most = _mm256_set1_epi32(255);
-    const __m128i by = _mm_cvtsi32_si128(precision);
-    int64_t i = 0;
-    for (; i + 16 <= bytes; i += 16) {
-        __m256i low = half, high = half;
-        for (int k = 0; k < taps; k += 2) {
-            int32_t two;
-            memcpy(&two, weights + k, 4);
-            __m128i a = _mm_loadu_si128((const __m128i *)(rows + k * stride + i));
-            __m128i b = _mm_loadu_si128((const __m128i *)(rows + (k + 1) * stride + i));
-            __m256i w = _mm256_set1_epi32(two);
-            low = _mm256_add_epi32(low, _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm_unpacklo_epi8(a, b)), w));
-            high = _mm256_add_epi32(high, _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm_unpackhi_epi8(a, b)), w));
-        }
-        low = _mm256_min_epi32(_mm256_sra_epi32(low, by), most);
-        high = _mm256_min_epi32(_mm256_sra_epi32(high, by), most);
-        if (scale) {
-            float *to = (float *)out + i;
-            __m256 values = _mm256_mul_ps(_mm256_cvtepi32_ps(low), _mm256_loadu_ps(scale + i));
-            _mm256_storeu_ps(to, _mm256_add_ps(values, _mm256_loadu_ps(shift + i)));
-            values = _mm256_mul_ps(_mm256_cvtepi32_ps(high), _mm256_loadu_ps(scale + i + 8));
-            _mm256_storeu_ps(to + 8, _mm256_add_ps(values, _mm256_loadu_ps(shift + i + 8)));
-        } else {
-            __m256i both = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xD8);
-            __m128i packed = _mm_packus_epi16(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
-            _mm_storeu_si128((__m128i *)((uint8_t *)out + i), packed);
-        }
-    }
-    return i;
-}
+#if VECTORS
+#include "native_x86.h"
 #endif
 
 /* Rows of a part that are resized along themselves wait in a buffer until the last output that needs them. */
 static int64_t buffered(const Side *columns) { return 2 * columns->taps + 2 * ROWS; }
 
-/* One part -> (out_height, out_width, 3), by way of `buffer`, for buffered(columns) rows of out_width * 3 + SLACK bytes. */
-static void resize(const Part *part, const Side *rows, const Side *columns, int64_t out_height, int64_t out_width,
-                   const float *scale, const float *shift, uint8_t *buffer, uint8_t *out) {
+/* Bytes that are read of a row of the part. */
+static int64_t readable(const Part *part, const Side *rows) { return (part->width + rows->taps) * CHANNELS + SLACK; }
+
+/* One part -> (out_height, out_width, 3), by way of `buffer`, for buffered(columns) rows of out_width * 3 + SLACK bytes, and
+   `last` for ROWS of `readable` bytes: the last rows of an image go there, as nothing may be read beyond it. */
+static void resize(const Part *part, const Side *rows, const Side *columns, const uint8_t *table, int64_t out_height,
+                   int64_t out_width, const float *scale, const float *shift, uint8_t *buffer, uint8_t *last, uint8_t *out) {
     int64_t bytes = out_width * CHANNELS, stride = bytes + SLACK, base = 0, done = 0; /* the buffer has rows from base to done */
+#if VECTORS
+    const int wide = vectors();
+#endif
     for (int64_t y = 0; y < out_height; y++) {
         int64_t first = columns->first[y], needed = first + columns->taps, begin = 0;
         const int16_t *weights = columns->weights + y * columns->taps;
@@ -200,10 +150,19 @@ static void resize(const Part *part, const Side *rows, const Side *columns, int6
         while (done < needed) {
             const uint8_t *from = part->pixels + done * part->stride;
             uint8_t *to = buffer + (done - base) * stride;
-#if defined(__x86_64__) && !defined(PORTABLE)
-            if (__builtin_cpu_supports("avx2") && done + ROWS <= part->height &&
-                from + (ROWS - 1) * part->stride + (part->width + rows->taps) * CHANNELS + SLACK <= part->end) {
-                along_row_avx2(from, part->stride, rows, out_width, (int)part->mirrored, to, stride);
+#if VECTORS
+            if (wide) {
+                int64_t step = part->stride;
+                if (from + (ROWS - 1) * step + readable(part, rows) > part->end) {
+                    for (int64_t r = 0; r < ROWS && done + r < part->height; r++)
+                        memcpy(last + r * readable(part, rows), from + r * step, part->width * CHANNELS);
+                    from = last;
+                    step = readable(part, rows);
+                }
+                if (table)
+                    along_row_avx512(from, step, table, rows, out_width, to, stride);
+                else
+                    along_row_avx2(from, step, rows, out_width, (int)part->mirrored, to, stride);
                 done += ROWS;
                 continue;
             }
@@ -213,9 +172,12 @@ static void resize(const Part *part, const Side *rows, const Side *columns, int6
         }
         const uint8_t *from = buffer + (first - base) * stride;
         void *to = out + y * bytes * (scale ? sizeof(float) : 1);
-#if defined(__x86_64__) && !defined(PORTABLE)
-        if (__builtin_cpu_supports("avx2"))
-            begin = along_columns_avx2(from, stride, weights, columns->taps, columns->precision, bytes, scale, shift, to);
+#if VECTORS
+        int past = out_height * bytes * (int64_t)sizeof(float) >= LARGE && (uintptr_t)to % ALIGNED == 0;
+        if (wide > 1)
+            begin = along_columns_avx512(from, stride, weights, columns->taps, columns->precision, bytes, scale, shift, past, to);
+        else if (wide)
+            begin = along_columns_avx2(from, stride, weights, columns->taps, columns->precision, bytes, scale, shift, past, to);
 #endif
         along_columns(from, stride, weights, columns->taps, columns->precision, begin, bytes, scale, shift, to);
     }
@@ -229,16 +191,26 @@ int oneloop_resize(const Part *parts, int64_t count, int64_t out_height, int64_t
     int64_t bytes = out_height * out_width * CHANNELS * (scale ? (int64_t)sizeof(float) : 1);
     for (int64_t n = 0; n < count; n++) {
         Side rows = {0}, columns = {0};
-        uint8_t *buffer = NULL;
+        uint8_t *buffer = NULL, *last = NULL, *table = NULL;
         int failed = prepare(&rows, parts[n].width, out_width) || prepare(&columns, parts[n].height, out_height) ||
-                     !(buffer = calloc(buffered(&columns), out_width * CHANNELS + SLACK));
+                     !(buffer = calloc(buffered(&columns), out_width * CHANNELS + SLACK)) ||
+                     !(last = calloc(ROWS, readable(&parts[n], &rows)));
+#if VECTORS
+        table = !failed && vectors() > 1 ? blocks(&rows, out_width, (int)parts[n].mirrored) : NULL;
+#endif
         if (!failed)
-            resize(&parts[n], &rows, &columns, out_height, out_width, scale, shift, buffer, (uint8_t *)out + n * bytes);
+            resize(&parts[n], &rows, &columns, table, out_height, out_width, scale, shift, buffer, last,
+                   (uint8_t *)out + n * bytes);
+        free(table);
+        free(last);
         free(buffer);
         release(&rows);
         release(&columns);
         if (failed)
             return -1;
     }
+#if VECTORS
+    _mm_sfence(); /* what was written past the caches is there for other threads */
+#endif
     return 0;
 }

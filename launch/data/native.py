@@ -1,4 +1,4 @@
-"""The C code of native.c, compiled when it is first needed and kept in the cache folder. Loads no torch.
+"""The C code of native.c and native_x86.h, compiled when it is first needed and kept in the cache folder. Loads no torch.
 
 Without a C compiler, or where the cache folder cannot be used, torch does the same, with the same bits, at about half the speed.
 """
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 SOURCE = Path(__file__).with_name("native.c")
+INCLUDED = SOURCE.with_name("native_x86.h")
 COMPILERS = ("cc", "gcc", "clang")
 # No operation may be fused with another one: it would be rounded once instead of twice.
 FLAGS = ("-O3", "-shared", "-fPIC", "-ffp-contract=off")
@@ -72,7 +73,8 @@ def _compiler() -> str | None:
 
 def _compiled(compiler: str) -> Path:
     """The library in the cache folder. Raises OSError or Refused where it cannot be written, or its owner is somebody else."""
-    known = hashlib.sha256(SOURCE.read_bytes() + repr((FLAGS, sys.platform, platform.machine())).encode()).hexdigest()[:16]
+    made_of = SOURCE.read_bytes() + INCLUDED.read_bytes() + repr((FLAGS, sys.platform, platform.machine())).encode()
+    known = hashlib.sha256(made_of).hexdigest()[:16]
     path = cache_folder() / f"native-{known}.so"
     if not path.exists():
         with locked(f"native-{known}"):

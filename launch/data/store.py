@@ -30,7 +30,7 @@ LIMIT = "ONELOOP_STORED_GIB"  # the disk allowance of all stores; without it, ha
 KEPT = ("stored-*.rgb", "features-*.f32")  # what it counts
 FORMAT = 2
 TOUCHED = 16 << 20  # bytes of the mapped file that may count as a process's memory
-CHUNK, CHUNK_BYTES = 64, 16 << 20  # images, and bytes of them, that are written at a time
+CHUNK, CHUNK_BYTES = 16, 16 << 20  # images, and bytes of them, that are written at a time
 # Writing may take this part of the time that decoding takes, and so many seconds more: enough for all images in the first epoch
 # where the disk takes 3 GB/s. Each is then read in a sixth of the time in all others.
 SHARE, SLACK = 0.3, 0.1

@@ -50,11 +50,14 @@ def validate(job: Job, stop: Stop) -> dict[str, dict] | None:
         if split not in ("ema", job.images.model_selection_split) or job.images.validation is None:
             threshold = results.get("validation", {}).get("threshold", THRESHOLD)
         with job.weights_of(split):
-            feed = _feed_of(job, split)
-            result = measure(job.run, job.net, feed, job.state.step, stop, job.plan.train_mode_batch, threshold)
+            feed, outputs = _feed_of(job, split), list[tuple[Tensor, Tensor]]()
+            kept = outputs if feed is job.feeds["test"] and job.state.epochs + 1 == job.plan.epochs else None
+            result = measure(job.run, job.net, feed, job.state.step, stop, job.plan.train_mode_batch, threshold, kept)
         if result is None:
             return None
         results[split] = result
+        if kept and not job.plan.train_mode_batch:
+            job.logits[split] = _gathered(job.run, kept, result["count"], len(job.images.classes))
     return results
 
 

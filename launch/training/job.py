@@ -76,6 +76,7 @@ class Job:
         # From this step on every process has started up; torch.compile compiles once for each size of batch.
         self.started_up = self.state.step + (self.steps if self.run.compile else 1)
         self.saved = time.perf_counter()  # when the last checkpoint was, else when this launch began
+        self.logits: dict[str, Tensor] = {}  # of the test images in order, by "test" or "ema", where the last epoch had them
         self.best: dict[str, Tensor] = {}  # the best weights, until they are published with the next checkpoint
 
     @cached_property

@@ -56,8 +56,8 @@ def validate(job: Job, stop: Stop) -> dict[str, dict] | None:
         if result is None:
             return None
         results[split] = result
-        if kept and not job.plan.train_mode_batch:
-            job.logits[split] = _gathered(job.run, kept, result["count"], len(job.images.classes))
+        if kept is not None and not job.plan.train_mode_batch:  # not by its length: a process may have no batch
+            job.logits[split] = _gathered(job.run, kept, result["count"], len(job.images.classes))  # collective
     return results
 
 

@@ -1,5 +1,5 @@
 # `make demo` trains and `make check` tests: both make an environment first and install what they need. The others take minutes or hours.
-.PHONY: demo check docs bench bench-images gpu ray scale claims mutants ablations
+.PHONY: demo check docs bench bench-images bench-train gpu ray scale claims mutants ablations
 
 PYTHON ?= python3
 VENV ?= $(or $(VIRTUAL_ENV),.venv)
@@ -38,6 +38,9 @@ bench:  # about 2 minutes; keep the machine idle meanwhile
 
 bench-images:  # JPEG files to batches, beside other loaders and the build at AGAINST; keep the machine idle meanwhile
 	python benchmarks/images.py $(if $(AGAINST),--against $(AGAINST)) $(if $(PHOTOS),--photos $(PHOTOS))
+
+bench-train:  # photographs to a trained net, beside a plain loop, timm's train.py at TIMM and the build at AGAINST; a quiet machine; 15 minutes
+	python benchmarks/train_wall.py $(if $(TIMM),--timm $(TIMM)) $(if $(AGAINST),--against $(AGAINST)) $(if $(PHOTOS),--photos $(PHOTOS))
 
 gpu:  # all that only a GPU can show: tests, verify, speed; some minutes
 	python benchmarks/gpu.py

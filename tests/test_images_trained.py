@@ -21,10 +21,12 @@ from launch.data.augment import EpochRng, random_erasing, random_resized_crop
 from launch.data.augment_ops import rand_augment, trivial_augment
 from launch.data.disk_feed import DiskFeed, DiskReader
 from launch.data.mix import cutmix, either, mixup, soft_labels
+from launch.data.order import order
 from launch.data.resize import ResizeRule, centred, read, resized, viewed
 from launch.data.store import LIMIT
 from launch.errors import Refused
 from launch.sources.options import DataOptions
+from launch.training import evaluate as evaluating
 from launch.weights.tensors import whole_of
 from nets import named
 from nets.transfer import locked
@@ -281,6 +283,24 @@ def test_uneven_classes_are_measured_by_balanced_accuracy_too(start, folder, tmp
     assert found["train"]["accuracy"] == pytest.approx(right.float().mean().item())
     run = start(out="other")
     assert evaluate(run, model, images, "train")["balanced_accuracy"] == found["train"]["balanced_accuracy"]
+
+
+@pytest.mark.parametrize(("enough", "count"), [(5, 11), (20, 20), (200, 42)])
+def test_as_many_training_images_are_measured_as_there_are_test_images(start, folder, monkeypatch, capsys, enough, count):
+    """11 test images; the same training images for every seed, which the line and the record say; all, if they are few."""
+    monkeypatch.setattr(evaluating, "ENOUGH", enough)
+    images = load(folder)
+    pixels, labels = images.train.some(order(42, 0, 0)[:count])
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (images.mean, images.std))
+    for seed in (1, 2):
+        run = start(out=f"run{seed}", seed=seed)
+        model = fit(run, images)
+        with torch.no_grad():
+            right = model.eval()((pixels / 255 - mean) / std).argmax(1) == labels
+        found = result(run.folder)
+        assert (found["train"]["count"], found["test"]["count"]) == (count, 11)
+        assert found["train"]["accuracy"] == pytest.approx(right.float().mean().item())
+        assert f" train{'' if count == 42 else f' ({count} images)'} accuracy " in capsys.readouterr().out
 
 
 # ----------------------------------------------------------------------------------------------------------------- the recipe

@@ -18,7 +18,8 @@ from launch import train
 from launch.data.feed import MemoryFeed
 from launch.report import page as page_of
 from launch.report import plots as report
-from launch.report import show
+from launch.report import predictions, show
+from launch.training import finish as finishing
 from launch.weights import load, load_into
 
 PLOTS = ("curves", "confusion", "mistakes", "kernels")
@@ -214,6 +215,21 @@ def test_no_other_process_is_waited_for(start, images, shown, monkeypatch):
     show.show(run, net, MemoryFeed(images.test, images, run.accelerator.device), images, result(shown))
     assert (shown / "curves.png").exists()
     assert net.training
+
+
+@pytest.mark.parametrize(("ema", "passes"), [(0.0, 0), (0.9, 0), (0.0, 1)])
+def test_the_report_has_the_logits_of_the_last_evaluation(start, images, tmp_path, monkeypatch, ema, passes):
+    """With the bits of a pass of its own, which it makes where that evaluation was an earlier launch's."""
+    run, net, made, own = start(plots=True), Tiny(), [], predictions.logits_of
+    monkeypatch.setattr(predictions, "logits_of", lambda *of: made.append(of) or own(*of))
+    if passes:
+        monkeypatch.setattr(finishing, "EVALUATED", dict.fromkeys(finishing.EVALUATED, "of no launch"))
+    train(run, net, images, optimizer_for(net), epochs=2, batch=16, ema=ema)
+    assert len(made) == passes
+    shown = (tmp_path / "run" / predictions.NAME).read_bytes()
+    load_into(net, load(tmp_path / "run" / ("ema.safetensors" if ema else "model.safetensors")))
+    predictions.write(tmp_path, own(run, net, MemoryFeed(images.test, images, run.accelerator.device)), images)
+    assert (tmp_path / predictions.NAME).read_bytes() == shown
 
 
 @pytest.mark.parametrize("classes", [1, 2, 10, 30, 100])

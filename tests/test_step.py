@@ -2,7 +2,10 @@
 
 import itertools
 import json
+import os
+import platform
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -15,8 +18,24 @@ from launch import train
 from launch.data.feed import MemoryFeed
 from launch.data.order import micro_batch_bounds, order, random_integers
 from launch.errors import Refused
+from launch.memory import give_back_freed_memory, keep_freed_memory
 from launch.training.state import Meter
 from launch.weights.tensors import weights
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+def test_freed_memory_is_kept_until_it_is_given_back():
+    def resident() -> int:
+        """MiB of this process."""
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") >> 20
+
+    keep_freed_memory()
+    blocks = [torch.ones(16 << 20) for _ in range(4)]  # 256 MiB
+    full = resident()
+    del blocks
+    assert resident() > full - 64
+    give_back_freed_memory()
+    assert resident() < full - 192
 
 
 def test_dropout_depends_on_seed_step_and_micro_batch(start, images):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 LIMIT = "ONELOOP_STORED_GIB"  # the disk allowance of all stores; without it, half of what the disk has left
 KEPT = ("stored-*.rgb", "features-*.f32")  # what it counts
 FORMAT = 2
-TOUCHED = 128 << 20  # bytes of the mapped file that may count as a process's memory
+TOUCHED = 16 << 20  # bytes of the mapped file that may count as a process's memory
 CHUNK, CHUNK_BYTES = 16, 16 << 20  # images, and bytes of them, that are written at a time
 # Writing may take this part of the time that decoding takes, and so many seconds more: enough for all images in the first epoch
 # where the disk takes 3 GB/s. Each is then read in a sixth of the time in all others.

@@ -43,15 +43,16 @@ def show(
     result: dict,
     validation: Feed | None = None,
     whole: nn.Module | None = None,
+    logits: Tensor | None = None,
 ) -> None:
     """Write the files listed above into the run folder, of `net` as it is; `feed` is that of the test images.
 
     Feed `validation`, of those images, says by what temperature the net's probabilities are corrected; without it, they are not.
-    `whole` is the net that `net` is the last layer of, if it is one.
+    `whole` is the net that `net` is the last layer of, if it is one. `logits` are those of the test images, if they are known.
 
     Called on the main process only: nothing here is collective. Raises OSError, and whatever the net or a font raises.
     """
-    logits = predictions.logits_of(run, net, feed)
+    logits = predictions.logits_of(run, net, feed) if logits is None else logits
     plots.history(run.folder / "curves.png", read_metrics(run.folder / "metrics.jsonl"))
     if images.multi_label:
         shown = _several(run, logits, images, tested(result)["threshold"])

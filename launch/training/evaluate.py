@@ -6,9 +6,10 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
+from ..data.disk_feed import DiskSplit
 from ..data.feed import Feed
 from ..data.images import Images
-from ..data.order import micro_batch_seed
+from ..data.order import micro_batch_seed, order
 from ..data.task import SEVERAL, THRESHOLD, measured, task_of
 from ..errors import Refused
 from ..processes import broadcast
@@ -17,6 +18,8 @@ from ..stop import Stop
 from .job import Job
 from .publish import best_weights
 from .train_mode import buffers_kept, mode_kept
+
+ENOUGH = 200  # training images on disk that are measured at the end, if there are fewer test images
 
 
 def evaluate(run: Run, model: nn.Module, images: Images, split: str = "test") -> dict:
@@ -47,11 +50,26 @@ def validate(job: Job, stop: Stop) -> dict[str, dict] | None:
         if split not in ("ema", job.images.model_selection_split) or job.images.validation is None:
             threshold = results.get("validation", {}).get("threshold", THRESHOLD)
         with job.weights_of(split):
-            result = measure(job.run, job.net, job.feeds[split], job.state.step, stop, job.plan.train_mode_batch, threshold)
+            feed, outputs = _feed_of(job, split), list[tuple[Tensor, Tensor]]()
+            kept = outputs if feed is job.feeds["test"] and job.state.epochs + 1 == job.plan.epochs else None
+            result = measure(job.run, job.net, feed, job.state.step, stop, job.plan.train_mode_batch, threshold, kept)
         if result is None:
             return None
         results[split] = result
+        if kept is not None and not job.plan.train_mode_batch:  # not by its length: a process may have no batch
+            job.logits[split] = _gathered(job.run, kept, result["count"], len(job.images.classes))  # collective
     return results
+
+
+def _feed_of(job: Job, split: str) -> Feed:
+    """What a split is measured on. Of training images on disk, as many as there are test images, the same for every seed.
+
+    All of them would take a third of an epoch.
+    """
+    train, count = job.images.train, max(ENOUGH, len(job.images.test))
+    if split != "train" or not isinstance(train, DiskSplit) or len(train) <= count:
+        return job.feeds[split]
+    return train.select(order(len(train), 0, 0)[:count].sort().values).feed(job.images, job.run.accelerator.device)
 
 
 def measure_best(job: Job, stop: Stop) -> bool:

@@ -16,6 +16,7 @@ from ..weights.tensors import whole_of
 from .job import Job
 from .publish import best_weights, publish
 
+EVALUATED = {"best": "test", "last": "test", "ema": "ema"}  # which of the last epoch's evaluations measured these weights
 WORTH_SAYING = 0.1  # of the time of the training
 
 
@@ -89,7 +90,8 @@ def _show(job: Job, result: dict, plots: Callable[[Path], None] | None) -> None:
         from ..report import show  # matplotlib takes half a second: only where it draws
 
         feeds = job.feeds
-        show.show(job.run, job.net, feeds["test"], job.images, result, feeds.get("validation"), whole_of(job.net))
+        logits = None if result["weights"] == "best" and not job.best_is_last else job.logits.get(EVALUATED[result["weights"]])
+        show.show(job.run, job.net, feeds["test"], job.images, result, feeds.get("validation"), whole_of(job.net), logits)
     elif isinstance(job.images.test, DiskSplit):  # a fold's, whose predictions are put together with others
         logits = predictions.logits_of(job.run, job.net, job.feeds["test"])
         predictions.write(job.run.folder, logits, job.images, tested(result).get("threshold"))

@@ -76,6 +76,7 @@ class Job:
         # From this step on every process has started up; torch.compile compiles once for each size of batch.
         self.started_up = self.state.step + (self.steps if self.run.compile else 1)
         self.saved = time.perf_counter()  # when the last checkpoint was, else when this launch began
+        self.logits: dict[str, Tensor] = {}  # of the test images in order, by "test" or "ema", where the last epoch had them
         self.best: dict[str, Tensor] = {}  # the best weights, until they are published with the next checkpoint
 
     @cached_property
@@ -204,8 +205,10 @@ class Job:
         state = self.state
         evals = [self._event("eval") | {"split": split} | result for split, result in results.items()]
         self.record.write(self._train_line(reading), *evals)
+        whole = results.get("train", {}).get("count") == self.samples  # see evaluate._feed_of
+        shown = {name if whole or name != "train" else f"train ({of['count']:,} images)": of for name, of in results.items()}
         title = f"epoch {state.epochs + 1:>{len(str(self.plan.epochs))}}/{self.plan.epochs}"
-        self.record.epoch(title, reading.loss, reading.images_per_second, results)
+        self.record.epoch(title, reading.loss, reading.images_per_second, shown)
         self.meter.reset()
         better = results and self._better(results)
         state.epochs, state.results = state.epochs + 1, results

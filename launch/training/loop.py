@@ -16,6 +16,7 @@ from torch import nn
 from ..data.augment import Augment
 from ..data.images import Images
 from ..data.mix import Mix
+from ..memory import give_back_freed_memory
 from ..processes import any_process, lost_process
 from ..run import Run
 from ..stop import Stop
@@ -112,6 +113,7 @@ def train(
             job.close_epoch(reading, results)
             if job.save_due():
                 job.save(step)
+                give_back_freed_memory()  # seldom: pages come back at a price
         if not measure_best(job, stop):  # the last checkpoint has everything else
             raise stop.refusal(run.folder, state.step)
         result = finish(job, plots)

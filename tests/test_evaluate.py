@@ -130,3 +130,17 @@ def test_logged_numbers_of_the_best_are_those_of_its_epoch(birds, oneloop):
         said = json.loads(oneloop("evaluate", birds, "--weights", weights, "--json")[1])
         assert said["logged"] == {"accuracy": 0.75, "loss": line["loss"]}
     assert tests[1]["loss"] != tests[2]["loss"]
+
+
+def test_that_training_measured_fewer_images_is_said(birds, oneloop):
+    """As it does of training images on disk; where all were measured, no number stands there: the control."""
+    _, out, _ = oneloop("evaluate", birds, "--split", "train")
+    assert "logged in training: accuracy" in out
+    lines = [json.loads(line) for line in (birds / "metrics.jsonl").read_text().splitlines()]
+    lines[-1] |= {"count": 1200}
+    assert lines[-1]["split"] == "train"
+    (birds / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    _, out, _ = oneloop("evaluate", birds, "--split", "train")
+    assert "logged in training (on 1,200 of these images): accuracy" in out
+    said = json.loads(oneloop("evaluate", birds, "--split", "train", "--json")[1])
+    assert said["logged"] == {name: lines[-1][name] for name in ("accuracy", "loss", "count")}

@@ -35,7 +35,8 @@ def main(args: Sequence[str]) -> None:
         "accuracy, loss  on the test images, of the weights that are used: the best ones where validation images chose them\n"
         "best            test accuracy after the best epoch; optimistic, unless validation images chose that epoch\n"
         "validation accuracy   after the best epoch\n"
-        "gap             training accuracy minus test accuracy, both of the last weights",
+        "gap             training accuracy minus test accuracy, both of the last weights; of your own images,\n"
+        "                training accuracy is that of as many as there are test images, at least 200",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

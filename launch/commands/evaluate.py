@@ -44,8 +44,8 @@ def main(args: Sequence[str]) -> None:
         "evaluate",
         usage="RUN [--data …] [--split test | validation | train] [--weights chosen | last | best | ema] [--json]",
         description="Measure the loss and accuracy of a trained net: every image once, dropout off, in the run's precision.\n"
-        "Without --data it uses the run's own images and reproduces the numbers that training logged. Of other images that\n"
-        "are not split, all are measured; classes may be missing.",
+        "Without --data it uses the run's own images and reproduces the numbers that training logged (on a part of the\n"
+        "training images of a folder or table). Of other images that are not split, all are measured; classes may be missing.",
         example="runs/cifar2/Net-0a1b2c3d --data other-birds/",
     )
     add_trained_net(parser)
@@ -108,7 +108,8 @@ def main(args: Sequence[str]) -> None:
         net.register_forward_hook(lambda _net, inputs, _logits: done(len(inputs[0])))
         threshold = {} if trained.about["threshold"] is None else {"threshold": trained.about["threshold"]}
         measured, logits = evaluate_with_logits(trained.run, net, images, chosen.split, **threshold)
-    logged = _logged(record.folder / stage, chosen.split, trained.weights) if same and not chosen.tta else None
+    place, count = record.folder / stage, measured["count"]
+    logged = _logged(place, chosen.split, trained.weights, count) if same and not chosen.tta else None
     source = {"run": str(chosen.run), "weights": trained.weights, "data": trained.images.source, "split": chosen.split}
     if trained.task is SEVERAL:
         by = [{"label": name} | of for name, of in zip(images.classes, by_label(logits, labels, **threshold), strict=True)]
@@ -123,7 +124,7 @@ def main(args: Sequence[str]) -> None:
     if chosen.json:
         print(json.dumps(source | further | sure | measured | {"logged": logged}, indent=1))
         return
-    count, correct = measured["count"], round(measured["accuracy"] * measured["count"])
+    correct = round(measured["accuracy"] * count)
     print(
         f"{chosen.split} images of {printable(trained.images.source)}: accuracy {measured['accuracy']:.4f} ({correct}/{count}), "
         f"loss {measured['loss']:.4f}, with the {WORDS[trained.weights]}"
@@ -135,7 +136,7 @@ def main(args: Sequence[str]) -> None:
         print(_sure(**sure["unsure"]))
     if logged:
         how = " (in train mode, as in the book)" if trained.measured_in == "train" else ""
-        print(f"logged in training{how}: accuracy {logged['accuracy']:.4f}, loss {logged['loss']:.4f}")
+        print(f"logged in training{how}{_of_some(logged)}: accuracy {logged['accuracy']:.4f}, loss {logged['loss']:.4f}")
 
 
 def _print_labels(found: dict, trained: Trained, as_json: bool) -> None:
@@ -152,7 +153,7 @@ def _print_labels(found: dict, trained: Trained, as_json: bool) -> None:
         measures = f"average precision {of['average_precision']:.4f}, F1 {of['f1']:.4f}" if of["count"] else "not measured"
         print(f"  {printable(of['label'])}: {of['count']} images, {measures}")
     if logged := found["logged"]:
-        print(f"logged in training: mAP {logged['mean_average_precision']:.4f}, loss {logged['loss']:.4f}")
+        print(f"logged in training{_of_some(logged)}: mAP {logged['mean_average_precision']:.4f}, loss {logged['loss']:.4f}")
 
 
 def _sure(threshold: float, coverage: float, accuracy: float | None) -> str:
@@ -173,8 +174,15 @@ def _images(data: str, options: DataOptions, trained: Trained, record: Record) -
     return others.images(data, trained.images, trained.shape, rule, fingerprint, options, task=trained.task, **of_run)
 
 
-def _logged(folder: Path, split: str, weights: str) -> dict | None:
-    """Accuracy and loss that training logged for these weights; None if it did not evaluate them on this split."""
+def _of_some(logged: dict) -> str:
+    return f" (on {logged['count']:,} of these images)" if "count" in logged else ""
+
+
+def _logged(folder: Path, split: str, weights: str, count: int) -> dict | None:
+    """Accuracy and loss that training logged for these weights; None if it did not evaluate them on this split.
+
+    Also "count", the images of the split that it measured, if these are not all `count` of them.
+    """
     lines = [line for line in read_metrics(folder / "metrics.jsonl") if line["event"] == "eval"]
     averaged = [line for line in lines if line["split"] == "ema"]  # on the images that choose; if there are any, they chose
     choosing = averaged or [line for line in lines if line["split"] == model_selection_split(lines)]
@@ -186,4 +194,7 @@ def _logged(folder: Path, split: str, weights: str) -> dict | None:
         found = [line for line in found if line["step"] == step]
         if split == "test" and not found:  # measured at the end only, which has no line
             found = [measured] if (measured := (read_result(folder) or {}).get("best", {}).get("test")) else []
-    return {name: found[-1][name] for name in (measure_of(found[-1]), "loss")} if found else None
+    if not found:
+        return None
+    some = ("count",) if found[-1].get("count", count) != count else ()
+    return {name: found[-1][name] for name in (measure_of(found[-1]), "loss", *some)}

@@ -2,6 +2,7 @@
 
 import io
 import json
+import mmap
 import multiprocessing
 import os
 import resource
@@ -287,6 +288,33 @@ def test_deleted_meanwhile_images_are_decoded_again(cache, wanted):
     assert all(found.read(each).tobytes() == decoded(each, RULE).tobytes() for each in wanted)
     found.flush()
     assert whole(Store(RULE, Path("/photos")), wanted[40:])
+
+
+@pytest.mark.parametrize("when", ["before", "while"])
+def test_a_file_begun_anew_while_a_thread_maps_it_has_no_other_images(cache, wanted, monkeypatch, when):
+    """Somebody clears the cache, others begin it anew, in another order, and the thread that writes learns of it."""
+    found, own, writers = keep(wanted[:40]), mmap.mmap, []
+
+    def cleared(*_, **__):
+        monkeypatch.setattr(store.mmap, "mmap", own)
+        clear(Path("/photos"))
+        keep(wanted[::-1])
+        writers.append(threading.Thread(target=found._read_index))
+        writers[0].start()
+        writers[0].join(0.2)  # it may have to wait for this thread
+
+    def mapped(*args, **options):
+        cleared()
+        return own(*args, **options)
+
+    monkeypatch.setattr(store.mmap, "mmap", mapped)
+    if when == "before":
+        monkeypatch.setattr(found, "mapped", None)
+        at = found._at
+        monkeypatch.setattr(found, "_at", lambda *of: (writers or cleared(), at(*of))[1])
+    assert found.read(wanted[0]).tobytes() == decoded(wanted[0], RULE).tobytes()
+    writers[0].join()
+    assert [each.sha256 for each in wanted[::-1] if found.read(each).tobytes() != decoded(each, RULE).tobytes()] == []
 
 
 def test_full_disk_is_one_line_and_the_finished_part_stays(cache, wanted, tmp_path):

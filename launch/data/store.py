@@ -87,9 +87,10 @@ class Store:
 
     def read(self, image: StoredImage) -> "np.ndarray":
         """The reduced image, uint8 (h, w, 3), not to be written to. Raises Refused (4), naming it, if it has changed."""
-        if place := self.places.get(image.sha256):
+        places = self.places
+        if place := places.get(image.sha256):
             with contextlib.suppress(OSError, ValueError):  # somebody has deleted it meanwhile
-                return self._at(place)
+                return self._at(place, places)
         began = perf_counter()
         pixels = decoded(image, self.rule)
         if image.sha256 in self.allowed:
@@ -133,21 +134,31 @@ class Store:
                     os.truncate(self.path, self.end)
                 raise unwritable(self.path.parent, error) from error
 
-    def _at(self, place: Span) -> "np.ndarray":
-        import numpy as np
-
-        if self.mapped is None or place.end > len(self.mapped):
-            with open(self.index, "rb") as file:
-                if file.readline() != self.head:
-                    raise FileNotFoundError
-            with open(self.path, "rb") as pixels:
-                self.mapping = mmap.mmap(pixels.fileno(), 0, access=mmap.ACCESS_COPY)  # whoever writes there does not change it
-            self.mapped = np.frombuffer(self.mapping, np.uint8)
+    def _at(self, place: Span, places: dict[str, Span]) -> "np.ndarray":
+        """What is at `place` of the file that `places` are of. Raises OSError, ValueError if there is another one by now."""
+        mapped = self.mapped
+        if mapped is None or place.end > len(mapped):
+            with self.lock:
+                mapped = self._map()
+        if places is not self.places:  # looked up last: until now `mapped` was of the same file
+            raise FileNotFoundError
         self.touched += place.end - place.offset
         if self.touched > TOUCHED and hasattr(self.mapping, "madvise"):
             self.touched = 0
             self.mapping.madvise(mmap.MADV_DONTNEED)  # what is needed again is still in the system's cache of files
-        return self.mapped[place.offset : place.end].reshape(place.height, place.width, 3)
+        return mapped[place.offset : place.end].reshape(place.height, place.width, 3)
+
+    def _map(self) -> "np.ndarray":
+        """Map the file anew. Call it with the lock, which `_forget` takes, too: it is the file whose index has this head."""
+        import numpy as np
+
+        with open(self.index, "rb") as file:
+            if file.readline() != self.head:
+                raise FileNotFoundError
+        with open(self.path, "rb") as pixels:
+            self.mapping = mmap.mmap(pixels.fileno(), 0, access=mmap.ACCESS_COPY)  # whoever writes there does not change it
+        self.mapped = np.frombuffer(self.mapping, np.uint8)
+        return self.mapped
 
     def _add(self, new: Sequence[tuple[str, "np.ndarray"]]) -> None:
         import numpy as np
@@ -203,8 +214,9 @@ class Store:
 
     def _forget(self, head: bytes) -> None:
         """Begin anew with an index whose first line is `head`; none is there if it is empty."""
-        self.head, self.position, self.end, self.mapped = head, 0, 0, None
-        self.places.clear()
+        with self.lock:  # threads read meanwhile, which find either all of the old file or nothing
+            self.places, self.mapped = {}, None
+            self.head, self.position, self.end = head, 0, 0
 
     def allow(self, images: Sequence[StoredImage]) -> None:
         """From now on `read` keeps those of `images` that nobody has kept yet, as far as the allowance goes."""

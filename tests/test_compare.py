@@ -288,3 +288,16 @@ def test_speeds_from_different_machines_are_flagged(place, capsys):
     assert commands.main(["compare", "runs"]) == 0
     places = "1 × cpu, 1 threads, precision no; 1 × cpu, 4 threads, precision no"
     assert f"speeds and times are not comparable, the runs ran on: {places}" in capsys.readouterr().out
+
+
+def test_training_accuracies_of_other_numbers_of_images_are_flagged(place, capsys):
+    """As they are beside a run of an earlier version, which measured all training images."""
+    for run, count in {"a1": 200, "a2": 200, "b1": 200}.items():
+        end = result(place / "runs" / run)
+        (place / f"runs/{run}/result.json").write_text(json.dumps(end | {"train": end["train"] | {"count": count}}))
+    assert commands.main(["compare", "runs"]) == 0
+    assert "gaps" not in capsys.readouterr().out
+    end = result(place / "runs/a2")
+    (place / "runs/a2/result.json").write_text(json.dumps(end | {"train": end["train"] | {"count": 1245}}))
+    assert commands.main(["compare", "runs"]) == 0
+    assert "gaps may not be comparable, the training accuracy is that of 200 or 1,245 images\n" in capsys.readouterr().out

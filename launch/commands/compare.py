@@ -121,6 +121,9 @@ def _print_table(comparison: Comparison, paired: Sequence[Pair]) -> None:
         console.print(f"{pair.sentence()}.", soft_wrap=True)
     same = ", ".join(f"{key} {text_of(value)}" for key, value in comparison.same.items())
     console.print(f"the same for all: {same}", soft_wrap=True)
+    if len(counts := comparison.train_counts()) > 1:
+        said = " or ".join(f"{count:,}" for count in counts)
+        console.print(f"gaps may not be comparable, the training accuracy is that of {said} images", soft_wrap=True)
     if len(comparison.places()) > 1:
         console.print(f"speeds and times are not comparable, the runs ran on: {'; '.join(comparison.places())}", soft_wrap=True)
 

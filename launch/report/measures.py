@@ -100,6 +100,7 @@ MEASURES = {
     # Both of the last weights; drawn in bars.png.
     "train": Measure(lambda known: known.last("train", known.measure)),
     "tested": Measure(lambda known: known.last("test", known.measure)),
+    "train_count": Measure(lambda known: known.last("train", "count")),  # images that "train" is of
 }
 COLUMNS = {name: measure for name, measure in MEASURES.items() if measure.heading}
 

@@ -152,10 +152,9 @@ class Store:
         """Map the file anew. Call it with the lock, which `_forget` takes, too: it is the file whose index has this head."""
         import numpy as np
 
-        with open(self.index, "rb") as file:
+        with open(self.path, "rb") as pixels, open(self.index, "rb") as file:  # in this order: a new index is there first
             if file.readline() != self.head:
                 raise FileNotFoundError
-        with open(self.path, "rb") as pixels:
             self.mapping = mmap.mmap(pixels.fileno(), 0, access=mmap.ACCESS_COPY)  # whoever writes there does not change it
         self.mapped = np.frombuffer(self.mapping, np.uint8)
         return self.mapped

@@ -151,7 +151,7 @@ def test_a_slow_disk_does_not_hold_up_training(cache, wanted, monkeypatch):
         patched.setattr(store, "open", slow, raising=False)
         patched.setattr(store, "SHARE", 0)  # on a busy machine, decoding takes long, too
         found = keep(wanted)
-    assert [*found.places] == [each.sha256 for each in wanted[:64]]
+    assert [*found.places] == [each.sha256 for each in wanted[: store.CHUNK]]
     assert all(found.read(each).tobytes() == decoded(each, RULE).tobytes() for each in wanted)
     assert len(keep(wanted).places) == 80
 
@@ -184,15 +184,15 @@ def test_what_waits_for_a_disk_that_hangs_is_bounded(cache, wanted, monkeypatch)
         return open(*args, **options)
 
     monkeypatch.setattr(store, "open", hanging, raising=False)
-    thread = threading.Thread(target=lambda: [found.read(each) for each in many[:64]])
+    thread = threading.Thread(target=lambda: [found.read(each) for each in many[: store.CHUNK]])
     thread.start()
     assert writing.wait(60)
-    for each in many[64:]:
+    for each in many[store.CHUNK :]:
         found.read(each)
     done.set()
     thread.join(60)
     found.flush()
-    assert [*found.places] == [each.sha256 for each in many[: 64 + 128]]
+    assert [*found.places] == [each.sha256 for each in many[: 3 * store.CHUNK]]  # written, and twice as many behind
 
 
 def test_a_new_image_is_added_and_no_other_is_opened(cache, wanted):

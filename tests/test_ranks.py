@@ -162,7 +162,8 @@ def test_eight_processes_share_steps_and_evaluations(tmp_path):
     assert sums.count([[243]]) == 1 + EPOCHS * STEPS  # gradients: once more before the first step, see Step.warm_up
     assert sums.count([[2]]) == EPOCHS * STEPS  # loss and wish to stop
     others = [sizes for sizes in sums if sizes not in ([[243]], [[2]])]
-    assert others == [[[]], [[26]], [[26]], [[64]]]  # whether all see the same images; 12, 12 and 31 batches
+    # Whether all see the same images; 12 batches, and again with the logits of the 23 test images; 31 batches.
+    assert others == [[[]], [[26]], [[26]], [[23, 3]], [[64]]]
     last = [len([part for part in each["micro_batches"] if part[0] == STEPS - 1 and part[2]]) for each in record]
     assert last == [1, 0, 0, 0, 0, 0, 0, 0]
 

@@ -169,10 +169,10 @@ class Comparison:
         """Machines that the trainings ran on. If there is more than one, speeds and times are not comparable."""
         return sorted({training.place for group in self.groups for training in group.trainings})
 
-    def train_counts(self) -> list[int]:
+    def train_counts(self) -> list[float]:
         """Numbers of images that training accuracies are of: of your own, all in earlier versions, some of them now."""
         counts = (training.measures.get("train_count") for group in self.groups for training in group.trainings)
-        return sorted({count for count in counts if isinstance(count, int)})
+        return sorted({count for count in counts if isinstance(count, int | float)})
 
 
 def compare(folders: Iterable[Path]) -> tuple[Comparison, list[str]]:

@@ -1,5 +1,6 @@
 """How an image of any size becomes what a net sees, and where it is kept: launch/data/resize.py and store.py."""
 
+import hashlib
 import io
 import json
 import mmap
@@ -96,7 +97,8 @@ def wanted(tmp_path) -> list[StoredImage]:
         size = 20 + number % 7, 30 + number % 5
         path = tmp_path / f"{number}.png"
         photo(number, *size).save(path)
-        made.append(StoredImage(f"sha-{number}", *reduced_size(*size, RULE), path.name, partial(open, path, "rb")))
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        made.append(StoredImage(sha256, *reduced_size(*size, RULE), path.name, partial(open, path, "rb")))
     return made
 
 
@@ -175,7 +177,12 @@ def test_the_memory_of_stored_images_that_were_read_is_bounded(cache, monkeypatc
 
 
 def test_what_waits_for_a_disk_that_hangs_is_bounded(cache, wanted, monkeypatch):
-    many = [wanted[0]._replace(sha256=str(number)) for number in range(400)]
+    with wanted[0].open() as file:
+        png = file.read()
+    contents = [png + number.to_bytes(2) for number in range(400)]  # what comes after the image does not matter
+    many = [
+        wanted[0]._replace(sha256=hashlib.sha256(content).hexdigest(), open=partial(io.BytesIO, content)) for content in contents
+    ]
     found, writing, done = Store(RULE, Path("/photos"), many), threading.Event(), threading.Event()
 
     def hanging(*args, **options):
@@ -340,8 +347,12 @@ def test_full_disk_is_one_line_and_the_finished_part_stays(cache, wanted, tmp_pa
     assert whole(keep(wanted), wanted)
 
 
-def test_an_image_that_has_changed_is_named(cache, wanted, tmp_path):
-    photo(200, 90, 40).save(tmp_path / "7.png")
+@pytest.mark.parametrize("size", [(90, 40), (20, 32)])
+def test_an_image_that_has_changed_is_named(cache, wanted, tmp_path, size):
+    """Also if it is as large as before: its pixels would be kept as those of the image that was checked."""
+    with Image.open(tmp_path / "7.png") as before:
+        assert before.size == (20, 32)
+    photo(200, *size).save(tmp_path / "7.png")
     with pytest.raises(Refused, match=r"7\.png has changed since it was examined") as refused:
         keep(wanted)
     assert refused.value.code == 4

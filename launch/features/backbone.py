@@ -157,7 +157,9 @@ def drawings(rule: ResizeRule) -> DiskSplit:
         coarse = Image.fromarray(noise.view(np.uint8).reshape(height, width, 3))
         file = io.BytesIO()
         coarse.save(file, "png", compress_level=0)
-        images.append(StoredImage(f"drawing {number}", *size, f"drawing {number}", partial(io.BytesIO, file.getvalue())))
+        content = file.getvalue()
+        sha256 = hashlib.sha256(content).hexdigest()
+        images.append(StoredImage(sha256, *size, f"drawing {number}", partial(io.BytesIO, content)))
     return DiskSplit(torch.zeros(2, dtype=torch.int64), images, Store(rule), rule)
 
 

@@ -308,7 +308,8 @@ def test_more_bytes_than_the_limit_are_refused_before_they_are_in_memory(port, i
     chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(image), image)
     assert classified(port, chunked, **{"transfer-encoding": "chunked"})[0] == 200  # control
     for wrong in ("-1", "1e3", "0x10", "9" * 400):
-        assert ask(port, f"/{TOKEN}/classify", image, **{"content-length": wrong})[0] in (400, 413)
+        # No body: a server that answers and closes resets the connection if there is more to read; the answer may be lost.
+        assert ask(port, f"/{TOKEN}/classify", b"", **{"content-length": wrong})[0] in (400, 413)
 
 
 def test_what_arrives_too_slowly_is_given_up(port, image, monkeypatch):

@@ -13,14 +13,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from json import dumps
 from pathlib import Path
-from typing import NamedTuple
 
 import images
 import torch
 import tyro
+from commands import Cost, cost, recipe
+from image_loaders import MEAN, STD
 
 ROOT = Path(__file__).parents[1]
 COMMAND = "import sys; from launch.commands import main; sys.exit(main())"
@@ -32,14 +32,6 @@ TARGETS = {
     ("one", "there", "seconds"): 1.6,
     ("one", "there", "cores"): 1.6,
 }
-
-
-class Spent(NamedTuple):
-    """Seconds on the clock, seconds of the cores, and the most MiB of a process, of a whole command."""
-
-    seconds: float
-    cores: float
-    memory: float
 
 
 def main(
@@ -67,12 +59,12 @@ def main(
         for net in nets:
             ways = {"ours": ours(ROOT, place, net), "plain": [sys.executable, __file__, "--plain", net]}
             ways |= {"there": ours(against, place, net)} if against else {}
-            spent: dict[tuple[str, str], list[Spent]] = {}
+            spent: dict[tuple[str, str], list[Cost]] = {}
             for number in range(rounds):
                 for way in [*ways][:: -1 if number % 2 else 1]:
                     for what in ("folder", "one"):
                         environment = os.environ | {"PYTHONPATH": str(against if way == "there" else ROOT)}
-                        spent.setdefault((what, way), []).append(command([*ways[way], f"{place}/{what}"], environment))
+                        spent.setdefault((what, way), []).append(cost([*ways[way], f"{place}/{what}"], environment))
             result[net] = figures(spent, count, [*ways][1:])
             if not json:
                 show(net, result[net], count)
@@ -81,30 +73,19 @@ def main(
 
 def ours(root: Path, place: str, net: str) -> list[str]:
     """The command of a checkout that predicts with its own run of `net`, which is trained here."""
-    recipe = next(path for name in ("custom", "pictures") if (path := root / f"recipes/{name}.py").exists())
     run = f"{place}/run of {root.resolve().name} {net}"
     flags = ["--mode", "scratch", "--net", net, "--size", "224", "--epochs", "1", "--limit", "64", "--wandb", "disabled"]
-    command = [sys.executable, str(recipe), "--data", f"{place}/folder", "--out", run, *flags]
+    command = [sys.executable, str(recipe(root)), "--data", f"{place}/folder", "--out", run, *flags]
     subprocess.run(command, env=os.environ | {"PYTHONPATH": str(root)}, check=True, capture_output=True)
     return [sys.executable, "-c", COMMAND, "predict", run]
 
 
-def command(words: list[str], environment: dict[str, str]) -> Spent:
-    began = time.perf_counter()
-    process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{words} ended with {process.returncode}")
-    return Spent(time.perf_counter() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
-
-
-def figures(spent: dict[tuple[str, str], list[Spent]], count: int, others: list[str]) -> dict:
+def figures(spent: dict[tuple[str, str], list[Cost]], count: int, others: list[str]) -> dict:
     """Medians of each command, and the ratios of others to ours: of memory, ours to others'."""
-    medians = {" ".join(key): Spent(*map(statistics.median, zip(*of, strict=True))) for key, of in spent.items()}
+    medians = {" ".join(key): Cost(*map(statistics.median, zip(*of, strict=True))) for key, of in spent.items()}
     ratios = {}
     for other in others:
-        for name in Spent._fields:
+        for name in Cost._fields:
             for what in ("folder", "one"):
                 pairs = [
                     [getattr(one, name) for one in pair] for pair in zip(spent[what, "ours"], spent[what, other], strict=True)
@@ -133,7 +114,7 @@ def plain(name: str, folder: str) -> None:
     """The plain loop."""
     from torchvision import datasets, models, transforms
 
-    normalise = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    normalise = transforms.Normalize(MEAN, STD)
     steps = [transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor(), normalise]
     data = datasets.ImageFolder(folder, transforms.Compose(steps))
     net = models.get_model(name, num_classes=2).eval()

@@ -15,36 +15,25 @@ ratios of times are medians over the rounds. timm is installed, its train.py com
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from json import dumps
 from pathlib import Path
-from typing import NamedTuple
 
 import image_loaders
 import images
 import tyro
+from commands import Cost, cost, recipe
 
 SIZE, BATCH, EPOCHS = 128, 32, 2
 OURS = ("new", "known")
 WALL, MEMORY = 1.12, 1.05  # aimed at: so many times as fast as timm at least, so much of the plain loop's memory at most
-RECIPES = "custom", "pictures"  # its name today, and in version 0.2
 RECIPE = f"--net resnet18 --mode scratch --size {SIZE} --epochs {EPOCHS} --batch {BATCH} --lr 1e-3 --fresh"
 TIMM = (
     f"--model resnet18 --num-classes 2 --img-size {SIZE} --epochs {EPOCHS} -b {BATCH} --train-split train --val-split val -j 2 "
     "--opt adamw --lr 1e-3 --weight-decay 0.05 --warmup-epochs 0 --smoothing 0 --color-jitter 0 --train-interpolation bilinear "
     "--device cpu"
 )
-
-
-class Cost(NamedTuple):
-    """Seconds on the clock and of all cores, and the most MiB of the main process."""
-
-    wall: float
-    cores: float
-    memory: float
 
 
 def main(
@@ -70,9 +59,9 @@ def main(
         write(Path(root), count, photos)
         ways = {}
         for where, checkout in {"": Path(__file__).parents[1], " there": against}.items():
-            for script in [path for name in RECIPES if checkout and (path := checkout.resolve() / f"recipes/{name}.py").exists()]:
-                recipe = f"{script} --data {root}/set --out {root}/run {RECIPE}"
-                ways |= {f"{way}{where}": recipe.split() for way in OURS}
+            if checkout:
+                command = f"{recipe(checkout)} --data {root}/set --out {root}/run {RECIPE}".split()
+                ways |= {f"{way}{where}": command for way in OURS}
         if timm:
             ways["timm"] = f"{timm.resolve()} --data-dir {root}/set --output {root}/timm {TIMM}".split()
             ways["timm, channels last"] = [*ways["timm"], "--channels-last"]
@@ -82,18 +71,16 @@ def main(
                 costs.setdefault(way, []).append(run(way, command, Path(root)))
     medians = {way: Cost(*map(statistics.median, zip(*of, strict=True))) for way, of in costs.items()}
     pairs = [(way, other) for way in OURS for other in costs if other not in OURS]
-    wall = {(a, b): statistics.median(y.wall / x.wall for x, y in zip(costs[a], costs[b], strict=True)) for a, b in pairs}
+    wall = {(a, b): statistics.median(y.seconds / x.seconds for x, y in zip(costs[a], costs[b], strict=True)) for a, b in pairs}
     memory = {way: medians[way].memory / medians["plain"].memory for way in costs}
     if json:
         of_time = {f"{way} against {other}": ratio for (way, other), ratio in wall.items()}
-        print(
-            dumps({"ways": {way: cost._asdict() for way, cost in medians.items()}, "wall": of_time, "memory": memory}, indent=1)
-        )
+        print(dumps({"ways": {way: of._asdict() for way, of in medians.items()}, "wall": of_time, "memory": memory}, indent=1))
         return
     print(f"{count:,} files, {rounds} rounds: seconds, seconds of all cores, most MiB of the main process, and against plain")
-    for way, cost in medians.items():
+    for way, of in medians.items():
         aim = reached(memory[way] <= MEMORY, f"{MEMORY} at most") if way in OURS else ""
-        print(f"  {way:<20}{cost.wall:>8.1f}{cost.cores:>8.1f}{cost.memory:>8,.0f}{memory[way]:>8.2f}{aim}")
+        print(f"  {way:<20}{of.seconds:>8.1f}{of.cores:>8.1f}{of.memory:>8,.0f}{memory[way]:>8.2f}{aim}")
     for (way, other), ratio in wall.items():
         print(
             f"  {way} is {ratio:.2f} x as fast as {other}{reached(ratio >= WALL, f'{WALL} at least') if other == 'timm' else ''}"
@@ -115,7 +102,7 @@ def write(root: Path, count: int, photos: Path | None) -> None:
 
 
 def run(way: str, command: list[str], root: Path) -> Cost:
-    """What the command of a way costs. Raises RuntimeError with the last line that it says."""
+    """What the command of a way costs. Raises RuntimeError if it fails."""
     kind, _, where = way.partition(" ")
     cache = root / f"cache {where}"
     if kind == "new":
@@ -123,15 +110,7 @@ def run(way: str, command: list[str], root: Path) -> Cost:
     environment = os.environ | {"ONELOOP_CACHE": str(cache), "WANDB_MODE": "offline"}
     environment |= {"PYTHONPATH": str(Path(command[0]).parents[1])}  # a recipe's own package
     os.sync()  # what an earlier way has left to write is not this one's
-    with open(root / "output", "w+") as output:
-        began = time.perf_counter()
-        process = subprocess.Popen([sys.executable, *command], env=environment, cwd=root, stdout=output, stderr=output)
-        _, status, used = os.wait4(process.pid, 0)
-        wall = time.perf_counter() - began
-        if status:
-            output.seek(0)
-            raise RuntimeError(f"{way}: {(output.read().strip().splitlines() or ['it says nothing'])[-1]}")
-    return Cost(wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+    return cost([sys.executable, *command], environment, str(root))
 
 
 def plain(folder: str) -> None:

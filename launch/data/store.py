@@ -14,6 +14,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import IO, TYPE_CHECKING, NamedTuple
@@ -46,6 +47,11 @@ class StoredImage(NamedTuple):
     height: int
     name: str  # in messages
     open: Callable[[], IO[bytes]]
+
+
+def image_of(content: bytes, width: int, height: int, name: str) -> StoredImage:
+    """An image whose file is `content`; `width` and `height` as it is reduced."""
+    return StoredImage(hashlib.sha256(content).hexdigest(), width, height, name, partial(io.BytesIO, content))
 
 
 class Span(NamedTuple):

@@ -12,7 +12,6 @@ import io
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 
 import numpy as np
 import PIL
@@ -26,7 +25,7 @@ from ..data.disk_feed import DiskFeed, DiskSplit
 from ..data.feed import Augmented
 from ..data.images import Images
 from ..data.resize import ResizeRule, reduced_size
-from ..data.store import Store, StoredImage
+from ..data.store import Store, image_of
 from ..weights.tensors import weights, weights_sha256
 
 BATCH, BATCH_GPU = 8, 64  # images
@@ -157,9 +156,7 @@ def drawings(rule: ResizeRule) -> DiskSplit:
         coarse = Image.fromarray(noise.view(np.uint8).reshape(height, width, 3))
         file = io.BytesIO()
         coarse.save(file, "png", compress_level=0)
-        content = file.getvalue()
-        sha256 = hashlib.sha256(content).hexdigest()
-        images.append(StoredImage(sha256, *size, f"drawing {number}", partial(io.BytesIO, content)))
+        images.append(image_of(file.getvalue(), *size, f"drawing {number}"))
     return DiskSplit(torch.zeros(2, dtype=torch.int64), images, Store(rule), rule)
 
 

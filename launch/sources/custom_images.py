@@ -22,7 +22,7 @@ from ..data.disk_feed import DiskSplit
 from ..data.images import Images
 from ..data.order import order
 from ..data.resize import OF_DATA, ResizeRule, reduced_size
-from ..data.store import Store, StoredImage
+from ..data.store import Store, StoredImage, image_of
 from ..data.task import UNKNOWN, task_of
 from ..errors import Refused, printable
 from . import several, synthetic
@@ -225,10 +225,7 @@ def _drawings(rule: ResizeRule, classes: tuple[str, ...], limit: int) -> Images:
         for number, pixels in enumerate(images.pixels):
             file = io.BytesIO()
             Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file, "png")
-            size = reduced_size(32, 32, rule)
-            content = file.getvalue()
-            sha256 = hashlib.sha256(content).hexdigest()
-            wanted.append(StoredImage(sha256, *size, f"drawing {number}", partial(io.BytesIO, content)))
+            wanted.append(image_of(file.getvalue(), *reduced_size(32, 32, rule), f"drawing {number}"))
         splits[name] = DiskSplit(images.labels, wanted, Store(rule), rule)
     return Images(_limited(splits["train"], limit), splits["test"], names, MEAN, STD, "synthetic", drawn.fingerprint)
 

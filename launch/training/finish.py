@@ -86,12 +86,12 @@ def _show(job: Job, result: dict, plots: Callable[[Path], None] | None) -> None:
     """The recipe's own plots and those of every run: main process only, nothing in it is collective."""
     if plots:
         plots(job.run.folder)
+    logits = None if result["weights"] == "best" and not job.best_is_last else job.logits.get(EVALUATED[result["weights"]])
     if not job.run.quiet:
         from ..report import show  # matplotlib takes half a second: only where it draws
 
         feeds = job.feeds
-        logits = None if result["weights"] == "best" and not job.best_is_last else job.logits.get(EVALUATED[result["weights"]])
         show.show(job.run, job.net, feeds["test"], job.images, result, feeds.get("validation"), whole_of(job.net), logits)
     elif isinstance(job.images.test, DiskSplit):  # a fold's, whose predictions are put together with others
-        logits = predictions.logits_of(job.run, job.net, job.feeds["test"])
+        logits = predictions.logits_of(job.run, job.net, job.feeds["test"]) if logits is None else logits
         predictions.write(job.run.folder, logits, job.images, tested(result).get("threshold"))
